@@ -1,0 +1,188 @@
+/*
+ * Thrum: communicators and collectives on device memory.
+ *
+ * A communicator joins ranks, each with one device. Collectives are asynchronous on a queue of the rank's device, in
+ * issue order per communicator: results are visible to later commands of the queue, and to the host after
+ * thrum_queue_synchronize. Buffers may be device memory, registered host memory or plain host memory (staged).
+ *
+ * Every operation has a deadline. If a rank dies, stops, or calls something else, every surviving rank gets a status
+ * that names the rank and the cause: from thrum_queue_synchronize, thrum_comm_async_error and every later call on
+ * the communicator. Nothing hangs.
+ *
+ * Threads: one thread at a time per communicator, except thrum_comm_abort, thrum_comm_async_error and the queries,
+ * which any thread may call at any time.
+ */
+#ifndef THRUM_THRUM_H
+#define THRUM_THRUM_H
+
+#include <thrum/device.h>
+#include <thrum/status.h>
+#include <thrum/types.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define THRUM_VERSION_MAJOR 0
+#define THRUM_VERSION_MINOR 1
+#define THRUM_VERSION_PATCH 0
+
+/* "0.1.0" of the library that is loaded. Static storage. */
+const char *thrum_version(void);
+
+typedef struct thrum_comm *thrum_comm_t;
+
+/* ---- communicators ----------------------------------------------------------------------------------------------- */
+
+#define THRUM_UNIQUE_ID_BYTES 128
+
+/*
+ * Names a communicator to be: where to meet and a secret of 256 bits. Pass it to every rank over a channel that you
+ * trust (MPI_Bcast, a file that only you can read): whoever has it can join.
+ */
+struct thrum_unique_id {
+    uint8_t bytes[THRUM_UNIQUE_ID_BYTES];
+};
+
+/*
+ * Makes an id and starts listening for the ranks, in this process, which must stay until all have joined.
+ * The address is that of THRUM_BOOTSTRAP_INTERFACE, or of the first interface that is up. Errors: SYSTEM, LIMIT,
+ * INVALID_CONFIG.
+ */
+THRUM_MUST_CHECK thrum_status_t thrum_get_unique_id(struct thrum_unique_id *id_out);
+
+/* Choices for one communicator. Set `size`, leave the rest 0 for the defaults of the environment. */
+struct thrum_comm_config {
+    size_t size;              /* sizeof(struct thrum_comm_config) */
+    int64_t deadline_ms;      /* of each operation; 0: THRUM_DEADLINE_MS */
+    int64_t init_deadline_ms; /* of joining; 0: THRUM_INIT_DEADLINE_MS */
+    uint64_t scratch_bytes;   /* device memory for staging; 0: THRUM_SCRATCH_BYTES */
+    const char *name;         /* for messages; copied; NULL: "comm" and a number */
+};
+
+/*
+ * Joins rank `rank` of `nranks` on `device` (borrowed until destroy). Collective: blocks until all ranks have joined
+ * or the init deadline passes. Several ranks of one process join from one thread each, or by thrum_comm_init_all.
+ * Errors: INVALID_ARGUMENT, INVALID_RANK (outside, or two processes claim one rank: both are told), TIMEOUT (names
+ * the ranks that are missing), AUTH, PROTOCOL, UNREACHABLE, PEER_DEAD, NO_DEVICE_MEMORY, LIMIT. After an error nothing
+ * is left behind.
+ */
+THRUM_MUST_CHECK thrum_status_t thrum_comm_init_rank(const struct thrum_unique_id *id, int nranks, int rank,
+                                                     thrum_device_t device, const struct thrum_comm_config *config,
+                                                     thrum_comm_t *comm_out);
+
+/*
+ * Joins the job that a launcher started: mpirun or any PMIx server, PMI-1 (PMI_FD), Slurm, torchrun, or
+ * THRUM_RANK, THRUM_SIZE and THRUM_ROOT (host:port). Rank, size and the id come from there; see docs/launching.md.
+ * Collective over the job. May be called again, also by init: each call makes a new communicator.
+ * Errors as thrum_comm_init_rank, and INVALID_USAGE (no launcher found: says what was looked for).
+ */
+THRUM_MUST_CHECK thrum_status_t thrum_comm_init(thrum_device_t device, const struct thrum_comm_config *config,
+                                                thrum_comm_t *comm_out);
+
+/* What thrum_comm_init would use, before any device is opened: rank, size, and rank among those on this host. */
+THRUM_MUST_CHECK thrum_status_t thrum_launch_info(int *rank_out, int *nranks_out, int *local_rank_out);
+
+/*
+ * One communicator of n ranks in this process: rank i is comms_out[i] on devices[i] (distinct). Blocks. Then calls for
+ * all ranks may come from one thread, since collectives do not wait (inside a group or not).
+ */
+THRUM_MUST_CHECK thrum_status_t thrum_comm_init_all(const thrum_device_t *devices, int n,
+                                                    const struct thrum_comm_config *config, thrum_comm_t *comms_out);
+
+/*
+ * Waits until every operation of this rank has ended and every rank has called finalize; afterwards only destroy and
+ * queries are allowed. Returns the communicator's error if it has failed.
+ */
+THRUM_MUST_CHECK thrum_status_t thrum_comm_finalize(thrum_comm_t comm);
+
+/*
+ * Frees the communicator; without finalize it first waits for this rank's operations. The others may go on with what
+ * does not need this rank. Takes NULL. Other threads must be out of it.
+ */
+void thrum_comm_destroy(thrum_comm_t comm);
+
+/*
+ * Ends every operation of the communicator on every rank with THRUM_ERR_ABORTED and a message that names this rank.
+ * Never waits for a peer. Only queries and destroy are allowed afterwards.
+ */
+THRUM_MUST_CHECK thrum_status_t thrum_comm_abort(thrum_comm_t comm);
+
+/*
+ * *status_out <- the communicator's first error (OK if none), and where message_out is not NULL its text, owned by
+ * the communicator until destroy.
+ */
+THRUM_MUST_CHECK thrum_status_t thrum_comm_async_error(thrum_comm_t comm, thrum_status_t *status_out,
+                                                       const char **message_out);
+
+THRUM_MUST_CHECK thrum_status_t thrum_comm_rank(thrum_comm_t comm, int *rank_out);
+THRUM_MUST_CHECK thrum_status_t thrum_comm_size(thrum_comm_t comm, int *nranks_out);
+THRUM_MUST_CHECK thrum_status_t thrum_comm_device(thrum_comm_t comm, thrum_device_t *device_out); /* borrowed */
+
+/* Memory that a communicator holds on this rank, now, and at most. Also before creation: see thrum_comm_memory_plan. */
+struct thrum_comm_memory {
+    size_t size;            /* in: sizeof of the caller's struct */
+    uint64_t device_bytes;  /* device memory in all: control area and scratch */
+    uint64_t scratch_bytes; /* of it scratch */
+    uint64_t host_bytes;    /* host memory for plans, peers and records */
+    uint64_t host_limit_bytes;
+};
+THRUM_MUST_CHECK thrum_status_t thrum_comm_memory(thrum_comm_t comm, struct thrum_comm_memory *memory_out);
+THRUM_MUST_CHECK thrum_status_t thrum_comm_memory_plan(int nranks, const struct thrum_comm_config *config,
+                                                       struct thrum_comm_memory *memory_out);
+
+/* ---- collectives ------------------------------------------------------------------------------------------------- */
+
+/*
+ * Counts are elements. A buffer is in place where the comment says so; any other overlap of send and receive is the
+ * caller's error. count 0 is allowed and still has to be called by every rank. Errors of all of them, with nothing
+ * enqueued: INVALID_COMM, INVALID_POINTER, INVALID_COUNT, INVALID_TYPE, INVALID_OP, INVALID_RANK, INVALID_QUEUE,
+ * INVALID_USAGE, UNSUPPORTED, and the communicator's own error once it has failed. Errors that come later are met at
+ * the queue: MISMATCH, TIMEOUT, PEER_DEAD, ABORTED, FAULT.
+ */
+
+/* recv[i] <- op over ranks r of send_r[i], on every rank; count elements. In place: send == recv. */
+THRUM_MUST_CHECK thrum_status_t thrum_allreduce(const void *send, void *recv, size_t count, thrum_datatype_t dtype,
+                                                thrum_redop_t op, thrum_comm_t comm, thrum_queue_t queue);
+
+/* recv <- root's send; count elements. send is read at root only (elsewhere it may be NULL). In place: send == recv. */
+THRUM_MUST_CHECK thrum_status_t thrum_broadcast(const void *send, void *recv, size_t count, thrum_datatype_t dtype,
+                                                int root, thrum_comm_t comm, thrum_queue_t queue);
+
+/* recv, nranks x count elements, <- block r is rank r's send, count elements. In place: send == recv + rank x count. */
+THRUM_MUST_CHECK thrum_status_t thrum_allgather(const void *send, void *recv, size_t count, thrum_datatype_t dtype,
+                                                thrum_comm_t comm, thrum_queue_t queue);
+
+/*
+ * recv, count elements, <- op over ranks r of block `rank` of send_r; send has nranks x count elements.
+ * In place: recv == send + rank x count.
+ */
+THRUM_MUST_CHECK thrum_status_t thrum_reduce_scatter(const void *send, void *recv, size_t count,
+                                                     thrum_datatype_t dtype, thrum_redop_t op, thrum_comm_t comm,
+                                                     thrum_queue_t queue);
+
+/* Later commands of the queue execute after every rank's earlier commands on its queue. */
+THRUM_MUST_CHECK thrum_status_t thrum_barrier(thrum_comm_t comm, thrum_queue_t queue);
+
+/*
+ * Point to point: the i-th send from a to b meets the i-th recv of b from a; counts and types must agree. A rank may
+ * send to itself inside a group. Sends and receives that wait for each other belong into one group.
+ */
+THRUM_MUST_CHECK thrum_status_t thrum_send(const void *send, size_t count, thrum_datatype_t dtype, int peer,
+                                           thrum_comm_t comm, thrum_queue_t queue);
+THRUM_MUST_CHECK thrum_status_t thrum_recv(void *recv, size_t count, thrum_datatype_t dtype, int peer,
+                                           thrum_comm_t comm, thrum_queue_t queue);
+
+/*
+ * Calls of this thread between start and end are collected and begin together at the outermost end, on any number of
+ * communicators; whatever the order in which ranks name different communicators, they do not deadlock. A call that is
+ * refused inside a group makes thrum_group_end return its status and nothing of the group begins.
+ * Errors of end: INVALID_USAGE (no start).
+ */
+THRUM_MUST_CHECK thrum_status_t thrum_group_start(void);
+THRUM_MUST_CHECK thrum_status_t thrum_group_end(void);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,58 @@
+/*
+ * algo: the algorithm table. One file per algorithm under src/algo/<collective>/, one row here (algo_rows.h).
+ * Called by select (which row), exec and thrum-plan (build).
+ */
+#ifndef ALGO_ALGO_H
+#define ALGO_ALGO_H
+
+#include "plan/plan.h"
+
+enum {
+    ALGO_NEEDS_PEER_ACCESS = 1 << 0, /* names peers' memory in COPY or REDUCE */
+    ALGO_INLINE_ONLY = 1 << 1,       /* a contribution must fit PLAN_INLINE_BYTES */
+    ALGO_COMMUTATIVE = 1 << 2,       /* folds in another order than ranks' */
+    ALGO_POWER_OF_TWO = 1 << 3
+};
+
+/*
+ * Appends this rank's ops for plan->params. Pure: looks at nothing but the params, so that one rank's plan can be made
+ * alone. Errors are kept in plan->status.
+ */
+typedef void (*algo_build_fn)(struct plan *plan);
+
+/* What a call costs, for select: bytes moved and messages exchanged by the busiest rank, in sequence. */
+struct algo_cost {
+    double steps;          /* dependent exchanges */
+    double bytes_moved;    /* through this rank's engines */
+};
+typedef struct algo_cost (*algo_cost_fn)(const struct plan_params *params);
+
+struct algo {
+    enum collective collective;
+    const char *name; /* "ring" */
+    algo_build_fn build;
+    algo_cost_fn cost;
+    unsigned flags;
+    const char *help; /* one line, with the source of the algorithm */
+};
+
+extern const struct algo thrum_algos[];
+extern const size_t thrum_algo_count;
+
+/* NULL if there is none. */
+const struct algo *algo_find(enum collective collective, const char *name);
+
+/* NULL if the algorithm can serve these params, else the reason, as a static string. */
+const char *algo_refusal(const struct algo *algo, const struct plan_params *params);
+
+/* plan_init, build, status; on error the plan is finished. */
+thrum_status_t algo_build(const struct algo *algo, const struct plan_params *params, struct plan *plan_out);
+
+/* The first element of slice i when count elements are cut into n slices that differ by at most one element. */
+static inline uint64_t algo_slice(uint64_t count, int n, int i)
+{
+    uint64_t q = count / (uint64_t)n, r = count % (uint64_t)n, k = (uint64_t)i;
+    return k * q + (k < r ? k : r);
+}
+
+#endif

@@ -1,0 +1,112 @@
+/* Status names, the last error of a thread, and the log. Called by every layer. */
+#include "base/base.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/config.h"
+
+#define MESSAGE_BYTES 1024
+
+static _Thread_local char last_error[MESSAGE_BYTES];
+
+const char *thrum_status_name(thrum_status_t status)
+{
+    switch (status) {
+#define X(name, value, text)                                                                                           \
+    case THRUM_##name:                                                                                                 \
+        return "THRUM_" #name;
+        THRUM_STATUS_MAP(X)
+#undef X
+    }
+    return "THRUM_ERR_UNKNOWN";
+}
+
+const char *thrum_status_string(thrum_status_t status)
+{
+    switch (status) {
+#define X(name, value, text)                                                                                           \
+    case THRUM_##name:                                                                                                 \
+        return text;
+        THRUM_STATUS_MAP(X)
+#undef X
+    }
+    return "unknown status";
+}
+
+const char *thrum_last_error(void)
+{
+    return last_error;
+}
+
+static void log_line(enum log_level level, const char *text)
+{
+    static const char *const names[] = {"ERROR", "WARN", "INFO", "DEBUG"};
+    char host[65] = "";
+    gethostname(host, sizeof host - 1);
+    fprintf(stderr, "thrum[%s:%d] %s: %s\n", host, (int)getpid(), names[level], text);
+}
+
+static bool log_wanted(enum log_level level)
+{
+    return (int64_t)level <= thrum_config_int(CFG_LOG);
+}
+
+void thrum_log(enum log_level level, const char *format, ...)
+{
+    char text[MESSAGE_BYTES];
+    va_list args;
+
+    if (!log_wanted(level))
+        return;
+    va_start(args, format);
+    vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    log_line(level, text);
+}
+
+thrum_status_t thrum_set_last_error(thrum_status_t status, const char *message)
+{
+    snprintf(last_error, sizeof last_error, "%s", message);
+    return status;
+}
+
+static thrum_status_t keep(thrum_status_t status, const char *text)
+{
+    thrum_set_last_error(status, text);
+    if (log_wanted(LOG_INFO)) {
+        char line[MESSAGE_BYTES + 64];
+        snprintf(line, sizeof line, "%s (%s)", text, thrum_status_name(status));
+        log_line(LOG_INFO, line);
+    }
+    return status;
+}
+
+thrum_status_t thrum_fail(thrum_status_t status, const char *format, ...)
+{
+    char text[MESSAGE_BYTES];
+    va_list args;
+
+    va_start(args, format);
+    vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    return keep(status, text);
+}
+
+thrum_status_t thrum_fail_errno(thrum_status_t status, const char *format, ...)
+{
+    int error = errno;
+    char text[MESSAGE_BYTES], cause[128];
+    va_list args;
+    int length;
+
+    va_start(args, format);
+    length = vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    if (length >= 0 && (size_t)length < sizeof text)
+        snprintf(text + length, sizeof text - (size_t)length, ": %s", strerror_r(error, cause, sizeof cause));
+    return keep(status, text);
+}

@@ -1,0 +1,95 @@
+/*
+ * bootstrap: how ranks find each other over TCP and prove the job's secret; allgather of small values over a tree;
+ * then the same tree stays as the control plane that notices deaths and carries aborts and questions.
+ * Called by comm. Wire format and protocol: docs/bootstrap.md.
+ */
+#ifndef BOOTSTRAP_BOOTSTRAP_H
+#define BOOTSTRAP_BOOTSTRAP_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include <thrum/thrum.h>
+
+/* ---- rendezvous ---- */
+
+/* See thrum_get_unique_id. A thread serves the ranks until all of one communicator have joined, or exit. */
+thrum_status_t bootstrap_make_id(struct thrum_unique_id *id_out);
+
+/* Like bootstrap_make_id with a given address and secret (any bytes; hashed): both sides can derive the same id. */
+thrum_status_t bootstrap_id_from(const char *host_port, const void *secret, size_t secret_bytes,
+                                 struct thrum_unique_id *id_out);
+/* Starts serving an id made by bootstrap_id_from, in the process of rank 0. BUSY if the port is taken. */
+thrum_status_t bootstrap_serve(const struct thrum_unique_id *id);
+
+struct bootstrap;
+
+/* Joins; blocks until all are there or the deadline. Errors as thrum_comm_init_rank. */
+thrum_status_t bootstrap_join(const struct thrum_unique_id *id, int rank, int nranks, int64_t deadline_ms,
+                              struct bootstrap **bootstrap_out);
+void bootstrap_close(struct bootstrap *bootstrap); /* takes NULL */
+
+/* values: nranks x bytes; each rank has filled its own; afterwards all are. Collective; obeys the deadline. */
+thrum_status_t bootstrap_allgather(struct bootstrap *bootstrap, void *values, size_t bytes);
+thrum_status_t bootstrap_barrier(struct bootstrap *bootstrap);
+
+/* ---- control plane ---- */
+
+/* What a rank is doing, as the control plane reports it. Plain values, sent over the wire. */
+struct call_record {
+    uint64_t sequence; /* collectives called so far on the communicator, this one included */
+    uint64_t count;
+    int32_t root;
+    uint8_t collective, dtype, redop, state; /* state: 0 never called, 1 called (pending), 2 this sequence is done */
+};
+
+struct control;
+
+/*
+ * Callbacks of the control plane, on its thread; they must not block or call control_stop.
+ */
+struct control_callbacks {
+    /*
+     * The communicator has failed: a rank died (PEER_DEAD), aborted (ABORTED), reported a mismatch, a fault, a
+     * timeout. Called once, with the first cause that arrives. `rank` is the culprit (-1 unknown).
+     */
+    void (*failed)(void *argument, thrum_status_t status, int rank, const char *message);
+    /* Every tick_ms; now is now_ns(). */
+    void (*tick)(void *argument, int64_t now);
+    /* Fill in this rank's record for collective `sequence`. */
+    void (*record)(void *argument, uint64_t sequence, struct call_record *record_out);
+    /*
+     * Answer to control_query, on the rank that asked: records[r].state is 0xff where rank r did not answer in time
+     * (it is stopped, or its parent in the tree is).
+     */
+    void (*records)(void *argument, uint64_t sequence, const struct call_record *records, int nranks);
+};
+
+/* Turns the tree's connections into the control plane and starts its thread; bootstrap stays valid for allgather no
+ * longer (only bootstrap_close). */
+thrum_status_t control_start(struct bootstrap *bootstrap, const struct control_callbacks *callbacks, void *argument,
+                             int tick_ms, struct control **control_out);
+/* Tells every rank that the communicator has failed. Does not block; safe from any thread, also from callbacks. */
+void control_fail(struct control *control, thrum_status_t status, int rank, const char *message);
+/* Asks every rank for its record; the answer comes by callback within about 500 ms. From any thread. */
+void control_query(struct control *control, uint64_t sequence);
+/* Says goodbye, so that peers do not take the closing for a death, and joins the thread. Takes NULL. Never waits for
+ * peers longer than 100 ms. */
+void control_stop(struct control *control);
+/* All ranks have called control_finalize, or the communicator has failed (returns its status), or deadline. */
+thrum_status_t control_finalize(struct control *control, int64_t deadline_ms);
+
+/* ---- launchers ---- */
+
+struct launch_info {
+    int rank, nranks;
+    int local_rank;       /* -1 unknown */
+    const char *launcher; /* "pmix", "pmi", "slurm", "torchrun", "thrum", "open-mpi"; static */
+};
+/* Reads the environment only. INVALID_USAGE: no launcher; INVALID_CONFIG: its variables contradict. */
+thrum_status_t launch_detect(struct launch_info *info_out);
+/* Makes (rank 0) or receives the id for the `instance`-th communicator of this job, instance 0, 1, 2 ...; blocking. */
+thrum_status_t launch_exchange_id(const struct launch_info *info, uint64_t instance, int64_t deadline_ms,
+                                  struct thrum_unique_id *id_out);
+
+#endif

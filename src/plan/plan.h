@@ -1,0 +1,188 @@
+/*
+ * plan: what one rank does for one collective, as ops in lanes. Builders (src/algo) append, the checker proves,
+ * exec binds and runs, thrum-plan prints. One IR for all of them.
+ *
+ * Ordering: ops of a lane run in order. Between lanes and ranks only SIGNAL, WAIT, PUT (its signal) and lines order.
+ *
+ * Semaphores. Rank r has one semaphore for every (signaller, lane): sem(r, from, lane). SIGNAL and PUT with `value` v
+ * raise sem(peer, me, lane) to v; WAIT waits until sem(me, peer, lane) >= v. Values count from 0 at the start of each
+ * plan (exec adds the base), are raised by the one signaller in growing order, and every raise is waited for by the
+ * receiver before its plan ends: so both ends know the base of the next plan without talking.
+ *
+ * Lines. Each ordered pair has two line slots, used in turn. SIGNAL|ARRIVE writes the caller's call record (signature,
+ * where its buffers are) into the next slot at the peer, PUT|INLINE writes up to PLAN_INLINE_BYTES of data; at most one
+ * line per ordered pair and plan. WAIT|ARRIVE (or |INLINE) by the peer waits for it and compares the signatures.
+ * After WAIT|ARRIVE from r, operands may name r's SEND and RECV; after WAIT|INLINE, (LINE, rank = me, offset =
+ * from) holds the data: offset is the sender's rank, not bytes.
+ *
+ * What makes any plan safe after any other (the checker proves it for each plan alone):
+ *  1. an access to a peer's SEND, RECV or SCRATCH is ordered after the peer's start of this plan (its arrival, or a
+ *     signal or line from it), and before the peer's end of it;
+ *  2. whoever sends a line to r ends its plan only after r has started it (so two slots are enough).
+ *
+ * A PUT reads its source until the peer's receipt is known: the source may be overwritten only by what is ordered after
+ * the WAIT of the peer (or after the end of the plan, where exec flushes).
+ */
+#ifndef PLAN_PLAN_H
+#define PLAN_PLAN_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include <thrum/thrum.h>
+
+/* One row per collective: NAME, value, printed name. */
+#define COLLECTIVE_MAP(X)                                                                                              \
+    X(ALLREDUCE, 0, "allreduce")                                                                                       \
+    X(BROADCAST, 1, "broadcast")                                                                                       \
+    X(ALLGATHER, 2, "allgather")                                                                                       \
+    X(REDUCE_SCATTER, 3, "reduce_scatter")                                                                             \
+    X(BARRIER, 4, "barrier")                                                                                           \
+    X(SENDRECV, 5, "sendrecv")
+
+enum collective {
+#define X(name, value, text) COLL_##name = value,
+    COLLECTIVE_MAP(X)
+#undef X
+        COLL_COUNT = 6
+};
+const char *collective_name(enum collective collective);
+/* -1 if there is no such name. */
+int collective_by_name(const char *name);
+
+#define PLAN_INLINE_BYTES 56 /* payload of a line */
+#define PLAN_MAX_LANES 4
+#define PLAN_MAX_OPERANDS 256 /* of one op */
+
+enum plan_space { PLAN_SEND, PLAN_RECV, PLAN_SCRATCH, PLAN_LINE };
+
+struct plan_operand {
+    uint64_t offset; /* bytes; LINE: the rank that sent it */
+    int32_t rank;    /* whose memory */
+    uint8_t space;   /* enum plan_space */
+};
+
+enum plan_opcode { PLAN_COPY, PLAN_REDUCE, PLAN_PUT, PLAN_SIGNAL, PLAN_WAIT };
+
+enum {
+    PLAN_ARRIVE = 1 << 0,  /* SIGNAL, WAIT: the line with the call record */
+    PLAN_INLINE = 1 << 1,  /* PUT, WAIT: data travels in the line; the PUT has no dst operand */
+    PLAN_FINAL = 1 << 2,   /* REDUCE: all contributions are in; AVG divides here, and only here */
+    PLAN_STREAM = 1 << 3   /* COPY, REDUCE: past the cache */
+};
+
+struct plan_op {
+    uint8_t opcode; /* enum plan_opcode */
+    uint8_t flags;
+    uint16_t lane;
+    uint16_t ndst, nsrc;
+    int32_t peer;           /* PUT, SIGNAL: to whom; WAIT: from whom; else -1 */
+    uint32_t first_operand; /* in plan.operands: ndst destinations, then nsrc sources */
+    uint64_t bytes;         /* COPY, REDUCE, PUT */
+    uint64_t value;         /* SIGNAL, WAIT, PUT (0: no signal): see "Semaphores"; the semaphore is that of `lane` */
+};
+
+/*
+ * Point-to-point work of one rank in one plan, for COLL_SENDRECV: at most one send and one receive per peer (exec makes
+ * a further plan for a second message of a pair). SEND and RECV operands of the own rank count from address 0, so
+ * `offset` is an address; RECV of a peer counts from the buffer that its arrival named, so the peer's data goes to
+ * offset 0. Semaphores and lines are the pair's own, apart from those of collectives.
+ */
+struct plan_p2p {
+    int peer;
+    bool is_send;
+    uint64_t bytes;
+    uint64_t offset;
+};
+
+/* Everything a builder may look at. Plain values: equal params give equal plans, on every rank. */
+struct plan_params {
+    enum collective collective;
+    int rank, nranks;
+    uint64_t count; /* as in the call */
+    thrum_datatype_t dtype;
+    thrum_redop_t redop;
+    int root;
+    bool in_place;
+    bool peer_access;       /* COPY and REDUCE may name peers' memory; false: only PUT reaches them */
+    int lanes;              /* at most */
+    uint64_t scratch_bytes; /* of each rank, at most */
+    const struct plan_p2p *p2p; /* SENDRECV: borrowed, outlives the plan */
+    int np2p;
+};
+
+/*
+ * A plan under construction or finished. With `sink` set, ops are handed to it instead of being kept, so that plans
+ * longer than memory can be printed. Owned by whoever called plan_init; single-threaded.
+ */
+struct plan;
+typedef thrum_status_t (*plan_sink_fn)(void *argument, const struct plan *plan, const struct plan_op *op,
+                                       const struct plan_operand *operands);
+
+struct plan {
+    struct plan_params params;
+    const char *algorithm; /* static */
+    struct plan_op *ops;
+    size_t nops, ops_capacity;
+    struct plan_operand *operands;
+    size_t noperands, operands_capacity;
+    uint64_t scratch_bytes; /* used of this rank's scratch: highest end of any SCRATCH operand of it */
+    thrum_status_t status;  /* first error of an append; later ones do nothing */
+    plan_sink_fn sink;
+    void *sink_argument;
+};
+
+void plan_init(struct plan *plan, const struct plan_params *params);
+void plan_fini(struct plan *plan); /* takes a zeroed one too */
+
+/* Appending. They keep the first error in plan->status, so that builders need no checks between ops. */
+void plan_copy(struct plan *plan, int lane, struct plan_operand dst, struct plan_operand src, uint64_t bytes);
+void plan_copy_multi(struct plan *plan, int lane, const struct plan_operand *dsts, int ndst, struct plan_operand src,
+                     uint64_t bytes);
+void plan_reduce(struct plan *plan, int lane, unsigned flags, const struct plan_operand *dsts, int ndst,
+                 const struct plan_operand *srcs, int nsrc, uint64_t bytes);
+void plan_put(struct plan *plan, int lane, int peer, struct plan_operand dst, struct plan_operand src, uint64_t bytes,
+              uint64_t value);
+void plan_put_inline(struct plan *plan, int lane, int peer, struct plan_operand src, uint64_t bytes);
+void plan_signal(struct plan *plan, int lane, int peer, uint64_t value);
+void plan_wait(struct plan *plan, int lane, int peer, uint64_t value);
+void plan_arrive(struct plan *plan, int lane, int peer);       /* SIGNAL|ARRIVE */
+void plan_wait_arrival(struct plan *plan, int lane, int peer); /* WAIT|ARRIVE */
+void plan_wait_inline(struct plan *plan, int lane, int peer);  /* WAIT|INLINE */
+
+static inline struct plan_operand plan_at(enum plan_space space, int rank, uint64_t offset)
+{
+    return (struct plan_operand){.offset = offset, .rank = rank, .space = (uint8_t)space};
+}
+
+/* Printing: one line per op, JSON (one object), or DOT (ops as nodes, lanes as chains). */
+enum plan_format { PLAN_TEXT, PLAN_JSON, PLAN_DOT };
+/*
+ * plan_dump_begin sets the plan's sink so that a builder that follows prints at once; plan_dump_end closes the text.
+ * plan_dump prints a finished plan.
+ */
+struct plan_dump {
+    FILE *file;
+    enum plan_format format;
+    uint64_t index;
+    uint64_t last_of_lane[PLAN_MAX_LANES];
+};
+void plan_dump_begin(struct plan *plan, struct plan_dump *dump, FILE *file, enum plan_format format);
+void plan_dump_end(struct plan *plan, struct plan_dump *dump);
+thrum_status_t plan_dump(const struct plan *plan, FILE *file, enum plan_format format);
+
+/* Bytes of SEND and RECV of a rank by the collective's definition (0 where it has none, as send of a non-root). */
+uint64_t plan_send_bytes(const struct plan_params *params, int rank);
+uint64_t plan_recv_bytes(const struct plan_params *params, int rank);
+
+/*
+ * Checks the plans of all ranks, plans[r] for rank r, all of one collective: see the top of this file, and DESIGN:
+ * no deadlock, no data race, right contributions in every output element, each REDUCE in rank order where `ordered`,
+ * safe with the same plans again `rounds` times in a row. Returns OK, or ERR_PLAN with a counterexample written to
+ * `report` (may be NULL), or NO_MEMORY.
+ */
+thrum_status_t plan_check(const struct plan *plans, int nranks, int rounds, FILE *report);
+
+#endif
