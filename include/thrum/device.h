@@ -26,36 +26,38 @@ typedef struct thrum_semaphore *thrum_semaphore_t;
 
 /* ---- devices ---------------------------------------------------------------------------------------------------- */
 
-#define THRUM_DEVICE_ANY (-1)  /* thrum_device_open: the first device that nobody has open */
+#define THRUM_DEVICE_ANY (-1) /* thrum_device_open: the first device that nobody has open */
 #define THRUM_DEVICE_NAME_MAX 64
 
 /* What a device can do, as bits of thrum_device_properties.capabilities. */
 enum {
-    THRUM_CAP_LOAD_STORE = 1 << 0,    /* engines can load and store a peer's memory on the same host */
-    THRUM_CAP_INDIRECT = 1 << 1,      /* commands may take an address from memory when they execute */
-    THRUM_CAP_DIRECT_SUBMIT = 1 << 2, /* queues can be driven from user space, without the kernel driver */
-    THRUM_CAP_MULTICAST = 1 << 3,     /* COPY and REDUCE may have several destinations */
+    THRUM_CAP_LOAD_STORE = 1 << 0, /* engines can load and store a peer's memory on the same host */
+    THRUM_CAP_INDIRECT = 1 << 1, /* commands may take an address from memory when they execute */
+    THRUM_CAP_DIRECT_SUBMIT =
+        1 << 2, /* queues can be driven from user space, without the kernel driver */
+    THRUM_CAP_MULTICAST = 1 << 3, /* COPY and REDUCE may have several destinations */
     THRUM_CAP_HOST_CALLBACK = 1 << 4, /* CALLBACK commands */
     THRUM_CAP_NATIVE_FABRIC = 1 << 5, /* the device's own ports form a fabric */
-    THRUM_CAP_EXCLUSIVE = 1 << 6,     /* one process at a time may open it */
-    THRUM_CAP_INLINE_LINE = 1 << 7    /* WRITE_LINE and WAIT_LINE commands */
+    THRUM_CAP_EXCLUSIVE = 1 << 6, /* one process at a time may open it */
+    THRUM_CAP_INLINE_LINE = 1 << 7 /* WRITE_LINE and WAIT_LINE commands */
 };
 
 struct thrum_device_properties {
-    size_t size;                            /* in: sizeof of the caller's struct; only that much is written */
-    char name[THRUM_DEVICE_NAME_MAX];       /* "sim0" */
-    char plugin[THRUM_DEVICE_NAME_MAX];     /* "sim" */
-    int index;                              /* what thrum_device_open was given or chose */
-    uint32_t generation;                    /* starts at 1; each reset adds 1 */
-    uint64_t capabilities;                  /* THRUM_CAP_* */
-    uint64_t memory_bytes;                  /* device memory in all */
-    uint64_t memory_free_bytes;             /* of it not allocated; the largest single allocation may be smaller */
-    uint32_t semaphore_bits;                /* width of a semaphore */
+    size_t size; /* in: sizeof of the caller's struct; only that much is written */
+    char name[THRUM_DEVICE_NAME_MAX]; /* "sim0" */
+    char plugin[THRUM_DEVICE_NAME_MAX]; /* "sim" */
+    int index; /* what thrum_device_open was given or chose */
+    uint32_t generation; /* starts at 1; each reset adds 1 */
+    uint64_t capabilities; /* THRUM_CAP_* */
+    uint64_t memory_bytes; /* device memory in all */
+    uint64_t
+        memory_free_bytes; /* of it not allocated; the largest single allocation may be smaller */
+    uint32_t semaphore_bits; /* width of a semaphore */
     uint32_t engines_dma, engines_reduce, ports;
-    uint64_t reduce_types;                  /* bit (1 << thrum_datatype_t) for each type that REDUCE takes */
-    uint64_t reduce_ops;                    /* bit (1 << thrum_redop_t) */
-    uint32_t max_reduce_sources;            /* k of a k-ary REDUCE */
-    int numa_node;                          /* -1 if unknown */
+    uint64_t reduce_types; /* bit (1 << thrum_datatype_t) for each type that REDUCE takes */
+    uint64_t reduce_ops; /* bit (1 << thrum_redop_t) */
+    uint32_t max_reduce_sources; /* k of a k-ary REDUCE */
+    int numa_node; /* -1 if unknown */
 };
 
 /* How many devices this process could try to open; some may be in use elsewhere. Errors: INVALID_CONFIG. */
@@ -72,12 +74,12 @@ THRUM_MUST_CHECK thrum_status_t thrum_device_open(int index, thrum_device_t *dev
 void thrum_device_close(thrum_device_t device);
 
 /* Errors: INVALID_ARGUMENT (size is 0 or device is not open). */
-THRUM_MUST_CHECK thrum_status_t thrum_device_get_properties(thrum_device_t device,
-                                                            struct thrum_device_properties *properties_out);
+THRUM_MUST_CHECK thrum_status_t
+thrum_device_get_properties(thrum_device_t device, struct thrum_device_properties *properties_out);
 
 enum thrum_reset_kind {
     THRUM_RESET_SOFT, /* engines and queues: queued commands are lost, memory stays */
-    THRUM_RESET_HARD  /* everything: memory contents and allocations are lost too */
+    THRUM_RESET_HARD /* everything: memory contents and allocations are lost too */
 };
 
 /*
@@ -85,7 +87,8 @@ enum thrum_reset_kind {
  * semaphores of the old generation refuse every call with that status and can only be destroyed, and so do
  * allocations after a hard reset (also on peers that had them imported). Blocks until done (milliseconds).
  */
-THRUM_MUST_CHECK thrum_status_t thrum_device_reset(thrum_device_t device, enum thrum_reset_kind kind);
+THRUM_MUST_CHECK thrum_status_t thrum_device_reset(thrum_device_t device,
+                                                   enum thrum_reset_kind kind);
 
 enum thrum_peer_access { THRUM_PEER_NONE, THRUM_PEER_STORE, THRUM_PEER_LOAD_STORE };
 
@@ -95,7 +98,8 @@ enum thrum_peer_access { THRUM_PEER_NONE, THRUM_PEER_STORE, THRUM_PEER_LOAD_STOR
  * Allocates `bytes` (> 0) of device memory, zeroed and resident; the address is aligned to 4096 bytes and is valid in
  * commands and collectives until freed. Errors: INVALID_ARGUMENT, NO_DEVICE_MEMORY, RESET.
  */
-THRUM_MUST_CHECK thrum_status_t thrum_mem_alloc(thrum_device_t device, size_t bytes, void **address_out);
+THRUM_MUST_CHECK thrum_status_t thrum_mem_alloc(thrum_device_t device, size_t bytes,
+                                                void **address_out);
 
 /*
  * Frees what thrum_mem_alloc gave, or unmaps what thrum_mem_import gave. Commands that still touch it fault. NULL is
@@ -108,24 +112,26 @@ THRUM_MUST_CHECK thrum_status_t thrum_mem_free(thrum_device_t device, void *addr
  * unregistered; the device address of it is the host address. Ranges may not overlap a registered one.
  * Errors: INVALID_POINTER, INVALID_ARGUMENT, NO_MEMORY.
  */
-THRUM_MUST_CHECK thrum_status_t thrum_mem_register_host(thrum_device_t device, void *address, size_t bytes);
+THRUM_MUST_CHECK thrum_status_t thrum_mem_register_host(thrum_device_t device, void *address,
+                                                        size_t bytes);
 
 /* Errors: INVALID_POINTER (not the start of a registered range). */
 THRUM_MUST_CHECK thrum_status_t thrum_mem_unregister_host(thrum_device_t device, void *address);
 
 enum thrum_mem_kind {
-    THRUM_MEM_HOST,            /* nothing the device knows: plain host memory, or an invalid pointer */
+    THRUM_MEM_HOST, /* nothing the device knows: plain host memory, or an invalid pointer */
     THRUM_MEM_HOST_REGISTERED,
     THRUM_MEM_DEVICE,
-    THRUM_MEM_PEER             /* imported from another device */
+    THRUM_MEM_PEER /* imported from another device */
 };
 
 struct thrum_mem_info {
-    size_t size;           /* in: sizeof of the caller's struct */
+    size_t size; /* in: sizeof of the caller's struct */
     enum thrum_mem_kind kind;
-    void *base;            /* start of the allocation or registered range */
-    size_t bytes;          /* its length */
-    uint64_t id;           /* differs between any two allocations of a device's life; 0 for plain host memory */
+    void *base; /* start of the allocation or registered range */
+    size_t bytes; /* its length */
+    uint64_t
+        id; /* differs between any two allocations of a device's life; 0 for plain host memory */
 };
 
 /* What `device` knows about the allocation around `address`. Never fails for an unknown address: kind is HOST. */
@@ -149,18 +155,22 @@ THRUM_MUST_CHECK thrum_status_t thrum_mem_export(thrum_device_t device, void *ad
  * asks the owner (milliseconds). Errors: INVALID_ARGUMENT (no handle), UNSUPPORTED (no peer access), PEER_DEAD,
  * AUTH (another user), RESET (the allocation is gone).
  */
-THRUM_MUST_CHECK thrum_status_t thrum_mem_import(thrum_device_t device, const struct thrum_mem_handle *handle,
+THRUM_MUST_CHECK thrum_status_t thrum_mem_import(thrum_device_t device,
+                                                 const struct thrum_mem_handle *handle,
                                                  void **address_out);
 
 /* ---- queues and commands ---------------------------------------------------------------------------------------- */
 
 enum thrum_queue_flags {
-    THRUM_QUEUE_DEFAULT = 0,    /* kernel-mediated: commands are validated before they enter; a bad one fails there */
-    THRUM_QUEUE_DIRECT = 1 << 0 /* user space writes the ring: a bad command is met by the device, asynchronously */
+    THRUM_QUEUE_DEFAULT =
+        0, /* kernel-mediated: commands are validated before they enter; a bad one fails there */
+    THRUM_QUEUE_DIRECT =
+        1 << 0 /* user space writes the ring: a bad command is met by the device, asynchronously */
 };
 
 /* An in-order command queue. Errors: INVALID_ARGUMENT, RESET, NO_MEMORY, UNSUPPORTED. */
-THRUM_MUST_CHECK thrum_status_t thrum_queue_create(thrum_device_t device, unsigned flags, thrum_queue_t *queue_out);
+THRUM_MUST_CHECK thrum_status_t thrum_queue_create(thrum_device_t device, unsigned flags,
+                                                   thrum_queue_t *queue_out);
 
 /* Cancels what is still queued and frees the queue. Takes NULL. */
 void thrum_queue_destroy(thrum_queue_t queue);
@@ -188,25 +198,32 @@ struct thrum_line {
 
 typedef enum thrum_opcode {
     THRUM_CMD_NOP = 0,
-    THRUM_CMD_COPY = 1,       /* every dst[] <- src[0], `bytes` */
-    THRUM_CMD_FILL = 2,       /* every dst[] <- the byte `value`, `bytes` */
-    THRUM_CMD_REDUCE = 3,     /* every dst[] <- redop(src[0], src[1], ...) in that order; `bytes` of `dtype`;
+    THRUM_CMD_COPY = 1, /* every dst[] <- src[0], `bytes` */
+    THRUM_CMD_FILL = 2, /* every dst[] <- the byte `value`, `bytes` */
+    THRUM_CMD_REDUCE =
+        3, /* every dst[] <- redop(src[0], src[1], ...) in that order; `bytes` of `dtype`;
                                  a destination may be exactly one of the sources, no other overlap */
-    THRUM_CMD_SIGNAL = 4,     /* dst[0] is a semaphore: adds `value`; with THRUM_CMD_FLAG_SET stores it instead */
-    THRUM_CMD_WAIT = 5,       /* waits until the semaphore src[0] is >= `value` */
-    THRUM_CMD_WRITE_LINE = 6, /* line at dst[0] <- payload of `bytes` from src[0], or from `payload` where nsrc is 0;
+    THRUM_CMD_SIGNAL =
+        4, /* dst[0] is a semaphore: adds `value`; with THRUM_CMD_FLAG_SET stores it instead */
+    THRUM_CMD_WAIT = 5, /* waits until the semaphore src[0] is >= `value` */
+    THRUM_CMD_WRITE_LINE =
+        6, /* line at dst[0] <- payload of `bytes` from src[0], or from `payload` where nsrc is 0;
                                  then its flag <- `value` */
-    THRUM_CMD_WAIT_LINE = 7,  /* waits until (flag & mask) >= (value & mask) of the line at src[0]; if the flag then is
+    THRUM_CMD_WAIT_LINE =
+        7, /* waits until (flag & mask) >= (value & mask) of the line at src[0]; if the flag then is
                                  not exactly `value`, the rest of the submission ends with THRUM_ERR_MISMATCH */
-    THRUM_CMD_PUT = 8,        /* hands a put to the port: see thrum_put */
-    THRUM_CMD_CALLBACK = 9    /* calls `callback(argument)` on a host thread; THRUM_IN_PROGRESS means ask again later,
+    THRUM_CMD_PUT = 8, /* hands a put to the port: see thrum_put */
+    THRUM_CMD_CALLBACK =
+        9 /* calls `callback(argument)` on a host thread; THRUM_IN_PROGRESS means ask again later,
                                  an error ends the submission with it. It must not block or call the queue */
 } thrum_opcode_t;
 
 enum {
-    THRUM_CMD_FLAG_SET = 1 << 0,   /* SIGNAL: one writer only; never lowers the semaphore */
-    THRUM_CMD_FLAG_FLUSH = 1 << 1, /* PUT: no data; completes when all earlier puts to `peer` are done locally */
-    THRUM_CMD_FLAG_STREAM = 1 << 2 /* COPY, REDUCE: the result will not be read soon; stores may bypass the cache */
+    THRUM_CMD_FLAG_SET = 1 << 0, /* SIGNAL: one writer only; never lowers the semaphore */
+    THRUM_CMD_FLAG_FLUSH =
+        1 << 1, /* PUT: no data; completes when all earlier puts to `peer` are done locally */
+    THRUM_CMD_FLAG_STREAM =
+        1 << 2 /* COPY, REDUCE: the result will not be read soon; stores may bypass the cache */
 };
 
 /*
@@ -216,9 +233,11 @@ enum {
  * the command's `value`, visible after the data; signal_key 0 means no signal.
  */
 struct thrum_put {
-    void *peer;             /* connection, of the fabric */
-    void *local_region;     /* registration that holds src[0]; may be NULL when `bytes` fits the fabric's inline size */
-    uint64_t remote_key;    /* plus the word at device address remote_key_indirect, where that is not 0 */
+    void *peer; /* connection, of the fabric */
+    void *
+        local_region; /* registration that holds src[0]; may be NULL when `bytes` fits the fabric's inline size */
+    uint64_t
+        remote_key; /* plus the word at device address remote_key_indirect, where that is not 0 */
     uint64_t remote_key_indirect;
     uint64_t signal_key;
     uint64_t signal_offset;
@@ -228,18 +247,21 @@ typedef thrum_status_t (*thrum_callback_t)(void *argument);
 
 struct thrum_command {
     uint8_t opcode; /* thrum_opcode_t */
-    uint8_t flags;  /* THRUM_CMD_FLAG_* */
-    uint8_t dtype;  /* thrum_datatype_t, REDUCE */
-    uint8_t redop;  /* thrum_redop_t, REDUCE */
+    uint8_t flags; /* THRUM_CMD_FLAG_* */
+    uint8_t dtype; /* thrum_datatype_t, REDUCE */
+    uint8_t redop; /* thrum_redop_t, REDUCE */
     uint16_t ndst, nsrc;
     uint64_t bytes;
     uint64_t value;
     uint64_t mask;
-    const struct thrum_operand *operands; /* ndst destinations, then nsrc sources; copied by submit */
-    const void *payload; /* WRITE_LINE and PUT with nsrc 0: `bytes` (<= 56) of host memory; copied by submit */
+    const struct thrum_operand
+        *operands; /* ndst destinations, then nsrc sources; copied by submit */
+    const void *
+        payload; /* WRITE_LINE and PUT with nsrc 0: `bytes` (<= 56) of host memory; copied by submit */
     union {
-        uint64_t divisor;      /* REDUCE with THRUM_AVG: the sum is divided by it once, before it is rounded; 0 means 1 */
-        struct thrum_put put;  /* PUT */
+        uint64_t
+            divisor; /* REDUCE with THRUM_AVG: the sum is divided by it once, before it is rounded; 0 means 1 */
+        struct thrum_put put; /* PUT */
         struct {
             thrum_callback_t callback;
             void *argument;
@@ -253,16 +275,21 @@ struct thrum_command {
  * message names the command and field), FAULT or BAD_PACKET (the queue has stopped), RESET.
  * Blocks only while the ring is full, executing meanwhile.
  */
-THRUM_MUST_CHECK thrum_status_t thrum_queue_submit(thrum_queue_t queue, const struct thrum_command *commands, size_t n,
+THRUM_MUST_CHECK thrum_status_t thrum_queue_submit(thrum_queue_t queue,
+                                                   const struct thrum_command *commands, size_t n,
                                                    uint64_t *ticket_out);
 
 /* One command each, on top of thrum_queue_submit, with its errors. `bytes` 0 is allowed and does nothing. */
-THRUM_MUST_CHECK thrum_status_t thrum_copy(thrum_queue_t queue, void *dst, const void *src, size_t bytes);
-THRUM_MUST_CHECK thrum_status_t thrum_fill(thrum_queue_t queue, void *dst, uint8_t byte, size_t bytes);
+THRUM_MUST_CHECK thrum_status_t thrum_copy(thrum_queue_t queue, void *dst, const void *src,
+                                           size_t bytes);
+THRUM_MUST_CHECK thrum_status_t thrum_fill(thrum_queue_t queue, void *dst, uint8_t byte,
+                                           size_t bytes);
 /* dst[i] <- op over s of srcs[s][i]; `count` elements, nsrcs >= 1. */
-THRUM_MUST_CHECK thrum_status_t thrum_reduce(thrum_queue_t queue, void *dst, const void *const *srcs, int nsrcs,
-                                             size_t count, thrum_datatype_t dtype, thrum_redop_t op);
-THRUM_MUST_CHECK thrum_status_t thrum_queue_callback(thrum_queue_t queue, thrum_callback_t callback, void *argument);
+THRUM_MUST_CHECK thrum_status_t thrum_reduce(thrum_queue_t queue, void *dst,
+                                             const void *const *srcs, int nsrcs, size_t count,
+                                             thrum_datatype_t dtype, thrum_redop_t op);
+THRUM_MUST_CHECK thrum_status_t thrum_queue_callback(thrum_queue_t queue, thrum_callback_t callback,
+                                                     void *argument);
 
 /*
  * Waits until everything submitted so far has ended; the waiting thread executes commands itself. Returns the first
@@ -270,7 +297,8 @@ THRUM_MUST_CHECK thrum_status_t thrum_queue_callback(thrum_queue_t queue, thrum_
  * failed collective its status (once). timeout_ns < 0 waits without limit; TIMEOUT leaves everything as it was.
  */
 THRUM_MUST_CHECK thrum_status_t thrum_queue_synchronize(thrum_queue_t queue);
-THRUM_MUST_CHECK thrum_status_t thrum_queue_synchronize_for(thrum_queue_t queue, int64_t timeout_ns);
+THRUM_MUST_CHECK thrum_status_t thrum_queue_synchronize_for(thrum_queue_t queue,
+                                                            int64_t timeout_ns);
 
 /* Like synchronize, but returns THRUM_IN_PROGRESS instead of waiting. */
 THRUM_MUST_CHECK thrum_status_t thrum_queue_query(thrum_queue_t queue);
@@ -278,8 +306,10 @@ THRUM_MUST_CHECK thrum_status_t thrum_queue_query(thrum_queue_t queue);
 /*
  * Copy between plain host memory and device memory through an internal staging of `queue`'s device; returns when done.
  */
-THRUM_MUST_CHECK thrum_status_t thrum_copy_to_device(thrum_queue_t queue, void *dst, const void *host_src, size_t bytes);
-THRUM_MUST_CHECK thrum_status_t thrum_copy_to_host(thrum_queue_t queue, void *host_dst, const void *src, size_t bytes);
+THRUM_MUST_CHECK thrum_status_t thrum_copy_to_device(thrum_queue_t queue, void *dst,
+                                                     const void *host_src, size_t bytes);
+THRUM_MUST_CHECK thrum_status_t thrum_copy_to_host(thrum_queue_t queue, void *host_dst,
+                                                   const void *src, size_t bytes);
 
 /* ---- events ------------------------------------------------------------------------------------------------------ */
 
@@ -292,7 +322,8 @@ THRUM_MUST_CHECK thrum_status_t thrum_event_wait(thrum_event_t event, thrum_queu
 THRUM_MUST_CHECK thrum_status_t thrum_event_synchronize(thrum_event_t event);
 THRUM_MUST_CHECK thrum_status_t thrum_event_query(thrum_event_t event); /* OK or IN_PROGRESS */
 /* Time between two reached events, in ns. Errors: IN_PROGRESS, INVALID_USAGE (never recorded). */
-THRUM_MUST_CHECK thrum_status_t thrum_event_elapsed(thrum_event_t start, thrum_event_t end, int64_t *elapsed_ns_out);
+THRUM_MUST_CHECK thrum_status_t thrum_event_elapsed(thrum_event_t start, thrum_event_t end,
+                                                    int64_t *elapsed_ns_out);
 
 /* ---- semaphores -------------------------------------------------------------------------------------------------- */
 
@@ -303,27 +334,31 @@ void thrum_semaphore_destroy(thrum_semaphore_t semaphore); /* takes NULL; also f
 THRUM_MUST_CHECK thrum_status_t thrum_semaphore_export(thrum_semaphore_t semaphore,
                                                        struct thrum_mem_handle *handle_out);
 /* Errors as thrum_mem_import. */
-THRUM_MUST_CHECK thrum_status_t thrum_semaphore_import(thrum_device_t device, const struct thrum_mem_handle *handle,
+THRUM_MUST_CHECK thrum_status_t thrum_semaphore_import(thrum_device_t device,
+                                                       const struct thrum_mem_handle *handle,
                                                        thrum_semaphore_t *semaphore_out);
 /* The value now, read by the host. */
-THRUM_MUST_CHECK thrum_status_t thrum_semaphore_read(thrum_semaphore_t semaphore, uint64_t *value_out);
+THRUM_MUST_CHECK thrum_status_t thrum_semaphore_read(thrum_semaphore_t semaphore,
+                                                     uint64_t *value_out);
 /* Device address of the counter, for hand-written commands. 0 for a bad handle. */
 uint64_t thrum_semaphore_address(thrum_semaphore_t semaphore);
-THRUM_MUST_CHECK thrum_status_t thrum_queue_signal(thrum_queue_t queue, thrum_semaphore_t semaphore, uint64_t add);
-THRUM_MUST_CHECK thrum_status_t thrum_queue_wait(thrum_queue_t queue, thrum_semaphore_t semaphore, uint64_t value);
+THRUM_MUST_CHECK thrum_status_t thrum_queue_signal(thrum_queue_t queue, thrum_semaphore_t semaphore,
+                                                   uint64_t add);
+THRUM_MUST_CHECK thrum_status_t thrum_queue_wait(thrum_queue_t queue, thrum_semaphore_t semaphore,
+                                                 uint64_t value);
 
 /* ---- RAS: reliability, availability, serviceability --------------------------------------------------------------- */
 
 /* One row per kind of event: name, value, printed name. */
-#define THRUM_RAS_MAP(X)                                                                                               \
-    X(ECC_CORRECTED, 0, "ecc-corrected")                                                                               \
-    X(ECC_UNCORRECTED, 1, "ecc-uncorrected")                                                                           \
-    X(PAGE_FAULT, 2, "page-fault")                                                                                     \
-    X(BAD_PACKET, 3, "bad-packet")                                                                                     \
-    X(LINK_DOWN, 4, "link-down")                                                                                       \
-    X(LINK_UP, 5, "link-up")                                                                                           \
-    X(THROTTLING, 6, "throttling")                                                                                     \
-    X(HEARTBEAT_LOST, 7, "heartbeat-lost")                                                                             \
+#define THRUM_RAS_MAP(X) \
+    X(ECC_CORRECTED, 0, "ecc-corrected") \
+    X(ECC_UNCORRECTED, 1, "ecc-uncorrected") \
+    X(PAGE_FAULT, 2, "page-fault") \
+    X(BAD_PACKET, 3, "bad-packet") \
+    X(LINK_DOWN, 4, "link-down") \
+    X(LINK_UP, 5, "link-up") \
+    X(THROTTLING, 6, "throttling") \
+    X(HEARTBEAT_LOST, 7, "heartbeat-lost") \
     X(RESET, 8, "reset")
 
 enum thrum_ras_kind {
@@ -333,19 +368,28 @@ enum thrum_ras_kind {
         THRUM_RAS_KIND_COUNT = 9
 };
 
-const char *thrum_ras_kind_name(enum thrum_ras_kind kind); /* "page-fault"; "?" if there is no such kind */
+const char *
+thrum_ras_kind_name(enum thrum_ras_kind kind); /* "page-fault"; "?" if there is no such kind */
 
-enum thrum_engine { THRUM_ENGINE_NONE, THRUM_ENGINE_DMA, THRUM_ENGINE_REDUCE, THRUM_ENGINE_PORT, THRUM_ENGINE_SYNC };
+enum thrum_engine {
+    THRUM_ENGINE_NONE,
+    THRUM_ENGINE_DMA,
+    THRUM_ENGINE_REDUCE,
+    THRUM_ENGINE_PORT,
+    THRUM_ENGINE_SYNC
+};
 
 struct thrum_ras_event {
     enum thrum_ras_kind kind;
     enum thrum_engine engine;
-    uint64_t sequence;     /* 1, 2, 3 ... per device; a gap means that events were lost to a full list */
+    uint64_t
+        sequence; /* 1, 2, 3 ... per device; a gap means that events were lost to a full list */
     uint64_t timestamp_ns; /* CLOCK_MONOTONIC */
-    uint64_t queue_id;     /* 0 if no queue is involved */
-    uint64_t ticket;       /* of the submission that met it; 0 if none */
-    uint64_t address;      /* page fault: the address; ECC: the cell; link: the port; reset: the kind; else 0 */
-    uint32_t opcode;       /* of the command that met it */
+    uint64_t queue_id; /* 0 if no queue is involved */
+    uint64_t ticket; /* of the submission that met it; 0 if none */
+    uint64_t
+        address; /* page fault: the address; ECC: the cell; link: the port; reset: the kind; else 0 */
+    uint32_t opcode; /* of the command that met it */
     uint32_t generation;
 };
 
@@ -353,8 +397,9 @@ struct thrum_ras_event {
 int thrum_ras_event_fd(thrum_device_t device);
 
 /* Takes up to `max` events, oldest first. Never blocks. */
-THRUM_MUST_CHECK thrum_status_t thrum_ras_get_events(thrum_device_t device, struct thrum_ras_event *events_out,
-                                                     size_t max, size_t *n_out);
+THRUM_MUST_CHECK thrum_status_t thrum_ras_get_events(thrum_device_t device,
+                                                     struct thrum_ras_event *events_out, size_t max,
+                                                     size_t *n_out);
 
 /* How often each kind happened since open; index with enum thrum_ras_kind. */
 struct thrum_ras_counters {
@@ -362,10 +407,12 @@ struct thrum_ras_counters {
     uint64_t count[THRUM_RAS_KIND_COUNT];
     uint64_t commands, bytes_copied, bytes_reduced, bytes_put; /* work done by the engines */
 };
-THRUM_MUST_CHECK thrum_status_t thrum_ras_get_counters(thrum_device_t device, struct thrum_ras_counters *counters_out);
+THRUM_MUST_CHECK thrum_status_t thrum_ras_get_counters(thrum_device_t device,
+                                                       struct thrum_ras_counters *counters_out);
 
 /* Detail of the first page fault or bad packet since open or the last reset. Errors: INVALID_USAGE (there was none). */
-THRUM_MUST_CHECK thrum_status_t thrum_ras_get_fault(thrum_device_t device, struct thrum_ras_event *fault_out);
+THRUM_MUST_CHECK thrum_status_t thrum_ras_get_fault(thrum_device_t device,
+                                                    struct thrum_ras_event *fault_out);
 
 /* Id of a queue, as in events; 0 for a bad handle. */
 uint64_t thrum_queue_id(thrum_queue_t queue);
@@ -377,7 +424,8 @@ uint64_t thrum_queue_id(thrum_queue_t queue);
  * address or port. The same script and seed give the same faults at the same commands.
  * Errors: INVALID_ARGUMENT (names the part that is malformed), UNSUPPORTED (the device has no fault injection).
  */
-THRUM_MUST_CHECK thrum_status_t thrum_ras_inject(thrum_device_t device, const char *script, uint64_t seed);
+THRUM_MUST_CHECK thrum_status_t thrum_ras_inject(thrum_device_t device, const char *script,
+                                                 uint64_t seed);
 
 #ifdef __cplusplus
 }

@@ -27,23 +27,24 @@ struct thrum_device_address {
 
 /* A region of device memory in the form in which a fabric can register it. */
 struct thrum_port_region {
-    void *cpu_base;       /* where the host can reach it; NULL if it cannot */
-    int dmabuf_fd;        /* owned by the plugin; -1 if there is none */
+    void *cpu_base; /* where the host can reach it; NULL if it cannot */
+    int dmabuf_fd; /* owned by the plugin; -1 if there is none */
     uint64_t device_base; /* device address of its first byte */
     uint64_t bytes;
 };
 
 struct thrum_device_ops {
-    size_t size;          /* of the table that the plugin was compiled with */
+    size_t size; /* of the table that the plugin was compiled with */
     uint32_t abi_version; /* THRUM_DEVICE_ABI_VERSION */
-    const char *name;     /* "sim"; static */
+    const char *name; /* "sim"; static */
 
     /* How many devices there are; INVALID_CONFIG if the plugin's own configuration is bad. */
     thrum_status_t (*enumerate)(int *count_out);
     /* BUSY if another process has it. */
     thrum_status_t (*open)(int index, void **device_out);
     void (*close)(void *device);
-    thrum_status_t (*properties)(void *device, struct thrum_device_properties *properties_out); /* full size */
+    thrum_status_t (*properties)(void *device,
+                                 struct thrum_device_properties *properties_out); /* full size */
     /* generation: bumped by every reset, read often; a plain load. */
     uint32_t (*generation)(void *device);
     thrum_status_t (*reset)(void *device, enum thrum_reset_kind kind);
@@ -53,8 +54,10 @@ struct thrum_device_ops {
     thrum_status_t (*host_register)(void *device, void *address, size_t bytes);
     thrum_status_t (*host_unregister)(void *device, void *address);
     thrum_status_t (*mem_query)(void *device, uint64_t address, struct thrum_mem_info *info_out);
-    thrum_status_t (*mem_export)(void *device, uint64_t address, struct thrum_mem_handle *handle_out);
-    thrum_status_t (*mem_import)(void *device, const struct thrum_mem_handle *handle, uint64_t *address_out);
+    thrum_status_t (*mem_export)(void *device, uint64_t address,
+                                 struct thrum_mem_handle *handle_out);
+    thrum_status_t (*mem_import)(void *device, const struct thrum_mem_handle *handle,
+                                 uint64_t *address_out);
     /* The host reads or writes a few bytes (<= 4096) of device memory; not ordered with queues. */
     thrum_status_t (*mem_peek)(void *device, uint64_t address, void *host_out, size_t bytes);
     thrum_status_t (*mem_poke)(void *device, uint64_t address, const void *host, size_t bytes);
@@ -76,7 +79,8 @@ struct thrum_device_ops {
     thrum_status_t (*queue_create)(void *device, unsigned flags, void **queue_out);
     void (*queue_destroy)(void *queue);
     uint64_t (*queue_id)(void *queue);
-    thrum_status_t (*submit)(void *queue, const struct thrum_command *commands, size_t n, uint64_t *ticket_out);
+    thrum_status_t (*submit)(void *queue, const struct thrum_command *commands, size_t n,
+                             uint64_t *ticket_out);
     /*
      * State of a submission: OK, IN_PROGRESS, or the error that it ended with (kept for the last 1024 submissions,
      * OK for older ones unless the queue has faulted). Executes what can be executed; never blocks.
@@ -91,15 +95,19 @@ struct thrum_device_ops {
 
     /* Ports. region: the largest registrable region around an address. attach: PUT commands go to this endpoint,
      * and waiting progresses it; NULL detaches. */
-    thrum_status_t (*port_region)(void *device, uint64_t address, struct thrum_port_region *region_out);
-    thrum_status_t (*port_attach)(void *device, const struct thrum_fabric_ops *fabric, void *endpoint);
+    thrum_status_t (*port_region)(void *device, uint64_t address,
+                                  struct thrum_port_region *region_out);
+    thrum_status_t (*port_attach)(void *device, const struct thrum_fabric_ops *fabric,
+                                  void *endpoint);
     thrum_status_t (*port_detach)(void *device, void *endpoint);
     /* Makes data that a NIC has written visible to engines. */
     thrum_status_t (*rdma_flush)(void *device);
 
     int (*event_fd)(void *device);
-    thrum_status_t (*get_events)(void *device, struct thrum_ras_event *events_out, size_t max, size_t *n_out);
-    thrum_status_t (*counters)(void *device, struct thrum_ras_counters *counters_out); /* full size */
+    thrum_status_t (*get_events)(void *device, struct thrum_ras_event *events_out, size_t max,
+                                 size_t *n_out);
+    thrum_status_t (*counters)(void *device,
+                               struct thrum_ras_counters *counters_out); /* full size */
     thrum_status_t (*fault_info)(void *device, struct thrum_ras_event *fault_out);
     thrum_status_t (*inject)(void *device, const char *script, uint64_t seed);
 };

@@ -29,10 +29,10 @@ struct thrum_fabric_address {
 };
 
 struct thrum_fabric_info {
-    char name[64];        /* device or provider, as the user may choose it by THRUM_FABRIC_DEVICE */
-    char detail[128];     /* for thrum-info; or why it cannot be used */
-    int usable;           /* 0: refused, for the reason in `detail` */
-    int same_host_only;   /* 1: cannot leave the host */
+    char name[64]; /* device or provider, as the user may choose it by THRUM_FABRIC_DEVICE */
+    char detail[128]; /* for thrum-info; or why it cannot be used */
+    int usable; /* 0: refused, for the reason in `detail` */
+    int same_host_only; /* 1: cannot leave the host */
     double bandwidth_gbps; /* gigabytes per second; 0 if unknown */
     uint64_t max_inline_bytes;
 };
@@ -42,37 +42,40 @@ enum {
 };
 
 struct thrum_fabric_put {
-    const void *local;     /* source on the host's view of the memory; may be NULL when bytes is 0 */
-    void *local_region;    /* from region_register; NULL with THRUM_PUT_INLINE */
-    size_t bytes;          /* 0: only the signal */
+    const void *local; /* source on the host's view of the memory; may be NULL when bytes is 0 */
+    void *local_region; /* from region_register; NULL with THRUM_PUT_INLINE */
+    size_t bytes; /* 0: only the signal */
     uint64_t remote_key;
     uint64_t remote_offset; /* bytes from the start of the remote region */
-    uint64_t signal_key;    /* 0: no signal */
+    uint64_t signal_key; /* 0: no signal */
     uint64_t signal_offset; /* multiple of 8 */
-    uint64_t signal_value;  /* the 64-bit word at signal_offset becomes this, after the data is visible */
+    uint64_t
+        signal_value; /* the 64-bit word at signal_offset becomes this, after the data is visible */
     unsigned flags;
 };
 
 struct thrum_fabric_ops {
     size_t size;
     uint32_t abi_version; /* THRUM_FABRIC_ABI_VERSION */
-    const char *name;     /* "loopback"; static */
+    const char *name; /* "loopback"; static */
 
     /* Writes up to `max` entries; *n_out is how many there are. */
     thrum_status_t (*enumerate)(struct thrum_fabric_info *info_out, size_t max, size_t *n_out);
     /* Opens an endpoint on the named device (NULL: the best), listening at *address_out. */
-    thrum_status_t (*open)(const char *device, void **endpoint_out, struct thrum_fabric_address *address_out);
+    thrum_status_t (*open)(const char *device, void **endpoint_out,
+                           struct thrum_fabric_address *address_out);
     void (*close)(void *endpoint); /* also with work in flight, which is dropped */
 
     /* UNREACHABLE, PEER_DEAD, AUTH, LIMIT. One connection per pair and direction; usable at once. */
-    thrum_status_t (*connect)(void *endpoint, const struct thrum_fabric_address *address, void **peer_out);
+    thrum_status_t (*connect)(void *endpoint, const struct thrum_fabric_address *address,
+                              void **peer_out);
     void (*disconnect)(void *peer);
 
     /* Lets peers write [cpu_base, +bytes) by *key_out (never 0). UNSUPPORTED, LIMIT (says what to raise). */
-    thrum_status_t (*region_register)(void *endpoint, void *cpu_base, size_t bytes, void **region_out,
-                                      uint64_t *key_out);
-    thrum_status_t (*region_register_dmabuf)(void *endpoint, int fd, uint64_t offset, size_t bytes, void **region_out,
-                                             uint64_t *key_out);
+    thrum_status_t (*region_register)(void *endpoint, void *cpu_base, size_t bytes,
+                                      void **region_out, uint64_t *key_out);
+    thrum_status_t (*region_register_dmabuf)(void *endpoint, int fd, uint64_t offset, size_t bytes,
+                                             void **region_out, uint64_t *key_out);
     void (*region_deregister)(void *endpoint, void *region);
 
     /*
@@ -81,8 +84,8 @@ struct thrum_fabric_ops {
      */
     thrum_status_t (*put_signal)(void *peer, const struct thrum_fabric_put *put);
     /* Reads remote bytes; done when flush returns OK. */
-    thrum_status_t (*get)(void *peer, void *local, void *local_region, size_t bytes, uint64_t remote_key,
-                          uint64_t remote_offset);
+    thrum_status_t (*get)(void *peer, void *local, void *local_region, size_t bytes,
+                          uint64_t remote_key, uint64_t remote_offset);
     /* OK when all accepted work to this peer is complete here (sources may be reused), else IN_PROGRESS or an error. */
     thrum_status_t (*flush)(void *peer);
     /* Drives the endpoint, both as sender and as receiver. OK: something moved. IN_PROGRESS: nothing to do. */

@@ -53,11 +53,11 @@ THRUM_MUST_CHECK thrum_status_t thrum_get_unique_id(struct thrum_unique_id *id_o
 
 /* Choices for one communicator. Set `size`, leave the rest 0 for the defaults of the environment. */
 struct thrum_comm_config {
-    size_t size;              /* sizeof(struct thrum_comm_config) */
-    int64_t deadline_ms;      /* of each operation; 0: THRUM_DEADLINE_MS */
+    size_t size; /* sizeof(struct thrum_comm_config) */
+    int64_t deadline_ms; /* of each operation; 0: THRUM_DEADLINE_MS */
     int64_t init_deadline_ms; /* of joining; 0: THRUM_INIT_DEADLINE_MS */
-    uint64_t scratch_bytes;   /* device memory for staging; 0: THRUM_SCRATCH_BYTES */
-    const char *name;         /* for messages; copied; NULL: "comm" and a number */
+    uint64_t scratch_bytes; /* device memory for staging; 0: THRUM_SCRATCH_BYTES */
+    const char *name; /* for messages; copied; NULL: "comm" and a number */
 };
 
 /*
@@ -67,8 +67,9 @@ struct thrum_comm_config {
  * the ranks that are missing), AUTH, PROTOCOL, UNREACHABLE, PEER_DEAD, NO_DEVICE_MEMORY, LIMIT. After an error nothing
  * is left behind.
  */
-THRUM_MUST_CHECK thrum_status_t thrum_comm_init_rank(const struct thrum_unique_id *id, int nranks, int rank,
-                                                     thrum_device_t device, const struct thrum_comm_config *config,
+THRUM_MUST_CHECK thrum_status_t thrum_comm_init_rank(const struct thrum_unique_id *id, int nranks,
+                                                     int rank, thrum_device_t device,
+                                                     const struct thrum_comm_config *config,
                                                      thrum_comm_t *comm_out);
 
 /*
@@ -77,18 +78,21 @@ THRUM_MUST_CHECK thrum_status_t thrum_comm_init_rank(const struct thrum_unique_i
  * Collective over the job. May be called again, also by init: each call makes a new communicator.
  * Errors as thrum_comm_init_rank, and INVALID_USAGE (no launcher found: says what was looked for).
  */
-THRUM_MUST_CHECK thrum_status_t thrum_comm_init(thrum_device_t device, const struct thrum_comm_config *config,
+THRUM_MUST_CHECK thrum_status_t thrum_comm_init(thrum_device_t device,
+                                                const struct thrum_comm_config *config,
                                                 thrum_comm_t *comm_out);
 
 /* What thrum_comm_init would use, before any device is opened: rank, size, and rank among those on this host. */
-THRUM_MUST_CHECK thrum_status_t thrum_launch_info(int *rank_out, int *nranks_out, int *local_rank_out);
+THRUM_MUST_CHECK thrum_status_t thrum_launch_info(int *rank_out, int *nranks_out,
+                                                  int *local_rank_out);
 
 /*
  * One communicator of n ranks in this process: rank i is comms_out[i] on devices[i] (distinct). Blocks. Then calls for
  * all ranks may come from one thread, since collectives do not wait (inside a group or not).
  */
 THRUM_MUST_CHECK thrum_status_t thrum_comm_init_all(const thrum_device_t *devices, int n,
-                                                    const struct thrum_comm_config *config, thrum_comm_t *comms_out);
+                                                    const struct thrum_comm_config *config,
+                                                    thrum_comm_t *comms_out);
 
 /*
  * Waits until every operation of this rank has ended and every rank has called finalize; afterwards only destroy and
@@ -112,23 +116,27 @@ THRUM_MUST_CHECK thrum_status_t thrum_comm_abort(thrum_comm_t comm);
  * *status_out <- the communicator's first error (OK if none), and where message_out is not NULL its text, owned by
  * the communicator until destroy.
  */
-THRUM_MUST_CHECK thrum_status_t thrum_comm_async_error(thrum_comm_t comm, thrum_status_t *status_out,
+THRUM_MUST_CHECK thrum_status_t thrum_comm_async_error(thrum_comm_t comm,
+                                                       thrum_status_t *status_out,
                                                        const char **message_out);
 
 THRUM_MUST_CHECK thrum_status_t thrum_comm_rank(thrum_comm_t comm, int *rank_out);
 THRUM_MUST_CHECK thrum_status_t thrum_comm_size(thrum_comm_t comm, int *nranks_out);
-THRUM_MUST_CHECK thrum_status_t thrum_comm_device(thrum_comm_t comm, thrum_device_t *device_out); /* borrowed */
+THRUM_MUST_CHECK thrum_status_t thrum_comm_device(thrum_comm_t comm,
+                                                  thrum_device_t *device_out); /* borrowed */
 
 /* Memory that a communicator holds on this rank, now, and at most. Also before creation: see thrum_comm_memory_plan. */
 struct thrum_comm_memory {
-    size_t size;            /* in: sizeof of the caller's struct */
-    uint64_t device_bytes;  /* device memory in all: control area and scratch */
+    size_t size; /* in: sizeof of the caller's struct */
+    uint64_t device_bytes; /* device memory in all: control area and scratch */
     uint64_t scratch_bytes; /* of it scratch */
-    uint64_t host_bytes;    /* host memory for plans, peers and records */
+    uint64_t host_bytes; /* host memory for plans, peers and records */
     uint64_t host_limit_bytes;
 };
-THRUM_MUST_CHECK thrum_status_t thrum_comm_memory(thrum_comm_t comm, struct thrum_comm_memory *memory_out);
-THRUM_MUST_CHECK thrum_status_t thrum_comm_memory_plan(int nranks, const struct thrum_comm_config *config,
+THRUM_MUST_CHECK thrum_status_t thrum_comm_memory(thrum_comm_t comm,
+                                                  struct thrum_comm_memory *memory_out);
+THRUM_MUST_CHECK thrum_status_t thrum_comm_memory_plan(int nranks,
+                                                       const struct thrum_comm_config *config,
                                                        struct thrum_comm_memory *memory_out);
 
 /* ---- collectives ------------------------------------------------------------------------------------------------- */
@@ -142,24 +150,27 @@ THRUM_MUST_CHECK thrum_status_t thrum_comm_memory_plan(int nranks, const struct 
  */
 
 /* recv[i] <- op over ranks r of send_r[i], on every rank; count elements. In place: send == recv. */
-THRUM_MUST_CHECK thrum_status_t thrum_allreduce(const void *send, void *recv, size_t count, thrum_datatype_t dtype,
-                                                thrum_redop_t op, thrum_comm_t comm, thrum_queue_t queue);
+THRUM_MUST_CHECK thrum_status_t thrum_allreduce(const void *send, void *recv, size_t count,
+                                                thrum_datatype_t dtype, thrum_redop_t op,
+                                                thrum_comm_t comm, thrum_queue_t queue);
 
 /* recv <- root's send; count elements. send is read at root only (elsewhere it may be NULL). In place: send == recv. */
-THRUM_MUST_CHECK thrum_status_t thrum_broadcast(const void *send, void *recv, size_t count, thrum_datatype_t dtype,
-                                                int root, thrum_comm_t comm, thrum_queue_t queue);
+THRUM_MUST_CHECK thrum_status_t thrum_broadcast(const void *send, void *recv, size_t count,
+                                                thrum_datatype_t dtype, int root, thrum_comm_t comm,
+                                                thrum_queue_t queue);
 
 /* recv, nranks x count elements, <- block r is rank r's send, count elements. In place: send == recv + rank x count. */
-THRUM_MUST_CHECK thrum_status_t thrum_allgather(const void *send, void *recv, size_t count, thrum_datatype_t dtype,
-                                                thrum_comm_t comm, thrum_queue_t queue);
+THRUM_MUST_CHECK thrum_status_t thrum_allgather(const void *send, void *recv, size_t count,
+                                                thrum_datatype_t dtype, thrum_comm_t comm,
+                                                thrum_queue_t queue);
 
 /*
  * recv, count elements, <- op over ranks r of block `rank` of send_r; send has nranks x count elements.
  * In place: recv == send + rank x count.
  */
 THRUM_MUST_CHECK thrum_status_t thrum_reduce_scatter(const void *send, void *recv, size_t count,
-                                                     thrum_datatype_t dtype, thrum_redop_t op, thrum_comm_t comm,
-                                                     thrum_queue_t queue);
+                                                     thrum_datatype_t dtype, thrum_redop_t op,
+                                                     thrum_comm_t comm, thrum_queue_t queue);
 
 /* Later commands of the queue execute after every rank's earlier commands on its queue. */
 THRUM_MUST_CHECK thrum_status_t thrum_barrier(thrum_comm_t comm, thrum_queue_t queue);
@@ -168,10 +179,10 @@ THRUM_MUST_CHECK thrum_status_t thrum_barrier(thrum_comm_t comm, thrum_queue_t q
  * Point to point: the i-th send from a to b meets the i-th recv of b from a; counts and types must agree. A rank may
  * send to itself inside a group. Sends and receives that wait for each other belong into one group.
  */
-THRUM_MUST_CHECK thrum_status_t thrum_send(const void *send, size_t count, thrum_datatype_t dtype, int peer,
-                                           thrum_comm_t comm, thrum_queue_t queue);
-THRUM_MUST_CHECK thrum_status_t thrum_recv(void *recv, size_t count, thrum_datatype_t dtype, int peer,
-                                           thrum_comm_t comm, thrum_queue_t queue);
+THRUM_MUST_CHECK thrum_status_t thrum_send(const void *send, size_t count, thrum_datatype_t dtype,
+                                           int peer, thrum_comm_t comm, thrum_queue_t queue);
+THRUM_MUST_CHECK thrum_status_t thrum_recv(void *recv, size_t count, thrum_datatype_t dtype,
+                                           int peer, thrum_comm_t comm, thrum_queue_t queue);
 
 /*
  * Calls of this thread between start and end are collected and begin together at the outermost end, on any number of

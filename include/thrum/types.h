@@ -12,18 +12,18 @@ extern "C" {
 #endif
 
 /* One row per element type: NAME, value, size in bytes, printed name. Values are part of the ABI. */
-#define THRUM_DATATYPE_MAP(X)                                                                                          \
-    X(INT8, 0, 1, "int8")                                                                                              \
-    X(UINT8, 1, 1, "uint8")                                                                                            \
-    X(INT32, 2, 4, "int32")                                                                                            \
-    X(UINT32, 3, 4, "uint32")                                                                                          \
-    X(INT64, 4, 8, "int64")                                                                                            \
-    X(UINT64, 5, 8, "uint64")                                                                                          \
-    X(FLOAT16, 6, 2, "float16")                                                                                        \
-    X(FLOAT32, 7, 4, "float32")                                                                                        \
-    X(FLOAT64, 8, 8, "float64")                                                                                        \
-    X(BFLOAT16, 9, 2, "bfloat16")                                                                                      \
-    X(INT16, 10, 2, "int16")                                                                                           \
+#define THRUM_DATATYPE_MAP(X) \
+    X(INT8, 0, 1, "int8") \
+    X(UINT8, 1, 1, "uint8") \
+    X(INT32, 2, 4, "int32") \
+    X(UINT32, 3, 4, "uint32") \
+    X(INT64, 4, 8, "int64") \
+    X(UINT64, 5, 8, "uint64") \
+    X(FLOAT16, 6, 2, "float16") \
+    X(FLOAT32, 7, 4, "float32") \
+    X(FLOAT64, 8, 8, "float64") \
+    X(BFLOAT16, 9, 2, "bfloat16") \
+    X(INT16, 10, 2, "int16") \
     X(UINT16, 11, 2, "uint16")
 
 typedef enum thrum_datatype {
@@ -39,16 +39,16 @@ typedef enum thrum_datatype {
  * floats accumulate in float32 and are rounded once, to nearest even. MIN and MAX yield NaN if any contribution is NaN.
  * Integer sums and products wrap modulo two to the width of the type.
  */
-#define THRUM_REDOP_MAP(X)                                                                                             \
-    X(SUM, 0, "sum")                                                                                                   \
-    X(PROD, 1, "prod")                                                                                                 \
-    X(MAX, 2, "max")                                                                                                   \
-    X(MIN, 3, "min")                                                                                                   \
-    X(AVG, 4, "avg")                                                                                                   \
-    X(BAND, 5, "band")                                                                                                 \
-    X(BOR, 6, "bor")                                                                                                   \
-    X(BXOR, 7, "bxor")                                                                                                 \
-    X(LAND, 8, "land")                                                                                                 \
+#define THRUM_REDOP_MAP(X) \
+    X(SUM, 0, "sum") \
+    X(PROD, 1, "prod") \
+    X(MAX, 2, "max") \
+    X(MIN, 3, "min") \
+    X(AVG, 4, "avg") \
+    X(BAND, 5, "band") \
+    X(BOR, 6, "bor") \
+    X(BXOR, 7, "bxor") \
+    X(LAND, 8, "land") \
     X(LOR, 9, "lor")
 
 typedef enum thrum_redop {

@@ -9,8 +9,8 @@
 
 enum {
     ALGO_NEEDS_PEER_ACCESS = 1 << 0, /* names peers' memory in COPY or REDUCE */
-    ALGO_INLINE_ONLY = 1 << 1,       /* a contribution must fit PLAN_INLINE_BYTES */
-    ALGO_COMMUTATIVE = 1 << 2,       /* folds in another order than ranks' */
+    ALGO_INLINE_ONLY = 1 << 1, /* a contribution must fit PLAN_INLINE_BYTES */
+    ALGO_COMMUTATIVE = 1 << 2, /* folds in another order than ranks' */
     ALGO_POWER_OF_TWO = 1 << 3
 };
 
@@ -22,8 +22,8 @@ typedef void (*algo_build_fn)(struct plan *plan);
 
 /* What a call costs, for select: bytes moved and messages exchanged by the busiest rank, in sequence. */
 struct algo_cost {
-    double steps;          /* dependent exchanges */
-    double bytes_moved;    /* through this rank's engines */
+    double steps; /* dependent exchanges */
+    double bytes_moved; /* through this rank's engines */
 };
 typedef struct algo_cost (*algo_cost_fn)(const struct plan_params *params);
 
@@ -46,7 +46,8 @@ const struct algo *algo_find(enum collective collective, const char *name);
 const char *algo_refusal(const struct algo *algo, const struct plan_params *params);
 
 /* plan_init, build, status; on error the plan is finished. */
-thrum_status_t algo_build(const struct algo *algo, const struct plan_params *params, struct plan *plan_out);
+thrum_status_t algo_build(const struct algo *algo, const struct plan_params *params,
+                          struct plan *plan_out);
 
 /* The first element of slice i when count elements are cut into n slices that differ by at most one element. */
 static inline uint64_t algo_slice(uint64_t count, int n, int i)

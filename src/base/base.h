@@ -18,9 +18,11 @@ enum log_level { LOG_ERROR, LOG_WARN, LOG_INFO, LOG_DEBUG };
  * Decides an error: keeps the message for thrum_last_error() of this thread, logs it once at INFO, returns `status`.
  * Callers further up pass the status on silently.
  */
-thrum_status_t thrum_fail(thrum_status_t status, const char *format, ...) __attribute__((format(printf, 2, 3)));
+thrum_status_t thrum_fail(thrum_status_t status, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
 /* The same with ": <strerror(errno)>" appended. */
-thrum_status_t thrum_fail_errno(thrum_status_t status, const char *format, ...) __attribute__((format(printf, 2, 3)));
+thrum_status_t thrum_fail_errno(thrum_status_t status, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
 /* Replaces the kept message without logging; for errors found on another thread. Returns status. */
 thrum_status_t thrum_set_last_error(thrum_status_t status, const char *message);
 
@@ -28,10 +30,19 @@ thrum_status_t thrum_set_last_error(thrum_status_t status, const char *message);
 void thrum_log(enum log_level level, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 /* Checked arithmetic: true if it overflowed (like the compiler's builtins). */
-static inline bool mul_overflows(size_t a, size_t b, size_t *out) { return __builtin_mul_overflow(a, b, out); }
-static inline bool add_overflows(size_t a, size_t b, size_t *out) { return __builtin_add_overflow(a, b, out); }
+static inline bool mul_overflows(size_t a, size_t b, size_t *out)
+{
+    return __builtin_mul_overflow(a, b, out);
+}
+static inline bool add_overflows(size_t a, size_t b, size_t *out)
+{
+    return __builtin_add_overflow(a, b, out);
+}
 
-static inline uint64_t round_up_u64(uint64_t value, uint64_t unit) { return (value + unit - 1) / unit * unit; }
+static inline uint64_t round_up_u64(uint64_t value, uint64_t unit)
+{
+    return (value + unit - 1) / unit * unit;
+}
 
 /* CLOCK_MONOTONIC, nanoseconds. */
 static inline int64_t now_ns(void)
@@ -50,8 +61,14 @@ static inline void cpu_pause(void)
 #endif
 }
 
-static inline uint64_t min_u64(uint64_t a, uint64_t b) { return a < b ? a : b; }
-static inline uint64_t max_u64(uint64_t a, uint64_t b) { return a > b ? a : b; }
+static inline uint64_t min_u64(uint64_t a, uint64_t b)
+{
+    return a < b ? a : b;
+}
+static inline uint64_t max_u64(uint64_t a, uint64_t b)
+{
+    return a > b ? a : b;
+}
 
 #define CACHE_LINE_BYTES 64
 

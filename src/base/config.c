@@ -14,7 +14,7 @@
 extern char **environ;
 
 const struct config_row thrum_config_rows[CFG_COUNT] = {
-#define X(key, name, type, default_text, min, max, unit, help)                                                         \
+#define X(key, name, type, default_text, min, max, unit, help) \
     [CFG_##key] = {name, type, default_text, min, max, unit, help},
 #include "config_rows.h"
 #undef X
@@ -94,12 +94,12 @@ static void complain(const struct config_row *row, const char *text)
 
     switch (row->type) {
     case CONFIG_INT:
-        snprintf(allowed, sizeof allowed, "a number from %lld to %lld%s%s", (long long)row->min, (long long)row->max,
-                 *row->unit ? " " : "", row->unit);
+        snprintf(allowed, sizeof allowed, "a number from %lld to %lld%s%s", (long long)row->min,
+                 (long long)row->max, *row->unit ? " " : "", row->unit);
         break;
     case CONFIG_BYTES:
-        snprintf(allowed, sizeof allowed, "bytes from %lld to %lld, with K, M or G", (long long)row->min,
-                 (long long)row->max);
+        snprintf(allowed, sizeof allowed, "bytes from %lld to %lld, with K, M or G",
+                 (long long)row->min, (long long)row->max);
         break;
     case CONFIG_BOOL:
         snprintf(allowed, sizeof allowed, "0 or 1");
@@ -107,8 +107,8 @@ static void complain(const struct config_row *row, const char *text)
     default:
         snprintf(allowed, sizeof allowed, "one of %s", row->unit);
     }
-    snprintf(config.message + used, sizeof config.message - used, "%s%s=\"%.80s\" is not %s", used ? "; " : "",
-             row->name, text, allowed);
+    snprintf(config.message + used, sizeof config.message - used, "%s%s=\"%.80s\" is not %s",
+             used ? "; " : "", row->name, text, allowed);
     config.status = THRUM_ERR_INVALID_CONFIG;
 }
 
@@ -122,10 +122,13 @@ static void warn_unknown(void)
             continue;
         for (int i = 0; i < CFG_COUNT && !known; i++) {
             size_t n = strlen(thrum_config_rows[i].name);
-            known = n == (size_t)(equals - *entry) && !strncmp(*entry, thrum_config_rows[i].name, n);
+            known =
+                n == (size_t)(equals - *entry) && !strncmp(*entry, thrum_config_rows[i].name, n);
         }
         if (!known)
-            fprintf(stderr, "thrum WARN: unknown variable %.*s is ignored; thrum-info --config lists the known ones\n",
+            fprintf(stderr,
+                    "thrum WARN: unknown variable %.*s is ignored; thrum-info --config lists the "
+                    "known ones\n",
                     (int)(equals - *entry), *entry);
     }
 }

@@ -14,11 +14,11 @@
 enum config_type { CONFIG_INT, CONFIG_BOOL, CONFIG_BYTES, CONFIG_CHOICE, CONFIG_STRING };
 
 struct config_row {
-    const char *name;          /* environment variable */
+    const char *name; /* environment variable */
     enum config_type type;
     const char *default_text;
-    int64_t min, max;          /* INT, BYTES */
-    const char *unit;          /* "ms", "bytes", ""; for CHOICE the words, separated by '|' */
+    int64_t min, max; /* INT, BYTES */
+    const char *unit; /* "ms", "bytes", ""; for CHOICE the words, separated by '|' */
     const char *help;
 };
 
@@ -42,8 +42,9 @@ thrum_status_t thrum_config_load(void);
 /* Values after a successful load. BYTES take suffixes K, M, G (1024). CHOICE yields the index of the word. */
 int64_t thrum_config_int(enum config_key key);
 bool thrum_config_bool(enum config_key key);
-const char *thrum_config_string(enum config_key key); /* effective text of any type; never NULL; "" if unset */
-bool thrum_config_is_set(enum config_key key);        /* given in the environment */
+const char *
+thrum_config_string(enum config_key key); /* effective text of any type; never NULL; "" if unset */
+bool thrum_config_is_set(enum config_key key); /* given in the environment */
 
 /* Forgets the parsed values; for tests that change the environment. Not thread-safe. */
 void thrum_config_reset(void);

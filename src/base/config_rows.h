@@ -1,38 +1,53 @@
 /* key, variable, type, default, min, max, unit or choices, help. Included several times by config.h and config.c. */
-X(LOG, "THRUM_LOG", CONFIG_CHOICE, "warn", 0, 0, "error|warn|info|debug", "What is written to stderr.")
+X(LOG, "THRUM_LOG", CONFIG_CHOICE, "warn", 0, 0, "error|warn|info|debug",
+  "What is written to stderr.")
 X(DEADLINE_MS, "THRUM_DEADLINE_MS", CONFIG_INT, "300000", 10, 86400000, "ms",
-  "Deadline of every operation; when it passes, the communicator fails and names the ranks that did not come.")
+  "Deadline of every operation; when it passes, the communicator fails and names the ranks that "
+  "did not come.")
 X(INIT_DEADLINE_MS, "THRUM_INIT_DEADLINE_MS", CONFIG_INT, "120000", 10, 86400000, "ms",
   "Deadline for all ranks to join a communicator.")
 X(SCRATCH_BYTES, "THRUM_SCRATCH_BYTES", CONFIG_BYTES, "4M", 65536, 1099511627776, "bytes",
   "Device memory per communicator for algorithms that stage data.")
 X(LANES, "THRUM_LANES", CONFIG_INT, "1", 1, 4, "", "Lanes that a plan may use.")
 X(ALGO, "THRUM_ALGO", CONFIG_STRING, "", 0, 0, "",
-  "Forces algorithms: collective:algorithm, comma-separated, such as allreduce:ring,broadcast:binomial.")
+  "Forces algorithms: collective:algorithm, comma-separated, such as "
+  "allreduce:ring,broadcast:binomial.")
 X(PEER_ACCESS, "THRUM_PEER_ACCESS", CONFIG_CHOICE, "auto", 0, 0, "auto|none",
   "none: never load or store a peer's memory; all data goes by PUT through a fabric plugin.")
-X(FABRIC, "THRUM_FABRIC", CONFIG_STRING, "loopback", 0, 0, "", "Fabric plugin to use where there is no peer access.")
-X(FABRIC_DEVICE, "THRUM_FABRIC_DEVICE", CONFIG_STRING, "", 0, 0, "", "Device or provider of the fabric plugin.")
+X(FABRIC, "THRUM_FABRIC", CONFIG_STRING, "loopback", 0, 0, "",
+  "Fabric plugin to use where there is no peer access.")
+X(FABRIC_DEVICE, "THRUM_FABRIC_DEVICE", CONFIG_STRING, "", 0, 0, "",
+  "Device or provider of the fabric plugin.")
 X(PLUGIN_PATH, "THRUM_PLUGIN_PATH", CONFIG_STRING, "", 0, 0, "",
   "Directories, separated by colons, where plugins are looked for before the installed ones.")
 X(DEVICE, "THRUM_DEVICE", CONFIG_STRING, "sim", 0, 0, "", "Device plugin to use.")
-X(SIM_DEVICES, "THRUM_SIM_DEVICES", CONFIG_INT, "256", 1, 4096, "", "How many sim devices a host has, per user.")
+X(SIM_DEVICES, "THRUM_SIM_DEVICES", CONFIG_INT, "256", 1, 4096, "",
+  "How many sim devices a host has, per user.")
 X(SIM_HBM_BYTES, "THRUM_SIM_HBM_BYTES", CONFIG_BYTES, "4G", 1048576, 1099511627776, "bytes",
   "Memory of a sim device; host memory is taken only as it is allocated.")
 X(SIM_FAULTS, "THRUM_SIM_FAULTS", CONFIG_STRING, "", 0, 0, "",
   "Fault script of the sim devices: [device/]KIND@WHEN[:ARGUMENT], separated by ';'.")
-X(SIM_SEED, "THRUM_SIM_SEED", CONFIG_INT, "1", 0, 9223372036854775807, "", "Seed of the fault script.")
+X(SIM_SEED, "THRUM_SIM_SEED", CONFIG_INT, "1", 0, 9223372036854775807, "",
+  "Seed of the fault script.")
 X(SIM_KERNELS, "THRUM_SIM_KERNELS", CONFIG_CHOICE, "auto", 0, 0, "auto|scalar|avx2|avx512",
   "Instructions of the sim REDUCE engine.")
-X(QUEUE_DEPTH, "THRUM_QUEUE_DEPTH", CONFIG_INT, "4096", 16, 1048576, "", "Ring slots (64 bytes each) of a queue.")
+X(QUEUE_DEPTH, "THRUM_QUEUE_DEPTH", CONFIG_INT, "4096", 16, 1048576, "",
+  "Ring slots (64 bytes each) of a queue.")
 X(SPIN_US, "THRUM_SPIN_US", CONFIG_INT, "-1", -1, 1000000, "us",
-  "How long a waiter spins before it yields its core; -1: by the number of ranks and cores of the host.")
-X(RANK, "THRUM_RANK", CONFIG_INT, "-1", -1, 1048575, "", "Rank of this process, where no launcher says it.")
-X(SIZE, "THRUM_SIZE", CONFIG_INT, "-1", -1, 1048576, "", "Number of ranks, where no launcher says it.")
-X(LOCAL_RANK, "THRUM_LOCAL_RANK", CONFIG_INT, "-1", -1, 1048575, "", "Rank among those of this host.")
-X(ROOT, "THRUM_ROOT", CONFIG_STRING, "", 0, 0, "", "host:port of rank 0, where no launcher says it.")
+  "How long a waiter spins before it yields its core; -1: by the number of ranks and cores of the "
+  "host.")
+X(RANK, "THRUM_RANK", CONFIG_INT, "-1", -1, 1048575, "",
+  "Rank of this process, where no launcher says it.")
+X(SIZE, "THRUM_SIZE", CONFIG_INT, "-1", -1, 1048576, "",
+  "Number of ranks, where no launcher says it.")
+X(LOCAL_RANK, "THRUM_LOCAL_RANK", CONFIG_INT, "-1", -1, 1048575, "",
+  "Rank among those of this host.")
+X(ROOT, "THRUM_ROOT", CONFIG_STRING, "", 0, 0, "",
+  "host:port of rank 0, where no launcher says it.")
 X(SECRET, "THRUM_SECRET", CONFIG_STRING, "", 0, 0, "",
-  "Shared secret of the job, at least 16 characters, where THRUM_ROOT, Slurm or torchrun start it on several hosts.")
+  "Shared secret of the job, at least 16 characters, where THRUM_ROOT, Slurm or torchrun start it "
+  "on several hosts.")
 X(BOOTSTRAP_INTERFACE, "THRUM_BOOTSTRAP_INTERFACE", CONFIG_STRING, "", 0, 0, "",
   "Network interface or address where ranks meet; without it the first that is up, or loopback.")
-X(BOOTSTRAP_PORT, "THRUM_BOOTSTRAP_PORT", CONFIG_INT, "0", 0, 65535, "", "Port where ranks meet; 0: any free one.")
+X(BOOTSTRAP_PORT, "THRUM_BOOTSTRAP_PORT", CONFIG_INT, "0", 0, 65535, "",
+  "Port where ranks meet; 0: any free one.")

@@ -16,8 +16,8 @@ static _Thread_local char last_error[MESSAGE_BYTES];
 const char *thrum_status_name(thrum_status_t status)
 {
     switch (status) {
-#define X(name, value, text)                                                                                           \
-    case THRUM_##name:                                                                                                 \
+#define X(name, value, text) \
+    case THRUM_##name: \
         return "THRUM_" #name;
         THRUM_STATUS_MAP(X)
 #undef X
@@ -28,8 +28,8 @@ const char *thrum_status_name(thrum_status_t status)
 const char *thrum_status_string(thrum_status_t status)
 {
     switch (status) {
-#define X(name, value, text)                                                                                           \
-    case THRUM_##name:                                                                                                 \
+#define X(name, value, text) \
+    case THRUM_##name: \
         return text;
         THRUM_STATUS_MAP(X)
 #undef X
@@ -107,6 +107,7 @@ thrum_status_t thrum_fail_errno(thrum_status_t status, const char *format, ...)
     length = vsnprintf(text, sizeof text, format, args);
     va_end(args);
     if (length >= 0 && (size_t)length < sizeof text)
-        snprintf(text + length, sizeof text - (size_t)length, ": %s", strerror_r(error, cause, sizeof cause));
+        snprintf(text + length, sizeof text - (size_t)length, ": %s",
+                 strerror_r(error, cause, sizeof cause));
     return keep(status, text);
 }

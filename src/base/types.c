@@ -4,8 +4,8 @@
 size_t thrum_datatype_size(thrum_datatype_t dtype)
 {
     switch (dtype) {
-#define X(name, value, bytes, text)                                                                                    \
-    case THRUM_##name:                                                                                                 \
+#define X(name, value, bytes, text) \
+    case THRUM_##name: \
         return bytes;
         THRUM_DATATYPE_MAP(X)
 #undef X
@@ -18,8 +18,8 @@ size_t thrum_datatype_size(thrum_datatype_t dtype)
 const char *thrum_datatype_name(thrum_datatype_t dtype)
 {
     switch (dtype) {
-#define X(name, value, bytes, text)                                                                                    \
-    case THRUM_##name:                                                                                                 \
+#define X(name, value, bytes, text) \
+    case THRUM_##name: \
         return text;
         THRUM_DATATYPE_MAP(X)
 #undef X
@@ -32,8 +32,8 @@ const char *thrum_datatype_name(thrum_datatype_t dtype)
 const char *thrum_redop_name(thrum_redop_t op)
 {
     switch (op) {
-#define X(name, value, text)                                                                                           \
-    case THRUM_##name:                                                                                                 \
+#define X(name, value, text) \
+    case THRUM_##name: \
         return text;
         THRUM_REDOP_MAP(X)
 #undef X

@@ -25,8 +25,8 @@ thrum_status_t bootstrap_serve(const struct thrum_unique_id *id);
 struct bootstrap;
 
 /* Joins; blocks until all are there or the deadline. Errors as thrum_comm_init_rank. */
-thrum_status_t bootstrap_join(const struct thrum_unique_id *id, int rank, int nranks, int64_t deadline_ms,
-                              struct bootstrap **bootstrap_out);
+thrum_status_t bootstrap_join(const struct thrum_unique_id *id, int rank, int nranks,
+                              int64_t deadline_ms, struct bootstrap **bootstrap_out);
 void bootstrap_close(struct bootstrap *bootstrap); /* takes NULL */
 
 /* values: nranks x bytes; each rank has filled its own; afterwards all are. Collective; obeys the deadline. */
@@ -40,7 +40,8 @@ struct call_record {
     uint64_t sequence; /* collectives called so far on the communicator, this one included */
     uint64_t count;
     int32_t root;
-    uint8_t collective, dtype, redop, state; /* state: 0 never called, 1 called (pending), 2 this sequence is done */
+    uint8_t collective, dtype, redop,
+        state; /* state: 0 never called, 1 called (pending), 2 this sequence is done */
 };
 
 struct control;
@@ -62,13 +63,14 @@ struct control_callbacks {
      * Answer to control_query, on the rank that asked: records[r].state is 0xff where rank r did not answer in time
      * (it is stopped, or its parent in the tree is).
      */
-    void (*records)(void *argument, uint64_t sequence, const struct call_record *records, int nranks);
+    void (*records)(void *argument, uint64_t sequence, const struct call_record *records,
+                    int nranks);
 };
 
 /* Turns the tree's connections into the control plane and starts its thread; bootstrap stays valid for allgather no
  * longer (only bootstrap_close). */
-thrum_status_t control_start(struct bootstrap *bootstrap, const struct control_callbacks *callbacks, void *argument,
-                             int tick_ms, struct control **control_out);
+thrum_status_t control_start(struct bootstrap *bootstrap, const struct control_callbacks *callbacks,
+                             void *argument, int tick_ms, struct control **control_out);
 /* Tells every rank that the communicator has failed. Does not block; safe from any thread, also from callbacks. */
 void control_fail(struct control *control, thrum_status_t status, int rank, const char *message);
 /* Asks every rank for its record; the answer comes by callback within about 500 ms. From any thread. */
@@ -83,13 +85,13 @@ thrum_status_t control_finalize(struct control *control, int64_t deadline_ms);
 
 struct launch_info {
     int rank, nranks;
-    int local_rank;       /* -1 unknown */
+    int local_rank; /* -1 unknown */
     const char *launcher; /* "pmix", "pmi", "slurm", "torchrun", "thrum", "open-mpi"; static */
 };
 /* Reads the environment only. INVALID_USAGE: no launcher; INVALID_CONFIG: its variables contradict. */
 thrum_status_t launch_detect(struct launch_info *info_out);
 /* Makes (rank 0) or receives the id for the `instance`-th communicator of this job, instance 0, 1, 2 ...; blocking. */
-thrum_status_t launch_exchange_id(const struct launch_info *info, uint64_t instance, int64_t deadline_ms,
-                                  struct thrum_unique_id *id_out);
+thrum_status_t launch_exchange_id(const struct launch_info *info, uint64_t instance,
+                                  int64_t deadline_ms, struct thrum_unique_id *id_out);
 
 #endif

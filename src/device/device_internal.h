@@ -19,9 +19,10 @@ struct thrum_device {
     const struct thrum_device_ops *ops; /* every entry callable */
     void *impl;
     int index;
-    int opens;             /* under the registry lock */
+    int opens; /* under the registry lock */
     _Atomic int references; /* queues, events and comms that are alive */
-    struct thrum_device_properties properties; /* as at open; free bytes and generation are read anew */
+    struct thrum_device_properties
+        properties; /* as at open; free bytes and generation are read anew */
     uint64_t own_base;
     struct thrum_device *next; /* registry list, under the registry lock */
 };
@@ -36,9 +37,11 @@ struct thrum_queue {
     void *impl;
     uint32_t generation;
     unsigned flags;
-    _Atomic uint64_t last_ticket;    /* of the newest submission */
-    _Atomic int error;               /* thrum_status_t of the first failed submission since the last synchronize */
-    _Atomic(const char *) error_message; /* static or owned by a comm that outlives its work; NULL: none */
+    _Atomic uint64_t last_ticket; /* of the newest submission */
+    _Atomic int
+        error; /* thrum_status_t of the first failed submission since the last synchronize */
+    _Atomic(const char *)
+        error_message; /* static or owned by a comm that outlives its work; NULL: none */
 };
 
 /* Validated access for the layers above: true if the handle is alive. */

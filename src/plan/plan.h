@@ -34,12 +34,12 @@
 #include <thrum/thrum.h>
 
 /* One row per collective: NAME, value, printed name. */
-#define COLLECTIVE_MAP(X)                                                                                              \
-    X(ALLREDUCE, 0, "allreduce")                                                                                       \
-    X(BROADCAST, 1, "broadcast")                                                                                       \
-    X(ALLGATHER, 2, "allgather")                                                                                       \
-    X(REDUCE_SCATTER, 3, "reduce_scatter")                                                                             \
-    X(BARRIER, 4, "barrier")                                                                                           \
+#define COLLECTIVE_MAP(X) \
+    X(ALLREDUCE, 0, "allreduce") \
+    X(BROADCAST, 1, "broadcast") \
+    X(ALLGATHER, 2, "allgather") \
+    X(REDUCE_SCATTER, 3, "reduce_scatter") \
+    X(BARRIER, 4, "barrier") \
     X(SENDRECV, 5, "sendrecv")
 
 enum collective {
@@ -60,17 +60,17 @@ enum plan_space { PLAN_SEND, PLAN_RECV, PLAN_SCRATCH, PLAN_LINE };
 
 struct plan_operand {
     uint64_t offset; /* bytes; LINE: the rank that sent it */
-    int32_t rank;    /* whose memory */
-    uint8_t space;   /* enum plan_space */
+    int32_t rank; /* whose memory */
+    uint8_t space; /* enum plan_space */
 };
 
 enum plan_opcode { PLAN_COPY, PLAN_REDUCE, PLAN_PUT, PLAN_SIGNAL, PLAN_WAIT };
 
 enum {
-    PLAN_ARRIVE = 1 << 0,  /* SIGNAL, WAIT: the line with the call record */
-    PLAN_INLINE = 1 << 1,  /* PUT, WAIT: data travels in the line; the PUT has no dst operand */
-    PLAN_FINAL = 1 << 2,   /* REDUCE: all contributions are in; AVG divides here, and only here */
-    PLAN_STREAM = 1 << 3   /* COPY, REDUCE: past the cache */
+    PLAN_ARRIVE = 1 << 0, /* SIGNAL, WAIT: the line with the call record */
+    PLAN_INLINE = 1 << 1, /* PUT, WAIT: data travels in the line; the PUT has no dst operand */
+    PLAN_FINAL = 1 << 2, /* REDUCE: all contributions are in; AVG divides here, and only here */
+    PLAN_STREAM = 1 << 3 /* COPY, REDUCE: past the cache */
 };
 
 struct plan_op {
@@ -78,10 +78,11 @@ struct plan_op {
     uint8_t flags;
     uint16_t lane;
     uint16_t ndst, nsrc;
-    int32_t peer;           /* PUT, SIGNAL: to whom; WAIT: from whom; else -1 */
+    int32_t peer; /* PUT, SIGNAL: to whom; WAIT: from whom; else -1 */
     uint32_t first_operand; /* in plan.operands: ndst destinations, then nsrc sources */
-    uint64_t bytes;         /* COPY, REDUCE, PUT */
-    uint64_t value;         /* SIGNAL, WAIT, PUT (0: no signal): see "Semaphores"; the semaphore is that of `lane` */
+    uint64_t bytes; /* COPY, REDUCE, PUT */
+    uint64_t
+        value; /* SIGNAL, WAIT, PUT (0: no signal): see "Semaphores"; the semaphore is that of `lane` */
 };
 
 /*
@@ -106,8 +107,8 @@ struct plan_params {
     thrum_redop_t redop;
     int root;
     bool in_place;
-    bool peer_access;       /* COPY and REDUCE may name peers' memory; false: only PUT reaches them */
-    int lanes;              /* at most */
+    bool peer_access; /* COPY and REDUCE may name peers' memory; false: only PUT reaches them */
+    int lanes; /* at most */
     uint64_t scratch_bytes; /* of each rank, at most */
     const struct plan_p2p *p2p; /* SENDRECV: borrowed, outlives the plan */
     int np2p;
@@ -118,7 +119,8 @@ struct plan_params {
  * longer than memory can be printed. Owned by whoever called plan_init; single-threaded.
  */
 struct plan;
-typedef thrum_status_t (*plan_sink_fn)(void *argument, const struct plan *plan, const struct plan_op *op,
+typedef thrum_status_t (*plan_sink_fn)(void *argument, const struct plan *plan,
+                                       const struct plan_op *op,
                                        const struct plan_operand *operands);
 
 struct plan {
@@ -128,8 +130,9 @@ struct plan {
     size_t nops, ops_capacity;
     struct plan_operand *operands;
     size_t noperands, operands_capacity;
-    uint64_t scratch_bytes; /* used of this rank's scratch: highest end of any SCRATCH operand of it */
-    thrum_status_t status;  /* first error of an append; later ones do nothing */
+    uint64_t
+        scratch_bytes; /* used of this rank's scratch: highest end of any SCRATCH operand of it */
+    thrum_status_t status; /* first error of an append; later ones do nothing */
     plan_sink_fn sink;
     void *sink_argument;
 };
@@ -138,19 +141,21 @@ void plan_init(struct plan *plan, const struct plan_params *params);
 void plan_fini(struct plan *plan); /* takes a zeroed one too */
 
 /* Appending. They keep the first error in plan->status, so that builders need no checks between ops. */
-void plan_copy(struct plan *plan, int lane, struct plan_operand dst, struct plan_operand src, uint64_t bytes);
-void plan_copy_multi(struct plan *plan, int lane, const struct plan_operand *dsts, int ndst, struct plan_operand src,
+void plan_copy(struct plan *plan, int lane, struct plan_operand dst, struct plan_operand src,
+               uint64_t bytes);
+void plan_copy_multi(struct plan *plan, int lane, const struct plan_operand *dsts, int ndst,
+                     struct plan_operand src, uint64_t bytes);
+void plan_reduce(struct plan *plan, int lane, unsigned flags, const struct plan_operand *dsts,
+                 int ndst, const struct plan_operand *srcs, int nsrc, uint64_t bytes);
+void plan_put(struct plan *plan, int lane, int peer, struct plan_operand dst,
+              struct plan_operand src, uint64_t bytes, uint64_t value);
+void plan_put_inline(struct plan *plan, int lane, int peer, struct plan_operand src,
                      uint64_t bytes);
-void plan_reduce(struct plan *plan, int lane, unsigned flags, const struct plan_operand *dsts, int ndst,
-                 const struct plan_operand *srcs, int nsrc, uint64_t bytes);
-void plan_put(struct plan *plan, int lane, int peer, struct plan_operand dst, struct plan_operand src, uint64_t bytes,
-              uint64_t value);
-void plan_put_inline(struct plan *plan, int lane, int peer, struct plan_operand src, uint64_t bytes);
 void plan_signal(struct plan *plan, int lane, int peer, uint64_t value);
 void plan_wait(struct plan *plan, int lane, int peer, uint64_t value);
-void plan_arrive(struct plan *plan, int lane, int peer);       /* SIGNAL|ARRIVE */
+void plan_arrive(struct plan *plan, int lane, int peer); /* SIGNAL|ARRIVE */
 void plan_wait_arrival(struct plan *plan, int lane, int peer); /* WAIT|ARRIVE */
-void plan_wait_inline(struct plan *plan, int lane, int peer);  /* WAIT|INLINE */
+void plan_wait_inline(struct plan *plan, int lane, int peer); /* WAIT|INLINE */
 
 static inline struct plan_operand plan_at(enum plan_space space, int rank, uint64_t offset)
 {
@@ -169,7 +174,8 @@ struct plan_dump {
     uint64_t index;
     uint64_t last_of_lane[PLAN_MAX_LANES];
 };
-void plan_dump_begin(struct plan *plan, struct plan_dump *dump, FILE *file, enum plan_format format);
+void plan_dump_begin(struct plan *plan, struct plan_dump *dump, FILE *file,
+                     enum plan_format format);
 void plan_dump_end(struct plan *plan, struct plan_dump *dump);
 thrum_status_t plan_dump(const struct plan *plan, FILE *file, enum plan_format format);
 
