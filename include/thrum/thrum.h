@@ -139,6 +139,13 @@ THRUM_MUST_CHECK thrum_status_t thrum_comm_memory_plan(int nranks,
                                                        const struct thrum_comm_config *config,
                                                        struct thrum_comm_memory *memory_out);
 
+/*
+ * Name of the algorithm that the communicator would use for an out-of-place call of `collective` ("allreduce"; root 0,
+ * sum) with this count. Static storage; NULL if an argument is bad. Thread-safe.
+ */
+const char *thrum_comm_algorithm(thrum_comm_t comm, const char *collective, size_t count,
+                                 thrum_datatype_t dtype);
+
 /* ---- collectives ------------------------------------------------------------------------------------------------- */
 
 /*
