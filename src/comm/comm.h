@@ -22,7 +22,7 @@
 #define COMM_NAME_BYTES 48
 #define COMM_MESSAGE_BYTES 768
 #define COMM_IN_FLIGHT 256 /* operations that the host may be ahead of the device; a power of two */
-#define COMM_HISTORY 64    /* call records kept for the control plane; a power of two */
+#define COMM_HISTORY 64 /* call records kept for the control plane; a power of two */
 
 /*
  * The area: one allocation of device memory per rank, laid out alike on all ranks.
@@ -46,7 +46,7 @@ struct comm_own_block {
     struct {
         uint64_t value;
         uint8_t pad[COMM_SEMAPHORE_STRIDE - 8];
-    } done, lanes_started, lane_done[PLAN_MAX_LANES];
+    } done, lanes_started, joined, lane_done[PLAN_MAX_LANES];
 };
 
 /* What an arrival line carries, after the flag. All addresses count from the sender's own_base. */
@@ -65,16 +65,16 @@ struct comm_pair {
 };
 
 struct comm_peer {
-    bool reachable;          /* user: window open or fabric connected */
-    uint64_t window_base;    /* user: peer access */
-    void *fabric_peer;       /* user: put path */
+    bool reachable; /* user: window open or fabric connected */
+    uint64_t window_base; /* user: peer access */
+    void *fabric_peer; /* user: put path */
     struct comm_pair pairs[CHANNEL_COUNT];
     /* fixed, from the exchange */
     struct thrum_device_address device;
     struct thrum_fabric_address fabric;
-    uint64_t area_offset;     /* of its area from its own_base */
+    uint64_t area_offset; /* of its area from its own_base */
     uint64_t area_key, area_put_offset;
-    uint64_t host;            /* equal on one host */
+    uint64_t host; /* equal on one host */
 };
 
 /* A region registered with the fabric. user. */
@@ -92,28 +92,33 @@ struct comm_operation {
     uint64_t ticket;
     struct thrum_queue *lane_queue[PLAN_MAX_LANES]; /* NULL: lane not used */
     uint64_t lane_ticket[PLAN_MAX_LANES];
-    void *host_memory;      /* freed when it ends; NULL: none */
+    void *host_memory; /* freed when it ends; NULL: none */
     struct call_record call; /* sequence 0 for point-to-point */
 };
 
 struct exec_cache;
 
+/* A call record that one thread writes and another reads without a lock: `sequence` is stored last, 0 meanwhile. */
+struct comm_history {
+    _Atomic uint64_t sequence, count, call;
+};
+
 struct thrum_comm {
     uint32_t magic;
     bool finalized; /* user */
-    int rank, nranks;                   /* fixed */
-    struct thrum_device *device;        /* fixed */
+    int rank, nranks; /* fixed */
+    struct thrum_device *device; /* fixed */
     const struct thrum_device_ops *ops; /* fixed, = device->ops */
-    char name[COMM_NAME_BYTES];         /* fixed */
-    uint64_t id;                        /* fixed; equal on all ranks, for ordering inside groups */
-    int64_t deadline_ns;                /* fixed */
-    uint64_t scratch_bytes;             /* fixed */
-    int lanes;                          /* fixed */
-    bool peer_access;                   /* fixed: every pair of ranks can load and store */
-    int local_ranks;                    /* fixed */
-    struct comm_peer *peers;            /* nranks */
+    char name[COMM_NAME_BYTES]; /* fixed */
+    uint64_t id; /* fixed; equal on all ranks, for ordering inside groups */
+    int64_t deadline_ns; /* fixed */
+    uint64_t scratch_bytes; /* fixed */
+    int lanes; /* fixed */
+    bool peer_access; /* fixed: every pair of ranks can load and store */
+    int local_ranks; /* fixed */
+    struct comm_peer *peers; /* nranks */
 
-    uint64_t area;          /* fixed: device address of the own area */
+    uint64_t area; /* fixed: device address of the own area */
     uint64_t area_bytes, scratch_offset, own_offset; /* fixed; scratch and own block in the area */
 
     const struct thrum_fabric_ops *fabric; /* fixed; NULL with peer access */
@@ -121,23 +126,24 @@ struct thrum_comm {
     struct comm_region *regions; /* user */
     int nregions;
 
-    struct exec_cache *cache;           /* user */
+    struct exec_cache *cache; /* user */
     thrum_queue_t lane_queues[PLAN_MAX_LANES]; /* user; made when first used; [0] is never used */
     uint64_t stage[2], stage_bytes[2]; /* user: device memory that stands for host buffers */
-    void *bounce;                      /* user: registered host memory between plain and device */
+    void *bounce; /* user: registered host memory between plain and device */
 
     /* Operations in flight: user writes operations[issued % N] then `issued`; control reads up to it. */
     struct comm_operation operations[COMM_IN_FLIGHT];
-    _Atomic uint64_t issued;  /* number of the newest operation */
-    _Atomic uint64_t retired_number; /* operations up to it have ended and released what they held; under retire_lock */
+    _Atomic uint64_t issued; /* number of the newest operation */
+    _Atomic uint64_t
+        retired_number; /* operations up to it have ended and released what they held; under retire_lock */
     pthread_mutex_t retire_lock;
+    uint64_t joined; /* user: queues that joined a group, see p2p.c */
     struct thrum_queue *last_queue; /* user: queue of the newest operation */
-    struct thrum_queue **queues;    /* every queue used, one reference each; under retire_lock */
+    struct thrum_queue **queues; /* every queue used, one reference each; under retire_lock */
     int nqueues;
 
-    uint64_t sequence;       /* user: collectives called */
-    struct call_record history[COMM_HISTORY]; /* under history_lock */
-    pthread_mutex_t history_lock;
+    uint64_t sequence; /* user: collectives called */
+    struct comm_history history[COMM_HISTORY]; /* user writes, control reads: see comm_record */
 
     struct bootstrap *bootstrap;
     struct control *control;
@@ -150,9 +156,15 @@ struct thrum_comm {
 
     /* control: the deadline's bookkeeping */
     uint64_t stalled_number; /* the oldest pending operation at the last tick */
-    int64_t stalled_since_ns, queried_at_ns;
-    char laggards[256]; /* what the last query found; under history_lock */
+    int64_t stalled_since_ns, queried_at_ns, mismatch_since_ns;
+    char laggards[320]; /* what the last query found */
+    int first_laggard; /* -1: none */
 };
+
+/* thrum_comm_init_rank after its checks. */
+thrum_status_t comm_create(const struct thrum_unique_id *id, int nranks, int rank,
+                           thrum_device_t device, const struct thrum_comm_config *config,
+                           thrum_comm_t *comm_out);
 
 /* True for a live communicator. */
 bool comm_is_valid(const struct thrum_comm *comm);
@@ -182,6 +194,9 @@ thrum_status_t comm_reach(struct thrum_comm *comm, int peer);
 /* Ends every operation in flight with the communicator's failure. Any thread; repeated on every tick after a failure. */
 void comm_cancel_all(struct thrum_comm *comm);
 
+/* True while work of the communicator has failed on the queue and the cause is not known yet. Any thread. */
+bool comm_owes_cause(struct thrum_comm *comm, const struct thrum_queue *queue);
+
 /* Releases what ended operations held. Any thread. */
 void comm_retire(struct thrum_comm *comm);
 
@@ -190,6 +205,9 @@ uint64_t comm_done(struct thrum_comm *comm);
 
 /* Waits until all operations have ended or the communicator has failed. user. */
 thrum_status_t comm_drain(struct thrum_comm *comm);
+
+/* Notes a collective that begins, for the control plane. user. */
+void comm_record(struct thrum_comm *comm, const struct call_record *call);
 
 /* The callbacks of the control plane. */
 extern const struct control_callbacks comm_control_callbacks;

@@ -35,10 +35,10 @@ struct thrum_queue {
     uint32_t generation;
     unsigned flags;
     _Atomic uint64_t last_ticket; /* of the newest submission */
-    _Atomic int references;       /* the handle's own, and queue_hold's; freed by the last release */
-    _Atomic int error;            /* first failure since the last synchronize: see queue_fail */
+    _Atomic int references; /* the handle's own, and queue_hold's; freed by the last release */
+    _Atomic int error; /* first failure since the last synchronize: see queue_fail */
     pthread_mutex_t error_lock;
-    char error_text[768];         /* under error_lock */
+    char error_text[768]; /* under error_lock */
 };
 
 /*

@@ -15,7 +15,7 @@
 struct entry {
     struct exec_key key;
     struct exec_program *program; /* NULL: free */
-    uint64_t used;                /* clock of the last use */
+    uint64_t used; /* clock of the last use */
 };
 
 struct exec_cache {

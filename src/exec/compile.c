@@ -18,8 +18,8 @@ struct builder {
     struct exec_program *program;
     uint32_t commands_capacity, operands_capacity, patches_capacity;
     struct exec_delta **delta_of; /* by peer; NULL: none yet */
-    bool *put_to;                 /* by peer: a PUT went there */
-    uint32_t *first_operand;      /* by command: index of its operands, until pointers are final */
+    bool *put_to; /* by peer: a PUT went there */
+    uint32_t *first_operand; /* by command: index of its operands, until pointers are final */
     struct thrum_command nowhere; /* what appending yields after an error */
     thrum_status_t status;
 };
@@ -140,9 +140,8 @@ static void add_engine_operand(struct builder *b, struct plan_operand o)
         patch.kind = own ? PATCH_RECV : PATCH_PEER_RECV;
         break;
     }
-    add_operand(b, own || patch.kind == PATCH_LINE_DATA
-                       ? 0
-                       : comm->peers[o.rank].window_base + o.offset);
+    add_operand(
+        b, own || patch.kind == PATCH_LINE_DATA ? 0 : comm->peers[o.rank].window_base + o.offset);
     add_patch(b, patch);
 }
 
@@ -319,9 +318,9 @@ static void lower_put(struct builder *b, const struct plan_op *op)
             lower_raise(b, op->peer, op->lane, op->value);
         return;
     }
-    add_operand(b, dst->space == PLAN_SCRATCH ? comm->peers[op->peer].area_put_offset +
-                                                    comm->scratch_offset + dst->offset
-                                              : dst->offset);
+    add_operand(b, dst->space == PLAN_SCRATCH
+                       ? comm->peers[op->peer].area_put_offset + comm->scratch_offset + dst->offset
+                       : dst->offset);
     add_engine_operand(b, *src);
     command = add_put(b, op->peer, first, 1, 1);
     command->bytes = op->bytes;
@@ -335,8 +334,7 @@ static void lower_put(struct builder *b, const struct plan_op *op)
         command->put.signal_offset =
             comm->peers[op->peer].area_put_offset + semaphore_offset(b, comm->rank, op->lane);
         patch_command(b, PATCH_RAISE, op->peer, op->lane, op->value);
-        delta(b, op->peer)->sent[op->lane] =
-            max_u64(delta(b, op->peer)->sent[op->lane], op->value);
+        delta(b, op->peer)->sent[op->lane] = max_u64(delta(b, op->peer)->sent[op->lane], op->value);
     }
 }
 
@@ -458,8 +456,7 @@ static void resolve_operands(struct builder *b)
         p->commands[i].operands = &p->operands[b->first_operand[i]];
     p->host_bytes = sizeof *p + b->commands_capacity * sizeof *p->commands +
                     b->operands_capacity * sizeof *p->operands +
-                    b->patches_capacity * sizeof *p->patches +
-                    p->ndeltas * sizeof *p->deltas;
+                    b->patches_capacity * sizeof *p->patches + p->ndeltas * sizeof *p->deltas;
 }
 
 thrum_status_t exec_compile(struct thrum_comm *comm, const struct plan *plan,

@@ -25,18 +25,18 @@ struct coll_args {
 
 /* What a call has to patch in a program before it is submitted. */
 enum patch_kind {
-    PATCH_SEND,      /* operand.base = own send + addend */
-    PATCH_RECV,      /* operand.base = own recv + addend */
+    PATCH_SEND, /* operand.base = own send + addend */
+    PATCH_RECV, /* operand.base = own recv + addend */
     PATCH_PEER_SEND, /* operand.indirect = send_offset in peer's arrival line (base is fixed) */
     PATCH_PEER_RECV, /* the same with recv_offset */
-    PATCH_PEER_PUT,  /* operand.indirect = recv_put_offset, put.remote_key_indirect = recv_key */
-    PATCH_LINE_OUT,  /* operand.base = next line slot at peer; command.value = flag */
-    PATCH_LINE_PUT,  /* the same for a line that is put: payload, and the flag as its signal */
-    PATCH_LINE_IN,   /* WAIT_LINE: operand.base = next own slot of peer; command.value = flag */
+    PATCH_PEER_PUT, /* operand.indirect = recv_put_offset, put.remote_key_indirect = recv_key */
+    PATCH_LINE_OUT, /* operand.base = next line slot at peer; command.value = flag */
+    PATCH_LINE_PUT, /* the same for a line that is put: payload, and the flag as its signal */
+    PATCH_LINE_IN, /* WAIT_LINE: operand.base = next own slot of peer; command.value = flag */
     PATCH_LINE_DATA, /* operand.base = payload of the own slot of peer */
-    PATCH_RAISE,     /* command.value = base of what was sent to peer on lane + addend */
-    PATCH_AWAIT,     /* command.value = base of what was received from peer on lane + addend */
-    PATCH_REGION     /* PUT: put.local_region of the source operand, after it was patched */
+    PATCH_RAISE, /* command.value = base of what was sent to peer on lane + addend */
+    PATCH_AWAIT, /* command.value = base of what was received from peer on lane + addend */
+    PATCH_REGION /* PUT: put.local_region of the source operand, after it was patched */
 };
 
 struct exec_patch {
@@ -72,7 +72,8 @@ struct exec_program {
     struct thrum_operand *operands;
     struct exec_patch *patches;
     struct exec_delta *deltas;
-    struct comm_arrival *arrivals; /* payloads of arrival lines: 1 for collectives, 1 a peer for p2p */
+    struct comm_arrival
+        *arrivals; /* payloads of arrival lines: 1 for collectives, 1 a peer for p2p */
     struct exec_lane lanes[PLAN_MAX_LANES];
     uint32_t ncommands, noperands, npatches, ndeltas, nlanes;
     size_t host_bytes;
@@ -117,6 +118,9 @@ thrum_status_t exec_run(struct thrum_comm *comm, struct exec_program *program,
 #define EXEC_SIGNATURE_BITS 16
 #define EXEC_SEQUENCE_MASK (~(uint64_t)0 << EXEC_SIGNATURE_BITS)
 uint64_t exec_signature(const struct call_record *call);
+
+/* Keeps a reference on a queue that carries work of the communicator, until its end. user. */
+thrum_status_t exec_hold_queue(struct thrum_comm *comm, struct thrum_queue *queue);
 
 /* ---- plan cache ---- */
 

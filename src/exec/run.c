@@ -33,8 +33,8 @@ struct binding {
 static uint64_t block_line(int from, enum comm_channel channel, uint32_t count)
 {
     return comm_block_offset(from) + offsetof(struct comm_peer_block, lines) +
-           sizeof(struct thrum_line) * ((uint64_t)channel * COMM_LINES_PER_CHANNEL +
-                                        count % COMM_LINES_PER_CHANNEL);
+           sizeof(struct thrum_line) *
+               ((uint64_t)channel * COMM_LINES_PER_CHANNEL + count % COMM_LINES_PER_CHANNEL);
 }
 
 #define PAYLOAD_OFFSET offsetof(struct thrum_line, payload)
@@ -232,8 +232,7 @@ static thrum_status_t reserve(struct thrum_comm *comm)
     return THRUM_OK;
 }
 
-/* Keeps a reference on every queue that carries work of the communicator. */
-static thrum_status_t hold_queue(struct thrum_comm *comm, struct thrum_queue *queue)
+thrum_status_t exec_hold_queue(struct thrum_comm *comm, struct thrum_queue *queue)
 {
     struct thrum_queue **queues;
 
@@ -353,7 +352,7 @@ thrum_status_t exec_run(struct thrum_comm *comm, struct exec_program *program,
     thrum_status_t status = reserve(comm);
 
     if (!status && queue != comm->last_queue)
-        status = hold_queue(comm, queue);
+        status = exec_hold_queue(comm, queue);
     if (status)
         return status;
     binding.flag = call->sequence << EXEC_SIGNATURE_BITS | exec_signature(call);

@@ -23,9 +23,8 @@ thrum_status_t exec_classify(struct thrum_comm *comm, const char *argument, cons
     if (status)
         return status;
     if (info.kind == THRUM_MEM_PEER)
-        return thrum_fail(THRUM_ERR_INVALID_POINTER,
-                          "%s=%p is memory of another device, not of %s", argument, pointer,
-                          comm->device->properties.name);
+        return thrum_fail(THRUM_ERR_INVALID_POINTER, "%s=%p is memory of another device, not of %s",
+                          argument, pointer, comm->device->properties.name);
     if (info.kind == THRUM_MEM_HOST) {
         if (comm->ops->address_is_device(address))
             return thrum_fail(THRUM_ERR_INVALID_POINTER,
@@ -56,10 +55,11 @@ thrum_status_t exec_stage(struct thrum_comm *comm, int which, uint64_t bytes, ui
 
     if (bytes > comm->stage_bytes[which]) {
         if (wanted + comm->stage_bytes[!which] > limit)
-            return thrum_fail(THRUM_ERR_NO_DEVICE_MEMORY,
-                              "%s: host buffers of %llu bytes need more than THRUM_STAGE_BYTES=%llu "
-                              "of device memory",
-                              comm->name, (unsigned long long)bytes, (unsigned long long)limit);
+            return thrum_fail(
+                THRUM_ERR_NO_DEVICE_MEMORY,
+                "%s: host buffers of %llu bytes need more than THRUM_STAGE_BYTES=%llu "
+                "of device memory",
+                comm->name, (unsigned long long)bytes, (unsigned long long)limit);
         status = comm_drain(comm); /* the old stage may be in use */
         if (status)
             return status;
