@@ -22,6 +22,9 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
+#if defined(__GNUC__)
+#pragma GCC visibility push(default) /* what is declared here is exported */
+#endif
 
 #define THRUM_VERSION_MAJOR 0
 #define THRUM_VERSION_MINOR 1
@@ -200,6 +203,9 @@ THRUM_MUST_CHECK thrum_status_t thrum_recv(void *recv, size_t count, thrum_datat
 THRUM_MUST_CHECK thrum_status_t thrum_group_start(void);
 THRUM_MUST_CHECK thrum_status_t thrum_group_end(void);
 
+#if defined(__GNUC__)
+#pragma GCC visibility pop
+#endif
 #ifdef __cplusplus
 }
 #endif
