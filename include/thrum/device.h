@@ -18,6 +18,9 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
+#if defined(__GNUC__)
+#pragma GCC visibility push(default) /* what is declared here is exported */
+#endif
 
 typedef struct thrum_device *thrum_device_t;
 typedef struct thrum_queue *thrum_queue_t;
@@ -427,6 +430,9 @@ uint64_t thrum_queue_id(thrum_queue_t queue);
 THRUM_MUST_CHECK thrum_status_t thrum_ras_inject(thrum_device_t device, const char *script,
                                                  uint64_t seed);
 
+#if defined(__GNUC__)
+#pragma GCC visibility pop
+#endif
 #ifdef __cplusplus
 }
 #endif

@@ -22,6 +22,9 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
+#if defined(__GNUC__)
+#pragma GCC visibility push(default) /* what is declared here is exported */
+#endif
 
 #define THRUM_VERSION_MAJOR 0
 #define THRUM_VERSION_MINOR 1
@@ -139,6 +142,13 @@ THRUM_MUST_CHECK thrum_status_t thrum_comm_memory_plan(int nranks,
                                                        const struct thrum_comm_config *config,
                                                        struct thrum_comm_memory *memory_out);
 
+/*
+ * Name of the algorithm that the communicator would use for an out-of-place call of `collective` ("allreduce"; root 0,
+ * sum) with this count. Static storage; NULL if an argument is bad. Thread-safe.
+ */
+const char *thrum_comm_algorithm(thrum_comm_t comm, const char *collective, size_t count,
+                                 thrum_datatype_t dtype);
+
 /* ---- collectives ------------------------------------------------------------------------------------------------- */
 
 /*
@@ -193,6 +203,9 @@ THRUM_MUST_CHECK thrum_status_t thrum_recv(void *recv, size_t count, thrum_datat
 THRUM_MUST_CHECK thrum_status_t thrum_group_start(void);
 THRUM_MUST_CHECK thrum_status_t thrum_group_end(void);
 
+#if defined(__GNUC__)
+#pragma GCC visibility pop
+#endif
 #ifdef __cplusplus
 }
 #endif

@@ -27,9 +27,6 @@ struct thrum_device {
     struct thrum_device *next; /* registry list, under the registry lock */
 };
 
-/* Called by thrum_queue_synchronize when work of a queue fails, to fetch a better message than the status's own. */
-typedef const char *(*queue_explain_fn)(void *argument, thrum_status_t status);
-
 struct thrum_queue {
     uint32_t magic;
     struct thrum_device *device;
@@ -38,11 +35,32 @@ struct thrum_queue {
     uint32_t generation;
     unsigned flags;
     _Atomic uint64_t last_ticket; /* of the newest submission */
-    _Atomic int
-        error; /* thrum_status_t of the first failed submission since the last synchronize */
-    _Atomic(const char *)
-        error_message; /* static or owned by a comm that outlives its work; NULL: none */
+    _Atomic int references; /* the handle's own, and queue_hold's; freed by the last release */
+    _Atomic int error; /* first failure since the last synchronize: see queue_fail */
+    pthread_mutex_t error_lock;
+    char error_text[768]; /* under error_lock */
 };
+
+/*
+ * Exec keeps queues that carry its work alive: after thrum_queue_destroy the struct stays (magic cleared, so that
+ * queue_is_valid is false; impl stays callable: submit refuses, poll tells how submissions ended, cancel does nothing)
+ * until the last release.
+ */
+void queue_hold(struct thrum_queue *queue);
+void queue_release(struct thrum_queue *queue);
+
+/*
+ * Makes the next synchronize or query of the queue return `status` with `message` (copied) as the last error, once.
+ * The first of several wins. Any thread.
+ */
+void queue_fail(struct thrum_queue *queue, thrum_status_t status, const char *message);
+
+/*
+ * Set once by comm. thrum_queue_synchronize and _query call it when the plugin's wait or poll gave an error, before
+ * they look at queue->error, so that whoever issued the work can find the cause and call queue_fail; it may block for
+ * a bounded time. NULL: none.
+ */
+extern void (*_Atomic device_queue_error_hook)(struct thrum_queue *queue, thrum_status_t status);
 
 /* Validated access for the layers above: true if the handle is alive. */
 bool device_is_valid(const struct thrum_device *device);
