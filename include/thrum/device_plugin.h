@@ -17,6 +17,9 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
+#if defined(__GNUC__)
+#pragma GCC visibility push(default) /* what is declared here is exported */
+#endif
 
 #define THRUM_DEVICE_ABI_VERSION 1
 
@@ -117,6 +120,9 @@ struct thrum_device_ops {
 /* What a loadable plugin exports under the name "thrum_device_plugin". */
 typedef const struct thrum_device_ops *(*thrum_device_plugin_fn)(uint32_t library_abi_version);
 
+#if defined(__GNUC__)
+#pragma GCC visibility pop
+#endif
 #ifdef __cplusplus
 }
 #endif

@@ -69,6 +69,11 @@ static thrum_status_t no_mem_import(void *device, const struct thrum_mem_handle 
     (void)device, (void)handle, (void)out;
     return UNSUPPORTED("mem_import");
 }
+static bool no_address_is_device(uint64_t address)
+{
+    (void)address;
+    return false;
+}
 static thrum_status_t no_mem_peek(void *device, uint64_t address, void *out, size_t bytes)
 {
     (void)device, (void)address, (void)out, (void)bytes;
@@ -209,6 +214,7 @@ const struct thrum_device_ops device_default_ops = {
     .mem_query = no_mem_query,
     .mem_export = no_mem_export,
     .mem_import = no_mem_import,
+    .address_is_device = no_address_is_device,
     .mem_peek = no_mem_peek,
     .mem_poke = no_mem_poke,
     .address = no_address,

@@ -43,6 +43,29 @@ struct thrum_queue {
     _Atomic int error; /* first failure since the last synchronize: see queue_fail */
     pthread_mutex_t error_lock;
     char error_text[768]; /* under error_lock */
+    _Atomic uint64_t synced_ticket; /* the errors up to here have been returned */
+    pthread_mutex_t marks_lock;
+    bool is_closing; /* under marks_lock: event callbacks must not poll it any more */
+    struct event_pending *marks_first,
+        *marks_last; /* submitted event callbacks, under marks_lock */
+};
+
+/* A point in a queue; event.c. Shared by the event and by the callbacks that touch it. */
+struct event_mark;
+struct thrum_event {
+    uint32_t magic;
+    struct thrum_device *device;
+    uint32_t generation;
+    pthread_mutex_t lock;
+    struct event_mark *mark; /* under lock; NULL: never recorded */
+};
+
+struct thrum_semaphore {
+    uint32_t magic;
+    struct thrum_device *device;
+    uint64_t address;
+    uint32_t generation;
+    bool imported;
 };
 
 /*
@@ -90,6 +113,8 @@ void device_sweep(struct thrum_device *device);
 void event_forget_queue(struct thrum_queue *queue);
 void event_close_queue(
     struct thrum_queue *queue); /* before that: no callback polls it from now on */
+/* For handle_give and sweeps: makes the entry invalid but keeps it. */
+void handle_retract(void *object);
 /* Frees the staging memory of a device; called by close before the plugin closes it. */
 void staging_release(struct thrum_device *device);
 /* The default for a table entry that a plugin lacks, and the whole table. */

@@ -111,12 +111,17 @@ void handle_publish(enum handle_kind kind, void *object)
     __atomic_store_n(magic_of(object), tables[kind].magic, __ATOMIC_RELEASE);
 }
 
+void handle_retract(void *object)
+{
+    __atomic_store_n(magic_of(object), 0, __ATOMIC_RELEASE);
+}
+
 void handle_give(enum handle_kind kind, void *object)
 {
     struct handle_table *table = &tables[kind];
     uint32_t index = (uint32_t)((size_t)((char *)object - base_of(table)) / table->entry_bytes);
 
-    __atomic_store_n(magic_of(object), 0, __ATOMIC_RELEASE);
+    handle_retract(object);
     pthread_mutex_lock(&table->lock);
     table->next_free[index] = 0;
     if (table->free_last)

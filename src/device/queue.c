@@ -6,7 +6,10 @@
 #include "base/base.h"
 #include "device/device_internal.h"
 
+#define DESTROY_TIMEOUT_NS 5000000000 /* for the command that executes */
 #define STATUS_KEPT 1024 /* submissions whose status a plugin remembers */
+
+void (*_Atomic device_queue_error_hook)(struct thrum_queue *queue, thrum_status_t status);
 
 bool queue_is_valid(const struct thrum_queue *queue)
 {
@@ -50,6 +53,8 @@ thrum_status_t thrum_queue_create(thrum_device_t device, unsigned flags, thrum_q
     queue->ops = device->ops;
     queue->flags = flags;
     pthread_mutex_init(&queue->marks_lock, NULL);
+    pthread_mutex_init(&queue->error_lock, NULL);
+    atomic_store_explicit(&queue->references, 1, memory_order_relaxed);
     atomic_fetch_add_explicit(&device->references, 1, memory_order_relaxed);
     handle_publish(HANDLE_QUEUE, queue);
     *queue_out = queue;
@@ -58,13 +63,40 @@ thrum_status_t thrum_queue_create(thrum_device_t device, unsigned flags, thrum_q
 
 void thrum_queue_destroy(thrum_queue_t queue)
 {
+    uint64_t last;
+
     if (!queue_is_valid(queue))
         return;
+    handle_retract(queue);
     event_close_queue(queue);
-    queue->ops->queue_destroy(queue->impl);
+    /* to the end of all tickets: who still holds the queue can submit nothing more */
+    queue->ops->cancel(queue->impl, 1, UINT64_MAX, THRUM_ERR_ABORTED);
+    last = atomic_load_explicit(&queue->last_ticket, memory_order_acquire);
+    if (last && queue->ops->wait(queue->impl, last, DESTROY_TIMEOUT_NS) == THRUM_ERR_TIMEOUT)
+        thrum_log(LOG_WARN, "a destroyed queue of %s still executes a command",
+                  queue->device->properties.name);
     event_forget_queue(queue);
+    queue_release(queue);
+}
+
+void queue_hold(struct thrum_queue *queue)
+{
+    atomic_fetch_add_explicit(&queue->references, 1, memory_order_relaxed);
+}
+
+void queue_release(struct thrum_queue *queue)
+{
+    struct thrum_device *device = queue->device;
+
+    if (atomic_fetch_sub_explicit(&queue->references, 1, memory_order_acq_rel) != 1)
+        return;
+    if (device_is_valid(
+            device)) { /* else the device's close has taken the plugin's queue with it */
+        queue->ops->queue_destroy(queue->impl);
+        atomic_fetch_sub_explicit(&device->references, 1, memory_order_relaxed);
+    }
     pthread_mutex_destroy(&queue->marks_lock);
-    atomic_fetch_sub_explicit(&queue->device->references, 1, memory_order_relaxed);
+    pthread_mutex_destroy(&queue->error_lock);
     handle_give(HANDLE_QUEUE, queue);
 }
 
@@ -210,25 +242,56 @@ static thrum_status_t first_error(struct thrum_queue *queue, uint64_t last,
     return status < 0 ? status : last_status;
 }
 
+void queue_fail(struct thrum_queue *queue, thrum_status_t status, const char *message)
+{
+    pthread_mutex_lock(&queue->error_lock);
+    if (!atomic_load_explicit(&queue->error, memory_order_relaxed)) {
+        snprintf(queue->error_text, sizeof queue->error_text, "%s", message ? message : "");
+        atomic_store_explicit(&queue->error, status, memory_order_release);
+    }
+    pthread_mutex_unlock(&queue->error_lock);
+}
+
+/* What queue_fail left, once; OK if nothing. */
+static thrum_status_t take_failure(struct thrum_queue *queue)
+{
+    thrum_status_t status;
+
+    if (!atomic_load_explicit(&queue->error, memory_order_acquire))
+        return THRUM_OK;
+    pthread_mutex_lock(&queue->error_lock);
+    status = (thrum_status_t)atomic_exchange_explicit(&queue->error, 0, memory_order_relaxed);
+    if (status)
+        (void)thrum_set_last_error(status, queue->error_text);
+    pthread_mutex_unlock(&queue->error_lock);
+    return status;
+}
+
+static bool is_sticky(thrum_status_t status)
+{
+    return status == THRUM_ERR_FAULT || status == THRUM_ERR_BAD_PACKET || status == THRUM_ERR_RESET;
+}
+
+/* What a synchronize that has seen `last` end returns. */
 static thrum_status_t collect(struct thrum_queue *queue, uint64_t last, thrum_status_t last_status)
 {
-    int failed = 0;
-    const char *message;
+    void (*hook)(struct thrum_queue *, thrum_status_t);
+    thrum_status_t failure;
 
     if (last > atomic_load_explicit(&queue->synced_ticket, memory_order_relaxed)) {
         last_status = first_error(queue, last, last_status);
         raise_to(&queue->synced_ticket, last);
-    } else if (last_status != THRUM_ERR_FAULT && last_status != THRUM_ERR_BAD_PACKET &&
-               last_status != THRUM_ERR_RESET) {
-        last_status = THRUM_OK; /* was returned by an earlier synchronize */
+    } else if (!is_sticky(last_status)) {
+        last_status = THRUM_OK; /* an earlier synchronize has returned it */
     }
-    if (atomic_load_explicit(&queue->error, memory_order_acquire))
-        failed = atomic_exchange_explicit(&queue->error, 0, memory_order_acq_rel);
-    if (failed) {
-        message = atomic_exchange_explicit(&queue->error_message, NULL, memory_order_acq_rel);
-        return message ? thrum_set_last_error((thrum_status_t)failed, message)
-                       : explain(queue, (thrum_status_t)failed);
+    if (last_status) {
+        hook = atomic_load_explicit(&device_queue_error_hook, memory_order_acquire);
+        if (hook)
+            hook(queue, last_status);
     }
+    failure = take_failure(queue);
+    if (failure)
+        return failure;
     return last_status ? explain(queue, last_status) : THRUM_OK;
 }
 

@@ -269,6 +269,7 @@ static const struct thrum_device_ops sim_ops = {
     .mem_query = sim_mem_query,
     .mem_export = sim_mem_export,
     .mem_import = sim_mem_import,
+    .address_is_device = sim_is_device_address,
     .mem_peek = sim_mem_peek,
     .mem_poke = sim_mem_poke,
     .address = sim_address,

@@ -172,7 +172,7 @@ void sim_queue_destroy(void *handle)
 
     request_stop(queue, THRUM_ERR_ABORTED);
     if (!sim_queue_own(queue))
-        return;
+        return; /* closing the device has destroyed it */
     (void)sim_execute(queue, UINT64_MAX, true);
     atomic_fetch_add_explicit(&device->old_commands, queue->commands, memory_order_relaxed);
     atomic_fetch_add_explicit(&device->old_copied, queue->bytes_copied, memory_order_relaxed);
@@ -406,8 +406,13 @@ void sim_cancel(void *handle, uint64_t first, uint64_t last, thrum_status_t stat
     struct sim_queue *queue = handle;
     struct sim_cancel *cancels;
 
-    if (status >= THRUM_OK || last < first)
+    if (status >= THRUM_OK || last < first ||
+        atomic_load_explicit(&queue->owner, memory_order_acquire) == SIM_DEAD)
         return;
+    if (last == UINT64_MAX) { /* all that will ever be submitted: nothing more is taken */
+        sim_queue_stop(queue, status);
+        return;
+    }
     pthread_mutex_lock(&queue->cancel_lock);
     if (queue->ncancels == queue->cancels_capacity) {
         size_t capacity = queue->cancels_capacity ? queue->cancels_capacity * 2 : 8;

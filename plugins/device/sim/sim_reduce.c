@@ -1,0 +1,141 @@
+/* Chooses the kernels of the REDUCE engine once, by THRUM_SIM_KERNELS and the CPU. Called by the packet executor. */
+#include "sim_reduce.h"
+
+#include <pthread.h>
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
+#include "base/base.h"
+#include "base/config.h"
+#include "sim_reduce_variants.h"
+
+static const struct variant {
+    const char *name; /* as in THRUM_SIM_KERNELS */
+    const struct sim_kernel_table *table;
+} variants[] = {
+    /* the widest last */
+    {"scalar", &sim_reduce_scalar_table},
+#if SIM_HAVE_X86
+    {"avx2", &sim_reduce_avx2_table},
+    {"avx512", &sim_reduce_avx512_table},
+#endif
+};
+
+#define VARIANT_COUNT (sizeof variants / sizeof *variants)
+
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+static const struct variant *chosen; /* written under `once` */
+
+#if SIM_HAVE_X86
+/* Not all compilers know it by name. The registers are AVX's, which the question for AVX2 covers. */
+static bool has_f16c(void)
+{
+    unsigned eax, ebx, ecx, edx;
+    return __get_cpuid(1, &eax, &ebx, &ecx, &edx) && (ecx & bit_F16C);
+}
+#endif
+
+bool sim_reduce_runs_here(const struct sim_kernel_table *table)
+{
+#if SIM_HAVE_X86
+    if (table == &sim_reduce_avx512_table)
+        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+               __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+    if (table == &sim_reduce_avx2_table)
+        return __builtin_cpu_supports("avx2") && has_f16c();
+#endif
+    return table == &sim_reduce_scalar_table;
+}
+
+/* "auto" is word 0 of the choice, and the variants follow in the order above. */
+static void choose(void)
+{
+    size_t asked = (size_t)thrum_config_int(CFG_SIM_KERNELS);
+    size_t index = asked ? asked - 1 : VARIANT_COUNT - 1;
+
+    if (index >= VARIANT_COUNT)
+        index = VARIANT_COUNT - 1;
+    while (!sim_reduce_runs_here(variants[index].table))
+        index--;
+    chosen = &variants[index];
+    if (asked && index != asked - 1)
+        thrum_log(LOG_WARN, "THRUM_SIM_KERNELS=%s: this CPU has no such instructions; using %s",
+                  thrum_config_string(CFG_SIM_KERNELS), chosen->name);
+}
+
+/* Types that the operation treats alike share a kernel. */
+static enum sim_elem elem_for(thrum_datatype_t dtype, thrum_redop_t op)
+{
+    bool sign_matters = op == THRUM_MAX || op == THRUM_MIN || op == THRUM_AVG;
+
+    switch (dtype) {
+    case THRUM_INT8:
+        return sign_matters ? ELEM_I8 : ELEM_U8;
+    case THRUM_UINT8:
+        return ELEM_U8;
+    case THRUM_INT16:
+        return sign_matters ? ELEM_I16 : ELEM_U16;
+    case THRUM_UINT16:
+        return ELEM_U16;
+    case THRUM_INT32:
+        return sign_matters ? ELEM_I32 : ELEM_U32;
+    case THRUM_UINT32:
+        return ELEM_U32;
+    case THRUM_INT64:
+        return sign_matters ? ELEM_I64 : ELEM_U64;
+    case THRUM_UINT64:
+        return ELEM_U64;
+    case THRUM_FLOAT16:
+        return ELEM_F16;
+    case THRUM_BFLOAT16:
+        return ELEM_BF16;
+    case THRUM_FLOAT32:
+        return ELEM_F32;
+    case THRUM_FLOAT64:
+        return ELEM_F64;
+    case THRUM_DATATYPE_COUNT:
+        break;
+    }
+    return ELEM_COUNT;
+}
+
+sim_reduce_fn sim_reduce_lookup(const struct sim_kernel_table *table, thrum_datatype_t dtype,
+                                thrum_redop_t op)
+{
+    enum sim_elem elem = elem_for(dtype, op);
+
+    if (elem == ELEM_COUNT || (unsigned)op >= THRUM_REDOP_COUNT)
+        return NULL;
+    return table->kernels[elem][op];
+}
+
+sim_reduce_fn sim_reduce_kernel(thrum_datatype_t dtype, thrum_redop_t op)
+{
+    pthread_once(&once, choose);
+    return sim_reduce_lookup(chosen->table, dtype, op);
+}
+
+const char *sim_kernels_name(void)
+{
+    pthread_once(&once, choose);
+    return chosen->name;
+}
+
+struct sim_division sim_division_for(enum sim_elem elem, uint64_t n)
+{
+    int bits = 8 * (int)elem_bytes(elem), log;
+    struct sim_division division = {.n = n};
+
+    if (n <= 1 || elem_is_float(elem))
+        return division;
+    if (bits < 64 && n >> bits) { /* greater than every x: 0 */
+        division.shift = bits - 1;
+        return division;
+    }
+    log = 64 - __builtin_clzll(n - 1); /* ceil(log2 n) */
+    division.shift = log - 1;
+    division.magic =
+        (uint64_t)((((unsigned __int128)1 << bits) * (((unsigned __int128)1 << log) - n)) / n) + 1;
+    return division;
+}

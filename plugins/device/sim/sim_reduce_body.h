@@ -1,0 +1,169 @@
+/*
+ * The k-ary reduction in one pass, and all kernels made from it. Included once by each variant, after it has defined
+ *
+ *   VARIANT_TABLE                      name of its table
+ *   vec, step_bytes(elem)              what one step takes from each source: a vector, or one element
+ *   struct acc                         that, in the precision in which it accumulates
+ *   vec_load(elem, p), vec_store(elem, p, v), vec_stream(elem, p, v)    unaligned; stream: aligned, past the cache
+ *   vec_load_part(p, bytes), vec_store_part(p, v, bytes)                fewer bytes than a step
+ *   acc_open(elem, op, v), acc_combine(elem, op, x, y)
+ *   acc_close(elem, op, division, x)   divides, rounds, makes NaN canonical
+ *   stream_fence()                     orders streamed stores before later ones
+ *
+ * Everything is inlined with constant elem and op, so that each kernel holds only its own instructions. All sources of
+ * a block are read before any destination is written: a destination may be a source.
+ */
+
+#define BLOCK_STEPS 4 /* accumulators in flight: hides the latency of the adds */
+#define STREAM_MIN_BYTES 4096 /* below this, what is stored is soon read: leave it in the cache */
+
+struct block {
+    struct acc a, b, c, d;
+};
+
+static SIM_ALWAYS_INLINE struct block block_open(enum sim_elem elem, thrum_redop_t op,
+                                                 const char *p)
+{
+    size_t step = step_bytes(elem);
+    return (struct block){acc_open(elem, op, vec_load(elem, p)),
+                          acc_open(elem, op, vec_load(elem, p + step)),
+                          acc_open(elem, op, vec_load(elem, p + 2 * step)),
+                          acc_open(elem, op, vec_load(elem, p + 3 * step))};
+}
+
+static SIM_ALWAYS_INLINE struct block block_combine(enum sim_elem elem, thrum_redop_t op,
+                                                    struct block x, struct block y)
+{
+    return (struct block){acc_combine(elem, op, x.a, y.a), acc_combine(elem, op, x.b, y.b),
+                          acc_combine(elem, op, x.c, y.c), acc_combine(elem, op, x.d, y.d)};
+}
+
+static SIM_ALWAYS_INLINE void block_close(const struct sim_reduce_args *args, enum sim_elem elem,
+                                          thrum_redop_t op, const struct sim_division *division,
+                                          struct block x, size_t at, uint64_t streamed)
+{
+    size_t step = step_bytes(elem);
+    vec a = acc_close(elem, op, division, x.a);
+    vec b = acc_close(elem, op, division, x.b);
+    vec c = acc_close(elem, op, division, x.c);
+    vec d = acc_close(elem, op, division, x.d);
+
+    for (int i = 0; i < args->ndst; i++) {
+        char *p = (char *)args->dsts[i] + at;
+        if (i < 64 && (streamed >> i & 1)) {
+            vec_stream(elem, p, a);
+            vec_stream(elem, p + step, b);
+            vec_stream(elem, p + 2 * step, c);
+            vec_stream(elem, p + 3 * step, d);
+        } else {
+            vec_store(elem, p, a);
+            vec_store(elem, p + step, b);
+            vec_store(elem, p + 2 * step, c);
+            vec_store(elem, p + 3 * step, d);
+        }
+    }
+}
+
+/* Whole blocks from `at` on; returns where it stopped. `nsrc` is a constant where that pays. */
+static SIM_ALWAYS_INLINE size_t reduce_blocks(const struct sim_reduce_args *args,
+                                              enum sim_elem elem, thrum_redop_t op, int nsrc,
+                                              const struct sim_division *division, size_t at,
+                                              size_t bytes, uint64_t streamed)
+{
+    size_t block_bytes = BLOCK_STEPS * step_bytes(elem);
+
+    for (; bytes - at >= block_bytes; at += block_bytes) {
+        struct block x = block_open(elem, op, (const char *)args->srcs[0] + at);
+
+        for (int s = 1; s < nsrc; s++)
+            x = block_combine(elem, op, x, block_open(elem, op, (const char *)args->srcs[s] + at));
+        block_close(args, elem, op, division, x, at, streamed);
+    }
+    return at;
+}
+
+/* One step or less. */
+static SIM_ALWAYS_INLINE void reduce_part(const struct sim_reduce_args *args, enum sim_elem elem,
+                                          thrum_redop_t op, const struct sim_division *division,
+                                          size_t at, size_t part)
+{
+    struct acc x = acc_open(elem, op, vec_load_part((const char *)args->srcs[0] + at, part));
+    vec v;
+
+    for (int s = 1; s < args->nsrc; s++)
+        x = acc_combine(elem, op, x,
+                        acc_open(elem, op, vec_load_part((const char *)args->srcs[s] + at, part)));
+    v = acc_close(elem, op, division, x);
+    for (int i = 0; i < args->ndst; i++)
+        vec_store_part((char *)args->dsts[i] + at, v, part);
+}
+
+/*
+ * Which destinations to store past the cache: those aligned like the first, and not read by this call (their lines
+ * are in the cache already). *head_out is what precedes the first aligned step.
+ */
+static uint64_t choose_streamed(const struct sim_reduce_args *args, size_t elem_size, size_t step,
+                                size_t bytes, size_t *head_out)
+{
+    uintptr_t head = -(uintptr_t)args->dsts[0] & (step - 1);
+    uint64_t streamed = 0;
+
+    if (!args->stream || bytes < STREAM_MIN_BYTES || head % elem_size)
+        return 0;
+    for (int i = 0; i < args->ndst && i < 64; i++) {
+        bool fits = (-(uintptr_t)args->dsts[i] & (step - 1)) == head;
+        for (int s = 0; s < args->nsrc; s++)
+            fits = fits && args->srcs[s] != args->dsts[i];
+        streamed |= (uint64_t)fits << i;
+    }
+    if (streamed)
+        *head_out = head;
+    return streamed;
+}
+
+static SIM_ALWAYS_INLINE void reduce(const struct sim_reduce_args *args, enum sim_elem elem,
+                                     thrum_redop_t op)
+{
+    size_t step = step_bytes(elem), bytes = args->count * elem_bytes(elem), at = 0;
+    struct sim_division division = {0};
+    uint64_t streamed = choose_streamed(args, elem_bytes(elem), step, bytes, &at);
+
+    if (op == THRUM_AVG)
+        division = sim_division_for(elem, args->divisor);
+    if (at)
+        reduce_part(args, elem, op, &division, 0, at);
+    switch (args->nsrc) {
+    case 2:
+        at = reduce_blocks(args, elem, op, 2, &division, at, bytes, streamed);
+        break;
+    case 3:
+        at = reduce_blocks(args, elem, op, 3, &division, at, bytes, streamed);
+        break;
+    case 4:
+        at = reduce_blocks(args, elem, op, 4, &division, at, bytes, streamed);
+        break;
+    default:
+        at = reduce_blocks(args, elem, op, args->nsrc, &division, at, bytes, streamed);
+    }
+    while (at < bytes) {
+        size_t part = bytes - at < step ? bytes - at : step;
+        reduce_part(args, elem, op, &division, at, part);
+        at += part;
+    }
+    if (streamed)
+        stream_fence();
+}
+
+#define X(elem, op) \
+    static void reduce_##elem##_##op(const struct sim_reduce_args *args) \
+    { \
+        reduce(args, ELEM_##elem, THRUM_##op); \
+    }
+SIM_KERNEL_MAP(X)
+#undef X
+
+const struct sim_kernel_table VARIANT_TABLE = {{
+#define X(elem, op) [ELEM_##elem][THRUM_##op] = reduce_##elem##_##op,
+    SIM_KERNEL_MAP(X)
+#undef X
+}};
