@@ -413,7 +413,7 @@ void bootstrap_close(struct bootstrap *bootstrap)
     if (!bootstrap->handed_over) {
         if (!bootstrap->failure.status)
             for (int i = 0; i < BOOT_LINKS; i++)
-                (void)boot_conn_send(&bootstrap->links[i], FRAME_GOODBYE, NULL, 0, NULL, 0);
+                (void)boot_conn_send(&bootstrap->links[i], FRAME_GOODBYE, "early", 5, NULL, 0);
         boot_conns_linger(bootstrap->links, BOOT_LINKS);
     }
     free(bootstrap);

@@ -27,7 +27,7 @@ static void gather_some(struct world *world, int rank, struct bootstrap *b, size
 
 static void join_and_gather(struct world *world, int rank)
 {
-    int files = world_open_files() - (rank == 0), threads = world_threads();
+    int files = world_open_files(), threads = world_threads();
     struct thrum_unique_id id = world_id(world, rank);
     struct bootstrap *b = NULL;
 

@@ -88,7 +88,6 @@ struct thrum_unique_id world_id(struct world *world, int rank)
     world->id = id;
     for (int r = 1; r < world->nranks; r++)
         WORLD_CHECK(write(world->id_pipe[1], &id, sizeof id) == (ssize_t)sizeof id);
-    close(world->id_pipe[1]);
     return id;
 }
 
