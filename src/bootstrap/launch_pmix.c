@@ -31,12 +31,17 @@ thrum_status_t launch_pmix_size(int *nranks_out)
 
 #include <dlfcn.h>
 #include <errno.h>
-#include <pmix.h>
 #include <pthread.h>
 #include <sodium.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+#pragma GCC diagnostic push /* its inline functions are not ours to mend */
+#pragma GCC diagnostic ignored "-Wconversion"
+#pragma GCC diagnostic ignored "-Wsign-conversion"
+#include <pmix.h>
+#pragma GCC diagnostic pop
 
 /* Name and type of what is used of libpmix. */
 #define PMIX_CALLS(X) \
@@ -110,8 +115,11 @@ struct fence {
     bool done, abandoned;
     pmix_status_t status;
     pmix_proc_t all;
-    pmix_info_t collect;
 };
+
+/* Rank 0's key comes along with the fence. */
+static const pmix_info_t collect[1] = {
+    {.key = PMIX_COLLECT_DATA, .value = {.type = PMIX_BOOL, .data = {.flag = true}}}};
 
 static void free_fence(struct fence *fence)
 {
@@ -149,9 +157,6 @@ static struct fence *make_fence(void)
     pthread_condattr_destroy(&attributes);
     memcpy(fence->all.nspace, pmix.self.nspace, sizeof fence->all.nspace);
     fence->all.rank = PMIX_RANK_WILDCARD;
-    snprintf(fence->collect.key, sizeof fence->collect.key, "%s", PMIX_COLLECT_DATA);
-    fence->collect.value.type = PMIX_BOOL;
-    fence->collect.value.data.flag = true;
     return fence;
 }
 
@@ -186,7 +191,7 @@ static thrum_status_t fence_all(int64_t deadline)
 
     if (!fence)
         return thrum_fail(THRUM_ERR_NO_MEMORY, "no memory for a PMIx fence");
-    rc = pmix.Fence_nb(&fence->all, 1, &fence->collect, 1, fence_done, fence);
+    rc = pmix.Fence_nb(&fence->all, 1, collect, 1, fence_done, fence);
     if (rc == PMIX_SUCCESS)
         return wait_fence(fence, deadline);
     free_fence(fence); /* it will not be called back */
