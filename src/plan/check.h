@@ -107,9 +107,13 @@ struct segment {
 
 /* One piece of memory, all of it covered by segments. */
 struct leaf;
+struct leaf_entry {
+    uint64_t start; /* of its first segment: a search need not touch the leaf */
+    struct leaf *leaf;
+};
 struct store {
     uint64_t bytes;
-    VECTOR(struct leaf *) leaves; /* none is empty; none at all if there are no bytes */
+    VECTOR(struct leaf_entry) leaves; /* none is empty; none at all if there are no bytes */
 };
 
 /* A segment; changes of the store through another cursor make it invalid. */
