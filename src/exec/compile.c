@@ -199,12 +199,6 @@ static struct thrum_command *add_put(struct builder *b, int peer, uint32_t first
     return command;
 }
 
-/* Where our block lies in the peer's area, as the fabric counts. */
-static uint64_t put_block(const struct builder *b, int peer)
-{
-    return b->comm->peers[peer].area_put_offset + comm_block_offset(b->comm->rank);
-}
-
 static void lower_raise(struct builder *b, int peer, int lane, uint64_t value)
 {
     struct thrum_comm *comm = b->comm;
