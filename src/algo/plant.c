@@ -140,10 +140,11 @@ static bool plant_swapped_chunk(struct plan *plans, int nranks)
         if (swap_in(&plans[r], &plans[r], PLAN_RECV, true) ||
             swap_in(&plans[r], &plans[r], PLAN_SEND, false))
             return true;
-    for (int r = 1; r < nranks; r++)
-        if (swap_in(&plans[0], &plans[r], PLAN_RECV, true) ||
-            swap_in(&plans[0], &plans[r], PLAN_SEND, false))
-            return true;
+    for (int a = 0; a < nranks; a++)
+        for (int b = a + 1; b < nranks; b++)
+            if (swap_in(&plans[a], &plans[b], PLAN_RECV, true) ||
+                swap_in(&plans[a], &plans[b], PLAN_SEND, false))
+                return true;
     return false;
 }
 

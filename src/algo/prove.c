@@ -140,8 +140,8 @@ static uint64_t large_count(enum collective collective, int nranks, bool quick)
 {
     bool per_rank = collective == COLL_ALLGATHER || collective == COLL_REDUCE_SCATTER;
     uint64_t few = per_rank ? 20011 : 100003, many = per_rank ? 4999 : 40009;
-    if (nranks > 64 && per_rank)
-        return 499; /* recursive halving: tens of pieces of a few elements */
+    if (nranks > 32 && per_rank)
+        return nranks > 64 ? 499 : 1999; /* recursive halving: tens of pieces of a few elements */
     return nranks <= (quick ? 5 : 9) ? few : many;
 }
 
