@@ -122,7 +122,7 @@ out:
 
 static const int all_sizes[] = {1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11,
                                 12, 13, 14, 15, 16, 17, 24, 32, 33, 64};
-static const int quick_sizes[] = {1, 2, 3, 4, 5, 7, 8, 9, 16, 17, 33};
+static const int quick_sizes[] = {1, 2, 3, 4, 5, 6, 7, 8, 13};
 
 /* The counts, each with a type and an operation, so that widths and the division of AVG are met too. */
 struct load {
@@ -140,9 +140,11 @@ static uint64_t large_count(enum collective collective, int nranks, bool quick)
 {
     bool per_rank = collective == COLL_ALLGATHER || collective == COLL_REDUCE_SCATTER;
     uint64_t few = per_rank ? 20011 : 100003, many = per_rank ? 4999 : 40009;
+    if (quick && nranks > 5)
+        return per_rank ? 1999 : 20011;
     if (nranks > 32 && per_rank)
         return nranks > 64 ? 499 : 1999; /* recursive halving: tens of pieces of a few elements */
-    return nranks <= (quick ? 5 : 9) ? few : many;
+    return nranks <= 9 ? few : many;
 }
 
 static thrum_status_t prove_load(const struct algo *algo, const struct plan_params *base,

@@ -26,7 +26,7 @@ static void prove_collective(enum collective collective)
             continue;
         int64_t start = now_ns();
         assert_int_equal(algo_prove(algo, &sweep, stderr, &proof), THRUM_OK);
-        assert_true(proof.cases >= 20);
+        assert_true(proof.cases >= 18);
         print_message("    %s: %llu cases, %llu ops, %.2f s\n", algo->name,
                       (unsigned long long)proof.cases, (unsigned long long)proof.ops,
                       (double)(now_ns() - start) * 1e-9);
@@ -145,8 +145,8 @@ static void find_planted(enum algo_fault fault, int nranks)
 
 static void find_planted_everywhere(enum algo_fault fault)
 {
-    static const int sizes[] = {3, 4, 5, 8};
-    for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++)
+    static const int sizes[] = {3, 5, 4, 8};
+    for (size_t i = 0; i < (QUICK ? 2 : sizeof(sizes) / sizeof(sizes[0])); i++)
         find_planted(fault, sizes[i]);
 }
 
