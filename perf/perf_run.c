@@ -4,10 +4,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* The name of the algorithm that serves a call; the library exports it since this tool asks for it. */
-extern const char *thrum_comm_algorithm(thrum_comm_t comm, const char *collective, size_t count,
-                                        thrum_datatype_t dtype) __attribute__((weak));
-
 enum { STAGE_BYTES = 1 << 20, POISON = 0xa5 };
 
 /* ---- memory ---- */
@@ -383,14 +379,13 @@ void perf_run_case(struct perf_context *x, const struct perf_case *what,
     struct perf_result result = {.what = *what, .algorithm = "-", .wrong = -1};
     struct perf_call call = make_call(x, what, false);
     bool check = x->check && what->collective->has_data;
+    const char *name;
     size_t wrong = 0;
 
     x->salt++;
-    if (thrum_comm_algorithm) {
-        const char *name =
-            thrum_comm_algorithm(x->comm, what->collective->name, what->count, what->dtype);
-        result.algorithm = name ? name : "-";
-    }
+    name = thrum_comm_algorithm(x->comm, what->collective->name, what->count, what->dtype);
+    if (name)
+        result.algorithm = name;
     if (check)
         wrong = checked_call(x, what, &call);
     else if (what->collective->has_data)

@@ -12,7 +12,7 @@
 static int affinity_cores(void)
 {
     /* The kernel refuses a mask that is smaller than its own. */
-    for (int cpus = 1024; cpus <= 1 << 20; cpus *= 2) {
+    for (size_t cpus = 1024; cpus <= 1 << 20; cpus *= 2) {
         cpu_set_t *set = CPU_ALLOC(cpus);
         size_t bytes = CPU_ALLOC_SIZE(cpus);
         int error, n;

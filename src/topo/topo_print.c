@@ -227,7 +227,7 @@ static thrum_status_t print_json(FILE *file, hwloc_topology_t topology)
 
 thrum_status_t topo_print(FILE *file, bool json)
 {
-    hwloc_topology_t topology;
+    hwloc_topology_t topology = NULL;
     thrum_status_t status = load(&topology);
 
     if (status)

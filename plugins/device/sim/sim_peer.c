@@ -172,7 +172,7 @@ thrum_status_t sim_listen(int index, int *fd_out)
 {
     struct sockaddr_un name;
     socklen_t length = socket_name(getuid(), (uint32_t)index, &name);
-    int fd;
+    int fd = -1;
     thrum_status_t status = new_socket(SOCK_SEQPACKET | SOCK_NONBLOCK, &fd);
 
     if (status)
@@ -291,7 +291,7 @@ static thrum_status_t ask_owner(const struct address_content *owner, int *memory
     struct timeval limit = {.tv_sec = CONNECT_TIMEOUT_S};
     struct sockaddr_un name;
     socklen_t length = socket_name(owner->uid, owner->index, &name);
-    int fd, rc;
+    int fd = -1, rc;
     thrum_status_t status = new_socket(SOCK_SEQPACKET, &fd);
 
     if (status)

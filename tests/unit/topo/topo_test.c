@@ -98,7 +98,7 @@ static void affinity_bounds_the_usable_cores(void **state)
     assert_int_equal(sched_getaffinity(0, sizeof all, &all), 0);
     assert_in_range(before, 1, CPU_COUNT(&all));
     CPU_ZERO(&one);
-    for (int i = 0; i < CPU_SETSIZE && !CPU_COUNT(&one); i++) {
+    for (size_t i = 0; i < CPU_SETSIZE && !CPU_COUNT(&one); i++) {
         if (CPU_ISSET(i, &all))
             CPU_SET(i, &one);
     }
