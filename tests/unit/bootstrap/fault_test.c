@@ -1,6 +1,5 @@
 /* Joining when something is wrong: strangers, wrong secrets, ranks that are missing, doubled, dead, stopped. */
 #include <arpa/inet.h>
-#include <dirent.h>
 #include <errno.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -31,6 +30,15 @@ static thrum_status_t join(struct world *world, int rank, struct bootstrap **b)
     return bootstrap_join(&id, rank, world->nranks, join_ms, b);
 }
 
+/* Rank 0 serves the id, so it stays until `others` ranks know what has become of them. */
+static void stay(struct world *world, int rank, int others)
+{
+    atomic_store(&world->ranks[rank].stage, 1);
+    atomic_fetch_add(&world->noted, 1);
+    if (!rank)
+        world_await(&world->noted, 1 + others);
+}
+
 /* Joins, and notes what comes of it. */
 static void join_and_note(struct world *world, int rank)
 {
@@ -38,8 +46,8 @@ static void join_and_note(struct world *world, int rank)
     struct bootstrap *b = NULL;
 
     world_note(world, rank, join(world, rank, &b));
-    atomic_store(&world->ranks[rank].stage, 1);
     bootstrap_close(b);
+    stay(world, rank, atomic_load(&world->stay_for));
     WORLD_CHECK(world_settles(files, threads + (rank == 0)));
 }
 
@@ -133,6 +141,7 @@ static void two_are_rank_2(struct world *world, int rank)
     /* rank 4 claims to be 2; the real 4 is missing, so that nobody is through before */
     world_note(world, rank, bootstrap_join(&id, rank == 4 ? 2 : rank, 5, 20000, &b));
     bootstrap_close(b);
+    stay(world, rank, 4);
 }
 
 static void both_claimants_of_a_rank_are_told(void **state)
@@ -152,6 +161,7 @@ static void one_says_8(struct world *world, int rank)
 
     world_note(world, rank, bootstrap_join(&id, rank, rank == 1 ? 8 : 4, 20000, &b));
     bootstrap_close(b);
+    stay(world, rank, 3);
 }
 
 static void ranks_that_disagree_about_nranks(void **state)
@@ -229,12 +239,14 @@ static void kill_while_joining(int victim, const char *text)
 
     join_ms = 60000;
     world = world_start(11, all_but_the_last);
+    atomic_store(&world->stay_for, 9);
     world_await(&world->counter, 10);
-    /* Registered for certain: it has connections and sleeps in poll. A kill before is a death all the same. */
-    while (now_ns() - world->mark_ns < 300000000 || !world->mark_ns) {
-        if (!world->mark_ns)
-            world->mark_ns = now_ns();
-        usleep(1000);
+    /* Connected to the root service and to their parents: so they are registered. */
+    for (int r = 1; r < 10; r++) {
+        int ports[20];
+
+        while (world_tcp_ports(world->pids[r], 1, ports, 20) < 2)
+            usleep(1000);
     }
     killed = now_ns();
     kill(world->pids[victim], SIGKILL);
@@ -372,43 +384,6 @@ static void out_of_descriptors(void **state)
 
 /* ---- strangers ---- */
 
-/* Ports on which a process listens, from /proc. */
-static int listening_ports(pid_t pid, int *ports, int most)
-{
-    char path[400], target[100], line[400];
-    int n = 0;
-    struct dirent *entry;
-    DIR *dir;
-
-    snprintf(path, sizeof path, "/proc/%d/fd", (int)pid);
-    dir = opendir(path);
-    while (dir && n < most && (entry = readdir(dir))) {
-        unsigned long inode, found;
-        unsigned port, state;
-        ssize_t length;
-        FILE *table;
-
-        snprintf(path, sizeof path, "/proc/%d/fd/%s", (int)pid, entry->d_name);
-        length = readlink(path, target, sizeof target - 1);
-        if (length < 0)
-            continue;
-        target[length] = 0;
-        if (sscanf(target, "socket:[%lu]", &inode) != 1)
-            continue;
-        table = fopen("/proc/net/tcp", "r");
-        while (table && fgets(line, sizeof line, table))
-            if (sscanf(line, " %*d: %*x:%x %*x:%*x %x %*x:%*x %*x:%*x %*x %*d %*d %lu", &port,
-                       &state, &found) == 3 &&
-                state == 0x0a && found == inode)
-                ports[n++] = (int)port;
-        if (table)
-            fclose(table);
-    }
-    if (dir)
-        closedir(dir);
-    return n;
-}
-
 static int connect_to(int port)
 {
     struct sockaddr_in address = {.sin_family = AF_INET,
@@ -472,7 +447,7 @@ static void strangers_do_not_disturb(void **state)
     while (nports < 3) { /* the root service, rank 0, and the inner ranks */
         nports = 0;
         for (int r = 0; r < 11; r++)
-            nports += listening_ports(world->pids[r], ports + nports, 20 - nports);
+            nports += world_tcp_ports(world->pids[r], 10, ports + nports, 20 - nports);
     }
     for (int round = 0; round < ROUNDS; round++)
         for (int i = 0; i < nports; i++)
