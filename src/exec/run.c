@@ -1,6 +1,6 @@
 /*
  * Binds a program to one call and hands it to the queues. The fast path is exec_run with no staging: patch, submit,
- * count; no lock, no allocation, no system call. Called by api (collectives) and p2p.
+ * count; no lock, no allocation, no system call. Called by api.
  */
 #include "exec/exec.h"
 
@@ -85,8 +85,7 @@ static thrum_status_t add_region(struct thrum_comm *comm, uint64_t address, uint
         return thrum_fail(THRUM_ERR_NO_MEMORY, "no host memory for a fabric registration");
     comm->regions = regions;
     region = &regions[comm->nregions];
-    *region =
-        (struct comm_region){.id = id, .device_base = port.device_base, .bytes = port.bytes};
+    *region = (struct comm_region){.id = id, .device_base = port.device_base, .bytes = port.bytes};
     status = port.dmabuf_fd >= 0
                  ? comm->fabric->region_register_dmabuf(comm->endpoint, port.dmabuf_fd, 0,
                                                         port.bytes, &region->region, &region->key)
