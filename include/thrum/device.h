@@ -18,6 +18,9 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
+#if defined(__GNUC__)
+#pragma GCC visibility push(default) /* what is declared here is exported */
+#endif
 
 typedef struct thrum_device *thrum_device_t;
 typedef struct thrum_queue *thrum_queue_t;
@@ -407,6 +410,8 @@ struct thrum_ras_counters {
     uint64_t count[THRUM_RAS_KIND_COUNT];
     uint64_t commands, bytes_copied, bytes_reduced, bytes_put; /* work done by the engines */
 };
+
+/* Errors: INVALID_ARGUMENT (size is 0 or device is not open). Never blocks. */
 THRUM_MUST_CHECK thrum_status_t thrum_ras_get_counters(thrum_device_t device,
                                                        struct thrum_ras_counters *counters_out);
 
@@ -427,6 +432,9 @@ uint64_t thrum_queue_id(thrum_queue_t queue);
 THRUM_MUST_CHECK thrum_status_t thrum_ras_inject(thrum_device_t device, const char *script,
                                                  uint64_t seed);
 
+#if defined(__GNUC__)
+#pragma GCC visibility pop
+#endif
 #ifdef __cplusplus
 }
 #endif

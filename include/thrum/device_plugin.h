@@ -17,6 +17,9 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
+#if defined(__GNUC__)
+#pragma GCC visibility push(default) /* what is declared here is exported */
+#endif
 
 #define THRUM_DEVICE_ABI_VERSION 1
 
@@ -58,6 +61,8 @@ struct thrum_device_ops {
                                  struct thrum_mem_handle *handle_out);
     thrum_status_t (*mem_import)(void *device, const struct thrum_mem_handle *handle,
                                  uint64_t *address_out);
+    /* Whether an address has the form of a device address, live or not: what no host pointer can be. */
+    bool (*address_is_device)(uint64_t address);
     /* The host reads or writes a few bytes (<= 4096) of device memory; not ordered with queues. */
     thrum_status_t (*mem_peek)(void *device, uint64_t address, void *host_out, size_t bytes);
     thrum_status_t (*mem_poke)(void *device, uint64_t address, const void *host, size_t bytes);
@@ -115,6 +120,9 @@ struct thrum_device_ops {
 /* What a loadable plugin exports under the name "thrum_device_plugin". */
 typedef const struct thrum_device_ops *(*thrum_device_plugin_fn)(uint32_t library_abi_version);
 
+#if defined(__GNUC__)
+#pragma GCC visibility pop
+#endif
 #ifdef __cplusplus
 }
 #endif

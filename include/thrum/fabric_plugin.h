@@ -19,6 +19,9 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
+#if defined(__GNUC__)
+#pragma GCC visibility push(default) /* what is declared here is exported */
+#endif
 
 #define THRUM_FABRIC_ABI_VERSION 1
 #define THRUM_FABRIC_ADDRESS_BYTES 160
@@ -98,6 +101,9 @@ struct thrum_fabric_ops {
 
 typedef const struct thrum_fabric_ops *(*thrum_fabric_plugin_fn)(uint32_t library_abi_version);
 
+#if defined(__GNUC__)
+#pragma GCC visibility pop
+#endif
 #ifdef __cplusplus
 }
 #endif

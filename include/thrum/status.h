@@ -10,6 +10,9 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
+#if defined(__GNUC__)
+#pragma GCC visibility push(default) /* what is declared here is exported */
+#endif
 
 #if defined(__GNUC__)
 #define THRUM_MUST_CHECK __attribute__((warn_unused_result))
@@ -75,6 +78,9 @@ const char *thrum_status_string(thrum_status_t status);
  */
 const char *thrum_last_error(void);
 
+#if defined(__GNUC__)
+#pragma GCC visibility pop
+#endif
 #ifdef __cplusplus
 }
 #endif

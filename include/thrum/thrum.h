@@ -22,6 +22,9 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
+#if defined(__GNUC__)
+#pragma GCC visibility push(default) /* what is declared here is exported */
+#endif
 
 #define THRUM_VERSION_MAJOR 0
 #define THRUM_VERSION_MINOR 1
@@ -120,6 +123,7 @@ THRUM_MUST_CHECK thrum_status_t thrum_comm_async_error(thrum_comm_t comm,
                                                        thrum_status_t *status_out,
                                                        const char **message_out);
 
+/* This rank's number; how many ranks there are; the device of this rank. Also of a failed or finalized communicator. */
 THRUM_MUST_CHECK thrum_status_t thrum_comm_rank(thrum_comm_t comm, int *rank_out);
 THRUM_MUST_CHECK thrum_status_t thrum_comm_size(thrum_comm_t comm, int *nranks_out);
 THRUM_MUST_CHECK thrum_status_t thrum_comm_device(thrum_comm_t comm,
@@ -133,11 +137,23 @@ struct thrum_comm_memory {
     uint64_t host_bytes; /* host memory for plans, peers and records */
     uint64_t host_limit_bytes;
 };
+
+/*
+ * What the communicator holds now; and what one of nranks ranks would hold at most, asked before it is made (config NULL:
+ * the environment's choices). Errors: INVALID_ARGUMENT (size is 0), INVALID_COMM, INVALID_CONFIG.
+ */
 THRUM_MUST_CHECK thrum_status_t thrum_comm_memory(thrum_comm_t comm,
                                                   struct thrum_comm_memory *memory_out);
 THRUM_MUST_CHECK thrum_status_t thrum_comm_memory_plan(int nranks,
                                                        const struct thrum_comm_config *config,
                                                        struct thrum_comm_memory *memory_out);
+
+/*
+ * Name of the algorithm that the communicator would use for an out-of-place call of `collective` ("allreduce"; root 0,
+ * sum) with this count. Static storage; NULL if an argument is bad. Thread-safe.
+ */
+const char *thrum_comm_algorithm(thrum_comm_t comm, const char *collective, size_t count,
+                                 thrum_datatype_t dtype);
 
 /* ---- collectives ------------------------------------------------------------------------------------------------- */
 
@@ -193,6 +209,9 @@ THRUM_MUST_CHECK thrum_status_t thrum_recv(void *recv, size_t count, thrum_datat
 THRUM_MUST_CHECK thrum_status_t thrum_group_start(void);
 THRUM_MUST_CHECK thrum_status_t thrum_group_end(void);
 
+#if defined(__GNUC__)
+#pragma GCC visibility pop
+#endif
 #ifdef __cplusplus
 }
 #endif

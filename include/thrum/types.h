@@ -10,6 +10,9 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
+#if defined(__GNUC__)
+#pragma GCC visibility push(default) /* what is declared here is exported */
+#endif
 
 /* One row per element type: NAME, value, size in bytes, printed name. Values are part of the ABI. */
 #define THRUM_DATATYPE_MAP(X) \
@@ -65,6 +68,9 @@ size_t thrum_datatype_size(thrum_datatype_t dtype);
 const char *thrum_datatype_name(thrum_datatype_t dtype);
 const char *thrum_redop_name(thrum_redop_t op);
 
+#if defined(__GNUC__)
+#pragma GCC visibility pop
+#endif
 #ifdef __cplusplus
 }
 #endif

@@ -53,3 +53,5 @@ X(BOOTSTRAP_INTERFACE, "THRUM_BOOTSTRAP_INTERFACE", CONFIG_STRING, "", 0, 0, "",
   "Network interface or address where ranks meet; without it the first that is up, or loopback.")
 X(BOOTSTRAP_PORT, "THRUM_BOOTSTRAP_PORT", CONFIG_INT, "0", 0, 65535, "",
   "Port where ranks meet; 0: any free one.")
+X(STAGE_BYTES, "THRUM_STAGE_BYTES", CONFIG_BYTES, "1G", 131072, 1099511627776, "bytes",
+  "Most device memory that a communicator takes to stand for host buffers.")

@@ -185,10 +185,14 @@ uint64_t plan_recv_bytes(const struct plan_params *params, int rank);
 
 /*
  * Checks the plans of all ranks, plans[r] for rank r, all of one collective: see the top of this file, and DESIGN:
- * no deadlock, no data race, right contributions in every output element, each REDUCE in rank order where `ordered`,
- * safe with the same plans again `rounds` times in a row. Returns OK, or ERR_PLAN with a counterexample written to
+ * no deadlock, no data race, right contributions in every output element, safe with the same plans again `rounds` times in a row. Returns OK, or ERR_PLAN with a counterexample written to
  * `report` (may be NULL), or NO_MEMORY.
  */
 thrum_status_t plan_check(const struct plan *plans, int nranks, int rounds, FILE *report);
+/*
+ * The same, and every reduced element is the left fold of ranks 0, 1, .. in that order (8- and 16-bit floats: in one
+ * REDUCE, since each rounds): what reproducible mode needs.
+ */
+thrum_status_t plan_check_ordered(const struct plan *plans, int nranks, int rounds, FILE *report);
 
 #endif

@@ -1,0 +1,71 @@
+/* The algorithm table and its look-ups; see algo.h. Called by select, exec, thrum-info and thrum-plan. */
+#include "algo/algo.h"
+#include "algo/build.h"
+
+#include <string.h>
+
+const struct algo thrum_algos[] = {
+#define X(coll, text, file, bits, line) \
+    {.collective = COLL_##coll, \
+     .name = text, \
+     .build = algo_##file##_build, \
+     .cost = algo_##file##_cost, \
+     .flags = bits, \
+     .help = line},
+#include "algo/algo_rows.h"
+#undef X
+};
+const size_t thrum_algo_count = sizeof(thrum_algos) / sizeof(thrum_algos[0]);
+
+const struct algo *algo_find(enum collective collective, const char *name)
+{
+    for (size_t i = 0; i < thrum_algo_count; i++)
+        if (thrum_algos[i].collective == collective && strcmp(thrum_algos[i].name, name) == 0)
+            return &thrum_algos[i];
+    return NULL;
+}
+
+static bool uses_scratch(enum collective collective)
+{
+    return collective == COLL_ALLREDUCE || collective == COLL_REDUCE_SCATTER ||
+           collective == COLL_ALLGATHER;
+}
+
+const char *algo_refusal(const struct algo *algo, const struct plan_params *params)
+{
+    int n = params->nranks;
+    if (algo->collective != params->collective)
+        return "is an algorithm of another collective";
+    if (n < 1 || params->rank < 0 || params->rank >= n)
+        return "rank is outside the communicator";
+    if (n == 1 && params->collective != COLL_SENDRECV)
+        return NULL; /* a copy, whatever the algorithm */
+    if ((algo->flags & ALGO_NEEDS_PEER_ACCESS) && !params->peer_access)
+        return "needs load and store access to the peers' memory";
+    if ((algo->flags & ALGO_INLINE_ONLY) && algo_count_bytes(params) > PLAN_INLINE_BYTES)
+        return "a contribution must fit a line of 56 bytes";
+    if ((algo->flags & ALGO_POWER_OF_TWO) && (n & (n - 1)) != 0)
+        return "needs a power of two of ranks";
+    if (uses_scratch(params->collective) && params->scratch_bytes < ALGO_MIN_SCRATCH_BYTES)
+        return "needs at least 65536 bytes of scratch";
+    if (algo->build == algo_reduce_scatter_recursive_halving_build &&
+        !algo_recursive_halving_fits(params))
+        return "needs more scratch for so many ranks";
+    return NULL;
+}
+
+thrum_status_t algo_build(const struct algo *algo, const struct plan_params *params,
+                          struct plan *plan_out)
+{
+    struct plan plan;
+    plan_init(&plan, params);
+    plan.algorithm = algo->name;
+    algo->build(&plan);
+    thrum_status_t status = plan.status;
+    if (status != THRUM_OK) {
+        plan_fini(&plan);
+        return status;
+    }
+    *plan_out = plan;
+    return THRUM_OK;
+}

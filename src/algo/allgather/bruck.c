@@ -1,0 +1,98 @@
+/*
+ * allgather, Bruck (Bruck, Ho, Kipnis, Upfal, Weathersby: "Efficient algorithms for all-to-all communications in
+ * multiport message-passing systems", 1997): at the step of distance d a rank sends the min(d, n - d) blocks from its
+ * own onwards to rank - d.
+ *
+ * Puts place blocks where they belong in RECV at once: as many as wrap around the end go as a second put, and the
+ * rotation at the end of the paper's version is not needed. Where all that a step sends fits a line, it goes in one; then
+ * blocks are collected in scratch, this rank's own first, and rotated at the end.
+ */
+#include "algo/build.h"
+#include "base/base.h"
+
+static int64_t blocks_at(int64_t distance, int n)
+{
+    return distance < n - distance ? distance : n - distance;
+}
+
+/* The blocks [first, first + blocks) of RECV, modulo n, are at most two runs. */
+struct runs {
+    uint64_t offset[2], bytes[2];
+};
+static struct runs runs_of(int first, int64_t blocks, int n, uint64_t block_bytes)
+{
+    int64_t before_end = blocks < n - first ? blocks : n - first;
+    return (struct runs){
+        .offset = {(uint64_t)first * block_bytes, 0},
+        .bytes = {(uint64_t)before_end * block_bytes,
+                  (uint64_t)(blocks - before_end) * block_bytes},
+    };
+}
+
+static void build_with_puts(struct plan *plan, uint64_t bytes)
+{
+    int n = plan->params.nranks, rank = plan->params.rank;
+    uint64_t own = (uint64_t)rank * bytes;
+    for (int64_t d = 1; d < n; d *= 2)
+        plan_arrive(plan, 0, algo_rank_at(rank, d, n)); /* who will write here */
+    for (int64_t d = 1; d < n; d *= 2) {
+        int to = algo_rank_at(rank, -d, n), from = algo_rank_at(rank, d, n);
+        struct runs out = runs_of(rank, blocks_at(d, n), n, bytes);
+        struct runs in = runs_of(from, blocks_at(d, n), n, bytes);
+        plan_wait_arrival(plan, 0, to);
+        plan_put(plan, 0, to, algo_recv_at(to, out.offset[0]),
+                 d == 1 ? algo_send_at(rank, 0) : algo_recv_at(rank, out.offset[0]), out.bytes[0],
+                 1);
+        if (out.bytes[1] > 0)
+            plan_put(plan, 0, to, algo_recv_at(to, out.offset[1]),
+                     algo_recv_at(rank, out.offset[1]), out.bytes[1], 2);
+        if (d == 1 && !plan->params.in_place)
+            plan_copy(plan, 0, algo_recv_at(rank, own), algo_send_at(rank, 0), bytes);
+        plan_wait(plan, 0, from, in.bytes[1] > 0 ? 2 : 1);
+    }
+}
+
+static void build_with_lines(struct plan *plan, uint64_t bytes)
+{
+    int n = plan->params.nranks, rank = plan->params.rank;
+    plan_copy(plan, 0, algo_scratch_at(rank, 0), algo_send_at(rank, 0), bytes);
+    for (int64_t d = 1; d < n; d *= 2) {
+        int to = algo_rank_at(rank, -d, n), from = algo_rank_at(rank, d, n);
+        uint64_t len = (uint64_t)blocks_at(d, n) * bytes;
+        plan_put_inline(plan, 0, to, algo_scratch_at(rank, 0), len);
+        plan_wait_inline(plan, 0, from);
+        plan_copy(plan, 0, algo_scratch_at(rank, (uint64_t)d * bytes), algo_line_of(rank, from),
+                  len);
+    }
+    /* Block i of the scratch is that of rank + i. */
+    struct runs runs = runs_of(rank, n, n, bytes);
+    plan_copy(plan, 0, algo_recv_at(rank, runs.offset[0]), algo_scratch_at(rank, 0), runs.bytes[0]);
+    plan_copy(plan, 0, algo_recv_at(rank, runs.offset[1]), algo_scratch_at(rank, runs.bytes[0]),
+              runs.bytes[1]);
+}
+
+static bool fits_lines(const struct plan_params *params)
+{
+    uint64_t largest = ((uint64_t)params->nranks + 1) / 2;
+    return algo_count_bytes(params) * largest <= PLAN_INLINE_BYTES;
+}
+
+void algo_allgather_bruck_build(struct plan *plan)
+{
+    uint64_t bytes = algo_count_bytes(&plan->params);
+    if (algo_build_alone(plan))
+        return;
+    if (fits_lines(&plan->params))
+        build_with_lines(plan, bytes);
+    else
+        build_with_puts(plan, bytes);
+}
+
+struct algo_cost algo_allgather_bruck_cost(const struct plan_params *params)
+{
+    double n = params->nranks, levels = algo_log2_ceil(params->nranks);
+    double bytes = (double)algo_count_bytes(params);
+    if (fits_lines(params))
+        return (struct algo_cost){.steps = levels, .bytes_moved = levels * 128 + 4 * n * bytes};
+    return (struct algo_cost){.steps = levels + 1, .bytes_moved = 2 * n * bytes};
+}

@@ -1,0 +1,93 @@
+/*
+ * allreduce, ring: reduce-scatter, then allgather (Patarasuk, Yuan: "Bandwidth optimal all-reduce algorithms for
+ * clusters of workstations", 2009). Rank r starts slice r on its way to the right; each rank on the way folds in its
+ * contribution; after n - 1 steps the slice is complete, and travels on for n - 1 more steps into every RECV.
+ *
+ * Partial sums are put into the scratch of the right neighbour and folded into its RECV, complete slices go straight to
+ * RECV. A RECV slice that is the source of a put is written again only by the complete slice, which comes from the left
+ * when the partial sum has been all around.
+ */
+#include "algo/ring.h"
+
+/* Slice that a rank sends at a step of a phase; what it receives then, its left neighbour sends. */
+static int slice_sent(const struct ring *ring, int rank, uint64_t m)
+{
+    bool gather = m >= ring->staged;
+    return algo_rank_at(rank, (gather ? 1 : 0) - ring_step(ring, m), ring->n);
+}
+
+struct piece {
+    int step;
+    bool gather;
+    uint64_t offset, bytes;
+};
+
+static struct piece piece_of(const struct plan *plan, const struct ring *ring, int sender,
+                             uint64_t m)
+{
+    uint64_t count = plan->params.count;
+    int slice = slice_sent(ring, sender, m);
+    uint64_t first = algo_slice(count, ring->n, slice);
+    uint64_t elems = algo_slice(count, ring->n, slice + 1) - first;
+    bool gather = m >= ring->staged;
+    struct ring_message message = ring_message(ring, gather ? m - ring->staged : m, elems);
+    return (struct piece){
+        .step = message.step,
+        .gather = gather,
+        .offset = (first + message.first) * ring->elem,
+        .bytes = message.elems * ring->elem,
+    };
+}
+
+static void send_message(struct plan *plan, const struct ring *ring, uint64_t m)
+{
+    struct piece piece = piece_of(plan, ring, ring->rank, m);
+    bool mine = !piece.gather && piece.step == 0;
+    struct plan_operand src =
+        mine ? algo_send_at(ring->rank, piece.offset) : algo_recv_at(ring->rank, piece.offset);
+    struct plan_operand dst = piece.gather ? algo_recv_at(ring->right, piece.offset)
+                                           : algo_scratch_at(ring->right, ring_slot(ring, m, 0));
+    plan_put(plan, 0, ring->right, dst, src, piece.bytes, ring_data_value(ring, m));
+}
+
+static void fold_message(struct plan *plan, const struct ring *ring, uint64_t m)
+{
+    struct piece piece = piece_of(plan, ring, ring->left, m);
+    bool complete = piece.step == ring->n - 2;
+    algo_reduce2(plan, complete ? PLAN_FINAL : 0, algo_recv_at(ring->rank, piece.offset),
+                 algo_scratch_at(ring->rank, ring_slot(ring, m, 0)),
+                 algo_send_at(ring->rank, piece.offset), piece.bytes);
+}
+
+void algo_allreduce_ring_build(struct plan *plan)
+{
+    const struct plan_params *params = &plan->params;
+    if (algo_build_alone(plan))
+        return;
+    int n = params->nranks;
+    algo_meet_two(plan, algo_rank_at(params->rank, 1, n), algo_rank_at(params->rank, -1, n));
+    if (params->count == 0)
+        return;
+
+    struct ring ring;
+    ring_init(&ring, params, algo_slice(params->count, n, 1), 1, 2);
+    for (uint64_t m = 0; m < ring.ahead; m++)
+        send_message(plan, &ring, m);
+    for (uint64_t m = 0; m < ring.messages && plan->status == THRUM_OK; m++) {
+        uint64_t next = m + ring.ahead;
+        ring_wait_data(plan, &ring, m);
+        if (m < ring.staged)
+            fold_message(plan, &ring, m);
+        ring_give_credit(plan, &ring, m);
+        ring_wait_credit(plan, &ring, next);
+        if (next < ring.messages)
+            send_message(plan, &ring, next);
+    }
+}
+
+struct algo_cost algo_allreduce_ring_cost(const struct plan_params *params)
+{
+    double n = params->nranks, slice = (double)algo_count_bytes(params) / n;
+    /* a step: put (read, write), and in the first half the fold (two reads, one write) */
+    return (struct algo_cost){.steps = 1 + 2 * (n - 1), .bytes_moved = (n - 1) * slice * (5 + 2)};
+}

@@ -1,0 +1,70 @@
+/*
+ * broadcast, binomial tree (Thakur, Rabenseifner, Gropp 2005, section 4.2). Ranks are numbered from the root; the parent
+ * of a number is the number without its lowest bit. Parents serve the largest subtree first.
+ *
+ * What fits a line goes down in lines; the children's arrivals then only tell their parent that its lines found them
+ * started, and are waited for last.
+ */
+#include "algo/build.h"
+
+/* Lowest bit of the number, which says how many children there can be; the root's is beyond all. */
+static int lowest_bit(int number, int n)
+{
+    return number == 0 ? 1 << algo_log2_ceil(n) : number & -number;
+}
+
+void algo_broadcast_binomial_build(struct plan *plan)
+{
+    const struct plan_params *params = &plan->params;
+    if (algo_build_alone(plan))
+        return;
+    int n = params->nranks, rank = params->rank, root = params->root;
+    int number = algo_rank_at(rank, -root, n), bit = lowest_bit(number, n);
+    int parent = number == 0 ? -1 : algo_rank_at(number - bit, root, n);
+    uint64_t bytes = algo_count_bytes(params);
+    bool lines = bytes <= PLAN_INLINE_BYTES;
+    struct plan_operand recv = algo_recv_at(rank, 0);
+    struct plan_operand src = number == 0 ? algo_send_at(rank, 0) : recv;
+
+    /* Arrival: parent and children know each other. */
+    if (parent >= 0)
+        plan_arrive(plan, 0, parent);
+    for (int b = bit / 2; b > 0 && !lines; b /= 2)
+        if (b < n - number)
+            plan_arrive(plan, 0, algo_rank_at(number + b, root, n));
+
+    /* From the parent. */
+    if (parent >= 0 && lines) {
+        plan_wait_inline(plan, 0, parent);
+        plan_copy(plan, 0, recv, algo_line_of(rank, parent), bytes);
+    } else if (parent >= 0) {
+        plan_wait_arrival(plan, 0, parent);
+        plan_wait(plan, 0, parent, 1);
+    }
+
+    /* To the children. */
+    for (int b = bit / 2; b > 0; b /= 2) {
+        if (b >= n - number)
+            continue;
+        int child = algo_rank_at(number + b, root, n);
+        if (lines) {
+            plan_put_inline(plan, 0, child, src, bytes);
+        } else {
+            plan_wait_arrival(plan, 0, child);
+            plan_put(plan, 0, child, algo_recv_at(child, 0), src, bytes, 1);
+        }
+    }
+    if (number == 0 && !params->in_place)
+        plan_copy(plan, 0, recv, src, bytes);
+    for (int b = bit / 2; b > 0 && lines; b /= 2)
+        if (b < n - number)
+            plan_wait_arrival(plan, 0, algo_rank_at(number + b, root, n));
+}
+
+struct algo_cost algo_broadcast_binomial_cost(const struct plan_params *params)
+{
+    double levels = algo_log2_ceil(params->nranks), bytes = (double)algo_count_bytes(params);
+    bool lines = bytes <= PLAN_INLINE_BYTES;
+    return (struct algo_cost){.steps = levels + (lines ? 0 : 1),
+                              .bytes_moved = levels * (lines ? 128 : 2 * bytes)};
+}

@@ -1,0 +1,271 @@
+/*
+ * reduce_scatter, recursive halving (Thakur, Rabenseifner, Gropp 2005, section 4.3): at each level the ranks that still
+ * work on a range of blocks split into halves; each sends its partner the half of the blocks that it gives up and folds
+ * what the partner sends into the half that it keeps.
+ *
+ * Where n is no power of two, of the first 2 x (n - p2) ranks the even ones hand all of their contribution to the odd one
+ * on their right and get their complete block from it; p2 numbers remain, numbered in rank order, of which the first
+ * n - p2 stand for two ranks and their two blocks.
+ *
+ * The scratch of a rank has a region for what comes in at each level (which then holds the fold of it, and is where the
+ * next level is sent from), one for what the left neighbour hands over, and one for that neighbour's complete block.
+ * Blocks that are too large for it are cut into chunks, the same elements of every block. Chunks take turns in three
+ * sets of regions. That is enough: a partner writes chunk q + 3 after it has received chunk q + 2, which this rank sent
+ * when it was through with chunk q + 1, for which it had received from each of the others what they sent when they
+ * were through with chunk q, including what this rank had put to them.
+ */
+#include "algo/build.h"
+#include "base/base.h"
+
+#define SETS 3
+
+struct halving {
+    const struct plan_params *params;
+    int n, rank, p2, levels, rem;
+    int number; /* among the p2 that remain; -1: handed over */
+    uint64_t elem;
+    uint64_t chunk_elems, chunks;
+};
+
+/* The elements that a chunk takes of every block, in bytes. */
+struct chunk {
+    uint64_t index, offset, bytes;
+};
+
+/* Blocks of a set of regions. */
+static uint64_t set_blocks(int n)
+{
+    int p2 = 1 << algo_log2_floor(n), rem = n - p2;
+    uint64_t halves = (uint64_t)(p2 - 1);
+    return rem > 0 ? (uint64_t)n + 1 + 2 * halves : halves;
+}
+
+/* Room for a cache line of each block; with less, the ring is the better way. */
+bool algo_recursive_halving_fits(const struct plan_params *params)
+{
+    uint64_t elem = algo_elem_bytes(params), sets = set_blocks(params->nranks) * SETS;
+    uint64_t wanted = min_u64(algo_count_bytes(params), CACHE_LINE_BYTES);
+    return params->scratch_bytes / sets / elem * elem >= wanted;
+}
+
+static void halving_init(struct halving *h, const struct plan_params *params)
+{
+    int n = params->nranks, rank = params->rank, levels = algo_log2_floor(n), p2 = 1 << levels;
+    int rem = n - p2;
+    uint64_t elem = algo_elem_bytes(params), blocks = set_blocks(n);
+    uint64_t room = params->scratch_bytes / blocks / elem;
+    if (room < params->count)
+        room = params->scratch_bytes / (blocks * SETS) / elem;
+    uint64_t chunk_elems = max_u64(1, min_u64(room, params->count));
+    *h = (struct halving){
+        .params = params,
+        .n = n,
+        .rank = rank,
+        .p2 = p2,
+        .levels = levels,
+        .rem = rem,
+        .number = rank >= 2 * rem ? rank - rem : (rank % 2 ? rank / 2 : -1),
+        .elem = elem,
+        .chunk_elems = chunk_elems,
+        .chunks = (params->count + chunk_elems - 1) / chunk_elems,
+    };
+}
+
+/* The rank that goes by a number, and the first block of the number (and of those after it). */
+static int rank_of(const struct halving *h, int number)
+{
+    return number < h->rem ? 2 * number + 1 : number + h->rem;
+}
+static int first_block(const struct halving *h, int number)
+{
+    return number < h->rem ? 2 * number : number + h->rem;
+}
+
+/* Regions, counted in blocks: handed over (n blocks), complete block of the neighbour (1), then one for each level. */
+static uint64_t region(const struct halving *h, const struct chunk *chunk, uint64_t first)
+{
+    uint64_t set = chunk->index % SETS * set_blocks(h->n);
+    return (set + first) * h->chunk_elems * h->elem;
+}
+static struct plan_operand handed_over(const struct halving *h, int rank, const struct chunk *chunk,
+                                       int block)
+{
+    return algo_scratch_at(rank, region(h, chunk, 0) + (uint64_t)block * chunk->bytes);
+}
+static struct plan_operand neighbours_block(const struct halving *h, const struct chunk *chunk)
+{
+    return algo_scratch_at(h->rank, region(h, chunk, (uint64_t)h->n));
+}
+static struct plan_operand level_region(const struct halving *h, int rank,
+                                        const struct chunk *chunk, int level, int blocks_in)
+{
+    uint64_t twice = h->rem > 0 ? 2 : 1, before = h->rem > 0 ? (uint64_t)h->n + 1 : 0;
+    for (int i = 0; i < level; i++)
+        before += twice * (uint64_t)(h->p2 >> (i + 1));
+    return algo_scratch_at(rank, region(h, chunk, before) + (uint64_t)blocks_in * chunk->bytes);
+}
+
+/* The numbers [low, high) that work together at a level, halved: which half this rank keeps. */
+struct halves {
+    int partner; /* rank */
+    int keep_first, keep_end, give_first, give_end; /* blocks */
+    int have_first; /* block */
+};
+static struct halves halves_at(const struct halving *h, int level)
+{
+    int size = h->p2 >> level, low = h->number / size * size, middle = low + size / 2;
+    bool keep_low = h->number < middle;
+    int a = first_block(h, low), b = first_block(h, middle), c = first_block(h, low + size);
+    return (struct halves){
+        .partner = rank_of(h, h->number ^ (size / 2)),
+        .keep_first = keep_low ? a : b,
+        .keep_end = keep_low ? b : c,
+        .give_first = keep_low ? b : a,
+        .give_end = keep_low ? c : b,
+        .have_first = a,
+    };
+}
+
+/* Where this rank has block b when a level begins. */
+static struct plan_operand current(const struct halving *h, const struct chunk *chunk, int level,
+                                   int block)
+{
+    if (level > 0)
+        return level_region(h, h->rank, chunk, level - 1, block - halves_at(h, level).have_first);
+    if (h->rank < 2 * h->rem)
+        return handed_over(h, h->rank, chunk, block);
+    return algo_send_at(h->rank, (uint64_t)block * h->params->count * h->elem + chunk->offset);
+}
+
+/* How many blocks from SEND or from scratch lie side by side. */
+static int run_length(const struct halving *h, bool in_send, int blocks)
+{
+    return in_send && h->chunks > 1 ? 1 : blocks;
+}
+
+/* Values between two ranks: up to n per chunk, the last of a chunk always the same. */
+static uint64_t last_value(const struct halving *h, const struct chunk *chunk)
+{
+    return (chunk->index + 1) * (uint64_t)h->n;
+}
+
+static void put_blocks(struct plan *plan, const struct halving *h, const struct chunk *chunk,
+                       int peer, int level, int first, int end, struct plan_operand dst)
+{
+    bool in_send = level < 0 || (level == 0 && h->rank >= 2 * h->rem);
+    int run = run_length(h, in_send, end - first);
+    uint64_t value = chunk->index * (uint64_t)h->n;
+    for (int block = first; block < end; block += run) {
+        uint64_t bytes = (uint64_t)run * chunk->bytes;
+        struct plan_operand src =
+            level < 0 ? algo_send_at(h->rank,
+                                     (uint64_t)block * h->params->count * h->elem + chunk->offset)
+                      : current(h, chunk, level, block);
+        bool last = block + run >= end;
+        plan_put(plan, 0, peer, dst, src, bytes, last ? last_value(h, chunk) : ++value);
+        dst.offset += bytes;
+    }
+}
+
+/* The complete fold of blocks [first, end): this rank's to RECV, the left neighbour's put to it. */
+static void finish(struct plan *plan, const struct halving *h, const struct chunk *chunk,
+                   const struct halves *halves, int level)
+{
+    for (int block = halves->keep_first; block < halves->keep_end; block++) {
+        bool own = block == h->rank;
+        struct plan_operand dst =
+            own ? algo_recv_at(h->rank, chunk->offset) : neighbours_block(h, chunk);
+        algo_reduce2(plan, PLAN_FINAL, dst, current(h, chunk, level, block),
+                     level_region(h, h->rank, chunk, level, block - halves->keep_first),
+                     chunk->bytes);
+        if (!own)
+            plan_put(plan, 0, block, algo_recv_at(block, chunk->offset), dst, chunk->bytes,
+                     last_value(h, chunk));
+    }
+}
+
+static void fold_kept(struct plan *plan, const struct halving *h, const struct chunk *chunk,
+                      const struct halves *halves, int level)
+{
+    bool in_send = level == 0 && h->rank >= 2 * h->rem;
+    int run = run_length(h, in_send, halves->keep_end - halves->keep_first);
+    for (int block = halves->keep_first; block < halves->keep_end; block += run) {
+        struct plan_operand in = level_region(h, h->rank, chunk, level, block - halves->keep_first);
+        algo_reduce2(plan, 0, in, current(h, chunk, level, block), in,
+                     (uint64_t)run * chunk->bytes);
+    }
+}
+
+/* Takes over the contribution of the left neighbour. */
+static void take_over(struct plan *plan, const struct halving *h, const struct chunk *chunk)
+{
+    int run = run_length(h, true, h->n);
+    plan_wait(plan, 0, h->rank - 1, last_value(h, chunk));
+    for (int block = 0; block < h->n; block += run) {
+        struct plan_operand in = handed_over(h, h->rank, chunk, block);
+        struct plan_operand mine =
+            algo_send_at(h->rank, (uint64_t)block * h->params->count * h->elem + chunk->offset);
+        algo_reduce2(plan, 0, in, in, mine, (uint64_t)run * chunk->bytes);
+    }
+}
+
+static void build_chunk(struct plan *plan, const struct halving *h, const struct chunk *chunk)
+{
+    if (h->number < 0) { /* hands over */
+        int right = h->rank + 1;
+        put_blocks(plan, h, chunk, right, -1, 0, h->n, handed_over(h, right, chunk, 0));
+        plan_wait(plan, 0, right, last_value(h, chunk));
+        return;
+    }
+    if (h->rank < 2 * h->rem)
+        take_over(plan, h, chunk);
+    for (int level = 0; level < h->levels; level++) {
+        struct halves halves = halves_at(h, level);
+        put_blocks(plan, h, chunk, halves.partner, level, halves.give_first, halves.give_end,
+                   level_region(h, halves.partner, chunk, level, 0));
+        plan_wait(plan, 0, halves.partner, last_value(h, chunk));
+        if (level == h->levels - 1)
+            finish(plan, h, chunk, &halves, level);
+        else
+            fold_kept(plan, h, chunk, &halves, level);
+    }
+}
+
+/* Arrivals of all that this rank exchanges with. */
+static void meet(struct plan *plan, const struct halving *h,
+                 void (*op)(struct plan *plan, int lane, int peer))
+{
+    if (h->rank < 2 * h->rem)
+        op(plan, 0, h->number < 0 ? h->rank + 1 : h->rank - 1);
+    for (int level = 0; h->number >= 0 && level < h->levels; level++)
+        op(plan, 0, halves_at(h, level).partner);
+}
+
+void algo_reduce_scatter_recursive_halving_build(struct plan *plan)
+{
+    const struct plan_params *params = &plan->params;
+    struct halving h;
+    if (algo_build_alone(plan))
+        return;
+    halving_init(&h, params);
+    meet(plan, &h, plan_arrive);
+    meet(plan, &h, plan_wait_arrival);
+    for (uint64_t q = 0; q < h.chunks && plan->status == THRUM_OK; q++) {
+        uint64_t first = q * h.chunk_elems;
+        struct chunk chunk = {
+            .index = q,
+            .offset = first * h.elem,
+            .bytes = min_u64(h.chunk_elems, params->count - first) * h.elem,
+        };
+        build_chunk(plan, &h, &chunk);
+    }
+}
+
+struct algo_cost algo_reduce_scatter_recursive_halving_cost(const struct plan_params *params)
+{
+    int n = params->nranks, levels = algo_log2_floor(n), p2 = 1 << levels;
+    double block = (double)algo_count_bytes(params), extra = n > p2 ? 2 : 0;
+    /* half, a quarter ... of the blocks, each put and folded; all of them and one block more for the neighbour */
+    double moved = 5 * block * n * (p2 - 1) / p2 + (n > p2 ? block * (5.0 * n + 2) : 0);
+    return (struct algo_cost){.steps = 1 + levels + extra, .bytes_moved = moved};
+}

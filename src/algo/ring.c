@@ -1,0 +1,83 @@
+/* The schedule of the reducing rings; see ring.h. */
+#include "algo/ring.h"
+#include "base/base.h"
+
+void ring_init(struct ring *ring, const struct plan_params *params, uint64_t slice_elems, int areas,
+               int phases)
+{
+    int n = params->nranks, rank = params->rank;
+    uint64_t elem = algo_elem_bytes(params);
+    uint64_t slot_bytes = params->scratch_bytes / (RING_SLOTS * (uint64_t)areas) /
+                          CACHE_LINE_BYTES * CACHE_LINE_BYTES;
+    uint64_t slot_elems = slot_bytes / elem;
+    bool cut = slice_elems * elem > min_u64(RING_WHOLE_PIECE_BYTES, slot_bytes);
+    uint64_t ahead = cut ? RING_AHEAD : 1;
+    uint64_t group_elems = min_u64(slot_elems * ahead, slice_elems);
+    uint64_t groups = (slice_elems + group_elems - 1) / group_elems;
+    uint64_t pieces = groups * ahead;
+
+    *ring = (struct ring){
+        .n = n,
+        .rank = rank,
+        .left = algo_rank_at(rank, -1, n),
+        .right = algo_rank_at(rank, 1, n),
+        .elem = elem,
+        .slot_bytes = slot_bytes,
+        .piece_elems = (slice_elems + pieces - 1) / pieces,
+        .ahead = ahead,
+        .staged = (uint64_t)(n - 1) * pieces,
+    };
+    ring->messages = ring->staged * (uint64_t)phases;
+    ring->credits = ring->staged > RING_SLOTS ? ring->staged - RING_SLOTS : 0;
+}
+
+int ring_step(const struct ring *ring, uint64_t index)
+{
+    return (int)(index / ring->ahead % (uint64_t)(ring->n - 1));
+}
+
+struct ring_message ring_message(const struct ring *ring, uint64_t index, uint64_t slice_elems)
+{
+    uint64_t group = index / (ring->ahead * (uint64_t)(ring->n - 1));
+    uint64_t piece = group * ring->ahead + index % ring->ahead;
+    uint64_t first = min_u64(piece * ring->piece_elems, slice_elems);
+    return (struct ring_message){
+        .step = ring_step(ring, index),
+        .first = first,
+        .elems = min_u64(ring->piece_elems, slice_elems - first),
+    };
+}
+
+uint64_t ring_slot(const struct ring *ring, uint64_t m, int area)
+{
+    return ((uint64_t)area * RING_SLOTS + m % RING_SLOTS) * ring->slot_bytes;
+}
+
+/* Every rank raises in this order: messages 0 .. ahead - 1; then for each m: the credit of m, message m + ahead. */
+uint64_t ring_data_value(const struct ring *ring, uint64_t m)
+{
+    uint64_t credits_before = m < ring->ahead ? 0 : min_u64(m - ring->ahead + 1, ring->credits);
+    return m + 1 + credits_before;
+}
+
+static uint64_t credit_value(const struct ring *ring, uint64_t m)
+{
+    return (ring->ahead + m) + (m + 1);
+}
+
+void ring_wait_data(struct plan *plan, const struct ring *ring, uint64_t m)
+{
+    plan_wait(plan, 0, ring->left, ring_data_value(ring, m));
+}
+
+void ring_wait_credit(struct plan *plan, const struct ring *ring, uint64_t m)
+{
+    if (m >= RING_SLOTS && m < ring->staged)
+        plan_wait(plan, 0, ring->right, credit_value(ring, m - RING_SLOTS));
+}
+
+void ring_give_credit(struct plan *plan, const struct ring *ring, uint64_t m)
+{
+    if (m < ring->credits)
+        plan_signal(plan, 0, ring->left, credit_value(ring, m));
+}

@@ -1,0 +1,37 @@
+/* api: the public collectives. Validates every argument, fills struct coll_args; groups. No policy here. */
+#ifndef API_API_H
+#define API_API_H
+
+#include "exec/exec.h"
+
+/*
+ * The path of one collective, step by step: placed buffers, the cached program or select, build and compile, run.
+ * The arguments are valid.
+ */
+thrum_status_t collective_run(const struct coll_args *args);
+
+/* What is wrong with a call, if anything; checked when it is made, also inside a group. */
+thrum_status_t collective_check(const struct coll_args *args);
+
+/* ---- point to point (p2p.c) ---- */
+
+struct p2p_call {
+    bool is_send;
+    const void *buffer;
+    uint64_t count;
+    thrum_datatype_t dtype;
+    int peer;
+    struct thrum_queue *queue;
+};
+/* Runs the point-to-point calls of one group on one communicator. */
+thrum_status_t p2p_run(struct thrum_comm *comm, const struct p2p_call *calls, size_t n);
+
+/* ---- groups (group.c) ---- */
+
+bool group_is_open(void);
+/* Keeps a call for the end of this thread's group. `check` is its own status: an error fails the whole group. */
+thrum_status_t group_add_collective(const struct coll_args *args, thrum_status_t check);
+thrum_status_t group_add_p2p(struct thrum_comm *comm, const struct p2p_call *call,
+                             thrum_status_t check);
+
+#endif

@@ -1,0 +1,155 @@
+/*
+ * Groups: calls of a thread between thrum_group_start and the outermost thrum_group_end begin together. All
+ * point-to-point calls of a communicator become one operation (a round per repeated pair); then its collectives follow
+ * in call order. Communicators are taken in the order of their ids, which is the same on all ranks, so that ranks that
+ * name them in different orders do not deadlock.
+ */
+#include "api/api.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/base.h"
+
+struct group_call {
+    bool is_p2p;
+    struct thrum_comm *comm;
+    struct coll_args collective;
+    struct p2p_call p2p;
+};
+
+static _Thread_local struct {
+    int depth;
+    struct group_call *calls;
+    size_t n, capacity;
+    thrum_status_t status; /* of the first call that was refused */
+    char message[512];
+} group;
+
+bool group_is_open(void)
+{
+    return group.depth > 0;
+}
+
+static thrum_status_t refuse(thrum_status_t status)
+{
+    if (!group.status) {
+        group.status = status;
+        strncpy(group.message, thrum_last_error(), sizeof group.message - 1);
+    }
+    return status;
+}
+
+static struct group_call *add(void)
+{
+    if (group.n == group.capacity) {
+        size_t capacity = group.capacity ? group.capacity * 2 : 16;
+        struct group_call *calls = realloc(group.calls, capacity * sizeof *calls);
+        if (!calls)
+            return NULL;
+        group.calls = calls;
+        group.capacity = capacity;
+    }
+    return &group.calls[group.n++];
+}
+
+thrum_status_t group_add_collective(const struct coll_args *args, thrum_status_t check)
+{
+    struct group_call *call = check ? NULL : add();
+
+    if (check)
+        return refuse(check);
+    if (!call)
+        return refuse(thrum_fail(THRUM_ERR_NO_MEMORY, "no host memory for a group"));
+    *call = (struct group_call){.comm = args->comm, .collective = *args};
+    return THRUM_OK;
+}
+
+thrum_status_t group_add_p2p(struct thrum_comm *comm, const struct p2p_call *p2p,
+                             thrum_status_t check)
+{
+    struct group_call *call = check ? NULL : add();
+
+    if (check)
+        return refuse(check);
+    if (!call)
+        return refuse(thrum_fail(THRUM_ERR_NO_MEMORY, "no host memory for a group"));
+    *call = (struct group_call){.is_p2p = true, .comm = comm, .p2p = *p2p};
+    return THRUM_OK;
+}
+
+thrum_status_t thrum_group_start(void)
+{
+    group.depth++;
+    return THRUM_OK;
+}
+
+/* Ids are equal on all ranks; two communicators of one id are ranks of one process, told apart by rank. */
+static int by_comm(const void *a, const void *b)
+{
+    const struct thrum_comm *x = ((const struct group_call *)a)->comm;
+    const struct thrum_comm *y = ((const struct group_call *)b)->comm;
+
+    if (x->id != y->id)
+        return x->id < y->id ? -1 : 1;
+    return x->rank - y->rank;
+}
+
+/* Stable: calls of one communicator keep their order. */
+static void sort_calls(struct group_call *calls, size_t n)
+{
+    for (size_t i = 1; i < n; i++)
+        for (size_t j = i; j > 0 && by_comm(&calls[j - 1], &calls[j]) > 0; j--) {
+            struct group_call swap = calls[j];
+            calls[j] = calls[j - 1];
+            calls[j - 1] = swap;
+        }
+}
+
+/* The calls of one communicator. */
+static thrum_status_t run_comm(const struct group_call *calls, size_t n)
+{
+    struct p2p_call *p2p = malloc(n * sizeof *p2p);
+    size_t np2p = 0;
+    thrum_status_t status = THRUM_OK;
+
+    if (!p2p)
+        return thrum_fail(THRUM_ERR_NO_MEMORY, "no host memory for a group of %zu calls", n);
+    for (size_t i = 0; i < n; i++)
+        if (calls[i].is_p2p)
+            p2p[np2p++] = calls[i].p2p;
+    if (np2p)
+        status = p2p_run(calls[0].comm, p2p, np2p);
+    free(p2p);
+    for (size_t i = 0; i < n && !status; i++)
+        if (!calls[i].is_p2p)
+            status = collective_run(&calls[i].collective);
+    return status;
+}
+
+thrum_status_t thrum_group_end(void)
+{
+    thrum_status_t status;
+    size_t first = 0;
+
+    if (!group.depth)
+        return thrum_fail(THRUM_ERR_INVALID_USAGE,
+                          "thrum_group_end without thrum_group_start on this thread");
+    if (--group.depth)
+        return THRUM_OK;
+    status = group.status ? thrum_set_last_error(group.status, group.message) : THRUM_OK;
+    if (!status)
+        sort_calls(group.calls, group.n);
+    while (!status && first < group.n) {
+        size_t end = first + 1;
+        while (end < group.n && group.calls[end].comm == group.calls[first].comm)
+            end++;
+        status = run_comm(&group.calls[first], end - first);
+        first = end;
+    }
+    free(group.calls);
+    group.calls = NULL;
+    group.n = group.capacity = 0;
+    group.status = THRUM_OK;
+    return status;
+}

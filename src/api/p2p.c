@@ -1,0 +1,323 @@
+/*
+ * Point to point: the sends and receives of one group on one communicator, as rounds. Round j holds the j-th send and
+ * the j-th receive of every peer, so that each round is a plan with at most one message a pair and direction, and
+ * rounds are the same on both ends. Called by api.
+ */
+#include "api/api.h"
+
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "algo/algo.h"
+#include "base/base.h"
+
+/* One message, placed. */
+struct message {
+    struct p2p_call call;
+    uint64_t bytes, address;
+    enum thrum_mem_kind kind;
+    int round;
+};
+
+struct round {
+    struct plan_p2p *p2p;
+    struct exec_copy *in, *out;
+    int np2p;
+    size_t nin, nout;
+};
+
+/* Checks and classifies the buffers; nothing is enqueued before all are good. */
+static thrum_status_t place_messages(struct thrum_comm *comm, struct message *messages, size_t n)
+{
+    uint64_t staged = 0, stage = 0;
+    thrum_status_t status;
+
+    for (size_t i = 0; i < n; i++) {
+        struct message *m = &messages[i];
+
+        m->bytes = m->call.count * thrum_datatype_size(m->call.dtype);
+        m->address = (uint64_t)(uintptr_t)m->call.buffer;
+        m->kind = THRUM_MEM_DEVICE;
+        if (!m->bytes) {
+            m->address = comm->area; /* never touched, but an address */
+            continue;
+        }
+        status = exec_classify(comm, m->call.is_send ? "send" : "recv", m->call.buffer, m->bytes,
+                               &m->kind);
+        if (status)
+            return status;
+        if (m->kind != THRUM_MEM_DEVICE)
+            staged += round_up_u64(m->bytes, CACHE_LINE_BYTES);
+    }
+    if (!staged)
+        return THRUM_OK;
+    status = exec_stage(comm, 0, staged, &stage);
+    if (status)
+        return status;
+    for (size_t i = 0; i < n; i++)
+        if (messages[i].kind != THRUM_MEM_DEVICE) {
+            messages[i].address = stage;
+            stage += round_up_u64(messages[i].bytes, CACHE_LINE_BYTES);
+        }
+    return THRUM_OK;
+}
+
+/* Gives each message the round in which its turn with its peer comes; returns the number of rounds. */
+static int assign_rounds(struct message *messages, size_t n, int *next_send, int *next_recv)
+{
+    int rounds = 0;
+
+    for (size_t i = 0; i < n; i++) {
+        int *next = messages[i].call.is_send ? next_send : next_recv;
+
+        messages[i].round = next[messages[i].call.peer]++;
+        if (messages[i].round >= rounds)
+            rounds = messages[i].round + 1;
+    }
+    return rounds;
+}
+
+/* The next message of this rank to itself, from *at on; NULL if there is none. */
+static const struct message *next_self(const struct thrum_comm *comm,
+                                       const struct message *messages, size_t n, bool is_send,
+                                       size_t *at)
+{
+    while (*at < n) {
+        const struct message *m = &messages[(*at)++];
+        if (m->call.peer == comm->rank && m->call.is_send == is_send)
+            return m;
+    }
+    return NULL;
+}
+
+static thrum_status_t check_self(const struct thrum_comm *comm, const struct message *messages,
+                                 size_t n)
+{
+    size_t s = 0, r = 0;
+
+    for (;;) {
+        const struct message *send = next_self(comm, messages, n, true, &s);
+        const struct message *recv = next_self(comm, messages, n, false, &r);
+
+        if (!send && !recv)
+            return THRUM_OK;
+        if (!send || !recv)
+            return thrum_fail(THRUM_ERR_INVALID_USAGE,
+                              "rank %d %s itself without a matching %s in the group", comm->rank,
+                              send ? "sends to" : "receives from", send ? "receive" : "send");
+        if (send->bytes != recv->bytes)
+            return thrum_fail(THRUM_ERR_INVALID_COUNT,
+                              "rank %d sends %llu bytes to itself and receives %llu", comm->rank,
+                              (unsigned long long)send->bytes, (unsigned long long)recv->bytes);
+    }
+}
+
+static void collect(const struct message *messages, size_t n, int index, struct round *round)
+{
+    round->np2p = 0;
+    round->nin = round->nout = 0;
+    for (size_t i = 0; i < n; i++) {
+        const struct message *m = &messages[i];
+        struct exec_copy copy = {.host = (void *)(uintptr_t)m->call.buffer,
+                                 .device = m->address,
+                                 .bytes = m->bytes,
+                                 .registered = m->kind == THRUM_MEM_HOST_REGISTERED};
+
+        if (m->round != index)
+            continue;
+        round->p2p[round->np2p++] = (struct plan_p2p){.peer = m->call.peer,
+                                                      .is_send = m->call.is_send,
+                                                      .bytes = m->bytes,
+                                                      .offset = m->address};
+        if (m->kind == THRUM_MEM_DEVICE)
+            continue;
+        if (m->call.is_send)
+            round->in[round->nin++] = copy;
+        else
+            round->out[round->nout++] = copy;
+    }
+}
+
+/* The arrival lines tell each sender where its data go. */
+static thrum_status_t fill_arrivals(struct thrum_comm *comm, const struct round *round,
+                                    struct exec_program *program)
+{
+    for (int i = 0; i < round->np2p; i++) {
+        const struct plan_p2p *p = &round->p2p[i];
+        struct comm_arrival *arrival = &program->arrivals[i];
+
+        if (p->is_send || p->peer == comm->rank)
+            continue;
+        arrival->recv_offset = p->offset - comm->device->own_base;
+        arrival->count = p->bytes;
+        arrival->collective = COLL_SENDRECV;
+        if (!comm->peer_access) {
+            thrum_status_t status =
+                exec_region(comm, p->offset, &arrival->recv_key, &arrival->recv_put_offset);
+            if (status)
+                return status;
+        }
+    }
+    return THRUM_OK;
+}
+
+static thrum_status_t run_round(struct thrum_comm *comm, const struct round *round,
+                                struct thrum_queue *queue)
+{
+    const struct plan_params params = {.collective = COLL_SENDRECV,
+                                       .rank = comm->rank,
+                                       .nranks = comm->nranks,
+                                       .dtype = THRUM_UINT8,
+                                       .peer_access = comm->peer_access,
+                                       .lanes = 1,
+                                       .scratch_bytes = comm->scratch_bytes,
+                                       .p2p = round->p2p,
+                                       .np2p = round->np2p};
+    const struct call_record call = {.collective = COLL_SENDRECV, .root = round->p2p[0].peer};
+    const struct exec_buffers buffers = {0};
+    const struct exec_staging staging = {round->in, round->out, round->nin, round->nout};
+    struct exec_program *program;
+    struct plan plan;
+    thrum_status_t status = algo_build(algo_find(COLL_SENDRECV, "rendezvous"), &params, &plan);
+
+    if (status)
+        return status;
+    status = exec_compile(comm, &plan, CHANNEL_P2P, &program);
+    plan_fini(&plan);
+    if (status)
+        return status;
+    status = fill_arrivals(comm, round, program);
+    if (!status)
+        status = exec_run(comm, program, &buffers, round->nin + round->nout ? &staging : NULL,
+                          queue, &call);
+    exec_program_free(program);
+    return status;
+}
+
+/* ---- several queues in one group: the first carries the messages, the others wait for it and it for them ---- */
+
+struct other_queues {
+    struct thrum_queue *queue[PLAN_MAX_LANES - 1];
+    int n;
+};
+
+static thrum_status_t find_others(const struct p2p_call *calls, size_t n, struct other_queues *out)
+{
+    out->n = 0;
+    for (size_t i = 1; i < n; i++) {
+        bool known = calls[i].queue == calls[0].queue;
+
+        for (int k = 0; k < out->n && !known; k++)
+            known = out->queue[k] == calls[i].queue;
+        if (known)
+            continue;
+        if (out->n == PLAN_MAX_LANES - 1)
+            return thrum_fail(THRUM_ERR_UNSUPPORTED,
+                              "sends and receives of one group on more than %d queues",
+                              PLAN_MAX_LANES);
+        out->queue[out->n++] = calls[i].queue;
+    }
+    return THRUM_OK;
+}
+
+static thrum_status_t submit_one(struct thrum_queue *queue, enum thrum_opcode opcode,
+                                 uint64_t address, uint64_t value, uint64_t *ticket_out)
+{
+    struct thrum_operand operand = {.base = address};
+    struct thrum_command command = {.opcode = (uint8_t)opcode,
+                                    .ndst = opcode == THRUM_CMD_SIGNAL,
+                                    .nsrc = opcode == THRUM_CMD_WAIT,
+                                    .value = value,
+                                    .operands = &operand};
+
+    return thrum_queue_submit(queue, &command, 1, ticket_out);
+}
+
+/* The first queue goes on when the others have reached this point. */
+static thrum_status_t await_others(struct thrum_comm *comm, struct thrum_queue *queue,
+                                   const struct other_queues *others)
+{
+    uint64_t joined = comm->area + comm->own_offset + offsetof(struct comm_own_block, joined);
+
+    for (int i = 0; i < others->n; i++) {
+        thrum_status_t status = submit_one(others->queue[i], THRUM_CMD_SIGNAL, joined, 1, NULL);
+        if (status)
+            return status;
+        comm->joined++;
+    }
+    return others->n ? submit_one(queue, THRUM_CMD_WAIT, joined, comm->joined, NULL) : THRUM_OK;
+}
+
+/* The others go on when the group is done; their waits end with the newest operation if it fails. */
+static thrum_status_t release_others(struct thrum_comm *comm, const struct other_queues *others)
+{
+    uint64_t number = atomic_load(&comm->issued);
+    uint64_t done = comm->area + comm->own_offset + offsetof(struct comm_own_block, done);
+    struct comm_operation *operation = &comm->operations[number % COMM_IN_FLIGHT];
+
+    for (int i = 0; i < others->n; i++) {
+        uint64_t ticket;
+        thrum_status_t status = exec_hold_queue(comm, others->queue[i]);
+
+        if (!status)
+            status = submit_one(others->queue[i], THRUM_CMD_WAIT, done, number, &ticket);
+        if (status)
+            return status;
+        pthread_mutex_lock(&comm->retire_lock);
+        operation->lane_ticket[i + 1] = ticket;
+        operation->lane_queue[i + 1] = others->queue[i];
+        pthread_mutex_unlock(&comm->retire_lock);
+    }
+    return THRUM_OK;
+}
+
+static thrum_status_t run_rounds(struct thrum_comm *comm, struct message *messages, size_t n,
+                                 struct round *round, int *next, struct thrum_queue *queue)
+{
+    int rounds = assign_rounds(messages, n, next, next + comm->nranks);
+
+    for (int r = 0; r < rounds; r++) {
+        thrum_status_t status;
+
+        collect(messages, n, r, round);
+        status = run_round(comm, round, queue);
+        if (status)
+            return status;
+    }
+    return THRUM_OK;
+}
+
+thrum_status_t p2p_run(struct thrum_comm *comm, const struct p2p_call *calls, size_t n)
+{
+    struct message *messages = calloc(n, sizeof *messages);
+    int *next = calloc(2 * (size_t)comm->nranks, sizeof *next);
+    struct other_queues others;
+    struct round round = {.p2p = calloc(n, sizeof *round.p2p),
+                          .in = calloc(n, sizeof *round.in),
+                          .out = calloc(n, sizeof *round.out)};
+    thrum_status_t status = THRUM_OK;
+
+    if (!messages || !next || !round.p2p || !round.in || !round.out)
+        status = thrum_fail(THRUM_ERR_NO_MEMORY, "no host memory for %zu messages", n);
+    for (size_t i = 0; i < n && !status; i++)
+        messages[i].call = calls[i];
+    if (!status)
+        status = place_messages(comm, messages, n);
+    if (!status)
+        status = check_self(comm, messages, n);
+    if (!status)
+        status = find_others(calls, n, &others);
+    if (!status)
+        status = await_others(comm, calls[0].queue, &others);
+    if (!status)
+        status = run_rounds(comm, messages, n, &round, next, calls[0].queue);
+    if (!status)
+        status = release_others(comm, &others);
+    free(messages);
+    free(next);
+    free(round.p2p);
+    free(round.in);
+    free(round.out);
+    return status;
+}

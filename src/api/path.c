@@ -1,0 +1,200 @@
+/*
+ * The data path of a collective, top to bottom. A newcomer starts here: thrum_allreduce (collectives.c) validates and
+ * calls collective_run, which places the buffers (exec/stage.c), finds the program in the cache or selects
+ * (select/select.c), builds (algo/<collective>/<algorithm>.c) and compiles (exec/compile.c) it, and runs it
+ * (exec/run.c): device commands on the queue of the call.
+ */
+#include "api/api.h"
+
+#include "algo/algo.h"
+#include "base/base.h"
+#include "select/select.h"
+
+static void fill_params(const struct coll_args *args, bool in_place, struct plan_params *out)
+{
+    const struct thrum_comm *comm = args->comm;
+
+    *out = (struct plan_params){.collective = args->collective,
+                                .rank = comm->rank,
+                                .nranks = comm->nranks,
+                                .count = args->count,
+                                .dtype = args->dtype,
+                                .redop = args->redop,
+                                .root = args->root,
+                                .in_place = in_place,
+                                .peer_access = comm->peer_access,
+                                .lanes = comm->lanes,
+                                .scratch_bytes = comm->scratch_bytes};
+}
+
+/* Select, build, compile. Only on a miss of the plan cache. */
+static thrum_status_t make_program(const struct coll_args *args, const struct exec_key *key,
+                                   struct exec_program **program_out)
+{
+    struct thrum_comm *comm = args->comm;
+    struct plan_params params;
+    const struct algo *algo;
+    struct exec_program *program;
+    struct plan plan;
+    thrum_status_t status;
+
+    fill_params(args, key->in_place, &params);
+    status = select_algorithm(&params, &algo);
+    if (status)
+        return status;
+    status = algo_build(algo, &params, &plan);
+    if (status)
+        return status;
+    status = exec_compile(comm, &plan, CHANNEL_COLLECTIVE, &program);
+    plan_fini(&plan);
+    if (status)
+        return status;
+    exec_cache_insert(comm->cache, key, program);
+    *program_out = program;
+    return THRUM_OK;
+}
+
+static uint64_t send_bytes(const struct coll_args *args)
+{
+    struct plan_params params;
+
+    fill_params(args, false, &params);
+    return plan_send_bytes(&params, args->comm->rank);
+}
+
+static uint64_t recv_bytes(const struct coll_args *args)
+{
+    struct plan_params params;
+
+    fill_params(args, false, &params);
+    return plan_recv_bytes(&params, args->comm->rank);
+}
+
+/* Whether the call is in place by the collective's rule in thrum.h. */
+static bool is_in_place(const struct coll_args *args)
+{
+    uint64_t block = args->count * thrum_datatype_size(args->dtype);
+    const uint8_t *send = args->send, *recv = args->recv;
+
+    switch (args->collective) {
+    case COLL_ALLREDUCE:
+        return send == recv;
+    case COLL_BROADCAST:
+        return args->comm->rank == args->root && send == recv;
+    case COLL_ALLGATHER:
+        return send == recv + (uint64_t)args->comm->rank * block;
+    case COLL_REDUCE_SCATTER:
+        return recv == send + (uint64_t)args->comm->rank * block;
+    default:
+        return false;
+    }
+}
+
+/* Where the buffers are for the device, with the copies that host memory needs around the program. */
+struct placement {
+    struct exec_buffers buffers;
+    struct exec_copy in, out;
+    struct exec_staging staging;
+    bool staged;
+};
+
+static thrum_status_t place(const struct coll_args *args, bool in_place, struct placement *p)
+{
+    struct thrum_comm *comm = args->comm;
+    uint64_t nsend = send_bytes(args), nrecv = recv_bytes(args), shift;
+    enum thrum_mem_kind send_kind = THRUM_MEM_DEVICE, recv_kind = THRUM_MEM_DEVICE;
+    bool send_inside_recv = nrecv >= nsend; /* in place: which of the two is the whole */
+    thrum_status_t status = THRUM_OK;
+
+    p->buffers =
+        (struct exec_buffers){(uint64_t)(uintptr_t)args->send, (uint64_t)(uintptr_t)args->recv};
+    p->staged = false;
+    if (nsend)
+        status = exec_classify(comm, "send", args->send, nsend, &send_kind);
+    if (!status && nrecv)
+        status = exec_classify(comm, "recv", args->recv, nrecv, &recv_kind);
+    if (status || (send_kind == THRUM_MEM_DEVICE && recv_kind == THRUM_MEM_DEVICE))
+        return status;
+
+    p->staged = true;
+    p->in = (struct exec_copy){.host = (void *)(uintptr_t)args->send,
+                               .bytes = send_kind == THRUM_MEM_DEVICE ? 0 : nsend,
+                               .registered = send_kind == THRUM_MEM_HOST_REGISTERED};
+    p->out = (struct exec_copy){.host = args->recv,
+                                .bytes = recv_kind == THRUM_MEM_DEVICE ? 0 : nrecv,
+                                .registered = recv_kind == THRUM_MEM_HOST_REGISTERED};
+    if (in_place) {
+        /* One stage for the whole; the part lies in it as in the caller's memory. */
+        uint64_t whole;
+        status = exec_stage(comm, 0, max_u64(nsend, nrecv), &whole);
+        if (status)
+            return status;
+        shift = send_inside_recv
+                    ? (uint64_t)((const uint8_t *)args->send - (const uint8_t *)args->recv)
+                    : (uint64_t)((const uint8_t *)args->recv - (const uint8_t *)args->send);
+        p->buffers.send = send_inside_recv ? whole + shift : whole;
+        p->buffers.recv = send_inside_recv ? whole : whole + shift;
+    } else {
+        if (p->in.bytes)
+            status = exec_stage(comm, 0, nsend, &p->buffers.send);
+        if (!status && p->out.bytes)
+            status = exec_stage(comm, 1, nrecv, &p->buffers.recv);
+        if (status)
+            return status;
+    }
+    p->in.device = p->buffers.send;
+    p->out.device = p->buffers.recv;
+    p->staging = (struct exec_staging){&p->in, &p->out, p->in.bytes ? 1 : 0, p->out.bytes ? 1 : 0};
+    return THRUM_OK;
+}
+
+thrum_status_t collective_run(const struct coll_args *args)
+{
+    struct thrum_comm *comm = args->comm;
+    bool in_place = is_in_place(args);
+    struct exec_key key = {.count = args->count,
+                           .root = args->root,
+                           .collective = (uint8_t)args->collective,
+                           .dtype = (uint8_t)args->dtype,
+                           .redop = (uint8_t)args->redop,
+                           .in_place = in_place};
+    struct call_record call = {.count = args->count,
+                               .root = args->root,
+                               .collective = (uint8_t)args->collective,
+                               .dtype = (uint8_t)args->dtype,
+                               .redop = (uint8_t)args->redop};
+    struct exec_program *program;
+    struct placement placement;
+    thrum_status_t status = place(args, in_place, &placement);
+
+    if (status)
+        return status;
+    program = exec_cache_find(comm->cache, &key);
+    if (!program) {
+        status = make_program(args, &key, &program);
+        if (status)
+            return status;
+    }
+    call.sequence = comm->sequence + 1;
+    comm_record(comm, &call);
+    status = exec_run(comm, program, &placement.buffers,
+                      placement.staged ? &placement.staging : NULL, args->queue, &call);
+    if (!status)
+        comm->sequence++;
+    return status;
+}
+
+const char *thrum_comm_algorithm(thrum_comm_t comm, const char *collective, size_t count,
+                                 thrum_datatype_t dtype)
+{
+    struct coll_args args = {.comm = comm, .count = count, .dtype = dtype};
+    struct plan_params params;
+    const struct algo *algo;
+    int index = collective ? collective_by_name(collective) : -1;
+
+    if (!comm_is_valid(comm) || index < 0 || !thrum_datatype_size(dtype))
+        return NULL;
+    args.collective = (enum collective)index;
+    fill_params(&args, false, &params);
+    return select_algorithm(&params, &algo) ? NULL : algo->name;
+}

@@ -1,0 +1,727 @@
+/*
+ * Makes and destroys communicators: joins the ranks, lays out the area, exchanges addresses, decides between peer
+ * access and puts, starts the control plane. Public entry points of thrum.h's "communicators" part.
+ */
+#include "comm/comm.h"
+
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/base.h"
+#include "base/config.h"
+#include "exec/exec.h"
+#include "fabric/fabric.h"
+#include "select/select.h"
+
+#define TICK_MS 20
+#define EXCHANGE_VERSION 1
+
+/* ---- registry of live communicators: tells a live handle from any other pointer ---- */
+
+static struct {
+    pthread_mutex_t lock;
+    struct thrum_comm **comms;
+    int n, capacity;
+} registry = {.lock = PTHREAD_MUTEX_INITIALIZER};
+
+static _Atomic uint64_t registry_serial; /* grows whenever a communicator ends */
+
+bool comm_is_valid(const struct thrum_comm *comm)
+{
+    static _Thread_local const struct thrum_comm *last; /* the handle of the last call, mostly */
+    static _Thread_local uint64_t last_serial;
+    bool found = false;
+
+    if (comm && comm == last && atomic_load(&registry_serial) == last_serial)
+        return true;
+    pthread_mutex_lock(&registry.lock);
+    for (int i = 0; i < registry.n && !found; i++)
+        found = registry.comms[i] == comm;
+    if (found) {
+        last = comm;
+        last_serial = atomic_load(&registry_serial);
+    }
+    pthread_mutex_unlock(&registry.lock);
+    return found;
+}
+
+static thrum_status_t registry_add(struct thrum_comm *comm)
+{
+    thrum_status_t status = THRUM_OK;
+
+    pthread_mutex_lock(&registry.lock);
+    if (registry.n == registry.capacity) {
+        int capacity = registry.capacity ? registry.capacity * 2 : 16;
+        struct thrum_comm **comms =
+            realloc(registry.comms, (size_t)capacity * sizeof(struct thrum_comm *));
+        if (!comms)
+            status = thrum_fail(THRUM_ERR_NO_MEMORY, "no host memory for a communicator");
+        else {
+            registry.comms = comms;
+            registry.capacity = capacity;
+        }
+    }
+    if (!status)
+        registry.comms[registry.n++] = comm;
+    pthread_mutex_unlock(&registry.lock);
+    return status;
+}
+
+static void registry_remove(struct thrum_comm *comm)
+{
+    pthread_mutex_lock(&registry.lock);
+    for (int i = 0; i < registry.n; i++)
+        if (registry.comms[i] == comm)
+            registry.comms[i] = registry.comms[--registry.n];
+    atomic_fetch_add(&registry_serial, 1);
+    if (!registry.n) {
+        free(registry.comms);
+        registry.comms = NULL;
+        registry.capacity = 0;
+    }
+    pthread_mutex_unlock(&registry.lock);
+}
+
+/* The device runtime's error hook: a queue met an error; waits until whoever issued the work has said why. */
+static void settle_queue(struct thrum_queue *queue, thrum_status_t status)
+{
+    int64_t deadline = now_ns() + 2000000000;
+    bool pending = true;
+
+    (void)status;
+    while (pending && now_ns() < deadline) {
+        struct timespec pause = {.tv_nsec = 1000000};
+
+        pending = false;
+        pthread_mutex_lock(&registry.lock);
+        for (int i = 0; i < registry.n && !pending; i++)
+            pending = comm_owes_cause(registry.comms[i], queue);
+        pthread_mutex_unlock(&registry.lock);
+        if (pending)
+            nanosleep(&pause, NULL);
+    }
+}
+
+/* ---- area ---- */
+
+uint64_t comm_area_bytes(int nranks, uint64_t scratch_bytes, uint64_t *own_offset_out,
+                         uint64_t *scratch_offset_out)
+{
+    uint64_t own = (uint64_t)nranks * sizeof(struct comm_peer_block);
+    uint64_t scratch = round_up_u64(own + sizeof(struct comm_own_block), 4096);
+
+    *own_offset_out = own;
+    *scratch_offset_out = scratch;
+    return scratch + scratch_bytes;
+}
+
+uint64_t comm_done(struct thrum_comm *comm)
+{
+    uint64_t done = 0;
+
+    (void)comm->ops->mem_peek(comm->device->impl, comm->area + comm->own_offset, &done,
+                              sizeof done);
+    return done;
+}
+
+/* ---- the exchange ---- */
+
+struct exchange {
+    uint32_t version;
+    uint32_t may_load_store;
+    uint64_t host;
+    uint64_t area_offset;
+    uint64_t scratch_bytes;
+    int64_t lanes;
+    struct thrum_device_address device;
+    char algorithms[96]; /* THRUM_ALGO */
+    char fabric[32];
+    int32_t status; /* thrum_status_t of making the area */
+    char message[128];
+};
+
+struct exchange_fabric {
+    struct thrum_fabric_address address;
+    uint64_t area_key, area_put_offset;
+    int32_t status; /* thrum_status_t of opening the endpoint */
+    char message[128];
+};
+
+static uint64_t fnv1a(uint64_t h, const void *data, size_t bytes)
+{
+    const uint8_t *p = data;
+
+    for (size_t i = 0; i < bytes; i++)
+        h = (h ^ p[i]) * 0x100000001b3u;
+    return h;
+}
+
+/* Equal for processes that share a kernel and a network: boot id and network namespace. */
+static uint64_t host_identity(void)
+{
+    uint64_t h = 0xcbf29ce484222325u;
+    char boot[64] = "";
+    struct stat net;
+    FILE *file = fopen("/proc/sys/kernel/random/boot_id", "re");
+
+    if (file) {
+        size_t n = fread(boot, 1, sizeof boot, file);
+        h = fnv1a(h, boot, n);
+        fclose(file);
+    }
+    if (!stat("/proc/self/ns/net", &net))
+        h = fnv1a(h, &net.st_ino, sizeof net.st_ino);
+    return h;
+}
+
+static thrum_status_t check_agreement(const struct thrum_comm *comm, const struct exchange *all)
+{
+    const struct exchange *mine = &all[comm->rank];
+
+    for (int r = 0; r < comm->nranks; r++) {
+        if (all[r].status)
+            return thrum_fail((thrum_status_t)all[r].status, "rank %d: %.*s", r,
+                              (int)sizeof all[r].message - 1, all[r].message);
+        if (all[r].version != mine->version)
+            return thrum_fail(THRUM_ERR_PROTOCOL, "rank %d speaks version %u, this rank %u", r,
+                              all[r].version, mine->version);
+        if (all[r].scratch_bytes != mine->scratch_bytes || all[r].lanes != mine->lanes)
+            return thrum_fail(THRUM_ERR_INVALID_CONFIG,
+                              "rank %d has scratch_bytes=%llu lanes=%lld, this rank %llu and %lld: "
+                              "they must be equal",
+                              r, (unsigned long long)all[r].scratch_bytes, (long long)all[r].lanes,
+                              (unsigned long long)mine->scratch_bytes, (long long)mine->lanes);
+        if (strncmp(all[r].algorithms, mine->algorithms, sizeof mine->algorithms))
+            return thrum_fail(THRUM_ERR_INVALID_CONFIG,
+                              "rank %d has THRUM_ALGO=\"%s\", this rank \"%s\": they must be equal",
+                              r, all[r].algorithms, mine->algorithms);
+        if (strncmp(all[r].fabric, mine->fabric, sizeof mine->fabric))
+            return thrum_fail(THRUM_ERR_INVALID_CONFIG,
+                              "rank %d has THRUM_FABRIC=\"%s\", this rank \"%s\": they must be "
+                              "equal",
+                              r, all[r].fabric, mine->fabric);
+    }
+    return THRUM_OK;
+}
+
+/* First round: devices and areas. Then everybody says whether it can load and store everywhere. */
+static thrum_status_t exchange_devices(struct thrum_comm *comm, thrum_status_t area_status)
+{
+    struct exchange *all = calloc((size_t)comm->nranks, sizeof *all), *mine;
+    uint32_t *reach = calloc((size_t)comm->nranks, sizeof *reach);
+    thrum_status_t status = THRUM_ERR_NO_MEMORY;
+
+    if (!all || !reach) {
+        status = thrum_fail(status, "no host memory for %d ranks", comm->nranks);
+        goto out;
+    }
+    mine = &all[comm->rank];
+    mine->version = EXCHANGE_VERSION;
+    mine->may_load_store = thrum_config_int(CFG_PEER_ACCESS) == 0;
+    mine->host = host_identity();
+    mine->area_offset = comm->area - comm->device->own_base;
+    mine->scratch_bytes = comm->scratch_bytes;
+    mine->lanes = comm->lanes;
+    snprintf(mine->algorithms, sizeof mine->algorithms, "%s", thrum_config_string(CFG_ALGO));
+    snprintf(mine->fabric, sizeof mine->fabric, "%s", thrum_config_string(CFG_FABRIC));
+    status = area_status ? area_status : comm->ops->address(comm->device->impl, &mine->device);
+    mine->status = status;
+    if (status)
+        snprintf(mine->message, sizeof mine->message, "%s", thrum_last_error());
+    /* Also after a failure: the others learn of it instead of waiting. */
+    status = bootstrap_allgather(comm->bootstrap, all, sizeof *all);
+    if (!status)
+        status = check_agreement(comm, all);
+    if (status)
+        goto out;
+
+    reach[comm->rank] = 1;
+    for (int r = 0; r < comm->nranks; r++) {
+        comm->peers[r].device = all[r].device;
+        comm->peers[r].area_offset = all[r].area_offset;
+        comm->peers[r].host = all[r].host;
+        comm->local_ranks += all[r].host == mine->host;
+        if (!all[r].may_load_store ||
+            (r != comm->rank &&
+             comm->ops->peer_access(comm->device->impl, &all[r].device) != THRUM_PEER_LOAD_STORE))
+            reach[comm->rank] = 0;
+    }
+    status = bootstrap_allgather(comm->bootstrap, reach, sizeof *reach);
+    comm->peer_access = true; /* alone there is nobody to put to */
+    for (int r = 0; r < comm->nranks && comm->nranks > 1; r++)
+        comm->peer_access &= reach[r];
+out:
+    free(all);
+    free(reach);
+    return status;
+}
+
+static thrum_status_t open_endpoint(struct thrum_comm *comm, struct exchange_fabric *mine)
+{
+    const char *device = thrum_config_string(CFG_FABRIC_DEVICE);
+    thrum_status_t status = fabric_plugin_load(thrum_config_string(CFG_FABRIC), &comm->fabric);
+
+    if (!status)
+        status = comm->fabric->open(*device ? device : NULL, &comm->endpoint, &mine->address);
+    if (!status)
+        status = comm->ops->port_attach(comm->device->impl, comm->fabric, comm->endpoint);
+    if (!status)
+        status = exec_region(comm, comm->area, &mine->area_key, &mine->area_put_offset);
+    return status;
+}
+
+/* Second round, only without peer access: endpoints and the keys of areas. */
+static thrum_status_t exchange_fabric(struct thrum_comm *comm)
+{
+    struct exchange_fabric *all, *mine;
+    thrum_status_t status, mine_status;
+
+    if (comm->peer_access)
+        return THRUM_OK;
+    all = calloc((size_t)comm->nranks, sizeof *all);
+    if (!all)
+        return thrum_fail(THRUM_ERR_NO_MEMORY, "no host memory for %d ranks", comm->nranks);
+    mine = &all[comm->rank];
+    mine_status = open_endpoint(comm, mine);
+    mine->status = mine_status;
+    if (mine_status)
+        snprintf(mine->message, sizeof mine->message, "%s", thrum_last_error());
+    /* Also after a failure: the others learn of it instead of waiting. */
+    status = bootstrap_allgather(comm->bootstrap, all, sizeof *all);
+    for (int r = 0; r < comm->nranks && !status; r++) {
+        if (all[r].status)
+            status = thrum_fail(
+                (thrum_status_t)all[r].status, "rank %d cannot use the fabric %s: %.*s", r,
+                thrum_config_string(CFG_FABRIC), (int)sizeof all[r].message - 1, all[r].message);
+        comm->peers[r].fabric = all[r].address;
+        comm->peers[r].area_key = all[r].area_key;
+        comm->peers[r].area_put_offset = all[r].area_put_offset;
+    }
+    free(all);
+    return status;
+}
+
+thrum_status_t comm_reach(struct thrum_comm *comm, int rank)
+{
+    struct comm_peer *peer = &comm->peers[rank];
+    thrum_status_t status = THRUM_OK;
+
+    if (peer->reachable)
+        return THRUM_OK;
+    if (rank == comm->rank)
+        peer->window_base = comm->device->own_base;
+    else if (comm->peer_access)
+        status = comm->ops->peer_window_open(comm->device->impl, &peer->device, &peer->window_base);
+    else
+        status = comm->fabric->connect(comm->endpoint, &peer->fabric, &peer->fabric_peer);
+    if (status)
+        return thrum_fail(status, "%s: rank %d cannot reach rank %d: %s", comm->name, comm->rank,
+                          rank, thrum_last_error());
+    peer->reachable = true;
+    return THRUM_OK;
+}
+
+/* ---- creation ---- */
+
+static thrum_status_t check_config_struct(const struct thrum_comm_config *config)
+{
+    if (!config)
+        return THRUM_OK;
+    if (config->size < sizeof config->size || config->size > 4096)
+        return thrum_fail(THRUM_ERR_INVALID_ARGUMENT,
+                          "config.size=%zu: set it to sizeof(struct thrum_comm_config)",
+                          config->size);
+    return THRUM_OK;
+}
+
+/* The caller's choices with the environment's behind them; fields that an older caller lacks count as 0. */
+static thrum_status_t effective_config(const struct thrum_comm_config *config,
+                                       struct thrum_comm_config *out)
+{
+    const struct config_row *scratch_row = &thrum_config_rows[CFG_SCRATCH_BYTES];
+    thrum_status_t status = check_config_struct(config);
+
+    if (status)
+        return status;
+    memset(out, 0, sizeof *out);
+    if (config)
+        memcpy(out, config, min_u64(config->size, sizeof *out));
+    if (out->deadline_ms < 0 || out->init_deadline_ms < 0)
+        return thrum_fail(
+            THRUM_ERR_INVALID_ARGUMENT, "config: a deadline of %lld ms",
+            (long long)min_u64((uint64_t)out->deadline_ms, (uint64_t)out->init_deadline_ms));
+    if (out->scratch_bytes && (out->scratch_bytes < (uint64_t)scratch_row->min ||
+                               out->scratch_bytes > (uint64_t)scratch_row->max))
+        return thrum_fail(THRUM_ERR_INVALID_ARGUMENT,
+                          "config.scratch_bytes=%llu is not between %lld and %lld",
+                          (unsigned long long)out->scratch_bytes, (long long)scratch_row->min,
+                          (long long)scratch_row->max);
+    if (!out->deadline_ms)
+        out->deadline_ms = thrum_config_int(CFG_DEADLINE_MS);
+    if (!out->init_deadline_ms)
+        out->init_deadline_ms = thrum_config_int(CFG_INIT_DEADLINE_MS);
+    if (!out->scratch_bytes)
+        out->scratch_bytes = (uint64_t)thrum_config_int(CFG_SCRATCH_BYTES);
+    out->scratch_bytes = round_up_u64(out->scratch_bytes, 4096);
+    return THRUM_OK;
+}
+
+static int usable_cores(void)
+{
+    cpu_set_t set;
+
+    return sched_getaffinity(0, sizeof set, &set) ? 1 : CPU_COUNT(&set);
+}
+
+static struct thrum_comm *allocate(int nranks, int rank, thrum_device_t device,
+                                   const struct thrum_comm_config *config)
+{
+    static _Atomic int names;
+    struct thrum_comm *comm = calloc(1, sizeof *comm);
+
+    if (!comm)
+        return NULL;
+    comm->peers = calloc((size_t)nranks, sizeof *comm->peers);
+    comm->cache = exec_cache_create();
+    if (!comm->peers || !comm->cache) {
+        exec_cache_destroy(comm->cache);
+        free(comm->peers);
+        free(comm);
+        return NULL;
+    }
+    comm->magic = COMM_MAGIC;
+    comm->rank = rank;
+    comm->nranks = nranks;
+    comm->device = device;
+    comm->ops = device->ops;
+    comm->deadline_ns = config->deadline_ms * 1000000;
+    comm->scratch_bytes = config->scratch_bytes;
+    comm->lanes = (int)thrum_config_int(CFG_LANES);
+    pthread_mutex_init(&comm->retire_lock, NULL);
+    if (config->name)
+        snprintf(comm->name, sizeof comm->name, "%s", config->name);
+    else
+        snprintf(comm->name, sizeof comm->name, "comm%d", atomic_fetch_add(&names, 1));
+    return comm;
+}
+
+/* Frees whatever there is; the control plane, if started, is stopped first. */
+static void release(struct thrum_comm *comm)
+{
+    control_stop(comm->control);
+    bootstrap_close(comm->bootstrap);
+    for (int i = 1; i < PLAN_MAX_LANES; i++)
+        thrum_queue_destroy(comm->lane_queues[i]);
+    for (int i = 0; i < comm->nqueues; i++)
+        queue_release(comm->queues[i]);
+    free(comm->queues);
+    if (comm->endpoint) {
+        (void)comm->ops->port_detach(comm->device->impl, comm->endpoint);
+        for (int r = 0; r < comm->nranks; r++)
+            if (comm->peers[r].fabric_peer)
+                comm->fabric->disconnect(comm->peers[r].fabric_peer);
+        for (int i = 0; i < comm->nregions; i++)
+            comm->fabric->region_deregister(comm->endpoint, comm->regions[i].region);
+        comm->fabric->close(comm->endpoint);
+    }
+    free(comm->regions);
+    for (int r = 0; r < comm->nranks; r++)
+        if (comm->peer_access && r != comm->rank && comm->peers[r].reachable)
+            comm->ops->peer_window_close(comm->device->impl, comm->peers[r].window_base);
+    for (int i = 0; i < 2; i++)
+        if (comm->stage[i])
+            (void)comm->ops->mem_free(comm->device->impl, comm->stage[i]);
+    if (comm->bounce) {
+        (void)comm->ops->host_unregister(comm->device->impl, comm->bounce);
+        free(comm->bounce);
+    }
+    if (comm->area)
+        (void)comm->ops->mem_free(comm->device->impl, comm->area);
+    exec_cache_destroy(comm->cache);
+    pthread_mutex_destroy(&comm->retire_lock);
+    free(comm->peers);
+    comm->magic = 0;
+    free(comm);
+}
+
+static thrum_status_t make_area(struct thrum_comm *comm)
+{
+    comm->area_bytes = comm_area_bytes(comm->nranks, comm->scratch_bytes, &comm->own_offset,
+                                       &comm->scratch_offset);
+    return comm->ops->mem_alloc(comm->device->impl, comm->area_bytes, &comm->area);
+}
+
+thrum_status_t comm_create(const struct thrum_unique_id *id, int nranks, int rank,
+                           thrum_device_t device, const struct thrum_comm_config *config,
+                           thrum_comm_t *comm_out)
+{
+    struct thrum_comm_config effective;
+    struct thrum_comm *comm;
+    thrum_status_t status = effective_config(config, &effective);
+
+    if (!status)
+        status = select_check_config();
+    if (status)
+        return status;
+    comm = allocate(nranks, rank, device, &effective);
+    if (!comm)
+        return thrum_fail(THRUM_ERR_NO_MEMORY, "no host memory for a communicator of %d ranks",
+                          nranks);
+    comm->id = fnv1a(0xcbf29ce484222325u, id, sizeof *id);
+    atomic_store(&device_queue_error_hook, settle_queue);
+    status = bootstrap_join(id, rank, nranks, effective.init_deadline_ms, &comm->bootstrap);
+    if (!status)
+        status = exchange_devices(comm, make_area(comm));
+    if (!status)
+        status = exchange_fabric(comm);
+    if (!status)
+        comm->ops->set_oversubscribed(device->impl, comm->local_ranks > usable_cores());
+    if (!status)
+        status = registry_add(comm);
+    if (status)
+        goto err_release;
+    status = control_start(comm->bootstrap, &comm_control_callbacks, comm, TICK_MS, &comm->control);
+    if (status)
+        goto err_remove;
+    *comm_out = comm;
+    return THRUM_OK;
+
+err_remove:
+    registry_remove(comm);
+err_release:
+    release(comm);
+    return status;
+}
+
+thrum_status_t thrum_comm_init_rank(const struct thrum_unique_id *id, int nranks, int rank,
+                                    thrum_device_t device, const struct thrum_comm_config *config,
+                                    thrum_comm_t *comm_out)
+{
+    thrum_status_t status = thrum_config_load();
+
+    if (status)
+        return status;
+    if (!id)
+        return thrum_fail(THRUM_ERR_INVALID_ARGUMENT, "id is NULL");
+    if (!comm_out)
+        return thrum_fail(THRUM_ERR_INVALID_ARGUMENT, "comm_out is NULL");
+    if (nranks < 1 || nranks > 1 << 20)
+        return thrum_fail(THRUM_ERR_INVALID_ARGUMENT, "nranks=%d is not between 1 and 1048576",
+                          nranks);
+    if (rank < 0 || rank >= nranks)
+        return thrum_fail(THRUM_ERR_INVALID_RANK, "rank=%d is not between 0 and %d", rank,
+                          nranks - 1);
+    if (!device_is_valid(device))
+        return thrum_fail(THRUM_ERR_INVALID_ARGUMENT, "device=%p is not an open device",
+                          (void *)device);
+    return comm_create(id, nranks, rank, device, config, comm_out);
+}
+
+/* ---- end ---- */
+
+thrum_status_t comm_drain(struct thrum_comm *comm)
+{
+    uint64_t issued = atomic_load_explicit(&comm->issued, memory_order_relaxed);
+
+    for (;;) {
+        const struct comm_operation *oldest;
+        uint64_t retired;
+        thrum_status_t status;
+
+        comm_retire(comm);
+        retired = atomic_load_explicit(&comm->retired_number, memory_order_acquire);
+        if (retired == issued)
+            return THRUM_OK;
+        if (atomic_load_explicit(&comm->status, memory_order_acquire))
+            return comm_failure(comm);
+        oldest = &comm->operations[(retired + 1) % COMM_IN_FLIGHT];
+        status = comm->ops->wait(oldest->queue->impl, oldest->ticket, 20000000);
+        if (status && status != THRUM_ERR_TIMEOUT) {
+            struct timespec pause = {.tv_nsec = 1000000}; /* the control thread finds the cause */
+            nanosleep(&pause, NULL);
+        }
+    }
+}
+
+thrum_status_t thrum_comm_finalize(thrum_comm_t comm)
+{
+    thrum_status_t status;
+
+    if (!comm_is_valid(comm))
+        return thrum_fail(THRUM_ERR_INVALID_COMM, "comm=%p is not a live communicator",
+                          (void *)comm);
+    if (comm->finalized)
+        return thrum_fail(THRUM_ERR_INVALID_COMM, "%s is finalized already", comm->name);
+    status = comm_drain(comm);
+    if (!status)
+        status = control_finalize(comm->control, comm->deadline_ns / 1000000);
+    comm->finalized = true;
+    return atomic_load(&comm->status) ? comm_failure(comm) : status;
+}
+
+/* After a failure: waits, bounded, until queues are through with this communicator's commands. */
+static void wait_cancelled(struct thrum_comm *comm)
+{
+    uint64_t issued = atomic_load(&comm->issued);
+
+    for (uint64_t number = atomic_load(&comm->retired_number) + 1; number <= issued; number++) {
+        struct comm_operation *operation = &comm->operations[number % COMM_IN_FLIGHT];
+        thrum_status_t status =
+            comm->ops->wait(operation->queue->impl, operation->ticket, 1000000000);
+        (void)status;
+        for (int lane = 1; lane < PLAN_MAX_LANES; lane++)
+            if (operation->lane_queue[lane])
+                status = comm->ops->wait(operation->lane_queue[lane]->impl,
+                                         operation->lane_ticket[lane], 1000000000);
+        pthread_mutex_lock(&comm->retire_lock);
+        free(operation->host_memory);
+        operation->host_memory = NULL;
+        pthread_mutex_unlock(&comm->retire_lock);
+    }
+}
+
+void thrum_comm_destroy(thrum_comm_t comm)
+{
+    if (!comm)
+        return;
+    if (!comm_is_valid(comm)) {
+        thrum_log(LOG_WARN, "thrum_comm_destroy: %p is not a live communicator", (void *)comm);
+        return;
+    }
+    if (comm_drain(comm)) {
+        comm_cancel_all(comm);
+        wait_cancelled(comm);
+    }
+    control_stop(comm->control);
+    comm->control = NULL;
+    registry_remove(comm);
+    release(comm);
+}
+
+thrum_status_t thrum_comm_abort(thrum_comm_t comm)
+{
+    char message[128];
+
+    if (!comm_is_valid(comm))
+        return thrum_fail(THRUM_ERR_INVALID_COMM, "comm=%p is not a live communicator",
+                          (void *)comm);
+    snprintf(message, sizeof message, "%s: rank %d called thrum_comm_abort", comm->name,
+             comm->rank);
+    comm_fail(comm, THRUM_ERR_ABORTED, comm->rank, true, message);
+    return THRUM_OK;
+}
+
+/* ---- queries ---- */
+
+thrum_status_t thrum_comm_async_error(thrum_comm_t comm, thrum_status_t *status_out,
+                                      const char **message_out)
+{
+    if (!comm_is_valid(comm))
+        return thrum_fail(THRUM_ERR_INVALID_COMM, "comm=%p is not a live communicator",
+                          (void *)comm);
+    if (!status_out)
+        return thrum_fail(THRUM_ERR_INVALID_ARGUMENT, "status_out is NULL");
+    *status_out = (thrum_status_t)atomic_load_explicit(&comm->status, memory_order_acquire);
+    if (message_out)
+        *message_out = *status_out ? comm->message : "";
+    return THRUM_OK;
+}
+
+static thrum_status_t check_query(thrum_comm_t comm, const void *out, const char *argument)
+{
+    if (!comm_is_valid(comm))
+        return thrum_fail(THRUM_ERR_INVALID_COMM, "comm=%p is not a live communicator",
+                          (void *)comm);
+    if (!out)
+        return thrum_fail(THRUM_ERR_INVALID_ARGUMENT, "%s is NULL", argument);
+    return THRUM_OK;
+}
+
+thrum_status_t thrum_comm_rank(thrum_comm_t comm, int *rank_out)
+{
+    thrum_status_t status = check_query(comm, rank_out, "rank_out");
+
+    if (!status)
+        *rank_out = comm->rank;
+    return status;
+}
+
+thrum_status_t thrum_comm_size(thrum_comm_t comm, int *nranks_out)
+{
+    thrum_status_t status = check_query(comm, nranks_out, "nranks_out");
+
+    if (!status)
+        *nranks_out = comm->nranks;
+    return status;
+}
+
+thrum_status_t thrum_comm_device(thrum_comm_t comm, thrum_device_t *device_out)
+{
+    thrum_status_t status = check_query(comm, device_out, "device_out");
+
+    if (!status)
+        *device_out = comm->device;
+    return status;
+}
+
+static uint64_t host_bytes(int nranks)
+{
+    return sizeof(struct thrum_comm) + (uint64_t)nranks * sizeof(struct comm_peer);
+}
+
+static thrum_status_t write_memory(struct thrum_comm_memory *out,
+                                   const struct thrum_comm_memory *values)
+{
+    size_t size = out->size;
+
+    if (size < sizeof out->size || size > 4096)
+        return thrum_fail(THRUM_ERR_INVALID_ARGUMENT,
+                          "memory_out.size=%zu: set it to sizeof(struct thrum_comm_memory)", size);
+    memcpy(out, values, min_u64(size, sizeof *values));
+    out->size = size;
+    return THRUM_OK;
+}
+
+thrum_status_t thrum_comm_memory(thrum_comm_t comm, struct thrum_comm_memory *memory_out)
+{
+    thrum_status_t status = check_query(comm, memory_out, "memory_out");
+    struct thrum_comm_memory values = {0};
+
+    if (status)
+        return status;
+    values.device_bytes = comm->area_bytes + comm->stage_bytes[0] + comm->stage_bytes[1];
+    values.scratch_bytes = comm->scratch_bytes;
+    values.host_bytes = host_bytes(comm->nranks) + exec_cache_bytes(comm->cache) +
+                        (comm->bounce ? EXEC_BOUNCE_BYTES : 0);
+    values.host_limit_bytes = host_bytes(comm->nranks) + EXEC_CACHE_LIMIT_BYTES + EXEC_BOUNCE_BYTES;
+    return write_memory(memory_out, &values);
+}
+
+thrum_status_t thrum_comm_memory_plan(int nranks, const struct thrum_comm_config *config,
+                                      struct thrum_comm_memory *memory_out)
+{
+    struct thrum_comm_memory values = {0};
+    struct thrum_comm_config effective;
+    uint64_t own, scratch;
+    thrum_status_t status = thrum_config_load();
+
+    if (status)
+        return status;
+    if (nranks < 1 || nranks > 1 << 20)
+        return thrum_fail(THRUM_ERR_INVALID_ARGUMENT, "nranks=%d is not between 1 and 1048576",
+                          nranks);
+    if (!memory_out)
+        return thrum_fail(THRUM_ERR_INVALID_ARGUMENT, "memory_out is NULL");
+    status = effective_config(config, &effective);
+    if (status)
+        return status;
+    values.scratch_bytes = effective.scratch_bytes;
+    values.device_bytes = comm_area_bytes(nranks, effective.scratch_bytes, &own, &scratch);
+    values.host_bytes = host_bytes(nranks);
+    values.host_limit_bytes = host_bytes(nranks) + EXEC_CACHE_LIMIT_BYTES + EXEC_BOUNCE_BYTES;
+    return write_memory(memory_out, &values);
+}

@@ -1,0 +1,215 @@
+/*
+ * comm: the state of one communicator on one rank. Made and destroyed here; api and exec work on it.
+ *
+ * Ownership of fields. "user": the one thread that calls into the communicator (its contract in thrum.h).
+ * "control": the control plane's thread. "fixed": never changes after creation.
+ */
+#ifndef COMM_COMM_H
+#define COMM_COMM_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+
+#include <thrum/thrum.h>
+
+#include "base/base.h"
+#include "bootstrap/bootstrap.h"
+#include "device/device_internal.h"
+#include "plan/plan.h"
+
+#define COMM_MAGIC 0x54434f4du
+#define COMM_NAME_BYTES 48
+#define COMM_MESSAGE_BYTES 768
+#define COMM_IN_FLIGHT 256 /* operations that the host may be ahead of the device; a power of two */
+#define COMM_HISTORY 64 /* call records kept for the control plane; a power of two */
+
+/*
+ * The area: one allocation of device memory per rank, laid out alike on all ranks.
+ *   a block for each peer: what the peer writes here
+ *   own semaphores: operations done, lanes started, lanes done
+ *   scratch
+ */
+enum comm_channel { CHANNEL_COLLECTIVE, CHANNEL_P2P, CHANNEL_COUNT };
+#define COMM_LINES_PER_CHANNEL 2
+#define COMM_SEMAPHORE_STRIDE CACHE_LINE_BYTES
+
+struct comm_peer_block {
+    struct thrum_line lines[CHANNEL_COUNT][COMM_LINES_PER_CHANNEL];
+    struct {
+        uint64_t value;
+        uint8_t pad[COMM_SEMAPHORE_STRIDE - 8];
+    } semaphores[CHANNEL_COUNT][PLAN_MAX_LANES];
+};
+
+struct comm_own_block {
+    struct {
+        uint64_t value;
+        uint8_t pad[COMM_SEMAPHORE_STRIDE - 8];
+    } done, lanes_started, joined, lane_done[PLAN_MAX_LANES];
+};
+
+/* What an arrival line carries, after the flag. All addresses count from the sender's own_base. */
+struct comm_arrival {
+    uint64_t send_offset, recv_offset; /* for load and store */
+    uint64_t recv_key, recv_put_offset; /* for puts: region, and offset in it */
+    uint64_t count;
+    int32_t root;
+    uint8_t collective, dtype, redop, pad;
+};
+
+/* Counters that both ends of a pair advance alike. user. */
+struct comm_pair {
+    uint32_t lines_sent, lines_received;
+    uint64_t sent[PLAN_MAX_LANES], received[PLAN_MAX_LANES];
+};
+
+struct comm_peer {
+    bool reachable; /* user: window open or fabric connected */
+    uint64_t window_base; /* user: peer access */
+    void *fabric_peer; /* user: put path */
+    struct comm_pair pairs[CHANNEL_COUNT];
+    /* fixed, from the exchange */
+    struct thrum_device_address device;
+    struct thrum_fabric_address fabric;
+    uint64_t area_offset; /* of its area from its own_base */
+    uint64_t area_key, area_put_offset;
+    uint64_t host; /* equal on one host */
+};
+
+/* A region registered with the fabric. user. */
+struct comm_region {
+    uint64_t id; /* of the allocation: an address may come again, an id does not */
+    uint64_t device_base, bytes;
+    void *region;
+    uint64_t key;
+};
+
+/* One operation that was handed to queues and has not been seen to end. */
+struct comm_operation {
+    uint64_t number; /* in issue order, from 1; the area's `done` reaches it when it ends */
+    struct thrum_queue *queue; /* held by comm.queues */
+    uint64_t ticket;
+    struct thrum_queue *lane_queue[PLAN_MAX_LANES]; /* NULL: lane not used */
+    uint64_t lane_ticket[PLAN_MAX_LANES];
+    void *host_memory; /* freed when it ends; NULL: none */
+    struct call_record call; /* sequence 0 for point-to-point */
+};
+
+struct exec_cache;
+
+/* A call record that one thread writes and another reads without a lock: `sequence` is stored last, 0 meanwhile. */
+struct comm_history {
+    _Atomic uint64_t sequence, count, call;
+};
+
+struct thrum_comm {
+    uint32_t magic;
+    bool finalized; /* user */
+    int rank, nranks; /* fixed */
+    struct thrum_device *device; /* fixed */
+    const struct thrum_device_ops *ops; /* fixed, = device->ops */
+    char name[COMM_NAME_BYTES]; /* fixed */
+    uint64_t id; /* fixed; equal on all ranks, for ordering inside groups */
+    int64_t deadline_ns; /* fixed */
+    uint64_t scratch_bytes; /* fixed */
+    int lanes; /* fixed */
+    bool peer_access; /* fixed: every pair of ranks can load and store */
+    int local_ranks; /* fixed */
+    struct comm_peer *peers; /* nranks */
+
+    uint64_t area; /* fixed: device address of the own area */
+    uint64_t area_bytes, scratch_offset, own_offset; /* fixed; scratch and own block in the area */
+
+    const struct thrum_fabric_ops *fabric; /* fixed; NULL with peer access */
+    void *endpoint;
+    struct comm_region *regions; /* user */
+    int nregions;
+
+    struct exec_cache *cache; /* user */
+    thrum_queue_t lane_queues[PLAN_MAX_LANES]; /* user; made when first used; [0] is never used */
+    uint64_t stage[2], stage_bytes[2]; /* user: device memory that stands for host buffers */
+    void *bounce; /* user: registered host memory between plain and device */
+
+    /* Operations in flight: user writes operations[issued % N] then `issued`; control reads up to it. */
+    struct comm_operation operations[COMM_IN_FLIGHT];
+    _Atomic uint64_t issued; /* number of the newest operation */
+    _Atomic uint64_t
+        retired_number; /* operations up to it have ended and released what they held; under retire_lock */
+    pthread_mutex_t retire_lock;
+    uint64_t joined; /* user: queues that joined a group, see p2p.c */
+    struct thrum_queue *last_queue; /* user: queue of the newest operation */
+    struct thrum_queue **queues; /* every queue used, one reference each; under retire_lock */
+    int nqueues;
+
+    uint64_t sequence; /* user: collectives called */
+    struct comm_history history[COMM_HISTORY]; /* user writes, control reads: see comm_record */
+
+    struct bootstrap *bootstrap;
+    struct control *control;
+
+    /* Failure: status is set once, after message and culprit. */
+    _Atomic int status;
+    _Atomic bool failing; /* the one who wins this may write the message */
+    int culprit;
+    char message[COMM_MESSAGE_BYTES];
+
+    /* control: the deadline's bookkeeping */
+    uint64_t stalled_number; /* the oldest pending operation at the last tick */
+    int64_t stalled_since_ns, queried_at_ns, mismatch_since_ns;
+    char laggards[320]; /* what the last query found */
+    int first_laggard; /* -1: none */
+};
+
+/* thrum_comm_init_rank after its checks. */
+thrum_status_t comm_create(const struct thrum_unique_id *id, int nranks, int rank,
+                           thrum_device_t device, const struct thrum_comm_config *config,
+                           thrum_comm_t *comm_out);
+
+/* True for a live communicator. */
+bool comm_is_valid(const struct thrum_comm *comm);
+
+/* Fixed sizes, also before creation. */
+uint64_t comm_area_bytes(int nranks, uint64_t scratch_bytes, uint64_t *own_offset_out,
+                         uint64_t *scratch_offset_out);
+
+static inline uint64_t comm_block_offset(int from)
+{
+    return (uint64_t)from * sizeof(struct comm_peer_block);
+}
+
+/* The communicator's failure as the return of a call: its status with its message as the thread's last error. */
+thrum_status_t comm_failure(struct thrum_comm *comm);
+
+/*
+ * Fails the communicator: first cause wins. Ends its operations, marks the queues, and with `tell` floods the cause to
+ * the other ranks. Any thread; does not block.
+ */
+void comm_fail(struct thrum_comm *comm, thrum_status_t status, int culprit, bool tell,
+               const char *message);
+
+/* Makes the peer usable (opens its window or connects); blocks for milliseconds the first time. user. */
+thrum_status_t comm_reach(struct thrum_comm *comm, int peer);
+
+/* Ends every operation in flight with the communicator's failure. Any thread; repeated on every tick after a failure. */
+void comm_cancel_all(struct thrum_comm *comm);
+
+/* True while work of the communicator has failed on the queue and the cause is not known yet. Any thread. */
+bool comm_owes_cause(struct thrum_comm *comm, const struct thrum_queue *queue);
+
+/* Releases what ended operations held. Any thread. */
+void comm_retire(struct thrum_comm *comm);
+
+/* Operations that have ended, by the area's semaphore. */
+uint64_t comm_done(struct thrum_comm *comm);
+
+/* Waits until all operations have ended or the communicator has failed. user. */
+thrum_status_t comm_drain(struct thrum_comm *comm);
+
+/* Notes a collective that begins, for the control plane. user. */
+void comm_record(struct thrum_comm *comm, const struct call_record *call);
+
+/* The callbacks of the control plane. */
+extern const struct control_callbacks comm_control_callbacks;
+
+#endif

@@ -1,0 +1,405 @@
+/*
+ * How a communicator fails: deadlines, deaths, mismatches, device faults. Runs mostly on the control plane's thread,
+ * by comm_control_callbacks; comm_fail may come from any thread.
+ */
+#include "comm/comm.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/base.h"
+
+#define QUERY_INTERVAL_NS 1000000000
+#define FIRST_QUERY_NS 250000000 /* after so long a stall the others are asked what they do */
+#define NO_ANSWER 0xff
+
+enum { RECORD_NEVER, RECORD_PENDING, RECORD_DONE };
+
+thrum_status_t comm_failure(struct thrum_comm *comm)
+{
+    thrum_status_t status =
+        (thrum_status_t)atomic_load_explicit(&comm->status, memory_order_acquire);
+
+    return status ? thrum_set_last_error(status, comm->message) : THRUM_OK;
+}
+
+/* ---- operations in flight ---- */
+
+void comm_retire(struct thrum_comm *comm)
+{
+    uint64_t done, number;
+
+    pthread_mutex_lock(&comm->retire_lock);
+    done = comm_done(comm);
+    number = atomic_load_explicit(&comm->retired_number, memory_order_relaxed);
+    for (; number < done; number++) {
+        struct comm_operation *operation = &comm->operations[(number + 1) % COMM_IN_FLIGHT];
+        free(operation->host_memory);
+        operation->host_memory = NULL;
+    }
+    atomic_store_explicit(&comm->retired_number, number, memory_order_release);
+    pthread_mutex_unlock(&comm->retire_lock);
+}
+
+void comm_cancel_all(struct thrum_comm *comm)
+{
+    thrum_status_t status = (thrum_status_t)atomic_load(&comm->status);
+    uint64_t issued = atomic_load_explicit(&comm->issued, memory_order_acquire);
+
+    pthread_mutex_lock(&comm->retire_lock);
+    for (uint64_t number = atomic_load(&comm->retired_number) + 1; number <= issued; number++) {
+        struct comm_operation *operation = &comm->operations[number % COMM_IN_FLIGHT];
+
+        if (number <= comm_done(comm))
+            continue;
+        queue_fail(operation->queue, status, comm->message);
+        comm->ops->cancel(operation->queue->impl, operation->ticket, operation->ticket, status);
+        for (int lane = 1; lane < PLAN_MAX_LANES; lane++) {
+            struct thrum_queue *queue = operation->lane_queue[lane];
+            if (!queue)
+                continue;
+            queue_fail(queue, status, comm->message);
+            comm->ops->cancel(queue->impl, operation->lane_ticket[lane],
+                              operation->lane_ticket[lane], status);
+        }
+    }
+    pthread_mutex_unlock(&comm->retire_lock);
+}
+
+void comm_fail(struct thrum_comm *comm, thrum_status_t status, int culprit, bool tell,
+               const char *message)
+{
+    bool expected = false;
+
+    if (!atomic_compare_exchange_strong(&comm->failing, &expected, true))
+        return;
+    comm->culprit = culprit;
+    snprintf(comm->message, sizeof comm->message, "%s", message);
+    atomic_store(&comm->status, (int)status);
+    thrum_log(LOG_INFO, "%s: %s (%s)", comm->name, message, thrum_status_name(status));
+    comm_cancel_all(comm);
+    if (tell && comm->control)
+        control_fail(comm->control, status, culprit, message);
+}
+
+/* State of the oldest operation that has not ended: OK while it is just pending. */
+static thrum_status_t poll_operation(struct thrum_comm *comm, struct comm_operation *operation)
+{
+    thrum_status_t status = comm->ops->poll(operation->queue->impl, operation->ticket);
+
+    for (int lane = 1; lane < PLAN_MAX_LANES && status >= 0; lane++)
+        if (operation->lane_queue[lane])
+            status =
+                comm->ops->poll(operation->lane_queue[lane]->impl, operation->lane_ticket[lane]);
+    return status < 0 ? status : THRUM_OK;
+}
+
+bool comm_owes_cause(struct thrum_comm *comm, const struct thrum_queue *queue)
+{
+    uint64_t issued, done;
+    bool owes = false;
+
+    if (atomic_load(&comm->status))
+        return false;
+    pthread_mutex_lock(&comm->retire_lock);
+    issued = atomic_load_explicit(&comm->issued, memory_order_acquire);
+    done = comm_done(comm);
+    for (uint64_t number = done + 1; number <= issued && !owes; number++) {
+        struct comm_operation *operation = &comm->operations[number % COMM_IN_FLIGHT];
+        owes = operation->queue == queue &&
+               comm->ops->poll(operation->queue->impl, operation->ticket) < 0;
+    }
+    pthread_mutex_unlock(&comm->retire_lock);
+    return owes;
+}
+
+/* ---- what was called, in words ---- */
+
+static void describe(const struct call_record *call, char *text, size_t bytes)
+{
+    if (!call->sequence)
+        snprintf(text, bytes, "point-to-point with rank %d", call->root);
+    else if (call->collective == COLL_BARRIER)
+        snprintf(text, bytes, "barrier #%llu", (unsigned long long)call->sequence);
+    else if (call->collective == COLL_BROADCAST)
+        snprintf(text, bytes, "broadcast #%llu (count=%llu, %s, root=%d)",
+                 (unsigned long long)call->sequence, (unsigned long long)call->count,
+                 thrum_datatype_name(call->dtype), call->root);
+    else if (call->collective == COLL_ALLGATHER)
+        snprintf(text, bytes, "allgather #%llu (count=%llu, %s)",
+                 (unsigned long long)call->sequence, (unsigned long long)call->count,
+                 thrum_datatype_name(call->dtype));
+    else
+        snprintf(text, bytes, "%s #%llu (count=%llu, %s, %s)",
+                 collective_name((enum collective)call->collective),
+                 (unsigned long long)call->sequence, (unsigned long long)call->count,
+                 thrum_datatype_name(call->dtype), thrum_redop_name(call->redop));
+}
+
+static bool same_call(const struct call_record *a, const struct call_record *b)
+{
+    return a->collective == b->collective && a->count == b->count && a->dtype == b->dtype &&
+           a->redop == b->redop && a->root == b->root;
+}
+
+/* ---- callbacks ---- */
+
+static void on_failed(void *argument, thrum_status_t status, int rank, const char *message)
+{
+    struct thrum_comm *comm = argument;
+    char text[COMM_MESSAGE_BYTES];
+
+    if (status == THRUM_ERR_PEER_DEAD) {
+        snprintf(text, sizeof text, "%s: rank %d has died%s%s", comm->name, rank,
+                 message && *message ? ": " : "", message ? message : "");
+        message = text;
+    }
+    comm_fail(comm, status, rank, false, message);
+}
+
+void comm_record(struct thrum_comm *comm, const struct call_record *call)
+{
+    struct comm_history *h = &comm->history[call->sequence % COMM_HISTORY];
+    uint64_t packed = (uint64_t)(uint32_t)call->root << 32 | (uint64_t)call->collective << 16 |
+                      (uint64_t)call->dtype << 8 | call->redop;
+
+    atomic_store_explicit(&h->sequence, 0, memory_order_relaxed);
+    atomic_thread_fence(memory_order_release);
+    atomic_store_explicit(&h->count, call->count, memory_order_relaxed);
+    atomic_store_explicit(&h->call, packed, memory_order_relaxed);
+    atomic_store_explicit(&h->sequence, call->sequence, memory_order_release);
+}
+
+/* False if the record is not there (any more). */
+static bool read_record(struct thrum_comm *comm, uint64_t sequence, struct call_record *out)
+{
+    struct comm_history *h = &comm->history[sequence % COMM_HISTORY];
+    uint64_t packed;
+
+    if (atomic_load_explicit(&h->sequence, memory_order_acquire) != sequence)
+        return false;
+    out->sequence = sequence;
+    out->count = atomic_load_explicit(&h->count, memory_order_relaxed);
+    packed = atomic_load_explicit(&h->call, memory_order_relaxed);
+    atomic_thread_fence(memory_order_acquire);
+    if (atomic_load_explicit(&h->sequence, memory_order_relaxed) != sequence)
+        return false;
+    out->root = (int32_t)(packed >> 32);
+    out->collective = (uint8_t)(packed >> 16);
+    out->dtype = (uint8_t)(packed >> 8);
+    out->redop = (uint8_t)packed;
+    return true;
+}
+
+/* The newest sequence in the history; 0 if there was no call. */
+static uint64_t newest_sequence(struct thrum_comm *comm)
+{
+    uint64_t newest = 0;
+
+    for (int i = 0; i < COMM_HISTORY; i++)
+        newest =
+            max_u64(newest, atomic_load_explicit(&comm->history[i].sequence, memory_order_acquire));
+    return newest;
+}
+
+/* The record of collective `sequence`, or the newest sequence where that has not been called. */
+static void on_record(void *argument, uint64_t sequence, struct call_record *record_out)
+{
+    struct thrum_comm *comm = argument;
+
+    memset(record_out, 0, sizeof *record_out);
+    if (read_record(comm, sequence, record_out)) {
+        record_out->state = RECORD_PENDING;
+        return;
+    }
+    record_out->sequence = newest_sequence(comm);
+    record_out->state = record_out->sequence > sequence ? RECORD_DONE : RECORD_NEVER;
+}
+
+/* The first two ranks that called different things, if any: the first caller against the first that differs. */
+static bool find_mismatch(const struct call_record *records, int nranks, int *a_out, int *b_out)
+{
+    int first = -1;
+
+    for (int r = 0; r < nranks; r++) {
+        if (records[r].state != RECORD_PENDING)
+            continue;
+        if (first < 0)
+            first = r;
+        else if (!same_call(&records[first], &records[r])) {
+            *a_out = first;
+            *b_out = r;
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Who is the odd one out of a and b: the one that fewer ranks agree with. */
+static int odd_one(const struct call_record *records, int nranks, int a, int b)
+{
+    int with_a = 0, with_b = 0;
+
+    for (int r = 0; r < nranks; r++) {
+        if (records[r].state != RECORD_PENDING)
+            continue;
+        with_a += same_call(&records[r], &records[a]);
+        with_b += same_call(&records[r], &records[b]);
+    }
+    return with_a < with_b ? a : b;
+}
+
+static void report_mismatch(struct thrum_comm *comm, const struct call_record *records, int a,
+                            int b)
+{
+    char text_a[160], text_b[160], message[COMM_MESSAGE_BYTES];
+
+    describe(&records[a], text_a, sizeof text_a);
+    describe(&records[b], text_b, sizeof text_b);
+    snprintf(message, sizeof message, "%s: ranks disagree: rank %d called %s, rank %d called %s",
+             comm->name, a, text_a, b, text_b);
+    comm_fail(comm, THRUM_ERR_MISMATCH, odd_one(records, comm->nranks, a, b), true, message);
+}
+
+/* Remembers, for the deadline's message, who has not called the collective that we wait for. */
+static void note_laggards(struct thrum_comm *comm, const struct call_record *records)
+{
+    char text[sizeof comm->laggards] = "";
+    size_t used = 0;
+    int first = -1;
+
+    for (int r = 0; r < comm->nranks && used < sizeof text - 80; r++) {
+        if (records[r].state == NO_ANSWER)
+            used += (size_t)snprintf(text + used, sizeof text - used,
+                                     "%srank %d does not answer (stopped?)", used ? ", " : "", r);
+        else if (records[r].state == RECORD_NEVER)
+            used += (size_t)snprintf(text + used, sizeof text - used,
+                                     "%srank %d has not called it (its last is #%llu)",
+                                     used ? ", " : "", r, (unsigned long long)records[r].sequence);
+        else
+            continue;
+        if (first < 0)
+            first = r;
+    }
+    memcpy(comm->laggards, text, sizeof text);
+    comm->first_laggard = first;
+}
+
+static void on_records(void *argument, uint64_t sequence, const struct call_record *records,
+                       int nranks)
+{
+    struct thrum_comm *comm = argument;
+    int a, b;
+
+    (void)sequence;
+    if (find_mismatch(records, nranks, &a, &b))
+        report_mismatch(comm, records, a, b);
+    else
+        note_laggards(comm, records);
+}
+
+static void fail_deadline(struct thrum_comm *comm, const struct comm_operation *operation)
+{
+    char call[160], message[COMM_MESSAGE_BYTES];
+
+    describe(&operation->call, call, sizeof call);
+    snprintf(message, sizeof message, "%s: %s on rank %d has not ended within %lld ms: %s",
+             comm->name, call, comm->rank, (long long)(comm->deadline_ns / 1000000),
+             *comm->laggards ? comm->laggards : "every rank has called it");
+    comm_fail(comm, THRUM_ERR_TIMEOUT, comm->first_laggard, true, message);
+}
+
+/* A submission ended with an error: fault, reset, or a line with another signature. */
+static void operation_failed(struct thrum_comm *comm, struct comm_operation *operation,
+                             thrum_status_t status, int64_t now)
+{
+    char call[160], message[COMM_MESSAGE_BYTES];
+
+    describe(&operation->call, call, sizeof call);
+    if (status == THRUM_ERR_MISMATCH && operation->call.sequence) {
+        /* The ranks' records tell who called what; the answer comes by on_records. */
+        if (!comm->mismatch_since_ns)
+            comm->mismatch_since_ns = now;
+        if (now - comm->queried_at_ns > QUERY_INTERVAL_NS / 4) {
+            comm->queried_at_ns = now;
+            control_query(comm->control, operation->call.sequence);
+        }
+        if (now - comm->mismatch_since_ns < QUERY_INTERVAL_NS)
+            return;
+    }
+    if (status == THRUM_ERR_MISMATCH)
+        snprintf(message, sizeof message, "%s: rank %d in %s met a peer that does something else%s",
+                 comm->name, comm->rank, call,
+                 operation->call.sequence ? "" : ": counts or types differ");
+    else
+        snprintf(message, sizeof message, "%s: %s failed on rank %d: %s", comm->name, call,
+                 comm->rank, thrum_status_string(status));
+    comm_fail(comm, status, comm->rank, true, message);
+}
+
+/*
+ * Copies the oldest pending operation and its state. False if there is none. Under retire_lock the user cannot reuse
+ * its slot.
+ */
+static bool oldest_pending(struct thrum_comm *comm, struct comm_operation *out,
+                           thrum_status_t *status_out)
+{
+    bool pending;
+    uint64_t done;
+
+    pthread_mutex_lock(&comm->retire_lock);
+    done = comm_done(comm);
+    pending = done < atomic_load_explicit(&comm->issued, memory_order_acquire);
+    if (pending) {
+        *out = comm->operations[(done + 1) % COMM_IN_FLIGHT];
+        *status_out = poll_operation(comm, out);
+        pending = comm_done(comm) == done;
+    }
+    pthread_mutex_unlock(&comm->retire_lock);
+    return pending;
+}
+
+static void on_tick(void *argument, int64_t now)
+{
+    struct thrum_comm *comm = argument;
+    struct comm_operation oldest;
+    thrum_status_t status;
+    int64_t stalled, ask_after;
+
+    comm_retire(comm);
+    if (atomic_load(&comm->status)) {
+        comm_cancel_all(comm);
+        return;
+    }
+    if (!oldest_pending(comm, &oldest, &status)) {
+        comm->stalled_number = 0;
+        return;
+    }
+    if (comm->stalled_number != oldest.number) {
+        comm->stalled_number = oldest.number;
+        comm->stalled_since_ns = now;
+        comm->laggards[0] = 0;
+        comm->first_laggard = -1;
+    }
+    if (status) {
+        operation_failed(comm, &oldest, status, now);
+        return;
+    }
+    stalled = now - comm->stalled_since_ns;
+    ask_after = (int64_t)min_u64((uint64_t)comm->deadline_ns / 3, FIRST_QUERY_NS);
+    if (stalled > comm->deadline_ns) {
+        fail_deadline(comm, &oldest);
+    } else if (oldest.call.sequence && stalled > ask_after &&
+               now - comm->queried_at_ns > QUERY_INTERVAL_NS) {
+        comm->queried_at_ns = now;
+        control_query(comm->control, oldest.call.sequence);
+    }
+}
+
+const struct control_callbacks comm_control_callbacks = {
+    .failed = on_failed,
+    .tick = on_tick,
+    .record = on_record,
+    .records = on_records,
+};

@@ -1,0 +1,148 @@
+/* Communicators from a launcher's environment, and for many devices of one process. Public entry points. */
+#include "comm/comm.h"
+
+#include <stdlib.h>
+
+#include "base/base.h"
+#include "base/config.h"
+
+thrum_status_t thrum_get_unique_id(struct thrum_unique_id *id_out)
+{
+    thrum_status_t status = thrum_config_load();
+
+    if (status)
+        return status;
+    if (!id_out)
+        return thrum_fail(THRUM_ERR_INVALID_ARGUMENT, "id_out is NULL");
+    return bootstrap_make_id(id_out);
+}
+
+thrum_status_t thrum_launch_info(int *rank_out, int *nranks_out, int *local_rank_out)
+{
+    struct launch_info info;
+    thrum_status_t status = thrum_config_load();
+
+    if (!status)
+        status = launch_detect(&info);
+    if (status)
+        return status;
+    if (rank_out)
+        *rank_out = info.rank;
+    if (nranks_out)
+        *nranks_out = info.nranks;
+    if (local_rank_out)
+        *local_rank_out = info.local_rank;
+    return THRUM_OK;
+}
+
+thrum_status_t thrum_comm_init(thrum_device_t device, const struct thrum_comm_config *config,
+                               thrum_comm_t *comm_out)
+{
+    static _Atomic uint64_t
+        instances; /* how many communicators this process asked the launcher for */
+    struct thrum_unique_id id;
+    struct launch_info info;
+    int64_t deadline_ms;
+    thrum_status_t status = thrum_config_load();
+
+    if (status)
+        return status;
+    if (!comm_out)
+        return thrum_fail(THRUM_ERR_INVALID_ARGUMENT, "comm_out is NULL");
+    if (!device_is_valid(device))
+        return thrum_fail(THRUM_ERR_INVALID_ARGUMENT, "device=%p is not an open device",
+                          (void *)device);
+    status = launch_detect(&info);
+    if (status)
+        return status;
+    deadline_ms = config && config->size >= sizeof *config && config->init_deadline_ms > 0
+                      ? config->init_deadline_ms
+                      : thrum_config_int(CFG_INIT_DEADLINE_MS);
+    status = launch_exchange_id(&info, atomic_fetch_add(&instances, 1), deadline_ms, &id);
+    if (status)
+        return status;
+    return comm_create(&id, info.nranks, info.rank, device, config, comm_out);
+}
+
+/* One rank of thrum_comm_init_all, on a thread of its own. */
+struct joiner {
+    pthread_t thread;
+    const struct thrum_unique_id *id;
+    int rank, nranks;
+    thrum_device_t device;
+    const struct thrum_comm_config *config;
+    thrum_comm_t comm;
+    thrum_status_t status;
+    char message[512];
+};
+
+static void *join_rank(void *argument)
+{
+    struct joiner *joiner = argument;
+
+    joiner->status = comm_create(joiner->id, joiner->nranks, joiner->rank, joiner->device,
+                                 joiner->config, &joiner->comm);
+    if (joiner->status)
+        snprintf(joiner->message, sizeof joiner->message, "%s", thrum_last_error());
+    return NULL;
+}
+
+static thrum_status_t check_devices(const thrum_device_t *devices, int n)
+{
+    for (int i = 0; i < n; i++) {
+        if (!device_is_valid(devices[i]))
+            return thrum_fail(THRUM_ERR_INVALID_ARGUMENT, "devices[%d]=%p is not an open device", i,
+                              (void *)devices[i]);
+        for (int j = 0; j < i; j++)
+            if (devices[j] == devices[i])
+                return thrum_fail(THRUM_ERR_INVALID_ARGUMENT,
+                                  "devices[%d] and devices[%d] are the same device", j, i);
+    }
+    return THRUM_OK;
+}
+
+thrum_status_t thrum_comm_init_all(const thrum_device_t *devices, int n,
+                                   const struct thrum_comm_config *config, thrum_comm_t *comms_out)
+{
+    struct thrum_unique_id id;
+    struct joiner *joiners;
+    int started = 0;
+    thrum_status_t status = thrum_config_load();
+
+    if (status)
+        return status;
+    if (!devices || !comms_out)
+        return thrum_fail(THRUM_ERR_INVALID_ARGUMENT, "%s is NULL",
+                          devices ? "comms_out" : "devices");
+    if (n < 1 || n > 4096)
+        return thrum_fail(THRUM_ERR_INVALID_ARGUMENT, "n=%d is not between 1 and 4096", n);
+    status = check_devices(devices, n);
+    if (!status)
+        status = bootstrap_make_id(&id);
+    if (status)
+        return status;
+    joiners = calloc((size_t)n, sizeof *joiners);
+    if (!joiners)
+        return thrum_fail(THRUM_ERR_NO_MEMORY, "no host memory for %d ranks", n);
+    for (; started < n; started++) {
+        joiners[started] = (struct joiner){
+            .id = &id, .rank = started, .nranks = n, .device = devices[started], .config = config};
+        if (pthread_create(&joiners[started].thread, NULL, join_rank, &joiners[started])) {
+            status = thrum_fail(THRUM_ERR_LIMIT, "no thread for rank %d of %d", started, n);
+            break;
+        }
+    }
+    for (int i = 0; i < started; i++)
+        pthread_join(joiners[i].thread, NULL);
+    for (int i = 0; i < started && !status; i++)
+        if (joiners[i].status)
+            status = thrum_set_last_error(joiners[i].status, joiners[i].message);
+    for (int i = 0; i < started; i++) {
+        if (status)
+            thrum_comm_destroy(joiners[i].comm);
+        else
+            comms_out[i] = joiners[i].comm;
+    }
+    free(joiners);
+    return status;
+}

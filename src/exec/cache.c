@@ -1,0 +1,107 @@
+/*
+ * The plan cache of a communicator: programs by what distinguishes calls. A set-associative table, so that finding is
+ * a few loads; bounded by entries and bytes. One owner: the communicator's user thread.
+ */
+#include "exec/exec.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/base.h"
+
+#define SETS 64
+#define WAYS 4
+
+struct entry {
+    struct exec_key key;
+    struct exec_program *program; /* NULL: free */
+    uint64_t used; /* clock of the last use */
+};
+
+struct exec_cache {
+    struct entry entries[SETS][WAYS];
+    uint64_t clock, bytes;
+};
+
+struct exec_cache *exec_cache_create(void)
+{
+    return calloc(1, sizeof(struct exec_cache));
+}
+
+void exec_cache_destroy(struct exec_cache *cache)
+{
+    if (!cache)
+        return;
+    for (int set = 0; set < SETS; set++)
+        for (int way = 0; way < WAYS; way++)
+            exec_program_free(cache->entries[set][way].program);
+    free(cache);
+}
+
+static bool same_key(const struct exec_key *a, const struct exec_key *b)
+{
+    return a->count == b->count && a->root == b->root && a->collective == b->collective &&
+           a->dtype == b->dtype && a->redop == b->redop && a->in_place == b->in_place;
+}
+
+static struct entry *set_of(struct exec_cache *cache, const struct exec_key *key)
+{
+    uint64_t h = key->count * 0x9e3779b97f4a7c15u ^
+                 ((uint64_t)(uint32_t)key->root << 32 | (uint64_t)key->collective << 24 |
+                  (uint64_t)key->dtype << 16 | (uint64_t)key->redop << 8 | key->in_place) *
+                     0xc2b2ae3d27d4eb4fu;
+    return cache->entries[h >> 58];
+}
+
+struct exec_program *exec_cache_find(struct exec_cache *cache, const struct exec_key *key)
+{
+    struct entry *set = set_of(cache, key);
+
+    for (int way = 0; way < WAYS; way++)
+        if (set[way].program && same_key(&set[way].key, key)) {
+            set[way].used = ++cache->clock;
+            return set[way].program;
+        }
+    return NULL;
+}
+
+static void drop(struct exec_cache *cache, struct entry *entry)
+{
+    if (entry->program)
+        cache->bytes -= entry->program->host_bytes;
+    exec_program_free(entry->program);
+    entry->program = NULL;
+}
+
+/* Makes room for `bytes` by dropping the least recently used programs. */
+static void make_room(struct exec_cache *cache, uint64_t bytes)
+{
+    while (cache->bytes && cache->bytes + bytes > EXEC_CACHE_LIMIT_BYTES) {
+        struct entry *oldest = NULL;
+        for (int i = 0; i < SETS * WAYS; i++) {
+            struct entry *entry = &cache->entries[i / WAYS][i % WAYS];
+            if (entry->program && (!oldest || entry->used < oldest->used))
+                oldest = entry;
+        }
+        drop(cache, oldest);
+    }
+}
+
+void exec_cache_insert(struct exec_cache *cache, const struct exec_key *key,
+                       struct exec_program *program)
+{
+    struct entry *set = set_of(cache, key), *victim = set;
+
+    make_room(cache, program->host_bytes);
+    for (int way = 0; way < WAYS && victim->program; way++)
+        if (!set[way].program || set[way].used < victim->used)
+            victim = &set[way];
+    drop(cache, victim);
+    *victim = (struct entry){.key = *key, .program = program, .used = ++cache->clock};
+    cache->bytes += program->host_bytes;
+}
+
+uint64_t exec_cache_bytes(const struct exec_cache *cache)
+{
+    return sizeof *cache + cache->bytes;
+}

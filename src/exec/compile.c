@@ -1,0 +1,504 @@
+/*
+ * Lowers a plan into a program of device commands for one communicator. What is fixed for the communicator's life
+ * (areas, windows, connections) is resolved here; what changes from call to call becomes a patch. Called by api on a
+ * plan-cache miss and for point to point.
+ */
+#include "exec/exec.h"
+
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/base.h"
+
+/* A program under construction: growing arrays, first error kept. */
+struct builder {
+    struct thrum_comm *comm;
+    const struct plan *plan;
+    struct exec_program *program;
+    uint32_t commands_capacity, operands_capacity, patches_capacity;
+    struct exec_delta **delta_of; /* by peer; NULL: none yet */
+    bool *put_to; /* by peer: a PUT went there */
+    uint32_t *first_operand; /* by command: index of its operands, until pointers are final */
+    struct thrum_command nowhere; /* what appending yields after an error */
+    thrum_status_t status;
+};
+
+static void *grow(struct builder *b, void *array, uint32_t n, uint32_t *capacity, size_t item)
+{
+    void *bigger;
+
+    if (n < *capacity)
+        return array;
+    bigger = realloc(array, (size_t)(*capacity ? *capacity * 2 : 32) * item);
+    if (!bigger) {
+        b->status = thrum_fail(THRUM_ERR_NO_MEMORY, "no host memory for a plan of %zu operations",
+                               b->plan->nops);
+        return array;
+    }
+    *capacity = *capacity ? *capacity * 2 : 32;
+    return bigger;
+}
+
+static uint32_t add_operand(struct builder *b, uint64_t base)
+{
+    struct exec_program *p = b->program;
+
+    p->operands = grow(b, p->operands, p->noperands, &b->operands_capacity, sizeof *p->operands);
+    if (b->status)
+        return 0;
+    p->operands[p->noperands] = (struct thrum_operand){.base = base};
+    return p->noperands++;
+}
+
+/* Adds a command whose operands are those added since `first`. */
+static struct thrum_command *add_command(struct builder *b, enum thrum_opcode opcode,
+                                         uint32_t first, int ndst, int nsrc)
+{
+    struct exec_program *p = b->program;
+    uint32_t capacity = b->commands_capacity;
+
+    p->commands = grow(b, p->commands, p->ncommands, &b->commands_capacity, sizeof *p->commands);
+    b->first_operand = grow(b, b->first_operand, p->ncommands, &capacity, sizeof(uint32_t));
+    if (b->status)
+        return &b->nowhere;
+    b->first_operand[p->ncommands] = first;
+    p->commands[p->ncommands] = (struct thrum_command){
+        .opcode = (uint8_t)opcode, .ndst = (uint16_t)ndst, .nsrc = (uint16_t)nsrc};
+    return &p->commands[p->ncommands++];
+}
+
+/* A patch of the newest command (which is added next unless `command` says otherwise). */
+static void add_patch(struct builder *b, struct exec_patch patch)
+{
+    struct exec_program *p = b->program;
+
+    p->patches = grow(b, p->patches, p->npatches, &b->patches_capacity, sizeof *p->patches);
+    if (!b->status)
+        p->patches[p->npatches++] = patch;
+}
+
+static struct exec_delta *delta(struct builder *b, int peer)
+{
+    struct exec_program *p = b->program;
+
+    if (!b->delta_of[peer]) {
+        b->delta_of[peer] = &p->deltas[p->ndeltas++];
+        b->delta_of[peer]->peer = peer;
+    }
+    return b->delta_of[peer];
+}
+
+/* ---- addresses ---- */
+
+static uint64_t semaphore_offset(const struct builder *b, int from, int lane)
+{
+    return comm_block_offset(from) + offsetof(struct comm_peer_block, semaphores) +
+           sizeof(((struct comm_peer_block *)0)->semaphores[0][0]) *
+               ((uint64_t)b->program->channel * PLAN_MAX_LANES + (uint64_t)lane);
+}
+
+/* The peer's area as this device addresses it. */
+static uint64_t peer_area(const struct builder *b, int peer)
+{
+    return b->comm->peers[peer].window_base + b->comm->peers[peer].area_offset;
+}
+
+static uint64_t own_word(const struct builder *b, size_t offset)
+{
+    return b->comm->area + b->comm->own_offset + offset;
+}
+
+#define DONE_OFFSET offsetof(struct comm_own_block, done)
+#define STARTED_OFFSET offsetof(struct comm_own_block, lanes_started)
+#define LANE_DONE_OFFSET(l) \
+    (offsetof(struct comm_own_block, lane_done) + (size_t)(l)*COMM_SEMAPHORE_STRIDE)
+
+/* An operand that this device's engines load or store. The command it belongs to is the next one. */
+static void add_engine_operand(struct builder *b, struct plan_operand o)
+{
+    struct thrum_comm *comm = b->comm;
+    struct exec_patch patch = {.peer = o.rank,
+                               .command = b->program->ncommands,
+                               .operand = b->program->noperands,
+                               .addend = o.offset};
+    bool own = o.rank == comm->rank;
+
+    switch ((enum plan_space)o.space) {
+    case PLAN_SCRATCH:
+        add_operand(b, (own ? comm->area : peer_area(b, o.rank)) + comm->scratch_offset + o.offset);
+        return;
+    case PLAN_LINE:
+        patch.kind = PATCH_LINE_DATA;
+        patch.peer = (int32_t)o.offset;
+        patch.addend = 0;
+        break;
+    case PLAN_SEND:
+        patch.kind = own ? PATCH_SEND : PATCH_PEER_SEND;
+        break;
+    case PLAN_RECV:
+        patch.kind = own ? PATCH_RECV : PATCH_PEER_RECV;
+        break;
+    }
+    add_operand(
+        b, own || patch.kind == PATCH_LINE_DATA ? 0 : comm->peers[o.rank].window_base + o.offset);
+    add_patch(b, patch);
+}
+
+static void patch_command(struct builder *b, enum patch_kind kind, int peer, int lane,
+                          uint64_t addend)
+{
+    add_patch(b, (struct exec_patch){.kind = (uint8_t)kind,
+                                     .lane = (uint8_t)lane,
+                                     .peer = peer,
+                                     .command = b->program->ncommands - 1,
+                                     .operand = b->first_operand[b->program->ncommands - 1],
+                                     .addend = addend});
+}
+
+/* ---- ops ---- */
+
+static const struct plan_operand *op_operands(const struct builder *b, const struct plan_op *op)
+{
+    return &b->plan->operands[op->first_operand];
+}
+
+static void lower_engine(struct builder *b, const struct plan_op *op)
+{
+    const struct plan_params *params = &b->plan->params;
+    uint32_t first = b->program->noperands;
+    struct thrum_command *command;
+
+    for (int i = 0; i < op->ndst + op->nsrc; i++)
+        add_engine_operand(b, op_operands(b, op)[i]);
+    command = add_command(b, op->opcode == PLAN_REDUCE ? THRUM_CMD_REDUCE : THRUM_CMD_COPY, first,
+                          op->ndst, op->nsrc);
+    command->bytes = op->bytes;
+    if (op->flags & PLAN_STREAM)
+        command->flags |= THRUM_CMD_FLAG_STREAM;
+    if (op->opcode != PLAN_REDUCE)
+        return;
+    command->dtype = (uint8_t)params->dtype;
+    command->redop = (uint8_t)params->redop;
+    if (params->redop == THRUM_AVG) {
+        command->redop = (op->flags & PLAN_FINAL) ? THRUM_AVG : THRUM_SUM;
+        command->divisor = (uint64_t)params->nranks;
+    }
+}
+
+/* A PUT command for the port; the caller adds the operands. */
+static struct thrum_command *add_put(struct builder *b, int peer, uint32_t first, int ndst,
+                                     int nsrc)
+{
+    struct thrum_command *command = add_command(b, THRUM_CMD_PUT, first, ndst, nsrc);
+
+    command->put.peer = b->comm->peers[peer].fabric_peer;
+    command->put.remote_key = b->comm->peers[peer].area_key;
+    b->program->puts = true;
+    b->put_to[peer] = true;
+    return command;
+}
+
+static void lower_raise(struct builder *b, int peer, int lane, uint64_t value)
+{
+    struct thrum_comm *comm = b->comm;
+    uint32_t first = b->program->noperands;
+    struct thrum_command *command;
+
+    if (comm->peer_access) {
+        add_operand(b, peer_area(b, peer) + semaphore_offset(b, comm->rank, lane));
+        command = add_command(b, THRUM_CMD_SIGNAL, first, 1, 0);
+        command->flags = THRUM_CMD_FLAG_SET;
+    } else {
+        command = add_put(b, peer, first, 0, 0);
+        command->put.signal_key = comm->peers[peer].area_key;
+        command->put.signal_offset =
+            comm->peers[peer].area_put_offset + semaphore_offset(b, comm->rank, lane);
+    }
+    patch_command(b, PATCH_RAISE, peer, lane, value);
+    delta(b, peer)->sent[lane] = max_u64(delta(b, peer)->sent[lane], value);
+}
+
+static void lower_wait(struct builder *b, const struct plan_op *op)
+{
+    uint32_t first = b->program->noperands;
+    struct exec_delta *d = delta(b, op->peer);
+
+    add_operand(b, b->comm->area + semaphore_offset(b, op->peer, op->lane));
+    add_command(b, THRUM_CMD_WAIT, first, 0, 1);
+    patch_command(b, PATCH_AWAIT, op->peer, op->lane, op->value);
+    d->received[op->lane] = max_u64(d->received[op->lane], op->value);
+}
+
+/* The p2p message whose line goes to or comes from the peer; its signature goes into the patch. */
+static uint64_t p2p_signature(const struct builder *b, int peer, bool receive)
+{
+    const struct plan_params *params = &b->plan->params;
+
+    for (int i = 0; i < params->np2p; i++)
+        if (params->p2p[i].peer == peer && params->p2p[i].is_send != receive) {
+            struct call_record call = {.count = params->p2p[i].bytes, .collective = COLL_SENDRECV};
+            return exec_signature(&call);
+        }
+    return 0;
+}
+
+static struct comm_arrival *arrival_for(struct builder *b, int peer)
+{
+    const struct plan_params *params = &b->plan->params;
+
+    if (b->program->channel == CHANNEL_COLLECTIVE)
+        return &b->program->arrivals[0];
+    for (int i = 0; i < params->np2p; i++)
+        if (params->p2p[i].peer == peer && !params->p2p[i].is_send)
+            return &b->program->arrivals[i];
+    return &b->program->arrivals[0];
+}
+
+/* A line to the peer: the arrival, or inline data. */
+static void lower_line(struct builder *b, const struct plan_op *op)
+{
+    uint32_t first = b->program->noperands;
+    bool inline_data = op->flags & PLAN_INLINE;
+    int nsrc = inline_data && op->bytes ? 1 : 0;
+    struct thrum_command *command;
+    struct thrum_command fields = {.bytes = inline_data ? op->bytes : sizeof(struct comm_arrival)};
+
+    add_operand(b, 0);
+    if (nsrc)
+        add_engine_operand(b, op_operands(b, op)[0]);
+    command = b->comm->peer_access ? add_command(b, THRUM_CMD_WRITE_LINE, first, 1, nsrc)
+                                   : add_put(b, op->peer, first, 1, nsrc);
+    command->bytes = fields.bytes;
+    if (!nsrc)
+        command->payload = arrival_for(b, op->peer);
+    if (!b->comm->peer_access)
+        command->put.signal_key = b->comm->peers[op->peer].area_key;
+    patch_command(b, b->comm->peer_access ? PATCH_LINE_OUT : PATCH_LINE_PUT, op->peer, op->lane,
+                  p2p_signature(b, op->peer, true));
+    delta(b, op->peer)->lines_sent++;
+}
+
+static void lower_wait_line(struct builder *b, const struct plan_op *op)
+{
+    uint32_t first = b->program->noperands;
+    struct thrum_command *command;
+
+    add_operand(b, 0);
+    command = add_command(b, THRUM_CMD_WAIT_LINE, first, 0, 1);
+    command->mask = EXEC_SEQUENCE_MASK;
+    patch_command(b, PATCH_LINE_IN, op->peer, op->lane, p2p_signature(b, op->peer, false));
+    delta(b, op->peer)->lines_received++;
+}
+
+/* PUT with peer access: the DMA engine copies, then signals. */
+static void lower_put_as_copy(struct builder *b, const struct plan_op *op)
+{
+    if (op->bytes)
+        lower_engine(b, op);
+    if (op->value)
+        lower_raise(b, op->peer, op->lane, op->value);
+}
+
+static void lower_put(struct builder *b, const struct plan_op *op)
+{
+    struct thrum_comm *comm = b->comm;
+    const struct plan_operand *dst = op_operands(b, op), *src = dst + 1;
+    uint32_t first = b->program->noperands;
+    struct thrum_command *command;
+
+    if (!op->bytes) {
+        if (op->value)
+            lower_raise(b, op->peer, op->lane, op->value);
+        return;
+    }
+    add_operand(b, dst->space == PLAN_SCRATCH
+                       ? comm->peers[op->peer].area_put_offset + comm->scratch_offset + dst->offset
+                       : dst->offset);
+    add_engine_operand(b, *src);
+    command = add_put(b, op->peer, first, 1, 1);
+    command->bytes = op->bytes;
+    if (dst->space == PLAN_RECV) {
+        command->put.remote_key = 0;
+        patch_command(b, PATCH_PEER_PUT, op->peer, op->lane, 0);
+    }
+    patch_command(b, PATCH_REGION, op->peer, op->lane, 0);
+    if (op->value) {
+        command->put.signal_key = comm->peers[op->peer].area_key;
+        command->put.signal_offset =
+            comm->peers[op->peer].area_put_offset + semaphore_offset(b, comm->rank, op->lane);
+        patch_command(b, PATCH_RAISE, op->peer, op->lane, op->value);
+        delta(b, op->peer)->sent[op->lane] = max_u64(delta(b, op->peer)->sent[op->lane], op->value);
+    }
+}
+
+static void lower(struct builder *b, const struct plan_op *op)
+{
+    switch ((enum plan_opcode)op->opcode) {
+    case PLAN_COPY:
+    case PLAN_REDUCE:
+        if (op->bytes)
+            lower_engine(b, op);
+        return;
+    case PLAN_PUT:
+        if (op->flags & PLAN_INLINE)
+            lower_line(b, op);
+        else if (b->comm->peer_access)
+            lower_put_as_copy(b, op);
+        else
+            lower_put(b, op);
+        return;
+    case PLAN_SIGNAL:
+        if (op->flags & PLAN_ARRIVE)
+            lower_line(b, op);
+        else
+            lower_raise(b, op->peer, op->lane, op->value);
+        return;
+    case PLAN_WAIT:
+        if (op->flags & (PLAN_ARRIVE | PLAN_INLINE))
+            lower_wait_line(b, op);
+        else
+            lower_wait(b, op);
+        return;
+    }
+}
+
+/* ---- lanes ---- */
+
+static void add_own_signal(struct builder *b, size_t offset)
+{
+    uint32_t first = b->program->noperands;
+
+    add_operand(b, own_word(b, offset));
+    add_command(b, THRUM_CMD_SIGNAL, first, 1, 0)->flags = THRUM_CMD_FLAG_SET;
+}
+
+static void add_own_wait(struct builder *b, size_t offset)
+{
+    uint32_t first = b->program->noperands;
+
+    add_operand(b, own_word(b, offset));
+    add_command(b, THRUM_CMD_WAIT, first, 0, 1);
+}
+
+static void add_flushes(struct builder *b)
+{
+    for (int peer = 0; peer < b->comm->nranks; peer++) {
+        if (!b->put_to[peer])
+            continue;
+        add_put(b, peer, b->program->noperands, 0, 0)->flags = THRUM_CMD_FLAG_FLUSH;
+        b->put_to[peer] = false;
+    }
+}
+
+static void lower_lane(struct builder *b, uint32_t lane)
+{
+    struct exec_program *p = b->program;
+
+    p->lanes[lane].first_command = p->ncommands;
+    if (lane == 0)
+        add_own_wait(b, DONE_OFFSET);
+    if (lane == 0 && p->nlanes > 1)
+        add_own_signal(b, STARTED_OFFSET);
+    if (lane > 0)
+        add_own_wait(b, STARTED_OFFSET);
+    for (size_t i = 0; i < b->plan->nops && !b->status; i++)
+        if (b->plan->ops[i].lane == lane)
+            lower(b, &b->plan->ops[i]);
+    add_flushes(b);
+    for (uint32_t l = 1; lane == 0 && l < p->nlanes; l++)
+        add_own_wait(b, LANE_DONE_OFFSET(l));
+    add_own_signal(b, lane == 0 ? DONE_OFFSET : LANE_DONE_OFFSET(lane));
+    p->lanes[lane].ncommands = p->ncommands - p->lanes[lane].first_command;
+}
+
+static uint32_t count_lanes(const struct plan *plan)
+{
+    uint32_t n = 1;
+
+    for (size_t i = 0; i < plan->nops; i++)
+        if (plan->ops[i].lane >= n)
+            n = plan->ops[i].lane + 1u;
+    return n;
+}
+
+static thrum_status_t reach_peers(struct thrum_comm *comm, const struct plan *plan)
+{
+    for (size_t i = 0; i < plan->nops; i++) {
+        const struct plan_op *op = &plan->ops[i];
+        thrum_status_t status = op->peer >= 0 ? comm_reach(comm, op->peer) : THRUM_OK;
+
+        for (int k = 0; !status && k < op->ndst + op->nsrc; k++) {
+            int rank = plan->operands[op->first_operand + (uint32_t)k].rank;
+            if (rank != comm->rank)
+                status = comm_reach(comm, rank);
+        }
+        if (status)
+            return status;
+    }
+    return THRUM_OK;
+}
+
+static void resolve_operands(struct builder *b)
+{
+    struct exec_program *p = b->program;
+    struct exec_delta *deltas = realloc(p->deltas, (p->ndeltas + 1) * sizeof *deltas);
+
+    if (deltas)
+        p->deltas = deltas;
+    for (uint32_t i = 0; i < p->ncommands; i++)
+        p->commands[i].operands = &p->operands[b->first_operand[i]];
+    p->host_bytes = sizeof *p + b->commands_capacity * sizeof *p->commands +
+                    b->operands_capacity * sizeof *p->operands +
+                    b->patches_capacity * sizeof *p->patches + p->ndeltas * sizeof *p->deltas;
+}
+
+thrum_status_t exec_compile(struct thrum_comm *comm, const struct plan *plan,
+                            enum comm_channel channel, struct exec_program **program_out)
+{
+    struct builder b = {.comm = comm, .plan = plan};
+    size_t narrivals = channel == CHANNEL_P2P ? (size_t)plan->params.np2p + 1 : 1;
+
+    b.status = reach_peers(comm, plan);
+    if (b.status)
+        return b.status;
+    b.program = calloc(1, sizeof *b.program);
+    b.delta_of = calloc((size_t)comm->nranks, sizeof *b.delta_of);
+    b.put_to = calloc((size_t)comm->nranks, sizeof *b.put_to);
+    if (b.program) {
+        b.program->deltas = calloc((size_t)comm->nranks, sizeof *b.program->deltas);
+        b.program->arrivals = calloc(narrivals, sizeof *b.program->arrivals);
+    }
+    if (!b.program || !b.delta_of || !b.put_to || !b.program->deltas || !b.program->arrivals)
+        b.status = thrum_fail(THRUM_ERR_NO_MEMORY, "no host memory for a plan");
+    if (!b.status) {
+        b.program->algorithm = plan->algorithm;
+        b.program->channel = channel;
+        b.program->nlanes = count_lanes(plan);
+        for (uint32_t lane = 0; lane < b.program->nlanes; lane++)
+            lower_lane(&b, lane);
+    }
+    if (!b.status)
+        resolve_operands(&b);
+    free(b.delta_of);
+    free(b.put_to);
+    free(b.first_operand);
+    if (b.status) {
+        exec_program_free(b.program);
+        return b.status;
+    }
+    *program_out = b.program;
+    return THRUM_OK;
+}
+
+void exec_program_free(struct exec_program *program)
+{
+    if (!program)
+        return;
+    free(program->commands);
+    free(program->operands);
+    free(program->patches);
+    free(program->deltas);
+    free(program->arrivals);
+    free(program);
+}

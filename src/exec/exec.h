@@ -1,0 +1,181 @@
+/*
+ * exec: turns plans into device commands and hands them to queues.
+ *
+ * compile (compile.c) lowers a plan once into a program: commands plus the list of what changes from call to call.
+ * run (run.c) binds a program to the buffers of one call, and submits it. Called by api; calls device and fabric.
+ */
+#ifndef EXEC_EXEC_H
+#define EXEC_EXEC_H
+
+#include "comm/comm.h"
+#include "plan/plan.h"
+
+/* One call of the public interface, validated. */
+struct coll_args {
+    enum collective collective;
+    const void *send;
+    void *recv;
+    uint64_t count;
+    thrum_datatype_t dtype;
+    thrum_redop_t redop;
+    int root;
+    struct thrum_comm *comm;
+    struct thrum_queue *queue;
+};
+
+/* What a call has to patch in a program before it is submitted. */
+enum patch_kind {
+    PATCH_SEND, /* operand.base = own send + addend */
+    PATCH_RECV, /* operand.base = own recv + addend */
+    PATCH_PEER_SEND, /* operand.indirect = send_offset in peer's arrival line (base is fixed) */
+    PATCH_PEER_RECV, /* the same with recv_offset */
+    PATCH_PEER_PUT, /* operand.indirect = recv_put_offset, put.remote_key_indirect = recv_key */
+    PATCH_LINE_OUT, /* operand.base = next line slot at peer; command.value = flag */
+    PATCH_LINE_PUT, /* the same for a line that is put: payload, and the flag as its signal */
+    PATCH_LINE_IN, /* WAIT_LINE: operand.base = next own slot of peer; command.value = flag */
+    PATCH_LINE_DATA, /* operand.base = payload of the own slot of peer */
+    PATCH_RAISE, /* command.value = base of what was sent to peer on lane + addend */
+    PATCH_AWAIT, /* command.value = base of what was received from peer on lane + addend */
+    PATCH_REGION /* PUT: put.local_region of the source operand, after it was patched */
+};
+
+struct exec_patch {
+    uint8_t kind; /* enum patch_kind */
+    uint8_t lane;
+    int32_t peer;
+    uint32_t command, operand; /* indexes */
+    uint64_t addend;
+};
+
+/* What a program adds to the counters of a pair. */
+struct exec_delta {
+    int32_t peer;
+    uint32_t lines_sent, lines_received;
+    uint64_t sent[PLAN_MAX_LANES], received[PLAN_MAX_LANES];
+};
+
+/*
+ * A plan, lowered for this communicator. Lane 0 is for the queue of the call, the others for internal queues:
+ *   lane 0: [head: WAIT done] [start: SIGNAL lanes_started] body [join: WAIT lane_done ...] [tail: SIGNAL done]
+ *   lane l: [WAIT lanes_started] body [SIGNAL lane_done]
+ * head is skipped when the previous operation was on the same queue; start and join are there with several lanes.
+ */
+struct exec_lane {
+    uint32_t first_command, ncommands;
+};
+
+struct exec_program {
+    const char *algorithm; /* static */
+    enum comm_channel channel;
+    bool puts; /* commands need a fabric */
+    struct thrum_command *commands; /* lane after lane */
+    struct thrum_operand *operands;
+    struct exec_patch *patches;
+    struct exec_delta *deltas;
+    struct comm_arrival
+        *arrivals; /* payloads of arrival lines: 1 for collectives, 1 a peer for p2p */
+    struct exec_lane lanes[PLAN_MAX_LANES];
+    uint32_t ncommands, noperands, npatches, ndeltas, nlanes;
+    size_t host_bytes;
+};
+
+/* Lowers a checked or trusted plan. The caller frees by exec_program_free. Reaches all peers that the plan names. */
+thrum_status_t exec_compile(struct thrum_comm *comm, const struct plan *plan,
+                            enum comm_channel channel, struct exec_program **program_out);
+void exec_program_free(struct exec_program *program); /* takes NULL */
+
+/* Buffers of one run, after staging: device addresses. */
+struct exec_buffers {
+    uint64_t send, recv; /* 0 where there is none */
+};
+
+/* A copy between host memory of the caller and device memory that stands for it. */
+struct exec_copy {
+    void *host;
+    uint64_t device;
+    uint64_t bytes;
+    bool registered; /* the device reaches it; else it goes through the bounce buffer */
+};
+
+/* Copies before and after the program; borrowed for the call. */
+struct exec_staging {
+    struct exec_copy *in, *out;
+    size_t nin, nout;
+};
+
+/*
+ * Binds and submits one operation: staging in, the program, staging out, done. Does not wait. `call` is what the
+ * control plane will say of it (sequence 0: point-to-point).
+ */
+thrum_status_t exec_run(struct thrum_comm *comm, struct exec_program *program,
+                        const struct exec_buffers *buffers, const struct exec_staging *staging,
+                        struct thrum_queue *queue, const struct call_record *call);
+
+/*
+ * The flag of lines: a sequence above, a signature of the call below. For collectives the sequence is the
+ * communicator's, for point-to-point that of the pair and direction.
+ */
+#define EXEC_SIGNATURE_BITS 16
+#define EXEC_SEQUENCE_MASK (~(uint64_t)0 << EXEC_SIGNATURE_BITS)
+uint64_t exec_signature(const struct call_record *call);
+
+/* Keeps a reference on a queue that carries work of the communicator, until its end. user. */
+thrum_status_t exec_hold_queue(struct thrum_comm *comm, struct thrum_queue *queue);
+
+/* ---- plan cache ---- */
+
+struct exec_key {
+    uint64_t count;
+    int32_t root;
+    uint8_t collective, dtype, redop, in_place;
+};
+
+struct exec_cache *exec_cache_create(void);
+void exec_cache_destroy(struct exec_cache *cache); /* takes NULL */
+/* NULL if it is not there. */
+struct exec_program *exec_cache_find(struct exec_cache *cache, const struct exec_key *key);
+/* Takes the program; may drop another. */
+void exec_cache_insert(struct exec_cache *cache, const struct exec_key *key,
+                       struct exec_program *program);
+uint64_t exec_cache_bytes(const struct exec_cache *cache);
+#define EXEC_CACHE_LIMIT_BYTES (16u << 20)
+
+/* ---- host memory ---- */
+
+/*
+ * Decides whether `bytes` at `pointer` are device memory of the communicator's device or host memory, and checks that
+ * the range lies inside its allocation or registered range. `argument` is its name for messages. pointer may be
+ * anything. *kind_out is DEVICE, HOST_REGISTERED or HOST.
+ */
+thrum_status_t exec_classify(struct thrum_comm *comm, const char *argument, const void *pointer,
+                             uint64_t bytes, enum thrum_mem_kind *kind_out);
+
+/* Device memory of at least `bytes` that stands for host memory; stage `which` (0 or 1) is the communicator's. */
+thrum_status_t exec_stage(struct thrum_comm *comm, int which, uint64_t bytes,
+                          uint64_t *address_out);
+
+/* Device memory registered with the fabric: its key and the offset of `address` in its region. */
+thrum_status_t exec_region(struct thrum_comm *comm, uint64_t address, uint64_t *key_out,
+                           uint64_t *offset_out);
+
+/*
+ * A submission put together from a program and the copies around it. Plain host memory goes in pieces through the
+ * communicator's bounce buffer: a callback copies on the host, a COPY moves the piece. commands and operands may be
+ * freed after submit, contexts (what the callbacks need) only when the operation has ended.
+ */
+#define EXEC_BOUNCE_BYTES (256u << 10)
+struct exec_list {
+    struct thrum_command *commands;
+    struct thrum_operand *operands;
+    void *contexts;
+    size_t n, noperands, ncontexts;
+    uint8_t *bounce;
+};
+/* Room for `ncommands` and all copies of the staging. On error nothing is held. */
+thrum_status_t exec_list_init(struct exec_list *list, struct thrum_comm *comm,
+                              const struct exec_staging *staging, size_t ncommands);
+void exec_list_add(struct exec_list *list, const struct thrum_command *commands, size_t n);
+void exec_list_add_copies(struct exec_list *list, const struct exec_copy *copies, size_t n,
+                          bool to_device);
+
+#endif

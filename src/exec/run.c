@@ -1,0 +1,408 @@
+/*
+ * Binds a program to one call and hands it to the queues. The fast path is exec_run with no staging: patch, submit,
+ * count; no lock, no allocation, no system call. Called by api.
+ */
+#include "exec/exec.h"
+
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/base.h"
+
+uint64_t exec_signature(const struct call_record *call)
+{
+    uint64_t h = call->count * 0x9e3779b97f4a7c15u;
+
+    h ^= ((uint64_t)(uint32_t)call->root << 24 | (uint64_t)call->collective << 16 |
+          (uint64_t)call->dtype << 8 | call->redop) *
+         0xc2b2ae3d27d4eb4fu;
+    h ^= h >> 29;
+    h *= 0xbf58476d1ce4e5b9u;
+    return h >> (64 - EXEC_SIGNATURE_BITS);
+}
+
+/* Everything that patches of one run need. */
+struct binding {
+    struct thrum_comm *comm;
+    struct exec_program *program;
+    const struct exec_buffers *buffers;
+    uint64_t flag; /* of collectives */
+};
+
+static uint64_t block_line(int from, enum comm_channel channel, uint32_t count)
+{
+    return comm_block_offset(from) + offsetof(struct comm_peer_block, lines) +
+           sizeof(struct thrum_line) *
+               ((uint64_t)channel * COMM_LINES_PER_CHANNEL + count % COMM_LINES_PER_CHANNEL);
+}
+
+#define PAYLOAD_OFFSET offsetof(struct thrum_line, payload)
+
+static uint64_t own_payload(const struct binding *b, int peer)
+{
+    enum comm_channel channel = b->program->channel;
+    uint32_t count = b->comm->peers[peer].pairs[channel].lines_received;
+
+    return b->comm->area + block_line(peer, channel, count) + PAYLOAD_OFFSET;
+}
+
+static uint64_t line_flag(const struct binding *b, const struct exec_patch *patch, uint32_t count)
+{
+    if (b->program->channel == CHANNEL_COLLECTIVE)
+        return b->flag;
+    return ((uint64_t)count + 1) << EXEC_SIGNATURE_BITS | patch->addend;
+}
+
+/* Drops registrations whose allocation is gone; its addresses may be another's by now. */
+static void drop_stale_regions(struct thrum_comm *comm)
+{
+    for (int i = comm->nregions - 1; i >= 0; i--) {
+        struct comm_region *region = &comm->regions[i];
+        struct thrum_mem_info info = {.size = sizeof info};
+
+        if (!comm->ops->mem_query(comm->device->impl, region->device_base, &info) &&
+            info.id == region->id)
+            continue;
+        comm->fabric->region_deregister(comm->endpoint, region->region);
+        *region = comm->regions[--comm->nregions];
+    }
+}
+
+static thrum_status_t add_region(struct thrum_comm *comm, uint64_t address, uint64_t id,
+                                 struct comm_region **region_out)
+{
+    struct thrum_port_region port;
+    struct comm_region *regions, *region;
+    thrum_status_t status;
+
+    drop_stale_regions(comm);
+    status = comm->ops->port_region(comm->device->impl, address, &port);
+    if (status)
+        return status;
+    regions = realloc(comm->regions, ((size_t)comm->nregions + 1) * sizeof *regions);
+    if (!regions)
+        return thrum_fail(THRUM_ERR_NO_MEMORY, "no host memory for a fabric registration");
+    comm->regions = regions;
+    region = &regions[comm->nregions];
+    *region = (struct comm_region){.id = id, .device_base = port.device_base, .bytes = port.bytes};
+    status = port.dmabuf_fd >= 0
+                 ? comm->fabric->region_register_dmabuf(comm->endpoint, port.dmabuf_fd, 0,
+                                                        port.bytes, &region->region, &region->key)
+                 : comm->fabric->region_register(comm->endpoint, port.cpu_base, port.bytes,
+                                                 &region->region, &region->key);
+    if (status)
+        return status;
+    comm->nregions++;
+    *region_out = region;
+    return THRUM_OK;
+}
+
+/* The fabric registration of the allocation around an address; made when first used. */
+static thrum_status_t find_region(struct thrum_comm *comm, uint64_t address,
+                                  struct comm_region **region_out)
+{
+    struct thrum_mem_info info = {.size = sizeof info};
+    thrum_status_t status = comm->ops->mem_query(comm->device->impl, address, &info);
+
+    if (status)
+        return status;
+    for (int i = 0; i < comm->nregions; i++)
+        if (comm->regions[i].id == info.id &&
+            address - comm->regions[i].device_base < comm->regions[i].bytes) {
+            *region_out = &comm->regions[i];
+            return THRUM_OK;
+        }
+    return add_region(comm, address, info.id, region_out);
+}
+
+thrum_status_t exec_region(struct thrum_comm *comm, uint64_t address, uint64_t *key_out,
+                           uint64_t *offset_out)
+{
+    struct comm_region *region;
+    thrum_status_t status = find_region(comm, address, &region);
+
+    if (status)
+        return status;
+    *key_out = region->key;
+    *offset_out = address - region->device_base;
+    return THRUM_OK;
+}
+
+static inline thrum_status_t apply(const struct binding *b, const struct exec_patch *patch)
+{
+    struct exec_program *p = b->program;
+    struct thrum_comm *comm = b->comm;
+    struct thrum_command *command = &p->commands[patch->command];
+    struct thrum_operand *operand = &p->operands[patch->operand];
+    struct comm_pair *pair = &comm->peers[patch->peer].pairs[p->channel];
+
+    switch ((enum patch_kind)patch->kind) {
+    case PATCH_SEND:
+        operand->base = b->buffers->send + patch->addend;
+        break;
+    case PATCH_RECV:
+        operand->base = b->buffers->recv + patch->addend;
+        break;
+    case PATCH_PEER_SEND:
+        operand->indirect =
+            own_payload(b, patch->peer) + offsetof(struct comm_arrival, send_offset);
+        break;
+    case PATCH_PEER_RECV:
+        operand->indirect =
+            own_payload(b, patch->peer) + offsetof(struct comm_arrival, recv_offset);
+        break;
+    case PATCH_PEER_PUT:
+        operand->indirect =
+            own_payload(b, patch->peer) + offsetof(struct comm_arrival, recv_put_offset);
+        command->put.remote_key_indirect =
+            own_payload(b, patch->peer) + offsetof(struct comm_arrival, recv_key);
+        break;
+    case PATCH_LINE_OUT:
+        operand->base = comm->peers[patch->peer].window_base +
+                        comm->peers[patch->peer].area_offset +
+                        block_line(comm->rank, p->channel, pair->lines_sent);
+        command->value = line_flag(b, patch, pair->lines_sent);
+        break;
+    case PATCH_LINE_PUT:
+        command->put.signal_offset = comm->peers[patch->peer].area_put_offset +
+                                     block_line(comm->rank, p->channel, pair->lines_sent);
+        operand->base = command->put.signal_offset + PAYLOAD_OFFSET;
+        command->value = line_flag(b, patch, pair->lines_sent);
+        break;
+    case PATCH_LINE_IN:
+        operand->base = own_payload(b, patch->peer) - PAYLOAD_OFFSET;
+        command->value = line_flag(b, patch, pair->lines_received);
+        break;
+    case PATCH_LINE_DATA:
+        operand->base = own_payload(b, patch->peer) + patch->addend;
+        break;
+    case PATCH_RAISE:
+        command->value = pair->sent[patch->lane] + patch->addend;
+        break;
+    case PATCH_AWAIT:
+        command->value = pair->received[patch->lane] + patch->addend;
+        break;
+    case PATCH_REGION: {
+        struct comm_region *region;
+        thrum_status_t status = find_region(comm, operand[1].base, &region);
+        if (status)
+            return status;
+        command->put.local_region = region->region;
+        break;
+    }
+    }
+    return THRUM_OK;
+}
+
+static thrum_status_t bind(const struct binding *b)
+{
+    for (uint32_t i = 0; i < b->program->npatches; i++) {
+        thrum_status_t status = apply(b, &b->program->patches[i]);
+        if (status)
+            return status;
+    }
+    return THRUM_OK;
+}
+
+static void advance_pairs(struct thrum_comm *comm, const struct exec_program *program)
+{
+    for (uint32_t i = 0; i < program->ndeltas; i++) {
+        const struct exec_delta *delta = &program->deltas[i];
+        struct comm_pair *pair = &comm->peers[delta->peer].pairs[program->channel];
+
+        pair->lines_sent += delta->lines_sent;
+        pair->lines_received += delta->lines_received;
+        for (uint32_t lane = 0; lane < program->nlanes; lane++) {
+            pair->sent[lane] += delta->sent[lane];
+            pair->received[lane] += delta->received[lane];
+        }
+    }
+}
+
+/* The arrival line of a collective: the call, and where the buffers are. */
+static thrum_status_t fill_arrival(const struct binding *b, const struct call_record *call)
+{
+    struct comm_arrival *arrival = &b->program->arrivals[0];
+    struct thrum_comm *comm = b->comm;
+
+    arrival->send_offset = b->buffers->send - comm->device->own_base;
+    arrival->recv_offset = b->buffers->recv - comm->device->own_base;
+    arrival->count = call->count;
+    arrival->root = call->root;
+    arrival->collective = call->collective;
+    arrival->dtype = call->dtype;
+    arrival->redop = call->redop;
+    if (comm->peer_access || !b->buffers->recv)
+        return THRUM_OK;
+    return exec_region(comm, b->buffers->recv, &arrival->recv_key, &arrival->recv_put_offset);
+}
+
+/* ---- operations in flight ---- */
+
+/* Room for one more operation record: waits for the oldest where the host is too far ahead. */
+static thrum_status_t reserve(struct thrum_comm *comm)
+{
+    uint64_t issued = atomic_load_explicit(&comm->issued, memory_order_relaxed);
+    const struct comm_operation *oldest = &comm->operations[(issued + 1) % COMM_IN_FLIGHT];
+
+    while (issued + 1 - atomic_load_explicit(&comm->retired_number, memory_order_acquire) >
+           COMM_IN_FLIGHT) {
+        comm_retire(comm);
+        if (atomic_load_explicit(&comm->status, memory_order_acquire))
+            return comm_failure(comm);
+        if (oldest->number > comm_done(comm)) {
+            thrum_status_t status =
+                oldest->queue->ops->wait(oldest->queue->impl, oldest->ticket, 10000000);
+            (void)status; /* a failure is the control thread's to report */
+        }
+    }
+    return THRUM_OK;
+}
+
+thrum_status_t exec_hold_queue(struct thrum_comm *comm, struct thrum_queue *queue)
+{
+    struct thrum_queue **queues;
+
+    for (int i = 0; i < comm->nqueues; i++)
+        if (comm->queues[i] == queue)
+            return THRUM_OK;
+    pthread_mutex_lock(&comm->retire_lock);
+    queues = realloc(comm->queues, ((size_t)comm->nqueues + 1) * sizeof *queues);
+    if (queues) {
+        comm->queues = queues;
+        queues[comm->nqueues++] = queue;
+        queue_hold(queue);
+    }
+    pthread_mutex_unlock(&comm->retire_lock);
+    return queues ? THRUM_OK : thrum_fail(THRUM_ERR_NO_MEMORY, "no host memory for a queue");
+}
+
+static thrum_status_t lane_queue(struct thrum_comm *comm, uint32_t lane, struct thrum_queue **out)
+{
+    thrum_status_t status;
+
+    if (!comm->lane_queues[lane]) {
+        status = thrum_queue_create(comm->device, THRUM_QUEUE_DIRECT, &comm->lane_queues[lane]);
+        if (status)
+            return status;
+    }
+    *out = comm->lane_queues[lane];
+    return THRUM_OK;
+}
+
+static thrum_status_t submit_lanes(struct thrum_comm *comm, struct exec_program *program,
+                                   struct comm_operation *operation)
+{
+    for (uint32_t lane = 1; lane < program->nlanes; lane++) {
+        struct thrum_command *commands = &program->commands[program->lanes[lane].first_command];
+        uint32_t n = program->lanes[lane].ncommands;
+        struct thrum_queue *queue;
+        thrum_status_t status = lane_queue(comm, lane, &queue);
+
+        if (status)
+            return status;
+        commands[0].value = operation->number;
+        commands[n - 1].value = operation->number;
+        status = queue->ops->submit(queue->impl, commands, n, &operation->lane_ticket[lane]);
+        if (status)
+            return status;
+        operation->lane_queue[lane] = queue;
+    }
+    return THRUM_OK;
+}
+
+/* Sets the values that order operations and lanes: see struct exec_program. */
+static void number_lane0(struct exec_program *program, uint64_t number)
+{
+    struct thrum_command *commands = &program->commands[program->lanes[0].first_command];
+    uint32_t n = program->lanes[0].ncommands;
+
+    commands[0].value = number - 1;
+    commands[n - 1].value = number;
+    if (program->nlanes == 1)
+        return;
+    commands[1].value = number;
+    for (uint32_t lane = 1; lane < program->nlanes; lane++)
+        commands[n - 1 - lane].value = number;
+}
+
+/* Lane 0 with the copies around it, in one submission. */
+static thrum_status_t submit_staged(struct thrum_comm *comm, struct exec_program *program,
+                                    const struct exec_staging *staging, uint32_t skip,
+                                    struct thrum_queue *queue, struct comm_operation *operation)
+{
+    const struct thrum_command *commands = &program->commands[program->lanes[0].first_command];
+    uint32_t n = program->lanes[0].ncommands;
+    struct exec_list list;
+    thrum_status_t status = exec_list_init(&list, comm, staging, n);
+
+    if (status)
+        return status;
+    if (!skip)
+        exec_list_add(&list, &commands[0], 1);
+    exec_list_add_copies(&list, staging->in, staging->nin, true);
+    exec_list_add(&list, &commands[1], n - 2);
+    exec_list_add_copies(&list, staging->out, staging->nout, false);
+    exec_list_add(&list, &commands[n - 1], 1);
+    status = queue->ops->submit(queue->impl, list.commands, list.n, &operation->ticket);
+    operation->host_memory = list.contexts;
+    if (status) {
+        free(list.contexts);
+        operation->host_memory = NULL;
+    }
+    free(list.commands);
+    free(list.operands);
+    return status;
+}
+
+static thrum_status_t submit(struct thrum_comm *comm, struct exec_program *program,
+                             const struct exec_staging *staging, struct thrum_queue *queue,
+                             struct comm_operation *operation)
+{
+    struct thrum_command *commands = &program->commands[program->lanes[0].first_command];
+    uint32_t n = program->lanes[0].ncommands;
+    uint32_t skip = queue == comm->last_queue ? 1 : 0;
+
+    number_lane0(program, operation->number);
+    if (staging)
+        return submit_staged(comm, program, staging, skip, queue, operation);
+    return queue->ops->submit(queue->impl, commands + skip, n - skip, &operation->ticket);
+}
+
+thrum_status_t exec_run(struct thrum_comm *comm, struct exec_program *program,
+                        const struct exec_buffers *buffers, const struct exec_staging *staging,
+                        struct thrum_queue *queue, const struct call_record *call)
+{
+    uint64_t number = atomic_load_explicit(&comm->issued, memory_order_relaxed) + 1;
+    struct comm_operation *operation = &comm->operations[number % COMM_IN_FLIGHT];
+    struct binding binding = {.comm = comm, .program = program, .buffers = buffers};
+    thrum_status_t status = reserve(comm);
+
+    if (!status && queue != comm->last_queue)
+        status = exec_hold_queue(comm, queue);
+    if (status)
+        return status;
+    binding.flag = call->sequence << EXEC_SIGNATURE_BITS | exec_signature(call);
+    if (program->channel == CHANNEL_COLLECTIVE)
+        status = fill_arrival(&binding, call);
+    if (!status)
+        status = bind(&binding);
+    if (status)
+        return status;
+
+    *operation = (struct comm_operation){.number = number, .queue = queue, .call = *call};
+    status = submit(comm, program, staging, queue, operation);
+    if (status)
+        return status;
+    __atomic_store_n(&queue->last_ticket, operation->ticket, __ATOMIC_RELEASE);
+    status = submit_lanes(comm, program, operation);
+    advance_pairs(comm, program);
+    comm->last_queue = queue;
+    atomic_store_explicit(&comm->issued, number, memory_order_release);
+    if (status)
+        comm_fail(comm, status, comm->rank, true, thrum_last_error());
+    if (atomic_load_explicit(&comm->status, memory_order_acquire))
+        comm_cancel_all(comm);
+    return status;
+}

@@ -1,0 +1,212 @@
+/*
+ * Host buffers: which memory a pointer is, device memory that stands for host memory, and the copies between them.
+ * Called by api (placing) and run.c (the copies).
+ */
+#include "exec/exec.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/base.h"
+#include "base/config.h"
+
+thrum_status_t exec_classify(struct thrum_comm *comm, const char *argument, const void *pointer,
+                             uint64_t bytes, enum thrum_mem_kind *kind_out)
+{
+    struct thrum_mem_info info = {.size = sizeof info};
+    uint64_t address = (uint64_t)(uintptr_t)pointer;
+    thrum_status_t status;
+
+    if (!pointer)
+        return thrum_fail(THRUM_ERR_INVALID_POINTER, "%s is NULL", argument);
+    status = comm->ops->mem_query(comm->device->impl, address, &info);
+    if (status)
+        return status;
+    if (info.kind == THRUM_MEM_PEER)
+        return thrum_fail(THRUM_ERR_INVALID_POINTER, "%s=%p is memory of another device, not of %s",
+                          argument, pointer, comm->device->properties.name);
+    if (info.kind == THRUM_MEM_HOST) {
+        if (comm->ops->address_is_device(address))
+            return thrum_fail(THRUM_ERR_INVALID_POINTER,
+                              "%s=%p is no live device memory of %s: it was freed, or belongs to "
+                              "another device",
+                              argument, pointer, comm->device->properties.name);
+        if (address + bytes < address)
+            return thrum_fail(THRUM_ERR_INVALID_POINTER, "%s=%p: %llu bytes wrap around", argument,
+                              pointer, (unsigned long long)bytes);
+    } else {
+        uint64_t offset = address - (uint64_t)(uintptr_t)info.base;
+        if (bytes > info.bytes || offset > info.bytes - bytes)
+            return thrum_fail(THRUM_ERR_INVALID_POINTER,
+                              "%s=%p: %llu bytes leave its %s of %llu bytes at %p", argument,
+                              pointer, (unsigned long long)bytes,
+                              info.kind == THRUM_MEM_DEVICE ? "allocation" : "registered range",
+                              (unsigned long long)info.bytes, info.base);
+    }
+    *kind_out = info.kind;
+    return THRUM_OK;
+}
+
+thrum_status_t exec_stage(struct thrum_comm *comm, int which, uint64_t bytes, uint64_t *address_out)
+{
+    uint64_t limit = (uint64_t)thrum_config_int(CFG_STAGE_BYTES);
+    uint64_t wanted = round_up_u64(max_u64(bytes, 1), 65536), address;
+    thrum_status_t status;
+
+    if (bytes > comm->stage_bytes[which]) {
+        if (wanted + comm->stage_bytes[!which] > limit)
+            return thrum_fail(
+                THRUM_ERR_NO_DEVICE_MEMORY,
+                "%s: host buffers of %llu bytes need more than THRUM_STAGE_BYTES=%llu "
+                "of device memory",
+                comm->name, (unsigned long long)bytes, (unsigned long long)limit);
+        status = comm_drain(comm); /* the old stage may be in use */
+        if (status)
+            return status;
+        if (comm->stage[which])
+            (void)comm->ops->mem_free(comm->device->impl, comm->stage[which]);
+        comm->stage[which] = comm->stage_bytes[which] = 0;
+        status = comm->ops->mem_alloc(comm->device->impl, wanted, &address);
+        if (status)
+            return status;
+        comm->stage[which] = address;
+        comm->stage_bytes[which] = wanted;
+    }
+    *address_out = comm->stage[which];
+    return THRUM_OK;
+}
+
+/* ---- the copies ---- */
+
+struct bounce_context {
+    void *dst;
+    const void *src;
+    size_t bytes;
+};
+
+static thrum_status_t bounce_callback(void *argument)
+{
+    const struct bounce_context *context = argument;
+
+    memcpy(context->dst, context->src, context->bytes);
+    return THRUM_OK;
+}
+
+static size_t pieces(const struct exec_copy *copy)
+{
+    return (copy->bytes + EXEC_BOUNCE_BYTES - 1) / EXEC_BOUNCE_BYTES;
+}
+
+static void count_copies(const struct exec_copy *copies, size_t n, size_t *commands,
+                         size_t *contexts)
+{
+    for (size_t i = 0; i < n; i++) {
+        *commands += copies[i].registered ? 1 : 2 * pieces(&copies[i]);
+        *contexts += copies[i].registered ? 0 : pieces(&copies[i]);
+    }
+}
+
+/* The bounce buffer, made when first needed. */
+static thrum_status_t need_bounce(struct thrum_comm *comm)
+{
+    void *bounce;
+    thrum_status_t status;
+
+    if (comm->bounce)
+        return THRUM_OK;
+    bounce = aligned_alloc(4096, EXEC_BOUNCE_BYTES);
+    if (!bounce)
+        return thrum_fail(THRUM_ERR_NO_MEMORY, "no host memory for a bounce buffer");
+    status = comm->ops->host_register(comm->device->impl, bounce, EXEC_BOUNCE_BYTES);
+    if (status) {
+        free(bounce);
+        return status;
+    }
+    comm->bounce = bounce;
+    return THRUM_OK;
+}
+
+thrum_status_t exec_list_init(struct exec_list *list, struct thrum_comm *comm,
+                              const struct exec_staging *staging, size_t ncommands)
+{
+    size_t copies = 0, contexts = 0;
+    thrum_status_t status;
+
+    memset(list, 0, sizeof *list);
+    count_copies(staging->in, staging->nin, &copies, &contexts);
+    count_copies(staging->out, staging->nout, &copies, &contexts);
+    if (contexts) {
+        status = need_bounce(comm);
+        if (status)
+            return status;
+    }
+    list->bounce = comm->bounce;
+    list->commands = malloc((ncommands + copies) * sizeof *list->commands);
+    list->operands = malloc((2 * copies + 1) * sizeof *list->operands);
+    list->contexts = malloc((contexts + 1) * sizeof(struct bounce_context));
+    if (list->commands && list->operands && list->contexts)
+        return THRUM_OK;
+    free(list->commands);
+    free(list->operands);
+    free(list->contexts);
+    return thrum_fail(THRUM_ERR_NO_MEMORY, "no host memory for %zu staging copies", copies);
+}
+
+void exec_list_add(struct exec_list *list, const struct thrum_command *commands, size_t n)
+{
+    memcpy(&list->commands[list->n], commands, n * sizeof *commands);
+    list->n += n;
+}
+
+static void add_copy(struct exec_list *list, uint64_t dst, uint64_t src, uint64_t bytes)
+{
+    struct thrum_operand *operands = &list->operands[list->noperands];
+
+    operands[0] = (struct thrum_operand){.base = dst};
+    operands[1] = (struct thrum_operand){.base = src};
+    list->noperands += 2;
+    list->commands[list->n++] = (struct thrum_command){
+        .opcode = THRUM_CMD_COPY, .ndst = 1, .nsrc = 1, .bytes = bytes, .operands = operands};
+}
+
+static void add_callback(struct exec_list *list, void *dst, const void *src, size_t bytes)
+{
+    struct bounce_context *context = (struct bounce_context *)list->contexts + list->ncontexts++;
+
+    *context = (struct bounce_context){dst, src, bytes};
+    list->commands[list->n++] = (struct thrum_command){
+        .opcode = THRUM_CMD_CALLBACK, .callback = bounce_callback, .argument = context};
+}
+
+static void add_bounced(struct exec_list *list, const struct exec_copy *copy, bool to_device)
+{
+    uint64_t bounce = (uint64_t)(uintptr_t)list->bounce;
+
+    for (uint64_t at = 0; at < copy->bytes; at += EXEC_BOUNCE_BYTES) {
+        size_t bytes = min_u64(EXEC_BOUNCE_BYTES, copy->bytes - at);
+        uint8_t *host = (uint8_t *)copy->host + at;
+
+        if (to_device) {
+            add_callback(list, list->bounce, host, bytes);
+            add_copy(list, copy->device + at, bounce, bytes);
+        } else {
+            add_copy(list, bounce, copy->device + at, bytes);
+            add_callback(list, host, list->bounce, bytes);
+        }
+    }
+}
+
+void exec_list_add_copies(struct exec_list *list, const struct exec_copy *copies, size_t n,
+                          bool to_device)
+{
+    for (size_t i = 0; i < n; i++) {
+        uint64_t host = (uint64_t)(uintptr_t)copies[i].host;
+
+        if (!copies[i].registered)
+            add_bounced(list, &copies[i], to_device);
+        else if (to_device)
+            add_copy(list, copies[i].device, host, copies[i].bytes);
+        else
+            add_copy(list, host, copies[i].device, copies[i].bytes);
+    }
+}

@@ -1,0 +1,183 @@
+/*
+ * check_result: does RECV hold what the collective promises? Called by plan_check.c at each rank's end of the plan,
+ * and for each REDUCE.
+ */
+#include <inttypes.h>
+
+#include "base/base.h"
+#include "plan/check.h"
+
+/* RECV bytes [offset, offset + bytes) of a rank shall be `content` of the input from byte `origin` on. */
+struct expectation {
+    int rank;
+    struct place place; /* of `offset` */
+    uint64_t offset, bytes;
+    uint32_t content;
+    uint64_t origin;
+    bool reduced;
+};
+
+static bool is_small_float(thrum_datatype_t dtype)
+{
+    return dtype == THRUM_FLOAT16 || dtype == THRUM_BFLOAT16;
+}
+
+/*
+ * Why a result with the right contributions is wrong all the same; NULL: it is not. With one rank the reduction is the
+ * contribution itself and AVG divides by 1, so that a COPY will do; but LAND and LOR yield 0 or 1, so they must pass
+ * through a REDUCE.
+ */
+static const char *reduction_fault(const struct check *check, const struct content *content)
+{
+    const struct plan_params *params = check_params(check);
+
+    if (check->n == 1 && (params->redop == THRUM_LAND || params->redop == THRUM_LOR) &&
+        !content->passes)
+        return "no REDUCE has made it 0 or 1";
+    if (check->n > 1 && !content->finals)
+        return "it does not come from a REDUCE|FINAL, so AVG is never divided";
+    if (content->finals > 1)
+        return "it has passed two REDUCE|FINAL, so AVG is divided twice";
+    if (check->ordered && !content->ordered)
+        return "it is not folded in rank order";
+    if (check->ordered && content->passes > 1 && is_small_float(params->dtype))
+        return "it is in rank order but in several REDUCEs, and each rounds";
+    return NULL;
+}
+
+static bool wrong(struct check *check, const struct expectation *e, const struct segment *segment,
+                  uint64_t first, uint64_t last, const char *fault)
+{
+    char expected[256], found[256];
+    uint64_t base = e->offset - e->place.offset;
+    uint64_t wanted = e->origin + (first - e->place.offset);
+    uint64_t got = segment->origin + (first - segment->start);
+
+    report_content(check, e->content, check->round, expected, sizeof expected);
+    report_content(check, segment->content, check->round, found, sizeof found);
+    if (fault)
+        report_begin(check, "wrong result: rank %d RECV[%" PRIu64 "..%" PRIu64 "): %s", e->rank,
+                     first + base, last + base, fault);
+    else if (segment->content != CONTENT_UNDEFINED && got != wanted)
+        report_begin(check,
+                     "wrong result: rank %d RECV[%" PRIu64 "..%" PRIu64
+                     "): expected %s of input byte %" PRIu64 ", found %s of input byte %" PRIu64,
+                     e->rank, first + base, last + base, expected, wanted, found, got);
+    else
+        report_begin(check,
+                     "wrong result: rank %d RECV[%" PRIu64 "..%" PRIu64 "): expected %s, found %s",
+                     e->rank, first + base, last + base, expected, found);
+    report_access(check,
+                  segment->content == CONTENT_UNDEFINED ? "nothing written since" : "written by",
+                  &segment->write);
+    if (segment->write.op < OP_AFTER)
+        report_lane(check, segment->write.thread);
+    return false;
+}
+
+static bool meets(struct check *check, const struct expectation *e)
+{
+    struct store *store = &check->stores.at[e->place.store];
+    uint64_t at = e->place.offset, end = at + e->bytes;
+    struct cursor cursor;
+
+    if (!e->bytes)
+        return true;
+    for (cursor = store_find(store, at); at < end; cursor_next(&cursor)) {
+        const struct segment *segment = cursor_segment(&cursor);
+        uint64_t last = min_u64(cursor_end(&cursor), end);
+        const char *fault = NULL;
+        bool same = content_same_terms(&check->contents, segment->content, e->content) &&
+                    segment->origin + (at - segment->start) == e->origin + (at - e->place.offset);
+
+        if (same && e->reduced)
+            fault = reduction_fault(check, &check->contents.all.at[segment->content]);
+        if (!same || fault)
+            return wrong(check, e, segment, at, last, fault);
+        at = last;
+    }
+    return true;
+}
+
+static bool expect(struct check *check, int rank, uint64_t offset, uint64_t bytes, int from,
+                   uint64_t origin)
+{
+    struct place place = check->ranks[rank].recv;
+    struct expectation e = {.rank = rank, .offset = offset, .bytes = bytes, .origin = origin};
+    bool made;
+
+    e.place = (struct place){place.store, place.offset + offset};
+    e.reduced = from < 0;
+    made = e.reduced ? content_of_all(&check->contents, check->n, check->round, &e.content)
+                     : content_of_rank(&check->contents, from, check->round, &e.content);
+    return made ? meets(check, &e) : check_no_memory(check);
+}
+
+/* The message of `peer` that meets receive i of `rank`; rules have found that there is one of equal length. */
+static bool expect_message(struct check *check, int rank, int i)
+{
+    const struct plan_p2p *recv = &check->plans[rank].params.p2p[i];
+    const struct plan_params *from = &check->plans[recv->peer].params;
+    struct expectation e = {.rank = rank, .offset = recv->offset, .bytes = recv->bytes};
+
+    e.place = (struct place){check->ranks[rank].first_store + 1 + (uint32_t)i, 0};
+    for (int k = 0; k < from->np2p; k++)
+        if (from->p2p[k].is_send && from->p2p[k].peer == rank)
+            e.origin = from->p2p[k].offset;
+    if (!content_of_rank(&check->contents, recv->peer, check->round, &e.content))
+        return check_no_memory(check);
+    return meets(check, &e);
+}
+
+bool result_check(struct check *check, int rank)
+{
+    const struct plan_params *params = &check->plans[rank].params;
+    uint64_t block = params->count * thrum_datatype_size(params->dtype);
+
+    switch (params->collective) {
+    case COLL_ALLREDUCE:
+        return expect(check, rank, 0, block, -1, 0);
+    case COLL_BROADCAST:
+        return expect(check, rank, 0, block, params->root, 0);
+    case COLL_ALLGATHER:
+        for (int from = 0; from < check->n; from++)
+            if (!expect(check, rank, (uint64_t)from * block, block, from, 0))
+                return false;
+        return true;
+    case COLL_REDUCE_SCATTER:
+        return expect(check, rank, 0, block, -1, (uint64_t)rank * block);
+    case COLL_SENDRECV:
+        for (int i = 0; i < params->np2p; i++)
+            if (!params->p2p[i].is_send && !expect_message(check, rank, i))
+                return false;
+        return true;
+    default:
+        return true;
+    }
+}
+
+bool result_check_reduce(struct check *check, int rank, size_t op, uint32_t content)
+{
+    const struct content *found = &check->contents.all.at[content];
+    char expected_text[256], found_text[256];
+    uint32_t expected;
+
+    if (found->finals > 1) {
+        report_begin(check, "rank %d op %zu divides what a REDUCE|FINAL has divided already", rank,
+                     op);
+        report_op(check, "op", rank, op, check->round);
+        return false;
+    }
+    if (!content_of_all(&check->contents, check->n, check->round, &expected))
+        return check_no_memory(check);
+    if (content_same_terms(&check->contents, content, expected))
+        return true;
+    report_content(check, expected, check->round, expected_text, sizeof expected_text);
+    report_content(check, content, check->round, found_text, sizeof found_text);
+    report_begin(check,
+                 "rank %d op %zu is FINAL without all contributions once: expected %s, found %s",
+                 rank, op, expected_text, found_text);
+    report_op(check, "op", rank, op, check->round);
+    report_lane(check, check_thread(check, rank, check->plans[rank].ops[op].lane));
+    return false;
+}
