@@ -323,13 +323,21 @@ static void a_stopped_rank_is_named_at_the_deadline(void **state)
 
 /* ---- limits ---- */
 
+static struct rlimit usual_limit;
+
+static void restore_limit(void)
+{
+    WORLD_CHECK(!setrlimit(RLIMIT_NOFILE, &usual_limit));
+}
+
 static void lower_limit(int extra)
 {
     struct rlimit limit;
     int free_fd = dup(0);
 
     close(free_fd);
-    WORLD_CHECK(!getrlimit(RLIMIT_NOFILE, &limit));
+    WORLD_CHECK(!getrlimit(RLIMIT_NOFILE, &usual_limit));
+    limit = usual_limit;
     limit.rlim_cur = (rlim_t)(free_fd + extra);
     WORLD_CHECK(!setrlimit(RLIMIT_NOFILE, &limit));
 }
@@ -344,6 +352,8 @@ static void no_files_left(struct world *world, int rank)
         lower_limit(0);
     world_note(world, rank, bootstrap_join(&id, rank, world->nranks, 800, &b));
     bootstrap_close(b);
+    if (rank == 1)
+        restore_limit();
 }
 
 static void root_has_few_files(struct world *world, int rank)
@@ -357,6 +367,8 @@ static void root_has_few_files(struct world *world, int rank)
         lower_limit(5);
     world_note(world, rank, bootstrap_join(&id, rank, world->nranks, 2500, &b));
     bootstrap_close(b);
+    if (rank == 0)
+        restore_limit();
 }
 
 static void out_of_descriptors(void **state)
