@@ -52,7 +52,8 @@ struct control;
 struct control_callbacks {
     /*
      * The communicator has failed: a rank died (PEER_DEAD), aborted (ABORTED), reported a mismatch, a fault, a
-     * timeout. Called once, with the first cause that arrives. `rank` is the culprit (-1 unknown).
+     * timeout. Called once, with the first cause that arrives, also on the rank that called control_fail. `rank` is
+     * the culprit (-1 unknown).
      */
     void (*failed)(void *argument, thrum_status_t status, int rank, const char *message);
     /* Every tick_ms; now is now_ns(). */
@@ -61,7 +62,8 @@ struct control_callbacks {
     void (*record)(void *argument, uint64_t sequence, struct call_record *record_out);
     /*
      * Answer to control_query, on the rank that asked: records[r].state is 0xff where rank r did not answer in time
-     * (it is stopped, or its parent in the tree is).
+     * (it is stopped, or its parent in the tree is); then records[r].root is the rank on the way to r that did not
+     * answer: r itself, or one between.
      */
     void (*records)(void *argument, uint64_t sequence, const struct call_record *records,
                     int nranks);

@@ -103,10 +103,24 @@ struct segment {
     struct access write;
 };
 
+#define SEGMENTS_PER_LEAF 32
+
 /* One piece of memory, all of it covered by segments. */
+struct leaf;
+struct leaf_entry {
+    uint64_t start; /* of its first segment: a search need not touch the leaf */
+    struct leaf *leaf;
+};
 struct store {
     uint64_t bytes;
-    VECTOR(struct segment) segments;
+    VECTOR(struct leaf_entry) leaves; /* none is empty; none at all if there are no bytes */
+};
+
+/* A segment; changes of the store through another cursor make it invalid. */
+struct cursor {
+    struct store *store;
+    size_t leaf;
+    uint32_t slot;
 };
 
 /* Content on its way from sources to destinations. */
@@ -234,10 +248,21 @@ bool check_rules(struct check *check);
 bool check_locate(const struct check *check, int rank, const struct plan_operand *operand,
                   uint64_t bytes, struct place *place_out);
 
+/* check_segments.c. What returns bool returns false only when memory is out. */
+bool store_init(struct store *store, uint64_t bytes);
+void store_fini(struct store *store);
+/* The segment around `offset`, which the store has. */
+struct cursor store_find(struct store *store, uint64_t offset);
+struct segment *cursor_segment(const struct cursor *cursor);
+uint64_t cursor_end(const struct cursor *cursor); /* byte behind the segment */
+void cursor_next(struct cursor *cursor); /* not behind the last byte */
+/* Cuts the segment at `offset`, inside it; the cursor is then at the part that starts there. */
+bool cursor_split(struct cursor *cursor, uint64_t offset);
+/* Makes the segment reach up to `end` at least; those that it swallows are gone. */
+void cursor_extend(const struct cursor *cursor, uint64_t end);
+
 /* check_memory.c */
 bool memory_init(struct check *check);
-/* The segment around `offset`. */
-size_t memory_find(const struct store *store, uint64_t offset);
 void memory_fini(struct check *check);
 /* Adds what the bytes are made of to pieces, and the read to the memory. `operand` is for the report. */
 bool memory_read(struct check *check, struct place place, const struct plan_operand *operand,

@@ -77,23 +77,24 @@ static bool wrong(struct check *check, const struct expectation *e, const struct
 
 static bool meets(struct check *check, const struct expectation *e)
 {
-    const struct store *store = &check->stores.at[e->place.store];
-    uint64_t end = e->place.offset + e->bytes;
+    struct store *store = &check->stores.at[e->place.store];
+    uint64_t at = e->place.offset, end = at + e->bytes;
+    struct cursor cursor;
 
-    for (size_t i = e->bytes ? memory_find(store, e->place.offset) : store->segments.n;
-         i < store->segments.n && store->segments.at[i].start < end; i++) {
-        const struct segment *segment = &store->segments.at[i];
-        uint64_t next = i + 1 < store->segments.n ? store->segments.at[i + 1].start : store->bytes;
-        uint64_t first = max_u64(segment->start, e->place.offset), last = min_u64(next, end);
+    if (!e->bytes)
+        return true;
+    for (cursor = store_find(store, at); at < end; cursor_next(&cursor)) {
+        const struct segment *segment = cursor_segment(&cursor);
+        uint64_t last = min_u64(cursor_end(&cursor), end);
         const char *fault = NULL;
-        bool same;
+        bool same = content_same_terms(&check->contents, segment->content, e->content) &&
+                    segment->origin + (at - segment->start) == e->origin + (at - e->place.offset);
 
-        same = content_same_terms(&check->contents, segment->content, e->content) &&
-               segment->origin + (first - segment->start) == e->origin + (first - e->place.offset);
         if (same && e->reduced)
             fault = reduction_fault(check, &check->contents.all.at[segment->content]);
         if (!same || fault)
-            return wrong(check, e, segment, first, last, fault);
+            return wrong(check, e, segment, at, last, fault);
+        at = last;
     }
     return true;
 }

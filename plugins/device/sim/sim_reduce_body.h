@@ -64,9 +64,9 @@ static SIM_ALWAYS_INLINE void block_close(const struct sim_reduce_args *args, en
     }
 }
 
-/* Whole blocks from `at` on; returns where it stopped. `nsrc` is a constant where that pays. */
+/* Whole blocks from `at` on; returns where it stopped. */
 static SIM_ALWAYS_INLINE size_t reduce_blocks(const struct sim_reduce_args *args,
-                                              enum sim_elem elem, thrum_redop_t op, int nsrc,
+                                              enum sim_elem elem, thrum_redop_t op,
                                               const struct sim_division *division, size_t at,
                                               size_t bytes, uint64_t streamed)
 {
@@ -75,11 +75,16 @@ static SIM_ALWAYS_INLINE size_t reduce_blocks(const struct sim_reduce_args *args
     for (; bytes - at >= block_bytes; at += block_bytes) {
         struct block x = block_open(elem, op, (const char *)args->srcs[0] + at);
 
-        for (int s = 1; s < nsrc; s++)
+        for (int s = 1; s < args->nsrc; s++)
             x = block_combine(elem, op, x, block_open(elem, op, (const char *)args->srcs[s] + at));
         block_close(args, elem, op, division, x, at, streamed);
     }
     return at;
+}
+
+static SIM_ALWAYS_INLINE size_t min_size(size_t a, size_t b)
+{
+    return a < b ? a : b;
 }
 
 /* One step or less. */
@@ -124,31 +129,22 @@ static uint64_t choose_streamed(const struct sim_reduce_args *args, size_t elem_
 static SIM_ALWAYS_INLINE void reduce(const struct sim_reduce_args *args, enum sim_elem elem,
                                      thrum_redop_t op)
 {
-    size_t step = step_bytes(elem), bytes = args->count * elem_bytes(elem), at = 0;
+    size_t step = step_bytes(elem), bytes = args->count * elem_bytes(elem), at = 0, head = 0;
     struct sim_division division = {0};
-    uint64_t streamed = choose_streamed(args, elem_bytes(elem), step, bytes, &at);
+    uint64_t streamed = choose_streamed(args, elem_bytes(elem), step, bytes, &head);
 
     if (op == THRUM_AVG)
         division = sim_division_for(elem, args->divisor);
-    if (at)
-        reduce_part(args, elem, op, &division, 0, at);
-    switch (args->nsrc) {
-    case 2:
-        at = reduce_blocks(args, elem, op, 2, &division, at, bytes, streamed);
-        break;
-    case 3:
-        at = reduce_blocks(args, elem, op, 3, &division, at, bytes, streamed);
-        break;
-    case 4:
-        at = reduce_blocks(args, elem, op, 4, &division, at, bytes, streamed);
-        break;
-    default:
-        at = reduce_blocks(args, elem, op, args->nsrc, &division, at, bytes, streamed);
-    }
+    /* A head up to the alignment, blocks, and what is left in steps. */
     while (at < bytes) {
-        size_t part = bytes - at < step ? bytes - at : step;
-        reduce_part(args, elem, op, &division, at, part);
+        size_t part;
+        if (!head)
+            at = reduce_blocks(args, elem, op, &division, at, bytes, streamed);
+        part = min_size(head ? head : bytes - at, step);
+        if (part)
+            reduce_part(args, elem, op, &division, at, part);
         at += part;
+        head = 0;
     }
     if (streamed)
         stream_fence();
