@@ -410,6 +410,8 @@ struct thrum_ras_counters {
     uint64_t count[THRUM_RAS_KIND_COUNT];
     uint64_t commands, bytes_copied, bytes_reduced, bytes_put; /* work done by the engines */
 };
+
+/* Errors: INVALID_ARGUMENT (size is 0 or device is not open). Never blocks. */
 THRUM_MUST_CHECK thrum_status_t thrum_ras_get_counters(thrum_device_t device,
                                                        struct thrum_ras_counters *counters_out);
 

@@ -123,6 +123,7 @@ THRUM_MUST_CHECK thrum_status_t thrum_comm_async_error(thrum_comm_t comm,
                                                        thrum_status_t *status_out,
                                                        const char **message_out);
 
+/* This rank's number; how many ranks there are; the device of this rank. Also of a failed or finalized communicator. */
 THRUM_MUST_CHECK thrum_status_t thrum_comm_rank(thrum_comm_t comm, int *rank_out);
 THRUM_MUST_CHECK thrum_status_t thrum_comm_size(thrum_comm_t comm, int *nranks_out);
 THRUM_MUST_CHECK thrum_status_t thrum_comm_device(thrum_comm_t comm,
@@ -136,6 +137,11 @@ struct thrum_comm_memory {
     uint64_t host_bytes; /* host memory for plans, peers and records */
     uint64_t host_limit_bytes;
 };
+
+/*
+ * What the communicator holds now; and what one of nranks ranks would hold at most, asked before it is made (config NULL:
+ * the environment's choices). Errors: INVALID_ARGUMENT (size is 0), INVALID_COMM, INVALID_CONFIG.
+ */
 THRUM_MUST_CHECK thrum_status_t thrum_comm_memory(thrum_comm_t comm,
                                                   struct thrum_comm_memory *memory_out);
 THRUM_MUST_CHECK thrum_status_t thrum_comm_memory_plan(int nranks,

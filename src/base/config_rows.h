@@ -18,6 +18,8 @@ X(FABRIC, "THRUM_FABRIC", CONFIG_STRING, "loopback", 0, 0, "",
   "Fabric plugin to use where there is no peer access.")
 X(FABRIC_DEVICE, "THRUM_FABRIC_DEVICE", CONFIG_STRING, "", 0, 0, "",
   "Device or provider of the fabric plugin.")
+X(LOOPBACK_RING_BYTES, "THRUM_LOOPBACK_RING_BYTES", CONFIG_BYTES, "256K", 16384, 67108864, "bytes",
+  "Mailbox of each connection of the loopback fabric; rounded up to a power of two.")
 X(PLUGIN_PATH, "THRUM_PLUGIN_PATH", CONFIG_STRING, "", 0, 0, "",
   "Directories, separated by colons, where plugins are looked for before the installed ones.")
 X(DEVICE, "THRUM_DEVICE", CONFIG_STRING, "sim", 0, 0, "", "Device plugin to use.")

@@ -13,6 +13,8 @@
 
 #define DEVICE_MAGIC 0x54444556u
 #define QUEUE_MAGIC 0x54515545u
+#define EVENT_MAGIC 0x54455645u
+#define SEMAPHORE_MAGIC 0x5453454du
 
 struct thrum_device {
     uint32_t magic;
@@ -23,8 +25,10 @@ struct thrum_device {
     _Atomic int references; /* queues, events and comms that are alive */
     struct thrum_device_properties
         properties; /* as at open; free bytes and generation are read anew */
-    uint64_t own_base;
+    uint64_t own_base; /* read anew after a hard reset */
     struct thrum_device *next; /* registry list, under the registry lock */
+    pthread_mutex_t staging_lock;
+    struct staging *staging; /* free chunks, under staging_lock */
 };
 
 struct thrum_queue {
@@ -39,6 +43,29 @@ struct thrum_queue {
     _Atomic int error; /* first failure since the last synchronize: see queue_fail */
     pthread_mutex_t error_lock;
     char error_text[768]; /* under error_lock */
+    _Atomic uint64_t synced_ticket; /* the errors up to here have been returned */
+    pthread_mutex_t marks_lock;
+    bool is_closing; /* under marks_lock: event callbacks must not poll it any more */
+    struct event_pending *marks_first,
+        *marks_last; /* submitted event callbacks, under marks_lock */
+};
+
+/* A point in a queue; event.c. Shared by the event and by the callbacks that touch it. */
+struct event_mark;
+struct thrum_event {
+    uint32_t magic;
+    struct thrum_device *device;
+    uint32_t generation;
+    pthread_mutex_t lock;
+    struct event_mark *mark; /* under lock; NULL: never recorded */
+};
+
+struct thrum_semaphore {
+    uint32_t magic;
+    struct thrum_device *device;
+    uint64_t address;
+    uint32_t generation;
+    bool imported;
 };
 
 /*
@@ -62,14 +89,42 @@ void queue_fail(struct thrum_queue *queue, thrum_status_t status, const char *me
  */
 extern void (*_Atomic device_queue_error_hook)(struct thrum_queue *queue, thrum_status_t status);
 
+/*
+ * Handles live in tables that are never unmapped, so a freed or foreign handle is recognised without touching freed
+ * memory; entries are reused as late as possible. take returns zeroed memory without its magic, NULL if the table is
+ * full; the object is alive from handle_publish until handle_give.
+ */
+enum handle_kind { HANDLE_DEVICE, HANDLE_QUEUE, HANDLE_EVENT, HANDLE_SEMAPHORE, HANDLE_KINDS };
+void *handle_take(enum handle_kind kind);
+void handle_publish(enum handle_kind kind, void *object);
+void handle_give(enum handle_kind kind, void *object);
+bool handle_is_valid(enum handle_kind kind, const void *object);
+/* The i-th entry if it is alive, else NULL; for sweeps at close. */
+void *handle_at(enum handle_kind kind, size_t i);
+size_t handle_high(enum handle_kind kind); /* entries from here on were never used */
+
+/* THRUM_ERR_INVALID_ARGUMENT with a message unless the device is open. */
+thrum_status_t device_check(const struct thrum_device *device);
+/* INVALID_QUEUE or RESET with a message unless the queue is alive and of the device's generation. */
+thrum_status_t queue_check(const struct thrum_queue *queue);
+/* Destroys what is left of a device's events, semaphores and queues. */
+void device_sweep(struct thrum_device *device);
+/* Releases the event callbacks of a queue whose plugin queue is gone. */
+void event_forget_queue(struct thrum_queue *queue);
+void event_close_queue(
+    struct thrum_queue *queue); /* before that: no callback polls it from now on */
+/* For handle_give and sweeps: makes the entry invalid but keeps it. */
+void handle_retract(void *object);
+/* Frees the staging memory of a device; called by close before the plugin closes it. */
+void staging_release(struct thrum_device *device);
+/* The default for a table entry that a plugin lacks, and the whole table. */
+extern const struct thrum_device_ops device_default_ops;
+
 /* Validated access for the layers above: true if the handle is alive. */
 bool device_is_valid(const struct thrum_device *device);
 bool queue_is_valid(const struct thrum_queue *queue);
 
 /* Finds the plugin named by THRUM_DEVICE (built-in or loaded); the table has every entry. */
 thrum_status_t device_plugin_load(const char *name, const struct thrum_device_ops **ops_out);
-
-/* The built-in plugin. */
-const struct thrum_device_ops *sim_device_plugin(uint32_t library_abi_version);
 
 #endif

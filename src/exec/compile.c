@@ -1,7 +1,7 @@
 /*
  * Lowers a plan into a program of device commands for one communicator. What is fixed for the communicator's life
  * (areas, windows, connections) is resolved here; what changes from call to call becomes a patch. Called by api on a
- * plan-cache miss and by p2p.
+ * plan-cache miss and for point to point.
  */
 #include "exec/exec.h"
 
@@ -197,12 +197,6 @@ static struct thrum_command *add_put(struct builder *b, int peer, uint32_t first
     b->program->puts = true;
     b->put_to[peer] = true;
     return command;
-}
-
-/* Where our block lies in the peer's area, as the fabric counts. */
-static uint64_t put_block(const struct builder *b, int peer)
-{
-    return b->comm->peers[peer].area_put_offset + comm_block_offset(b->comm->rank);
 }
 
 static void lower_raise(struct builder *b, int peer, int lane, uint64_t value)

@@ -1,0 +1,403 @@
+/* Buffers, data check and timing of one case. See perf_run.h. */
+#include "perf_run.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum { STAGE_BYTES = 1 << 20, POISON = 0xa5 };
+
+/* ---- memory ---- */
+
+static void *buffer_alloc(struct perf_context *x, size_t bytes)
+{
+    void *memory;
+
+    if (x->memory == PERF_MEMORY_DEVICE) {
+        perf_check(thrum_mem_alloc(x->device, bytes, &memory), "allocate device memory");
+        return memory;
+    }
+    memory = perf_malloc(bytes);
+    if (x->memory == PERF_MEMORY_REGISTERED)
+        perf_check(thrum_mem_register_host(x->device, memory, bytes), "register host memory");
+    return memory;
+}
+
+static void buffer_free(struct perf_context *x, struct perf_buffer *buffer)
+{
+    if (!buffer->address)
+        return;
+    if (x->memory == PERF_MEMORY_DEVICE) {
+        perf_check(thrum_mem_free(x->device, buffer->address), "free device memory");
+    } else {
+        if (x->memory == PERF_MEMORY_REGISTERED)
+            perf_check(thrum_mem_unregister_host(x->device, buffer->address),
+                       "unregister host memory");
+        free(buffer->address);
+    }
+    *buffer = (struct perf_buffer){0};
+}
+
+static void buffer_grow(struct perf_context *x, struct perf_buffer *buffer, size_t bytes)
+{
+    bytes += PERF_CANARY_BYTES;
+    if (buffer->bytes >= bytes)
+        return;
+    buffer_free(x, buffer);
+    *buffer = (struct perf_buffer){buffer_alloc(x, bytes), bytes};
+}
+
+static void mpi_buffer_grow(struct perf_buffer *buffer, size_t bytes)
+{
+    bytes += PERF_CANARY_BYTES;
+    if (buffer->bytes >= bytes)
+        return;
+    perf_mpi_free(buffer->address);
+    *buffer = (struct perf_buffer){perf_mpi_alloc(bytes), bytes};
+    if (!buffer->address)
+        perf_die(PERF_EXIT_FAILED, "MPI_Alloc_mem: no %zu bytes", bytes);
+}
+
+void perf_reserve(struct perf_context *x, size_t send_bytes, size_t recv_bytes)
+{
+    buffer_grow(x, &x->send, send_bytes);
+    buffer_grow(x, &x->recv, recv_bytes);
+    if (x->compare_mpi) {
+        mpi_buffer_grow(&x->mpi_send, send_bytes);
+        mpi_buffer_grow(&x->mpi_recv, recv_bytes);
+    }
+}
+
+void perf_release(struct perf_context *x)
+{
+    buffer_free(x, &x->send);
+    buffer_free(x, &x->recv);
+    perf_mpi_free(x->mpi_send.address);
+    perf_mpi_free(x->mpi_recv.address);
+    x->mpi_send = x->mpi_recv = (struct perf_buffer){0};
+}
+
+/* Between the buffers, wherever they are, and plain host memory. */
+static void write_buffer(struct perf_context *x, void *dst, const void *src, size_t bytes)
+{
+    if (x->memory == PERF_MEMORY_DEVICE)
+        perf_check(thrum_copy_to_device(x->queue, dst, src, bytes), "copy to the device");
+    else
+        memcpy(dst, src, bytes);
+}
+
+static void read_buffer(struct perf_context *x, void *dst, const void *src, size_t bytes)
+{
+    if (x->memory == PERF_MEMORY_DEVICE)
+        perf_check(thrum_copy_to_host(x->queue, dst, src, bytes), "copy to the host");
+    else
+        memcpy(dst, src, bytes);
+}
+
+static void synchronize(struct perf_context *x, const char *what)
+{
+    perf_check(thrum_queue_synchronize(x->queue), what);
+}
+
+void perf_gather(struct perf_context *x, const void *mine, void *all, size_t bytes)
+{
+    char *blocks = x->control;
+
+    perf_check(thrum_copy_to_device(x->queue, blocks + bytes * (size_t)x->rank, mine, bytes),
+               "gather results");
+    perf_check(thrum_allgather(blocks + bytes * (size_t)x->rank, blocks, bytes, THRUM_UINT8,
+                               x->comm, x->queue),
+               "gather results");
+    synchronize(x, "gather results");
+    perf_check(thrum_copy_to_host(x->queue, all, blocks, bytes * (size_t)x->nranks),
+               "gather results");
+}
+
+/* values[i] <- the largest of any rank's values[i]. */
+static void max_over_ranks(struct perf_context *x, double *values, int n)
+{
+    double *all = perf_malloc(sizeof *values * (size_t)n * (size_t)x->nranks);
+
+    perf_gather(x, values, all, sizeof *values * (size_t)n);
+    for (int r = 0; r < x->nranks; r++) {
+        for (int i = 0; i < n; i++)
+            values[i] = all[r * n + i] > values[i] ? all[r * n + i] : values[i];
+    }
+    free(all);
+}
+
+/* ---- a call, and its data ---- */
+
+/* The arguments of the case, on the buffers of the library or of MPI. */
+static struct perf_call make_call(struct perf_context *x, const struct perf_case *what, bool mpi)
+{
+    char *send = mpi ? x->mpi_send.address : x->send.address,
+         *recv = mpi ? x->mpi_recv.address : x->recv.address;
+    size_t block = what->count * thrum_datatype_size(what->dtype) * (size_t)x->rank;
+
+    if (what->in_place) {
+        if (what->collective->send_is_blocks)
+            recv = send + block;
+        else
+            send = recv + (what->collective->recv_is_blocks ? block : 0);
+    }
+    return (struct perf_call){
+        .send = send,
+        .recv = recv,
+        .count = what->count,
+        .dtype = what->dtype,
+        .op = what->op,
+        .root = what->root,
+        .rank = x->rank,
+        .nranks = x->nranks,
+        .comm = x->comm,
+        .queue = x->queue,
+    };
+}
+
+static void write_table(struct perf_context *x, const struct perf_table *table, void *dst,
+                        size_t count)
+{
+    size_t chunk = STAGE_BYTES / table->element_bytes;
+    char *stage = perf_malloc(STAGE_BYTES);
+
+    for (size_t done = 0; done < count; done += chunk) {
+        size_t n = count - done < chunk ? count - done : chunk;
+        perf_table_copy(table, done, n, stage);
+        write_buffer(x, (char *)dst + done * table->element_bytes, stage, n * table->element_bytes);
+    }
+    free(stage);
+}
+
+static size_t wrong_in_buffer(struct perf_context *x, const struct perf_table *table, size_t first,
+                              size_t count, const void *got)
+{
+    size_t chunk = STAGE_BYTES / table->element_bytes, wrong = 0;
+    char *stage = perf_malloc(STAGE_BYTES);
+
+    for (size_t done = 0; done < count; done += chunk) {
+        size_t n = count - done < chunk ? count - done : chunk;
+        read_buffer(x, stage, (const char *)got + done * table->element_bytes,
+                    n * table->element_bytes);
+        wrong += perf_table_wrong(table, first + done, n, stage);
+    }
+    free(stage);
+    return wrong;
+}
+
+static struct perf_pattern pattern_of(const struct perf_context *x, const struct perf_case *what)
+{
+    return (struct perf_pattern){.dtype = what->dtype,
+                                 .op = what->collective->has_op ? what->op : PERF_MOVE,
+                                 .nranks = x->nranks,
+                                 .salt = x->salt};
+}
+
+static void poison(struct perf_context *x, void *memory, size_t bytes)
+{
+    char *stage = perf_malloc(STAGE_BYTES);
+
+    memset(stage, POISON, STAGE_BYTES);
+    for (size_t done = 0; done < bytes; done += STAGE_BYTES) {
+        size_t n = bytes - done < STAGE_BYTES ? bytes - done : STAGE_BYTES;
+        write_buffer(x, (char *)memory + done, stage, n);
+    }
+    free(stage);
+}
+
+/* This rank's input, and poison where the output will be. */
+static void prepare(struct perf_context *x, const struct perf_case *what,
+                    const struct perf_call *call)
+{
+    struct perf_pattern pattern = pattern_of(x, what);
+    size_t send_elems = perf_send_elems(what, x->nranks), bytes = thrum_datatype_size(what->dtype);
+    struct perf_table table;
+
+    poison(x, x->send.address, send_elems * bytes + PERF_CANARY_BYTES);
+    poison(x, x->recv.address, perf_recv_elems(what, x->nranks) * bytes + PERF_CANARY_BYTES);
+    perf_table_make(&table, &pattern, x->rank, send_elems);
+    write_table(x, &table, (void *)(uintptr_t)call->send, send_elems);
+    perf_table_free(&table);
+}
+
+/* Bytes after [start, start + used) of a buffer that are no longer poison, up to the canary's length. */
+static size_t canary_wrong(struct perf_context *x, const struct perf_buffer *buffer, size_t used)
+{
+    uint8_t canary[PERF_CANARY_BYTES];
+    size_t wrong = 0;
+
+    read_buffer(x, canary, (char *)buffer->address + used, sizeof canary);
+    for (size_t i = 0; i < sizeof canary; i++)
+        wrong += canary[i] != POISON;
+    return wrong;
+}
+
+static size_t table_wrong(struct perf_context *x, const struct perf_pattern *pattern, int rank,
+                          size_t table_elems, size_t first, size_t count, const void *got)
+{
+    struct perf_table table;
+    size_t wrong;
+
+    perf_table_make(&table, pattern, rank, table_elems);
+    wrong = wrong_in_buffer(x, &table, first, count, got);
+    perf_table_free(&table);
+    return wrong;
+}
+
+/* How many elements of this rank's buffers are not what the collective's definition asks for. */
+static size_t verify(struct perf_context *x, const struct perf_case *what,
+                     const struct perf_call *call)
+{
+    struct perf_pattern pattern = pattern_of(x, what);
+    size_t count = what->count, bytes = thrum_datatype_size(what->dtype), wrong = 0;
+    size_t send_elems = perf_send_elems(what, x->nranks),
+           recv_elems = perf_recv_elems(what, x->nranks);
+
+    if (what->collective->recv_is_blocks) {
+        for (int r = 0; r < x->nranks; r++)
+            wrong += table_wrong(x, &pattern, r, count, 0, count,
+                                 (char *)call->recv + count * bytes * (size_t)r);
+    } else {
+        int source = what->collective->has_op     ? PERF_ALL_RANKS
+                     : what->collective->has_root ? what->root
+                                                  : (x->rank + x->nranks - 1) % x->nranks;
+        size_t first = what->collective->send_is_blocks ? count * (size_t)x->rank : 0;
+        wrong += table_wrong(x, &pattern, source, send_elems, first, count, call->recv);
+    }
+    if (!what->in_place) /* the input must be as it was */
+        wrong += table_wrong(x, &pattern, x->rank, send_elems, 0, send_elems, call->send);
+    if (what->in_place && what->collective->send_is_blocks)
+        wrong += canary_wrong(x, &x->send, send_elems * bytes);
+    else
+        wrong += canary_wrong(x, &x->recv, recv_elems * bytes);
+    return wrong;
+}
+
+/* ---- timing ---- */
+
+static void run(struct perf_context *x, const struct perf_case *what, const struct perf_call *call,
+                bool mpi, int times)
+{
+    for (int i = 0; i < times; i++) {
+        if (mpi) {
+            int error = what->collective->run_mpi(call);
+            if (error)
+                perf_die(PERF_EXIT_FAILED, "MPI %s: error %d", what->collective->name, error);
+        } else {
+            perf_check(what->collective->run(call), what->collective->name);
+            if (x->sync_each)
+                synchronize(x, what->collective->name);
+        }
+    }
+    if (!mpi)
+        synchronize(x, what->collective->name);
+}
+
+/* Time of one operation on this rank, in a batch that all ranks begin together. */
+static double time_batch(struct perf_context *x, const struct perf_case *what,
+                         const struct perf_call *call, bool mpi, int times)
+{
+    double start;
+
+    if (mpi) {
+        perf_mpi_barrier();
+    } else {
+        perf_check(thrum_barrier(x->comm, x->queue), "barrier");
+        synchronize(x, "barrier");
+    }
+    start = perf_now_us();
+    run(x, what, call, mpi, times);
+    return (perf_now_us() - start) / times;
+}
+
+static int clamp(double value, int low, int high)
+{
+    return value < low ? low : value > high ? high : (int)value;
+}
+
+/* Warms up and estimates the time of one operation; the same number on all ranks. */
+static double estimate(struct perf_context *x, const struct perf_case *what,
+                       const struct perf_call *call, bool mpi)
+{
+    double once = time_batch(x, what, call, mpi, 1), us;
+
+    max_over_ranks(x, &once, 1);
+    us = time_batch(x, what, call, mpi, x->warmup >= 0 ? x->warmup + 1 : clamp(2000 / once, 1, 50));
+    max_over_ranks(x, &us, 1);
+    return us < 0.01 ? 0.01 : us;
+}
+
+/* Batches of the library and of MPI take turns, so that both meet the same machine. */
+static void measure(struct perf_context *x, const struct perf_case *what, bool mpi,
+                    struct perf_result *result)
+{
+    struct perf_call ours = make_call(x, what, false), theirs = make_call(x, what, mpi);
+    double samples[2 * PERF_MAX_BATCHES], *mpi_samples;
+    double us = estimate(x, what, &ours, false),
+           mpi_us = mpi ? estimate(x, what, &theirs, true) : us;
+    double slower = us > mpi_us ? us : mpi_us;
+    int batches = x->batches ? x->batches : clamp(x->budget_us / slower, 5, PERF_MAX_BATCHES);
+    int times = x->iterations ? x->iterations : clamp(x->budget_us / batches / us, 1, 1000);
+    int mpi_times = x->iterations ? x->iterations : clamp(x->budget_us / batches / mpi_us, 1, 1000);
+
+    mpi_samples = samples + batches;
+    for (int b = 0; b < batches; b++) {
+        samples[b] = time_batch(x, what, &ours, false, times);
+        if (mpi)
+            mpi_samples[b] = time_batch(x, what, &theirs, true, mpi_times);
+    }
+    max_over_ranks(x, samples, mpi ? 2 * batches : batches);
+    result->time_us = perf_statistics(samples, batches);
+    result->iterations = times * batches;
+    if (mpi) {
+        result->mpi_us = perf_statistics(mpi_samples, batches).median;
+        result->ratio = result->mpi_us / result->time_us.median;
+    }
+}
+
+/* One checked call on fresh data. */
+static size_t checked_call(struct perf_context *x, const struct perf_case *what,
+                           const struct perf_call *call)
+{
+    prepare(x, what, call);
+    run(x, what, call, false, 1);
+    return verify(x, what, call);
+}
+
+static void sum_wrong(struct perf_context *x, double wrong, struct perf_result *result)
+{
+    double *all = perf_malloc(sizeof *all * (size_t)x->nranks);
+
+    perf_gather(x, &wrong, all, sizeof wrong);
+    for (int r = 0; r < x->nranks; r++)
+        result->wrong += (long)all[r];
+    free(all);
+}
+
+void perf_run_case(struct perf_context *x, const struct perf_case *what,
+                   struct perf_result *result_out)
+{
+    struct perf_result result = {.what = *what, .algorithm = "-", .wrong = -1};
+    struct perf_call call = make_call(x, what, false);
+    bool check = x->check && what->collective->has_data;
+    const char *name;
+    size_t wrong = 0;
+
+    x->salt++;
+    name = thrum_comm_algorithm(x->comm, what->collective->name, what->count, what->dtype);
+    if (name)
+        result.algorithm = name;
+    if (check)
+        wrong = checked_call(x, what, &call);
+    else if (what->collective->has_data)
+        prepare(x, what, &call);
+    measure(x, what, x->compare_mpi && perf_mpi_can(what), &result);
+    if (check && !what->in_place)
+        wrong += verify(x, what, &call); /* also the last of many calls in a row */
+    if (check) {
+        result.wrong = 0;
+        sum_wrong(x, (double)wrong, &result);
+    }
+    result.algbw = (double)what->bytes / 1e3 / result.time_us.median;
+    result.busbw = result.algbw * what->collective->bus_factor(x->nranks);
+    *result_out = result;
+}

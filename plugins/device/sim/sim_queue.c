@@ -1,0 +1,439 @@
+/*
+ * Command queues of sim: rings, the two ways in, tickets, cancel. Called through the plugin table; reset and close stop
+ * queues.
+ */
+#include "sim_internal.h"
+
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/config.h"
+
+#define MAX_QUEUES 65536u
+#define KICK_BYTES (1u << 20) /* from here on it is worth waking the engine thread at once */
+
+static _Atomic(struct sim_queue *) table[MAX_QUEUES];
+static _Atomic unsigned table_high;
+static pthread_mutex_t table_lock = PTHREAD_MUTEX_INITIALIZER; /* of the free list and growth */
+static struct sim_queue *free_first, *free_last;
+static _Atomic uint64_t next_id = 1;
+
+struct sim_queue *sim_queue_at(unsigned i)
+{
+    return atomic_load_explicit(&table[i], memory_order_acquire);
+}
+
+unsigned sim_queue_high(void)
+{
+    return atomic_load_explicit(&table_high, memory_order_acquire);
+}
+
+/* ---- life ------------------------------------------------------------------------------------------------------ */
+
+static struct sim_queue *take_struct(void)
+{
+    struct sim_queue *queue;
+    unsigned index;
+
+    pthread_mutex_lock(&table_lock);
+    queue = free_first;
+    if (queue) {
+        free_first = queue->next_free;
+        if (!free_first)
+            free_last = NULL;
+        goto out;
+    }
+    index = atomic_load_explicit(&table_high, memory_order_relaxed);
+    if (index == MAX_QUEUES)
+        goto out;
+    queue = aligned_alloc(CACHE_LINE_BYTES, round_up_u64(sizeof *queue, CACHE_LINE_BYTES));
+    if (!queue)
+        goto out;
+    memset(queue, 0, sizeof *queue);
+    pthread_mutex_init(&queue->cancel_lock, NULL);
+    atomic_store_explicit(&table[index], queue, memory_order_release);
+    atomic_store_explicit(&table_high, index + 1, memory_order_release);
+out:
+    pthread_mutex_unlock(&table_lock);
+    return queue;
+}
+
+static void give_struct(struct sim_queue *queue)
+{
+    pthread_mutex_lock(&table_lock);
+    queue->next_free = NULL;
+    if (free_last)
+        free_last->next_free = queue;
+    else
+        free_first = queue;
+    free_last = queue;
+    pthread_mutex_unlock(&table_lock);
+}
+
+static uint64_t ring_depth(void)
+{
+    uint64_t depth = 16;
+
+    while (depth < (uint64_t)thrum_config_int(CFG_QUEUE_DEPTH))
+        depth *= 2;
+    return depth;
+}
+
+thrum_status_t sim_queue_create(void *handle, unsigned flags, void **queue_out)
+{
+    struct sim_device *device = handle;
+    struct sim_queue *queue;
+
+    if (flags & ~(unsigned)THRUM_QUEUE_DIRECT)
+        return thrum_fail(THRUM_ERR_INVALID_ARGUMENT, "sim%d: flags=0x%x", device->index, flags);
+    queue = take_struct();
+    if (!queue)
+        return thrum_fail(THRUM_ERR_NO_MEMORY, "sim%d: no memory for a queue", device->index);
+    queue->depth = ring_depth();
+    queue->mask = queue->depth - 1;
+    queue->ring = aligned_alloc(CACHE_LINE_BYTES, queue->depth * sizeof *queue->ring);
+    if (!queue->ring) {
+        give_struct(queue);
+        return thrum_fail(THRUM_ERR_NO_MEMORY, "sim%d: no memory for a ring of %llu slots",
+                          device->index, (unsigned long long)queue->depth);
+    }
+    memset(queue->ring, 0, queue->depth * sizeof *queue->ring);
+    queue->device = device;
+    queue->flags = flags;
+    queue->id = atomic_fetch_add_explicit(&next_id, 1, memory_order_relaxed);
+    queue->ending = THRUM_OK;
+    queue->piece_offset = 0;
+    queue->counted = false;
+    queue->ncancels = 0;
+    atomic_store_explicit(&queue->submit_lock, 0, memory_order_relaxed);
+    atomic_store_explicit(&queue->tail, 0, memory_order_relaxed);
+    atomic_store_explicit(&queue->head, 0, memory_order_relaxed);
+    atomic_store_explicit(&queue->last_ticket, 0, memory_order_relaxed);
+    atomic_store_explicit(&queue->done_ticket, 0, memory_order_relaxed);
+    atomic_store_explicit(&queue->attention, 0, memory_order_relaxed);
+    atomic_store_explicit(&queue->stopped, 0, memory_order_relaxed);
+    atomic_store_explicit(&queue->blocked_on, NULL, memory_order_relaxed);
+    atomic_store_explicit(&queue->commands, 0, memory_order_relaxed);
+    atomic_store_explicit(&queue->bytes_copied, 0, memory_order_relaxed);
+    atomic_store_explicit(&queue->bytes_reduced, 0, memory_order_relaxed);
+    atomic_store_explicit(&queue->bytes_put, 0, memory_order_relaxed);
+    for (unsigned i = 0; i < SIM_STATUS_KEPT; i++)
+        atomic_store_explicit(&queue->status[i], 0, memory_order_relaxed);
+    atomic_store_explicit(&queue->owner, SIM_FREE, memory_order_release);
+    *queue_out = queue;
+    return THRUM_OK;
+}
+
+bool sim_queue_own(struct sim_queue *queue)
+{
+    bool owned = false;
+
+    atomic_fetch_add_explicit(&queue->wanted, 1, memory_order_relaxed);
+    while (atomic_load_explicit(&queue->owner, memory_order_acquire) != SIM_DEAD &&
+           !(owned = sim_queue_try_own(queue)))
+        sched_yield();
+    atomic_fetch_sub_explicit(&queue->wanted, 1, memory_order_relaxed);
+    return owned;
+}
+
+/* Under no lock but the caller's; the executor reads `stopped` before each packet and piece. */
+static void request_stop(struct sim_queue *queue, thrum_status_t status)
+{
+    int none = THRUM_OK;
+
+    pthread_mutex_lock(&queue->cancel_lock);
+    atomic_compare_exchange_strong_explicit(&queue->stopped, &none, status, memory_order_acq_rel,
+                                            memory_order_acquire);
+    atomic_store_explicit(&queue->attention, 1, memory_order_release);
+    pthread_mutex_unlock(&queue->cancel_lock);
+}
+
+static void wake_waiters(struct sim_queue *queue)
+{
+    /* blocked_on belongs to a slot that may be unmapped: only the owner may follow it */
+    sim_wake(queue->device->shared);
+}
+
+void sim_queue_stop(struct sim_queue *queue, thrum_status_t status)
+{
+    request_stop(queue, status);
+    if (!sim_queue_own(queue))
+        return;
+    (void)sim_execute(queue, UINT64_MAX, true); /* ends what is there: nothing runs once stopped */
+    sim_queue_disown(queue);
+    wake_waiters(queue);
+}
+
+void sim_queue_destroy(void *handle)
+{
+    struct sim_queue *queue = handle;
+    struct sim_device *device = queue->device;
+
+    request_stop(queue, THRUM_ERR_ABORTED);
+    if (!sim_queue_own(queue))
+        return; /* closing the device has destroyed it */
+    (void)sim_execute(queue, UINT64_MAX, true);
+    atomic_fetch_add_explicit(&device->old_commands, queue->commands, memory_order_relaxed);
+    atomic_fetch_add_explicit(&device->old_copied, queue->bytes_copied, memory_order_relaxed);
+    atomic_fetch_add_explicit(&device->old_reduced, queue->bytes_reduced, memory_order_relaxed);
+    atomic_fetch_add_explicit(&device->old_put, queue->bytes_put, memory_order_relaxed);
+    free(queue->ring);
+    free(queue->cancels);
+    queue->ring = NULL;
+    queue->cancels = NULL;
+    queue->ncancels = queue->cancels_capacity = 0;
+    atomic_store_explicit(&queue->owner, SIM_DEAD, memory_order_release);
+    wake_waiters(queue);
+    give_struct(queue);
+}
+
+uint64_t sim_queue_id(void *queue)
+{
+    return ((struct sim_queue *)queue)->id;
+}
+
+void sim_quiesce(struct sim_device *device)
+{
+    for (unsigned i = 0; i < sim_queue_high(); i++) {
+        struct sim_queue *queue = sim_queue_at(i);
+        if (atomic_load_explicit(&queue->owner, memory_order_acquire) == SIM_DEAD)
+            continue;
+        if (!sim_queue_own(queue))
+            continue;
+        sim_queue_disown(queue);
+    }
+    (void)device;
+}
+
+/* ---- submit ---------------------------------------------------------------------------------------------------- */
+
+static void submit_lock(struct sim_queue *queue)
+{
+    for (unsigned spins = 0;
+         atomic_exchange_explicit(&queue->submit_lock, 1, memory_order_acquire);) {
+        if (++spins % 64)
+            cpu_pause();
+        else
+            sched_yield();
+    }
+}
+
+static void submit_unlock(struct sim_queue *queue)
+{
+    atomic_store_explicit(&queue->submit_lock, 0, memory_order_release);
+}
+
+static thrum_status_t refuse(struct sim_queue *queue, thrum_status_t status)
+{
+    struct thrum_ras_event fault;
+
+    if (status == THRUM_ERR_RESET)
+        return thrum_fail(status, "sim%d: queue %llu is of an older generation",
+                          queue->device->index, (unsigned long long)queue->id);
+    if (sim_fault_info(queue->device, &fault) == THRUM_OK && fault.queue_id == queue->id)
+        return thrum_fail(status, "sim%d: queue %llu has stopped: %s at 0x%llx in %s, ticket %llu",
+                          queue->device->index, (unsigned long long)queue->id,
+                          thrum_ras_kind_name(fault.kind), (unsigned long long)fault.address,
+                          sim_opcode_name(fault.opcode), (unsigned long long)fault.ticket);
+    return thrum_fail(status, "sim%d: queue %llu has stopped", queue->device->index,
+                      (unsigned long long)queue->id);
+}
+
+static thrum_status_t validate(struct sim_queue *queue, const struct thrum_command *commands,
+                               size_t n)
+{
+    char why[160];
+
+    for (size_t i = 0; i < n; i++) {
+        if (sim_unlikely(!sim_command_check(queue->device, &commands[i], why, sizeof why)))
+            return thrum_fail(THRUM_ERR_INVALID_COMMAND, "command %zu (%s): %s", i,
+                              sim_opcode_name(commands[i].opcode), why);
+        if (sim_unlikely(sim_packet_slots(&commands[i]) > queue->depth))
+            return thrum_fail(THRUM_ERR_INVALID_COMMAND,
+                              "command %zu (%s): takes %u slots of a ring of %llu (raise "
+                              "THRUM_QUEUE_DEPTH)",
+                              i, sim_opcode_name(commands[i].opcode),
+                              sim_packet_slots(&commands[i]), (unsigned long long)queue->depth);
+    }
+    return THRUM_OK;
+}
+
+/* Executes until `slots` fit; others may execute at the same time. */
+static void make_room(struct sim_queue *queue, uint64_t tail, uint64_t slots)
+{
+    while (tail + slots - atomic_load_explicit(&queue->head, memory_order_acquire) > queue->depth) {
+        enum sim_state state = SIM_BLOCKED;
+        if (sim_queue_try_own(queue)) {
+            state = sim_execute(queue, SIM_BUDGET_SLICE, true);
+            sim_queue_disown(queue);
+        }
+        if (state == SIM_BLOCKED) {
+            sim_engine_notice(queue->device); /* it does resets of the fault script */
+            if (!sim_ports_progress(queue->device) && !sim_help(queue))
+                sched_yield();
+        }
+    }
+}
+
+static void encode_all(struct sim_queue *queue, const struct thrum_command *commands, size_t n,
+                       uint64_t ticket)
+{
+    uint64_t tail = atomic_load_explicit(&queue->tail, memory_order_relaxed);
+    uint64_t limit = atomic_load_explicit(&queue->head, memory_order_acquire) + queue->depth;
+
+    for (size_t i = 0; i < n; i++) {
+        unsigned slots = sim_packet_slots(&commands[i]);
+        uint64_t needed = slots ? slots : 1;
+        if (slots > queue->depth)
+            slots = 0, needed = 1; /* direct: met as a malformed packet */
+        if (sim_unlikely(tail + needed > limit)) {
+            atomic_store_explicit(&queue->tail, tail, memory_order_release);
+            make_room(queue, tail, needed);
+            limit = atomic_load_explicit(&queue->head, memory_order_acquire) + queue->depth;
+        }
+        sim_packet_encode(queue, tail, &commands[i], slots, ticket, i + 1 == n);
+        tail += needed;
+    }
+    atomic_store_explicit(&queue->tail, tail, memory_order_release);
+}
+
+/* The work of the packet at the head, in bytes. */
+static uint64_t head_bytes(struct sim_queue *queue)
+{
+    uint64_t head = atomic_load_explicit(&queue->head, memory_order_relaxed);
+    const struct sim_packet *p = &queue->ring[head & queue->mask].packet;
+
+    return p->bytes * ((uint64_t)p->nsrc + p->ndst);
+}
+
+/* Small work at once, on the submitter's own time; what is large or blocked is left to a waiter or the engine. */
+static void execute_small(struct sim_queue *queue)
+{
+    enum sim_state state;
+    bool kick = false;
+
+    if (!sim_queue_try_own(queue)) {
+        sim_engine_notice(queue->device);
+        return;
+    }
+    state = sim_execute(queue, SIM_BUDGET_SUBMIT, false);
+    if (state == SIM_LARGE)
+        kick = head_bytes(queue) >= KICK_BYTES &&
+               !atomic_load_explicit(&queue->device->oversubscribed, memory_order_relaxed);
+    sim_queue_disown(queue);
+    if (sim_unlikely(kick))
+        sim_engine_kick(queue->device);
+    else if (state != SIM_EMPTY || sim_queue_pending(queue))
+        sim_engine_notice(queue->device);
+}
+
+thrum_status_t sim_submit(void *handle, const struct thrum_command *commands, size_t n,
+                          uint64_t *ticket_out)
+{
+    struct sim_queue *queue = handle;
+    uint64_t ticket;
+    thrum_status_t status;
+    static const struct thrum_command nop = {.opcode = THRUM_CMD_NOP};
+
+    status = (thrum_status_t)atomic_load_explicit(&queue->stopped, memory_order_acquire);
+    if (sim_unlikely(status))
+        return refuse(queue, status);
+    if (!commands && n)
+        return thrum_fail(THRUM_ERR_INVALID_COMMAND, "commands=NULL with n=%zu", n);
+    if (!n) { /* a ticket all the same, so that it can be waited for */
+        commands = &nop;
+        n = 1;
+    }
+    if (!(queue->flags & THRUM_QUEUE_DIRECT)) {
+        status = validate(queue, commands, n);
+        if (status)
+            return status;
+    }
+    submit_lock(queue);
+    ticket = atomic_load_explicit(&queue->last_ticket, memory_order_relaxed) + 1;
+    atomic_store_explicit(&queue->last_ticket, ticket, memory_order_relaxed);
+    encode_all(queue, commands, n, ticket);
+    submit_unlock(queue);
+    if (ticket_out)
+        *ticket_out = ticket;
+    execute_small(queue);
+    return THRUM_OK;
+}
+
+/* ---- tickets --------------------------------------------------------------------------------------------------- */
+
+thrum_status_t sim_ticket_status(struct sim_queue *queue, uint64_t ticket)
+{
+    uint64_t done = atomic_load_explicit(&queue->done_ticket, memory_order_acquire);
+    int status, stopped;
+
+    if (ticket > done)
+        return THRUM_IN_PROGRESS;
+    stopped = atomic_load_explicit(&queue->stopped, memory_order_relaxed);
+    if (sim_unlikely(done - ticket >= SIM_STATUS_KEPT))
+        return (thrum_status_t)stopped;
+    status = atomic_load_explicit(&queue->status[ticket % SIM_STATUS_KEPT], memory_order_relaxed);
+    if (sim_unlikely(atomic_load_explicit(&queue->done_ticket, memory_order_acquire) - ticket >=
+                     SIM_STATUS_KEPT))
+        return (thrum_status_t)stopped; /* overwritten meanwhile */
+    return (thrum_status_t)status;
+}
+
+thrum_status_t sim_poll(void *handle, uint64_t ticket)
+{
+    struct sim_queue *queue = handle;
+    thrum_status_t status = sim_ticket_status(queue, ticket);
+
+    if (status != THRUM_IN_PROGRESS)
+        return status;
+    if (ticket > atomic_load_explicit(&queue->last_ticket, memory_order_relaxed))
+        return thrum_fail(THRUM_ERR_INVALID_ARGUMENT, "ticket=%llu was never given by queue %llu",
+                          (unsigned long long)ticket, (unsigned long long)queue->id);
+    if (sim_queue_try_own(queue)) {
+        enum sim_state state = sim_execute(queue, SIM_BUDGET_SLICE, true);
+        sim_queue_disown(queue);
+        if (state == SIM_BLOCKED) {
+            (void)sim_ports_progress(queue->device);
+            sim_engine_notice(queue->device);
+        }
+    }
+    return sim_ticket_status(queue, ticket);
+}
+
+void sim_cancel(void *handle, uint64_t first, uint64_t last, thrum_status_t status)
+{
+    struct sim_queue *queue = handle;
+    struct sim_cancel *cancels;
+
+    if (status >= THRUM_OK || last < first ||
+        atomic_load_explicit(&queue->owner, memory_order_acquire) == SIM_DEAD)
+        return;
+    if (last == UINT64_MAX) { /* all that will ever be submitted: nothing more is taken */
+        sim_queue_stop(queue, status);
+        return;
+    }
+    pthread_mutex_lock(&queue->cancel_lock);
+    if (queue->ncancels == queue->cancels_capacity) {
+        size_t capacity = queue->cancels_capacity ? queue->cancels_capacity * 2 : 8;
+        cancels = realloc(queue->cancels, capacity * sizeof *cancels);
+        if (cancels) {
+            queue->cancels = cancels;
+            queue->cancels_capacity = capacity;
+        }
+    }
+    if (queue->ncancels < queue->cancels_capacity) {
+        queue->cancels[queue->ncancels++] = (struct sim_cancel){first, last, status};
+    } else { /* no memory: widening another range cancels too much, which is better than a hang */
+        struct sim_cancel *other = &queue->cancels[0];
+        other->first = min_u64(other->first, first);
+        other->last = max_u64(other->last, last);
+    }
+    atomic_store_explicit(&queue->attention, 1, memory_order_release);
+    pthread_mutex_unlock(&queue->cancel_lock);
+    if (sim_queue_try_own(queue)) {
+        (void)sim_execute(queue, SIM_BUDGET_SUBMIT, false);
+        sim_queue_disown(queue);
+    }
+    wake_waiters(queue);
+}

@@ -1,0 +1,75 @@
+/*
+ * Inside the control plane: what control.c (links, failures, finalize), query.c (questions) and engine.c (the thread)
+ * share. Called by nobody else.
+ *
+ * Locks: engine.lock (start and stop of the thread) before engine.incoming_lock before control->lock; none is held
+ * while a callback runs, and none while the thread waits.
+ */
+#ifndef BOOTSTRAP_CONTROL_H
+#define BOOTSTRAP_CONTROL_H
+
+#include <poll.h>
+#include <pthread.h>
+
+#include "bootstrap/internal.h"
+
+#define CONTROL_QUERIES 8 /* questions asked and not yet taken by the thread */
+
+struct query;
+
+struct control {
+    /* fixed after control_start */
+    struct boot_tree tree;
+    struct control_callbacks callbacks;
+    void *argument;
+    int64_t tick_ns;
+
+    pthread_mutex_t lock;
+    pthread_cond_t changed; /* finalize, failure, stop */
+    /* under lock: what other threads ask the thread to do */
+    struct boot_failure asked_failure;
+    uint64_t asked[CONTROL_QUERIES];
+    int nasked;
+    bool finalize_asked, stop_asked;
+    /* under lock: what the thread has found out */
+    struct boot_failure failure;
+    bool finalized, stopped;
+    int left_early; /* a rank that left without finalize, -1 none */
+
+    /* the thread's */
+    struct boot_conn links[BOOT_LINKS];
+    bool gone[BOOT_LINKS]; /* no such link, or the rank there has said goodbye, or died */
+    bool failed;
+    int64_t next_tick;
+    bool final_up[BOOT_LINKS]; /* children whose subtrees have called finalize */
+    bool final_wanted, final_up_sent, final_down;
+    int final_left; /* like left_early */
+    struct query *queries;
+    bool stopping, half_closed[BOOT_LINKS];
+    int64_t stop_due;
+    struct control *next; /* incoming or the thread's list */
+};
+
+/* engine.c */
+thrum_status_t engine_add(struct control *control);
+void engine_wake(void);
+void engine_remove(struct control *control); /* blocks until the thread has let it go */
+
+/* control.c, on the thread */
+void control_serve(struct control *control, int64_t now);
+int64_t control_due(const struct control *control, int64_t now);
+bool control_left(const struct control *control); /* all links closed after stop_asked */
+/* Sends on a link; a peer that reads nothing any more loses what does not fit. */
+void control_send(struct control *control, int link, enum boot_frame_type type, const void *head,
+                  size_t head_bytes, const void *body, size_t body_bytes);
+
+/* query.c, on the thread */
+void query_ask(struct control *control, int asker,
+               uint64_t sequence); /* asker: link, or -1: this rank */
+void query_frame(struct control *control, int link, const struct boot_frame *frame);
+void query_link_gone(struct control *control, int link);
+void query_time(struct control *control, int64_t now);
+int64_t query_due(const struct control *control);
+void query_free_all(struct control *control);
+
+#endif

@@ -1,0 +1,179 @@
+/*
+ * The one thread per process that serves the control planes of all communicators. It starts with the first and ends
+ * with the last. Called by control_start and control_stop. It is a singleton on purpose: a thread per communicator
+ * would wake a process with many of them as many times.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include "bootstrap/control.h"
+
+static struct {
+    pthread_mutex_t lock; /* users, thread; held while the thread starts or ends */
+    int users;
+    pthread_t thread;
+    pthread_mutex_t incoming_lock; /* incoming, quit */
+    struct control *incoming;
+    bool quit;
+    int wake; /* eventfd; there as long as users > 0 */
+} engine = {
+    .lock = PTHREAD_MUTEX_INITIALIZER, .incoming_lock = PTHREAD_MUTEX_INITIALIZER, .wake = -1};
+
+void engine_wake(void)
+{
+    uint64_t one = 1;
+
+    while (write(engine.wake, &one, sizeof one) < 0 && errno == EINTR)
+        ;
+}
+
+/* Takes over new controls. False: the thread has to end. */
+static bool take_incoming(struct control **list)
+{
+    bool go_on;
+
+    pthread_mutex_lock(&engine.incoming_lock);
+    while (engine.incoming) {
+        struct control *control = engine.incoming;
+
+        engine.incoming = control->next;
+        control->next = *list;
+        *list = control;
+    }
+    go_on = !engine.quit;
+    pthread_mutex_unlock(&engine.incoming_lock);
+    return go_on;
+}
+
+static void let_go(struct control **link)
+{
+    struct control *control = *link;
+
+    *link = control->next;
+    pthread_mutex_lock(&control->lock);
+    control->stopped = true;
+    pthread_cond_broadcast(&control->changed);
+    pthread_mutex_unlock(&control->lock);
+}
+
+static void wait_for_events(struct control *list, struct pollfd **fds, size_t *room)
+{
+    int64_t now = now_ns(), due = INT64_MAX;
+    uint64_t count;
+    size_t n = 1;
+
+    for (struct control *c = list; c; c = c->next)
+        n += BOOT_LINKS;
+    if (n > *room) {
+        struct pollfd *more = realloc(*fds, 2 * n * sizeof *more);
+
+        if (!more) { /* look again soon; everything is non-blocking */
+            poll(NULL, 0, 5);
+            return;
+        }
+        *fds = more;
+        *room = 2 * n;
+    }
+    (*fds)[0] = (struct pollfd){.fd = engine.wake, .events = POLLIN};
+    n = 1;
+    for (struct control *c = list; c; c = c->next) {
+        for (int i = 0; i < BOOT_LINKS; i++)
+            if (c->links[i].fd >= 0 && !c->links[i].ended)
+                (*fds)[n++] =
+                    (struct pollfd){.fd = c->links[i].fd, .events = boot_conn_events(&c->links[i])};
+        due = (int64_t)min_u64((uint64_t)due, (uint64_t)control_due(c, now));
+    }
+    poll(*fds, (nfds_t)n, due == INT64_MAX ? -1 : boot_poll_ms(due, now));
+    if ((*fds)[0].revents && read(engine.wake, &count, sizeof count) < 0)
+        count = 0; /* another wake has been swallowed already */
+}
+
+static void *engine_main(void *argument)
+{
+    struct control *list = NULL;
+    struct pollfd *fds = NULL;
+    size_t room = 0;
+
+    (void)argument;
+    while (take_incoming(&list)) {
+        struct control **link = &list;
+        int64_t now = now_ns();
+
+        while (*link) {
+            control_serve(*link, now);
+            if (control_left(*link))
+                let_go(link);
+            else
+                link = &(*link)->next;
+        }
+        wait_for_events(list, &fds, &room);
+    }
+    free(fds);
+    return NULL;
+}
+
+static thrum_status_t start_locked(void)
+{
+    uint64_t thread;
+    int rc;
+
+    engine.wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (engine.wake < 0)
+        return boot_fail_descriptor(errno, "starting the control plane");
+    engine.quit = false;
+    rc = boot_thread_start(engine_main, NULL, false, &thread);
+    if (rc) {
+        close(engine.wake);
+        engine.wake = -1;
+        errno = rc;
+        return thrum_fail_errno(THRUM_ERR_LIMIT, "the control plane's thread cannot be started");
+    }
+    engine.thread = (pthread_t)thread;
+    return THRUM_OK;
+}
+
+thrum_status_t engine_add(struct control *control)
+{
+    thrum_status_t status = THRUM_OK;
+
+    pthread_mutex_lock(&engine.lock);
+    if (!engine.users)
+        status = start_locked();
+    if (!status) {
+        engine.users++;
+        pthread_mutex_lock(&engine.incoming_lock);
+        control->next = engine.incoming;
+        engine.incoming = control;
+        pthread_mutex_unlock(&engine.incoming_lock);
+        engine_wake();
+    }
+    pthread_mutex_unlock(&engine.lock);
+    return status;
+}
+
+void engine_remove(struct control *control)
+{
+    pthread_mutex_lock(&control->lock);
+    control->stop_asked = true;
+    pthread_mutex_unlock(&control->lock);
+    engine_wake();
+    pthread_mutex_lock(&control->lock);
+    while (!control->stopped)
+        pthread_cond_wait(&control->changed, &control->lock);
+    pthread_mutex_unlock(&control->lock);
+
+    pthread_mutex_lock(&engine.lock);
+    if (!--engine.users) {
+        pthread_mutex_lock(&engine.incoming_lock);
+        engine.quit = true;
+        pthread_mutex_unlock(&engine.incoming_lock);
+        engine_wake();
+        pthread_join(engine.thread, NULL);
+        close(engine.wake);
+        engine.wake = -1;
+    }
+    pthread_mutex_unlock(&engine.lock);
+}

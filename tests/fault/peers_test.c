@@ -1,0 +1,525 @@
+/*
+ * A rank that dies, stops, aborts or resets its device, before, during and after a collective: every other rank gets a
+ * status that names it and why, in time; other queues and communicators go on; nothing is left behind. In both access
+ * modes.
+ */
+#include "harness.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define DEADLINE_MS 1500
+#define DEADLINE "THRUM_DEADLINE_MS=1500"
+/* From the cause to the status; a death is noticed within 100 ms on an idle machine, which this one may not be. */
+#define NOTICE_MS 5000
+
+static const char *const with_access[] = {DEADLINE, "THRUM_PEER_ACCESS=auto", NULL};
+static const char *const without_access[] = {DEADLINE, "THRUM_PEER_ACCESS=none", NULL};
+static const char *const no_hurry[] = {"THRUM_PEER_ACCESS=auto", NULL};
+static const char *const no_hurry_no_access[] = {"THRUM_PEER_ACCESS=none", NULL};
+
+/* ---- roles ---- */
+
+/* What has to work whatever happened to a communicator: this rank's device, and another queue of it. */
+static void device_goes_on(struct child *child)
+{
+    thrum_queue_t queue;
+    uint8_t byte = 0;
+    void *buffer;
+
+    MUST(thrum_queue_create(child->device, THRUM_QUEUE_DEFAULT, &queue));
+    MUST(thrum_mem_alloc(child->device, 100000, &buffer));
+    MUST(thrum_fill(queue, buffer, 77, 100000));
+    MUST(thrum_copy_to_host(queue, &byte, (uint8_t *)buffer + 99999, 1));
+    MUST(thrum_mem_free(child->device, buffer));
+    thrum_queue_destroy(queue);
+    if (byte != 77)
+        say("failed: byte is %d", byte);
+}
+
+/* The failed communicator answers everything with its error, at once, and names it. */
+static void comm_stays_failed(struct child *child, thrum_status_t expected)
+{
+    thrum_status_t status = THRUM_OK;
+    const char *message = NULL;
+    bool right;
+
+    MUST(thrum_comm_async_error(child->comm, &status, &message));
+    if (status != expected || !message || !*message)
+        say("failed: async error is %s (%s)", thrum_status_name(status), message ? message : "-");
+    status = child_sum(child, child->comm, 10, &right);
+    if (status != expected)
+        say("failed: a later call gives %s", thrum_status_name(status));
+}
+
+/* Joins; hears "sum COUNT" again and again, until "end"; says each result. */
+static void obedient(struct child *child)
+{
+    thrum_status_t status = THRUM_OK;
+    bool right = true;
+    const char *line;
+
+    child_join(child);
+    say("joined");
+    for (;;) {
+        line = hear();
+        if (!strncmp(line, "sum ", 4)) {
+            size_t count = (size_t)strtoull(line + 4, NULL, 10);
+            say("calling");
+            status = child_sum(child, child->comm, count, &right);
+            say_result(status);
+            if (status == THRUM_OK && !right)
+                say("failed: the sum is wrong");
+        } else if (!strcmp(line, "check")) {
+            comm_stays_failed(child, status);
+            device_goes_on(child);
+            say("checked");
+        } else if (!strcmp(line, "abort")) {
+            MUST(thrum_comm_abort(child->comm));
+            say("aborted");
+        } else if (!strcmp(line, "reset")) {
+            MUST(thrum_device_reset(child->device, THRUM_RESET_HARD));
+            say("reset");
+        } else if (!strcmp(line, "destroy")) {
+            thrum_comm_destroy(child->comm);
+            child->comm = NULL;
+            say("destroyed");
+        } else if (!strcmp(line, "finalize")) {
+            say_result(thrum_comm_finalize(child->comm));
+        } else {
+            return;
+        }
+    }
+}
+
+/* Sums without end, large ones, until the communicator fails. */
+static void busy(struct child *child)
+{
+    enum { COUNT = 1 << 20 };
+    thrum_status_t status;
+    void *buffer;
+
+    child_join(child);
+    MUST(thrum_mem_alloc(child->device, COUNT * 4, &buffer));
+    say("joined");
+    for (int i = 0;; i++) {
+        status = thrum_allreduce(buffer, buffer, COUNT, THRUM_INT32, THRUM_MAX, child->comm,
+                                 child->queue);
+        if (status == THRUM_OK && i % 4 == 3)
+            status = thrum_queue_synchronize(child->queue);
+        if (status != THRUM_OK)
+            break;
+        if (i == 8)
+            say("going");
+    }
+    say_result(status);
+    if (!strcmp(hear(), "check")) {
+        comm_stays_failed(child, status);
+        device_goes_on(child);
+        say("checked");
+    }
+}
+
+/* Two communicators: of all ranks, and of all but the last. When the first has failed the second still works. */
+static void two_comms(struct child *child)
+{
+    thrum_comm_t second = NULL;
+    thrum_status_t status;
+    bool right = false;
+
+    child_join(child);
+    if (child->rank < child->nranks - 1)
+        second = child_join_by_relay(child, child->nranks - 1);
+    say("joined");
+    if (strcmp(hear(), "sum"))
+        return;
+    status = child_sum(child, child->comm, 1000, &right);
+    say_result(status);
+    for (int i = 0; i < 20; i++) {
+        status = child_sum(child, second, (size_t)i * 5000, &right);
+        if (status != THRUM_OK || !right) {
+            say("failed: the other communicator gives %s: %s", thrum_status_name(status),
+                thrum_last_error());
+            return;
+        }
+    }
+    thrum_comm_destroy(second);
+    thrum_comm_destroy(child->comm);
+    /* and a new one can be made of those who are left */
+    child->comm = child_join_by_relay(child, child->nranks - 1);
+    status = child_sum(child, child->comm, 1000, &right);
+    say_result(status);
+}
+
+static const struct role roles[] = {
+    {"obedient", obedient},
+    {"busy", busy},
+    {"two_comms", two_comms},
+};
+
+/* ---- tests ---- */
+
+static void start(struct crew *crew, const char *role, int nranks, const char *const *env)
+{
+    crew_start(crew, role, nranks, env);
+    crew_expect_all(crew, "joined");
+}
+
+/* Ranks that are alive have failed with `status`, naming `text`; they go on and end well. */
+static void survivors(struct crew *crew, thrum_status_t status, const char *text, int64_t since)
+{
+    for (int r = 0; r < crew->nranks; r++)
+        if (crew->pids[r])
+            crew_expect_result(crew, r, status, text, NULL);
+    assert_in_range(clock_ms() - since, 0, NOTICE_MS);
+    crew_say_all(crew, "check");
+    crew_expect_all(crew, "checked");
+    crew_say_all(crew, "end");
+    crew_finish(crew);
+}
+
+/* Rank 1 dies while the others wait for it: it has not called. */
+static void killed_before(const char *const *env)
+{
+    struct crew crew;
+    int64_t since;
+
+    start(&crew, "obedient", 4, env);
+    for (int r = 0; r < 4; r++)
+        if (r != 1)
+            crew_say(&crew, r, "sum 1000");
+    for (int r = 0; r < 4; r++)
+        if (r != 1)
+            crew_expect(&crew, r, "calling");
+    since = clock_ms();
+    crew_kill(&crew, 1, SIGKILL);
+    survivors(&crew, THRUM_ERR_PEER_DEAD, "rank 1", since);
+}
+
+static void a_rank_killed_before(void **state)
+{
+    (void)state;
+    killed_before(no_hurry);
+}
+
+static void a_rank_killed_before_without_peer_access(void **state)
+{
+    (void)state;
+    killed_before(no_hurry_no_access);
+}
+
+/* Rank 2 dies inside the call, in which it and rank 0 wait for rank 1; rank 1 comes later. */
+static void killed_inside(const char *const *env)
+{
+    struct crew crew;
+    int64_t since;
+
+    start(&crew, "obedient", 3, env);
+    crew_say(&crew, 0, "sum 100000");
+    crew_say(&crew, 2, "sum 100000");
+    crew_expect(&crew, 0, "calling");
+    crew_expect(&crew, 2, "calling");
+    since = clock_ms();
+    crew_kill(&crew, 2, SIGKILL);
+    crew_expect_result(&crew, 0, THRUM_ERR_PEER_DEAD, "rank 2", NULL);
+    assert_in_range(clock_ms() - since, 0, NOTICE_MS);
+    crew_say(&crew, 1, "sum 100000");
+    crew_expect(&crew, 1, "calling");
+    crew_expect_result(&crew, 1, THRUM_ERR_PEER_DEAD, "rank 2", NULL);
+    crew_say_all(&crew, "end");
+    crew_finish(&crew);
+}
+
+static void a_rank_killed_inside(void **state)
+{
+    (void)state;
+    killed_inside(no_hurry);
+}
+
+static void a_rank_killed_inside_without_peer_access(void **state)
+{
+    (void)state;
+    killed_inside(no_hurry_no_access);
+}
+
+/* At some moment of large transfers. */
+static void killed_in_transfer(const char *const *env, int victim)
+{
+    struct crew crew;
+    int64_t since;
+
+    start(&crew, "busy", 3, env);
+    crew_expect_all(&crew, "going");
+    since = clock_ms();
+    crew_kill(&crew, victim, SIGKILL);
+    survivors(&crew, THRUM_ERR_PEER_DEAD, victim == 0 ? "rank 0" : "rank 2", since);
+}
+
+static void a_rank_killed_in_transfer(void **state)
+{
+    (void)state;
+    killed_in_transfer(no_hurry, 2);
+}
+
+static void a_rank_killed_in_transfer_without_peer_access(void **state)
+{
+    (void)state;
+    killed_in_transfer(no_hurry_no_access, 2);
+}
+
+static void rank_zero_killed_in_transfer(void **state)
+{
+    (void)state;
+    killed_in_transfer(no_hurry, 0);
+}
+
+/* What was done before stays right; the next call says who died. */
+static void a_rank_killed_after(void **state)
+{
+    struct crew crew;
+    int64_t since;
+
+    (void)state;
+    start(&crew, "obedient", 3, no_hurry);
+    crew_say_all(&crew, "sum 1000");
+    crew_expect_all(&crew, "calling");
+    for (int r = 0; r < 3; r++)
+        crew_expect_result(&crew, r, THRUM_OK, NULL);
+    since = clock_ms();
+    crew_kill(&crew, 0, SIGKILL);
+    crew_say_all(&crew, "sum 1000");
+    crew_expect_all(&crew, "calling");
+    survivors(&crew, THRUM_ERR_PEER_DEAD, "rank 0", since);
+}
+
+/* All but one die: the last one says so too. */
+static void only_one_is_left(void **state)
+{
+    struct crew crew;
+    int64_t since;
+
+    (void)state;
+    start(&crew, "obedient", 4, no_hurry);
+    crew_say(&crew, 3, "sum 1000");
+    crew_expect(&crew, 3, "calling");
+    since = clock_ms();
+    for (int r = 0; r < 3; r++)
+        crew_kill(&crew, r, SIGKILL);
+    survivors(&crew, THRUM_ERR_PEER_DEAD, "rank ", since);
+}
+
+/* A stopped rank is not dead: the deadline ends it, and names who did not come. */
+static void stopped(const char *const *env, const char *role)
+{
+    struct crew crew;
+    bool is_busy = !strcmp(role, "busy");
+    int64_t since;
+
+    start(&crew, role, 3, env);
+    if (is_busy)
+        crew_expect_all(&crew, "going");
+    crew_kill(&crew, 1, SIGSTOP);
+    since = clock_ms();
+    for (int r = 0; r < 3; r += 2) {
+        if (!is_busy) {
+            crew_say(&crew, r, "sum 1000");
+            crew_expect(&crew, r, "calling");
+        }
+    }
+    for (int r = 0; r < 3; r += 2)
+        crew_expect_result(&crew, r, THRUM_ERR_TIMEOUT, "rank 1", NULL);
+    assert_in_range(clock_ms() - since, DEADLINE_MS / 2, DEADLINE_MS + NOTICE_MS);
+    crew_kill(&crew, 1, SIGCONT);
+    if (!is_busy) {
+        crew_say(&crew, 1, "sum 1000");
+        crew_expect(&crew, 1, "calling");
+    }
+    crew_expect_result(&crew, 1, THRUM_ERR_TIMEOUT, NULL); /* it is told what the others found */
+    crew_say_all(&crew, "check");
+    crew_expect_all(&crew, "checked");
+    crew_say_all(&crew, "end");
+    crew_finish(&crew);
+}
+
+static void a_rank_stopped_before(void **state)
+{
+    (void)state;
+    stopped(with_access, "obedient");
+}
+
+static void a_rank_stopped_before_without_peer_access(void **state)
+{
+    (void)state;
+    stopped(without_access, "obedient");
+}
+
+static void a_rank_stopped_in_transfer(void **state)
+{
+    (void)state;
+    stopped(with_access, "busy");
+}
+
+static void a_rank_stopped_in_transfer_without_peer_access(void **state)
+{
+    (void)state;
+    stopped(without_access, "busy");
+}
+
+/* Not stopped, only late, but later than the deadline. */
+static void a_rank_that_does_not_call(void **state)
+{
+    struct crew crew;
+    int64_t since = clock_ms();
+
+    (void)state;
+    start(&crew, "obedient", 3, with_access);
+    crew_say(&crew, 0, "sum 1000");
+    crew_say(&crew, 1, "sum 1000");
+    crew_expect(&crew, 0, "calling");
+    crew_expect(&crew, 1, "calling");
+    crew_expect_result(&crew, 0, THRUM_ERR_TIMEOUT, "rank 2", NULL);
+    crew_expect_result(&crew, 1, THRUM_ERR_TIMEOUT, "rank 2", NULL);
+    assert_in_range(clock_ms() - since, DEADLINE_MS, DEADLINE_MS + NOTICE_MS);
+    crew_say(&crew, 2, "sum 1000");
+    crew_expect(&crew, 2, "calling");
+    crew_expect_result(&crew, 2, THRUM_ERR_TIMEOUT, NULL);
+    crew_say_all(&crew, "end");
+    crew_finish(&crew);
+}
+
+static void a_rank_aborts(void **state)
+{
+    struct crew crew;
+    int64_t since;
+
+    (void)state;
+    start(&crew, "obedient", 3, no_hurry);
+    crew_say(&crew, 0, "sum 1000");
+    crew_say(&crew, 2, "sum 50000");
+    crew_expect(&crew, 0, "calling");
+    crew_expect(&crew, 2, "calling");
+    since = clock_ms();
+    crew_say(&crew, 1, "abort");
+    crew_expect(&crew, 1, "aborted");
+    crew_expect_result(&crew, 0, THRUM_ERR_ABORTED, "rank 1", NULL);
+    crew_expect_result(&crew, 2, THRUM_ERR_ABORTED, "rank 1", NULL);
+    assert_in_range(clock_ms() - since, 0, NOTICE_MS);
+    crew_say(&crew, 1, "sum 1000"); /* use after abort */
+    crew_expect(&crew, 1, "calling");
+    crew_expect_result(&crew, 1, THRUM_ERR_ABORTED, NULL);
+    crew_say_all(&crew, "check");
+    crew_expect_all(&crew, "checked");
+    crew_say_all(&crew, "end");
+    crew_finish(&crew);
+}
+
+/* A reset takes away what a rank's collectives stand on: the rank gets RESET, the others hear of it. */
+static void a_device_is_reset(void **state)
+{
+    struct crew crew;
+
+    (void)state;
+    start(&crew, "obedient", 3, with_access);
+    crew_say(&crew, 1, "reset");
+    crew_expect(&crew, 1, "reset");
+    crew_say(&crew, 0, "sum 1000");
+    crew_say(&crew, 2, "sum 1000");
+    crew_expect(&crew, 0, "calling");
+    crew_expect(&crew, 2, "calling");
+    for (int r = 0; r < 3; r += 2) {
+        const char *line = crew_hear(&crew, r, DEADLINE_MS + NOTICE_MS);
+        if (strncmp(line, "result THRUM_ERR_", 17) || !strstr(line, "rank 1"))
+            fail_msg("rank %d: \"%s\"", r, line);
+    }
+    crew_say_all(&crew, "end");
+    crew_finish(&crew);
+}
+
+static void other_communicators_go_on(void **state)
+{
+    struct crew crew;
+
+    (void)state;
+    crew_start(&crew, "two_comms", 4, no_hurry);
+    crew_relay_id(&crew, 0, 3);
+    crew_expect_all(&crew, "joined");
+    for (int r = 0; r < 3; r++)
+        crew_say(&crew, r, "sum");
+    crew_kill(&crew, 3, SIGKILL);
+    for (int r = 0; r < 3; r++)
+        crew_expect_result(&crew, r, THRUM_ERR_PEER_DEAD, "rank 3", NULL);
+    crew_relay_id(&crew, 0, 3);
+    for (int r = 0; r < 3; r++)
+        crew_expect_result(&crew, r, THRUM_OK, NULL);
+    crew_finish(&crew);
+}
+
+/* A rank that leaves properly is not taken for dead by those who are done as well. */
+static void leaving_is_no_death(void **state)
+{
+    struct crew crew;
+
+    (void)state;
+    start(&crew, "obedient", 3, no_hurry);
+    crew_say_all(&crew, "sum 1000");
+    crew_expect_all(&crew, "calling");
+    for (int r = 0; r < 3; r++)
+        crew_expect_result(&crew, r, THRUM_OK, NULL);
+    crew_say_all(&crew, "finalize");
+    for (int r = 0; r < 3; r++)
+        crew_expect_result(&crew, r, THRUM_OK, NULL);
+    for (int r = 2; r >= 0; r--) {
+        crew_say(&crew, r, "destroy");
+        crew_expect(&crew, r, "destroyed");
+    }
+    crew_say_all(&crew, "end");
+    crew_finish(&crew);
+}
+
+/* Killed while all wait in finalize. */
+static void a_rank_killed_in_finalize(void **state)
+{
+    struct crew crew;
+
+    (void)state;
+    start(&crew, "obedient", 3, no_hurry);
+    crew_say(&crew, 0, "finalize");
+    crew_say(&crew, 1, "finalize");
+    crew_kill(&crew, 2, SIGKILL);
+    crew_expect_result(&crew, 0, THRUM_ERR_PEER_DEAD, "rank 2", NULL);
+    crew_expect_result(&crew, 1, THRUM_ERR_PEER_DEAD, "rank 2", NULL);
+    crew_say_all(&crew, "end");
+    crew_finish(&crew);
+}
+
+#define TEST(name) cmocka_unit_test_setup_teardown(name, leftovers_before, leftovers_after)
+
+int main(int argc, char **argv)
+{
+    const struct CMUnitTest tests[] = {
+        TEST(a_rank_killed_before),
+        TEST(a_rank_killed_before_without_peer_access),
+        TEST(a_rank_killed_inside),
+        TEST(a_rank_killed_inside_without_peer_access),
+        TEST(a_rank_killed_in_transfer),
+        TEST(a_rank_killed_in_transfer_without_peer_access),
+        TEST(rank_zero_killed_in_transfer),
+        TEST(a_rank_killed_after),
+        TEST(only_one_is_left),
+        TEST(a_rank_stopped_before),
+        TEST(a_rank_stopped_before_without_peer_access),
+        TEST(a_rank_stopped_in_transfer),
+        TEST(a_rank_stopped_in_transfer_without_peer_access),
+        TEST(a_rank_that_does_not_call),
+        TEST(a_rank_aborts),
+        TEST(a_device_is_reset),
+        TEST(other_communicators_go_on),
+        TEST(leaving_is_no_death),
+        TEST(a_rank_killed_in_finalize),
+    };
+
+    child_main(argc, argv, roles, sizeof roles / sizeof *roles);
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
