@@ -22,6 +22,10 @@ thrum_status_t bootstrap_id_from(const char *host_port, const void *secret, size
 /* Starts serving an id made by bootstrap_id_from, in the process of rank 0. BUSY if the port is taken. */
 thrum_status_t bootstrap_serve(const struct thrum_unique_id *id);
 
+/* Ends the service of an id made or served in this process that this process is not going to join; who waits is told
+ * (ABORTED). After a failed bootstrap_join it is not needed. */
+void bootstrap_withdraw(const struct thrum_unique_id *id);
+
 struct bootstrap;
 
 /* Joins; blocks until all are there or the deadline. Errors as thrum_comm_init_rank. */

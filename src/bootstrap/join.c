@@ -361,6 +361,17 @@ static void tell_root(struct joining *j, thrum_status_t status)
     boot_conns_linger(&j->root.conn, 1);
 }
 
+/* If the service is in this process, it need not wait for this rank any more. */
+static void give_up(struct joining *j, thrum_status_t status)
+{
+    struct boot_giving_up what = {.nranks = j->b->tree.nranks, .until = j->b->deadline};
+    int rank = j->b->tree.rank;
+
+    boot_failure_set(&what.failure, status, rank, "rank %d could not join: %.400s", rank,
+                     thrum_last_error());
+    boot_root_give_up(&j->id, &what);
+}
+
 static thrum_status_t check_arguments(const struct thrum_unique_id *id, int rank, int nranks,
                                       int64_t deadline_ms)
 {
@@ -405,6 +416,7 @@ done:
     if (status) {
         if (j->root.up && !j->root.conn.ended)
             tell_root(j, status);
+        give_up(j, status);
         for (int i = 0; i < BOOT_LINKS; i++)
             boot_conn_close(&j->b->links[i]);
         boot_conn_close(&j->root.conn);

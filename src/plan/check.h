@@ -149,6 +149,7 @@ struct semaphore {
     int from, to, lane;
     uint64_t raise_max, wait_max; /* within one plan */
     size_t raise_op, wait_op; /* which do that */
+    size_t silent_put; /* a PUT without a signal that no other has followed yet; SIZE_MAX: none */
     uint64_t raised, seen; /* through all rounds */
     uint32_t first_raise, last_raise; /* raised, not seen: index + 1 */
     uint32_t open_puts; /* no raise behind them yet */
@@ -193,6 +194,12 @@ struct check {
     FILE *report;
     thrum_status_t status;
     uint32_t round; /* of what is being looked at, for the report; UINT32_MAX: none */
+    struct {
+        bool found;
+        struct plan_operand operand; /* `offset` is that of the first byte */
+        uint64_t bytes;
+        struct access access;
+    } undefined; /* the first read of what nothing had written */
 
     struct contents contents;
     VECTOR(struct store) stores;
@@ -269,6 +276,8 @@ bool memory_read(struct check *check, struct place place, const struct plan_oper
                  uint64_t bytes, struct access access, pieces_t *pieces_out);
 bool memory_write(struct check *check, struct place place, const struct plan_operand *operand,
                   const pieces_t *pieces, struct access access);
+/* Reports check->undefined. */
+bool memory_report_undefined(struct check *check);
 /* The caller's own writes, around the plan: new input in SEND, no content in RECV and SCRATCH. */
 bool memory_caller_write(struct check *check, int rank, uint32_t op, uint32_t round);
 

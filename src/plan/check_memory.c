@@ -116,12 +116,12 @@ static bool report_race(struct check *check, const struct range *range,
 
     report_begin(check,
                  "data race on rank %d %s[%" PRIu64 "..%" PRIu64
-                 "): a %s is not ordered after a %s%s",
+                 "): nothing orders a %s before a %s%s",
                  range->operand->rank, plan_space_name(range->operand->space), range->first + base,
-                 range->last + base, reads ? "read" : "write", earlier_reads ? "read" : "write",
+                 range->last + base, earlier_reads ? "read" : "write", reads ? "read" : "write",
                  !earlier->put   ? ""
-                 : earlier_reads ? " by a PUT, whose source stays in use until its receipt is known"
-                                 : " by a PUT, which is over when its receiver has waited for it");
+                 : earlier_reads ? "; a PUT reads its source until its receipt is known"
+                                 : "; a PUT writes until its receiver has waited for it");
     report_access(check, earlier_reads ? "read by" : "written by", earlier);
     report_access(check, reads ? "read by" : "written by", access);
     report_lane(check, earlier->thread);
@@ -167,17 +167,31 @@ static bool add_piece(struct check *check, pieces_t *pieces, struct piece piece)
     return true;
 }
 
-static bool report_undefined(struct check *check, const struct range *range,
-                             const struct access *access)
+/*
+ * Nothing has written it in this run. If somebody still will, in an order that nobody enforces, that is a race and the
+ * better thing to report: so it is only kept in mind here.
+ */
+static void note_undefined(struct check *check, const struct range *range,
+                           const struct access *access)
 {
-    uint64_t base = range->operand->offset - range->place.offset;
+    if (check->undefined.found)
+        return;
+    check->undefined.found = true;
+    check->undefined.operand = *range->operand;
+    check->undefined.operand.offset += range->first - range->place.offset;
+    check->undefined.bytes = range->last - range->first;
+    check->undefined.access = *access;
+}
+
+bool memory_report_undefined(struct check *check)
+{
+    const struct plan_operand *o = &check->undefined.operand;
 
     report_begin(
         check, "reads what nothing in this plan has written: rank %d %s[%" PRIu64 "..%" PRIu64 ")",
-        range->operand->rank, plan_space_name(range->operand->space), range->first + base,
-        range->last + base);
-    report_access(check, "read by", access);
-    report_lane(check, access->thread);
+        o->rank, plan_space_name(o->space), o->offset, o->offset + check->undefined.bytes);
+    report_access(check, "read by", &check->undefined.access);
+    report_lane(check, check->undefined.access.thread);
     return false;
 }
 
@@ -213,7 +227,7 @@ bool memory_read(struct check *check, struct place place, const struct plan_oper
         if (!is_over(check, &segment->write, clock, false))
             return report_race(check, &range, &segment->write, false, &access, true);
         if (pieces_out && segment->content == CONTENT_UNDEFINED)
-            return report_undefined(check, &range, &access);
+            note_undefined(check, &range, &access);
         if (pieces_out && !add_piece(check, pieces_out, piece))
             return false;
         if (!isolate(check, &cursor, at, range.last) ||

@@ -323,13 +323,21 @@ static void a_stopped_rank_is_named_at_the_deadline(void **state)
 
 /* ---- limits ---- */
 
+static struct rlimit usual_limit;
+
+static void restore_limit(void)
+{
+    WORLD_CHECK(!setrlimit(RLIMIT_NOFILE, &usual_limit));
+}
+
 static void lower_limit(int extra)
 {
     struct rlimit limit;
     int free_fd = dup(0);
 
     close(free_fd);
-    WORLD_CHECK(!getrlimit(RLIMIT_NOFILE, &limit));
+    WORLD_CHECK(!getrlimit(RLIMIT_NOFILE, &usual_limit));
+    limit = usual_limit;
     limit.rlim_cur = (rlim_t)(free_fd + extra);
     WORLD_CHECK(!setrlimit(RLIMIT_NOFILE, &limit));
 }
@@ -344,6 +352,8 @@ static void no_files_left(struct world *world, int rank)
         lower_limit(0);
     world_note(world, rank, bootstrap_join(&id, rank, world->nranks, 800, &b));
     bootstrap_close(b);
+    if (rank == 1)
+        restore_limit();
 }
 
 static void root_has_few_files(struct world *world, int rank)
@@ -357,6 +367,8 @@ static void root_has_few_files(struct world *world, int rank)
         lower_limit(5);
     world_note(world, rank, bootstrap_join(&id, rank, world->nranks, 2500, &b));
     bootstrap_close(b);
+    if (rank == 0)
+        restore_limit();
 }
 
 static void out_of_descriptors(void **state)
@@ -380,6 +392,57 @@ static void out_of_descriptors(void **state)
     }
     assert_true(limit >= 1);
     world_free(world);
+}
+
+/* ---- the service's own process gives up ---- */
+
+static void rank_0_gives_up(struct world *world, int rank)
+{
+    int files = world_open_files(), threads = world_threads();
+    struct thrum_unique_id id = world_id(world, rank);
+    struct rlimit limit, none;
+    struct bootstrap *b = NULL;
+
+    (void)thrum_config_load();
+    WORLD_CHECK(!getrlimit(RLIMIT_NOFILE, &limit));
+    if (!rank && world->nranks == 3) {
+        bootstrap_withdraw(&id);
+        world_note(world, rank, THRUM_ERR_ABORTED);
+        return;
+    }
+    if (!rank) { /* it alone runs out of descriptors; its service has a connection at least */
+        none = limit;
+        none.rlim_cur = (rlim_t)(world->nranks == 1 ? files - 3 : 0);
+        world_await(&world->counter, world->nranks - 1);
+        WORLD_CHECK(!setrlimit(RLIMIT_NOFILE, &none));
+    } else {
+        atomic_fetch_add(&world->counter, 1);
+    }
+    world_note(world, rank, bootstrap_join(&id, rank, world->nranks, 20000, &b));
+    bootstrap_close(b);
+    if (!rank)
+        WORLD_CHECK(!setrlimit(RLIMIT_NOFILE, &limit));
+    stay(world, rank, world->nranks - 1);
+    WORLD_CHECK(world_settles(files, threads));
+}
+
+static void nobody_waits_for_a_service_that_gave_up(void **state)
+{
+    static const int sizes[] = {1, 2, 3};
+
+    (void)state;
+    for (size_t i = 0; i < 3; i++) {
+        struct world *world = world_start(sizes[i], rank_0_gives_up);
+        int64_t begin = now_ns();
+
+        assert_int_equal(world_wait(world), 0);
+        assert_true(now_ns() - begin < 15000000000);
+        if (sizes[i] < 3)
+            assert_int_equal(world->ranks[0].status, THRUM_ERR_LIMIT);
+        for (int r = 1; r < sizes[i]; r++)
+            assert_true(world->ranks[r].status < 0);
+        world_free(world);
+    }
 }
 
 /* ---- strangers ---- */
@@ -494,6 +557,7 @@ int main(void)
         cmocka_unit_test(a_death_in_allgather_is_told),
         cmocka_unit_test(a_stopped_rank_is_named_at_the_deadline),
         cmocka_unit_test(out_of_descriptors),
+        cmocka_unit_test(nobody_waits_for_a_service_that_gave_up),
         cmocka_unit_test(strangers_do_not_disturb),
         cmocka_unit_test(the_interface_is_named),
     };
