@@ -350,10 +350,12 @@ static thrum_status_t effective_config(const struct thrum_comm_config *config,
     memset(out, 0, sizeof *out);
     if (config)
         memcpy(out, config, min_u64(config->size, sizeof *out));
-    if (out->deadline_ms < 0 || out->init_deadline_ms < 0)
-        return thrum_fail(
-            THRUM_ERR_INVALID_ARGUMENT, "config: a deadline of %lld ms",
-            (long long)min_u64((uint64_t)out->deadline_ms, (uint64_t)out->init_deadline_ms));
+    if (out->deadline_ms < 0)
+        return thrum_fail(THRUM_ERR_INVALID_ARGUMENT, "config.deadline_ms=%lld is negative",
+                          (long long)out->deadline_ms);
+    if (out->init_deadline_ms < 0)
+        return thrum_fail(THRUM_ERR_INVALID_ARGUMENT, "config.init_deadline_ms=%lld is negative",
+                          (long long)out->init_deadline_ms);
     if (out->scratch_bytes && (out->scratch_bytes < (uint64_t)scratch_row->min ||
                                out->scratch_bytes > (uint64_t)scratch_row->max))
         return thrum_fail(THRUM_ERR_INVALID_ARGUMENT,
