@@ -97,21 +97,21 @@ static json_t *op_names(uint64_t bits)
 static void print_list(const char *label, json_t *names)
 {
     enum { INDENT = 22, WIDTH = 98 };
-    int column = printf("    %-*s", INDENT - 4, label);
+    int column = printf("    %-*s", INDENT - 5, label);
     size_t i;
     json_t *name;
 
     json_array_foreach(names, i, name)
     {
         const char *text = json_string_value(name);
-        if (column + (int)strlen(text) > WIDTH) {
+        if (column + 1 + (int)strlen(text) > WIDTH) {
             printf("\n");
-            column = printf("%*s", INDENT, "");
+            column = printf("%*s", INDENT - 1, "");
         }
-        column += printf("%s ", text);
+        column += printf(" %s", text);
     }
     if (json_array_size(names) == 0)
-        printf("none");
+        printf(" none");
     printf("\n");
     json_decref(names);
 }

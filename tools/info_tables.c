@@ -1,6 +1,7 @@
 /* thrum-info: configuration, algorithms, fabrics, and why an algorithm is chosen. See info.h. */
 #include "info.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -258,7 +259,7 @@ static bool parse_size(const char *text, uint64_t *bytes_out)
     value = strtoull(text, &end, 10);
     if (end == text || *text == '-' || errno)
         return false;
-    unit = *end ? strchr(units, *end & ~0x20) : NULL;
+    unit = isalpha((unsigned char)*end) ? strchr(units, toupper((unsigned char)*end)) : NULL;
     if (unit) {
         int shift = 10 * (int)(unit - units + 1);
         if (value >> (63 - shift))

@@ -182,8 +182,13 @@ static thrum_status_t give(const struct launch_info *info, const char *key, uint
 
     if ((status = bind_name(&name, length, key, deadline, &fd)))
         return status;
-    if (!(status = bootstrap_make_id(&id)) && !(status = hand_out(fd, info, &id, deadline)))
-        *id_out = id;
+    if (!(status = bootstrap_make_id(&id))) {
+        status = hand_out(fd, info, &id, deadline);
+        if (status)
+            bootstrap_withdraw(&id);
+        else
+            *id_out = id;
+    }
     close(fd);
     sodium_memzero(&id, sizeof id);
     return status;

@@ -184,8 +184,10 @@ static thrum_status_t publish(uint64_t instance, int64_t deadline, struct thrum_
     snprintf(request, sizeof request, "cmd=put kvsname=%s key=thrum-id-%llu value=%s\n", pmi.name,
              (unsigned long long)instance, hex);
     if ((status = command(request, "put_result", answer, deadline)) ||
-        (status = command("cmd=barrier_in\n", "barrier_out", answer, deadline)))
+        (status = command("cmd=barrier_in\n", "barrier_out", answer, deadline))) {
+        bootstrap_withdraw(&id);
         return status;
+    }
     *id_out = id;
     return THRUM_OK;
 }

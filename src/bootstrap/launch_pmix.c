@@ -214,10 +214,12 @@ static thrum_status_t publish(const char *key, int64_t deadline, struct thrum_un
     value.data.bo.bytes = (char *)id.bytes;
     value.data.bo.size = sizeof id.bytes;
     if ((rc = pmix.Put(PMIX_GLOBAL, key, &value)) || (rc = pmix.Commit()))
-        return thrum_fail(THRUM_ERR_UNREACHABLE, "PMIx does not publish the id: %s",
-                          pmix.Error_string(rc));
-    if ((status = fence_all(deadline)))
+        status = thrum_fail(THRUM_ERR_UNREACHABLE, "PMIx does not publish the id: %s",
+                            pmix.Error_string(rc));
+    if (status || (status = fence_all(deadline))) {
+        bootstrap_withdraw(&id);
         return status;
+    }
     *id_out = id;
     return THRUM_OK;
 }

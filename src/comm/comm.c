@@ -251,8 +251,8 @@ static thrum_status_t exchange_devices(struct thrum_comm *comm, thrum_status_t a
             reach[comm->rank] = 0;
     }
     status = bootstrap_allgather(comm->bootstrap, reach, sizeof *reach);
-    comm->peer_access = true;
-    for (int r = 0; r < comm->nranks; r++)
+    comm->peer_access = true; /* alone there is nobody to put to */
+    for (int r = 0; r < comm->nranks && comm->nranks > 1; r++)
         comm->peer_access &= reach[r];
 out:
     free(all);
@@ -280,7 +280,7 @@ static thrum_status_t exchange_fabric(struct thrum_comm *comm)
     struct exchange_fabric *all, *mine;
     thrum_status_t status, mine_status;
 
-    if (comm->peer_access || comm->nranks == 1)
+    if (comm->peer_access)
         return THRUM_OK;
     all = calloc((size_t)comm->nranks, sizeof *all);
     if (!all)

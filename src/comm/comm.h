@@ -79,8 +79,8 @@ struct comm_peer {
 
 /* A region registered with the fabric. user. */
 struct comm_region {
+    uint64_t id; /* of the allocation: an address may come again, an id does not */
     uint64_t device_base, bytes;
-    const uint8_t *cpu_base;
     void *region;
     uint64_t key;
 };

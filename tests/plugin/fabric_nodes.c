@@ -174,15 +174,36 @@ static void run_node(struct board *board, int index, void (*body)(struct node *n
     _exit(0);
 }
 
-static bool ended_well(pid_t pid, bool expect_killed)
+static bool ended_well(int status, bool expect_killed)
 {
-    int status = 0;
-
-    if (waitpid(pid, &status, 0) != pid)
-        return false;
     if (expect_killed)
         return WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL;
     return WIFEXITED(status) && WEXITSTATUS(status) == 0;
+}
+
+/* The first that fails ends the others, which would wait for it. */
+static bool wait_for_nodes(pid_t *pids, int n, int killed)
+{
+    bool good = true;
+
+    for (int left = n; left; left--) {
+        int status = 0, i = 0;
+        pid_t pid = waitpid(-1, &status, 0);
+
+        if (pid < 0)
+            return false;
+        while (i < n && pids[i] != pid)
+            i++;
+        if (i < n)
+            pids[i] = -1; /* may soon be another process's */
+        if (ended_well(status, i == killed) || !good)
+            continue;
+        good = false;
+        for (int k = 0; k < n; k++)
+            if (pids[k] > 0)
+                kill(pids[k], SIGKILL);
+    }
+    return good;
 }
 
 bool nodes_run(int n, int killed, void (*body)(struct node *node))
@@ -190,7 +211,7 @@ bool nodes_run(int n, int killed, void (*body)(struct node *node))
     struct board *board =
         mmap(NULL, sizeof *board, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     pid_t pids[NODES_MAX];
-    bool good = true;
+    bool good;
 
     if (board == MAP_FAILED)
         return false;
@@ -200,8 +221,7 @@ bool nodes_run(int n, int killed, void (*body)(struct node *node))
         if (pids[i] == 0)
             run_node(board, i, body);
     }
-    for (int i = 0; i < n; i++)
-        good &= ended_well(pids[i], i == killed);
+    good = wait_for_nodes(pids, n, killed);
     munmap(board, sizeof *board);
     return good;
 }

@@ -10,6 +10,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 #include <signal.h>
+#include <dirent.h>
 
 #include <cmocka.h>
 
@@ -173,6 +174,36 @@ static void strangers_do_not_disturb(void **state)
     assert_true(nodes_run(2, -1, strangers_body));
 }
 
+/* Do all threads of a process stand still? SIGSTOP takes them one by one. */
+static bool all_stopped(pid_t pid)
+{
+    char path[64], line[512];
+    struct dirent *entry;
+    bool stopped = true;
+    DIR *directory;
+
+    snprintf(path, sizeof path, "/proc/%d/task", (int)pid);
+    directory = opendir(path);
+    if (!directory)
+        return false;
+    while ((entry = readdir(directory))) {
+        char name[330];
+        FILE *file;
+
+        if (entry->d_name[0] == '.')
+            continue;
+        snprintf(name, sizeof name, "%s/%s/stat", path, entry->d_name);
+        file = fopen(name, "r");
+        if (!file)
+            continue;
+        if (fgets(line, sizeof line, file) && !strstr(line, ") T "))
+            stopped = false;
+        fclose(file);
+    }
+    closedir(directory);
+    return stopped;
+}
+
 /* A peer that is stopped cannot answer: the caller is told after 5 s at most. Its backlog takes the call at once. */
 static void stopped_body(struct node *node)
 {
@@ -186,6 +217,8 @@ static void stopped_body(struct node *node)
         while (!(pid = (pid_t)atomic_load(&node->board->stage)))
             node_poll(node);
         kill(pid, SIGSTOP);
+        while (!all_stopped(pid))
+            node_poll(node);
         start = now_ns();
         node_expect(node,
                     node->ops->connect(node->endpoint, &node->board->address[1], &peer) ==

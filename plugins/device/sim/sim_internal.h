@@ -255,6 +255,7 @@ struct sim_device {
     _Atomic uint32_t slot; /* its own; a hard reset takes a new one */
     _Atomic uint8_t rights[SIM_SLOTS];
     uint16_t slot_opens[SIM_SLOTS], slot_imports[SIM_SLOTS]; /* under memory_lock */
+    bool was_own[SIM_SLOTS]; /* its slots before hard resets; under memory_lock */
 
     pthread_mutex_t memory_lock; /* allocator, ranges, imports, rights */
     struct sim_extent *free_extents;

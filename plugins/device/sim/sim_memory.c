@@ -134,6 +134,7 @@ static thrum_status_t take_slot(struct sim_device *device, uint32_t memory_gener
     sim_slots_unlock();
     if (status)
         return status;
+    device->was_own[slot] = false;
     atomic_store_explicit(&device->slot, slot, memory_order_release);
     atomic_store_explicit(&device->rights[slot], SIM_RIGHT_ALL, memory_order_release);
     return THRUM_OK;
@@ -204,6 +205,7 @@ thrum_status_t sim_memory_reset(struct sim_device *device)
     uint32_t generation =
         atomic_fetch_add_explicit(&shared->memory_generation, 1, memory_order_acq_rel) + 1;
     atomic_store_explicit(&device->rights[old], SIM_RIGHT_NONE, memory_order_release);
+    device->was_own[old] = true;
     /* tables and HBM become holes, which read as zero: no allocation, no data */
     if (fallocate(device->memory_fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
                   (off_t)shared->page_table_offset,
@@ -338,6 +340,7 @@ static void free_own(struct sim_device *device, uint64_t page)
 thrum_status_t sim_mem_free(void *handle, uint64_t address)
 {
     struct sim_device *device = handle;
+    bool is_old = false;
     int import = -1;
     int64_t page;
 
@@ -347,10 +350,15 @@ thrum_status_t sim_mem_free(void *handle, uint64_t address)
         free_own(device, (uint64_t)page);
     else if (sim_is_device_address(address))
         import = sim_import_drop(device, address);
+    if (page < 0 && import < 0 && sim_is_device_address(address))
+        is_old = device->was_own[sim_address_slot(address)];
     pthread_mutex_unlock(&device->memory_lock);
     if (import >= 0) {
         sim_quiesce(device);
         sim_slot_put(sim_address_slot(address));
+    } else if (is_old) {
+        return thrum_fail(THRUM_ERR_RESET, "sim%d: address=0x%llx was lost by a hard reset",
+                          device->index, (unsigned long long)address);
     } else if (page < 0) {
         return thrum_fail(THRUM_ERR_INVALID_POINTER,
                           "sim%d: address=0x%llx is not the start of a live allocation",
