@@ -318,9 +318,13 @@ thrum_status_t comm_reach(struct thrum_comm *comm, int rank)
         status = comm->ops->peer_window_open(comm->device->impl, &peer->device, &peer->window_base);
     else
         status = comm->fabric->connect(comm->endpoint, &peer->fabric, &peer->fabric_peer);
-    if (status)
-        return thrum_fail(status, "%s: rank %d cannot reach rank %d: %s", comm->name, comm->rank,
-                          rank, thrum_last_error());
+    if (status) {
+        status = thrum_fail(status, "%s: rank %d cannot reach rank %d: %s", comm->name, comm->rank,
+                            rank, thrum_last_error());
+        /* The others are in the same call, or will be: they wait for this rank. */
+        comm_fail(comm, status, rank, true, thrum_last_error());
+        return comm_failure(comm) ? comm_failure(comm) : status;
+    }
     peer->reachable = true;
     return THRUM_OK;
 }

@@ -90,9 +90,14 @@ static void caller(struct child *child)
             continue;
         }
         if (!strcmp(line, "good")) {
-            bool is_device_alive = thrum_fill(child->queue, send, 1, 100) == THRUM_OK &&
-                                   thrum_queue_synchronize(child->queue) == THRUM_OK;
-            say(is_device_alive ? "good" : "failed: the queue does not go on");
+            status = thrum_fill(child->queue, send, 1, 100);
+            if (status == THRUM_OK)
+                status = thrum_queue_synchronize(child->queue);
+            if (status == THRUM_OK)
+                say("good");
+            else
+                say("failed: the queue does not go on: %s: %s", thrum_status_name(status),
+                    thrum_last_error());
             continue;
         }
         status = do_call(child, line, send, recv);
