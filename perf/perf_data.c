@@ -122,13 +122,18 @@ static uint64_t exact_limit(thrum_datatype_t dtype)
 
 /*
  * Whole numbers whose sum over all ranks is exact, so that the order of adding does not matter. With more ranks than
- * that allows, most are 0 and a few 1.
+ * that allows, most are 0 and a few 1. The average of many integers would nearly always be the same: at every other
+ * index all ranks give the same number, which falls short if one is missing.
  */
-static uint64_t summand(const struct perf_pattern *p, uint64_t h)
+static uint64_t summand(const struct perf_pattern *p, uint64_t h, uint64_t common)
 {
-    uint64_t limit = exact_limit(p->dtype), n = (uint64_t)p->nranks;
+    uint64_t limit = exact_limit(p->dtype), n = (uint64_t)p->nranks, most = limit / n;
 
-    return n <= limit ? 1 + h % (limit / n) : h % (4 * n) < limit;
+    if (most == 0)
+        return h % (4 * n) < limit ? 1 : 0;
+    if (p->op == THRUM_AVG && !is_float(p->dtype) && common >> 62 & 1)
+        return 1 + (common >> 8) % most;
+    return most > 1 ? 1 + h % most : h & 1;
 }
 
 /* The value that `rank` contributes at `index`. */
@@ -149,7 +154,7 @@ static union number contribution(const struct perf_pattern *p, int rank, uint64_
         }
         /* fall through */
     case THRUM_AVG:
-        whole = summand(p, h); /* the sign is that of the index, alike on all ranks */
+        whole = summand(p, h, common); /* the sign is that of the index, alike on all ranks */
         if (real)
             value.real = common >> 63 ? -(double)whole : (double)whole;
         else

@@ -84,7 +84,7 @@ static void print_row(const struct perf_output *out, const struct perf_result *r
 
     if (r->wrong >= 0)
         snprintf(wrong, sizeof wrong, "%ld", r->wrong);
-    printf(" %11llu %11llu  %-8s %-5s %-5s %-18s %10.2f %10.2f %10.2f %8.2f %8.2f %7s",
+    printf(" %11llu %11llu  %-8s %-5s %-5s %-18s %10.2f %10.2f %10.2f %8.3f %8.3f %7s",
            (unsigned long long)r->what.bytes, (unsigned long long)r->what.count,
            dtype_text(&r->what), op_text(&r->what), r->what.in_place ? "in" : "out", r->algorithm,
            r->time_us.min, r->time_us.median, r->time_us.p99, r->algbw, r->busbw, wrong);

@@ -1,12 +1,14 @@
 /* See perf.h. */
 #include "perf.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <math.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 const char *perf_program = "thrum-perf";
 int perf_rank = -1;
@@ -41,7 +43,8 @@ bool perf_parse_bytes(const char *text, uint64_t *bytes_out)
     static const char units[] = "KMGT";
     char *end;
     double value = strtod(text, &end);
-    const char *unit = *end ? strchr(units, *end & ~0x20) : NULL;
+    const char *unit =
+        isalpha((unsigned char)*end) ? strchr(units, toupper((unsigned char)*end)) : NULL;
 
     if (end == text || !(value >= 0))
         return false;
@@ -85,18 +88,19 @@ const char *perf_format_bytes(uint64_t bytes, char text[24])
     return text;
 }
 
+/* In one write, so that lines of several ranks do not mix. */
 void perf_die(int exit_code, const char *format, ...)
 {
+    char message[2048], rank[24] = "";
     va_list arguments;
 
-    fflush(stdout);
-    fprintf(stderr, "%s: ", perf_program);
-    if (perf_rank >= 0)
-        fprintf(stderr, "rank %d: ", perf_rank);
     va_start(arguments, format);
-    vfprintf(stderr, format, arguments);
+    vsnprintf(message, sizeof message, format, arguments);
     va_end(arguments);
-    fputc('\n', stderr);
+    if (perf_rank >= 0)
+        snprintf(rank, sizeof rank, "rank %d: ", perf_rank);
+    fflush(stdout);
+    dprintf(STDERR_FILENO, "%s: %s%s\n", perf_program, rank, message);
     exit(exit_code);
 }
 

@@ -34,14 +34,36 @@ int algo_fault_by_name(const char *name)
 
 /* ---- missing wait ------------------------------------------------------------------------------------------------ */
 
-static bool remove_last_wait(struct plan *plan, bool lines_too)
+static void remove_op(struct plan *plan, size_t i)
+{
+    memmove(&plan->ops[i], &plan->ops[i + 1], (plan->nops - i - 1) * sizeof(plan->ops[0]));
+    plan->nops--;
+}
+
+static bool waits_again(const struct plan *plan, size_t i)
+{
+    const struct plan_op *op = &plan->ops[i];
+    for (size_t j = i + 1; j < plan->nops; j++)
+        if (plan->ops[j].opcode == PLAN_WAIT && plan->ops[j].flags == 0 &&
+            plan->ops[j].peer == op->peer && plan->ops[j].lane == op->lane)
+            return true;
+    return false;
+}
+
+/*
+ * The last WAIT of a plan: best one whose semaphore is waited for again, since then only what happens in between shows
+ * that it is missing; then any for a semaphore; then one for a line.
+ */
+enum wait_kind { WAIT_REPEATED, WAIT_SEMAPHORE, WAIT_ANY, WAIT_KINDS };
+
+static bool remove_last_wait(struct plan *plan, enum wait_kind kind)
 {
     for (size_t i = plan->nops; i-- > 0;) {
-        struct plan_op *op = &plan->ops[i];
-        if (op->opcode != PLAN_WAIT || (op->flags != 0 && !lines_too))
+        const struct plan_op *op = &plan->ops[i];
+        if (op->opcode != PLAN_WAIT || (kind < WAIT_ANY && op->flags != 0) ||
+            (kind == WAIT_REPEATED && !waits_again(plan, i)))
             continue;
-        memmove(op, op + 1, (plan->nops - i - 1) * sizeof(*op));
-        plan->nops--;
+        remove_op(plan, i);
         return true;
     }
     return false;
@@ -49,12 +71,10 @@ static bool remove_last_wait(struct plan *plan, bool lines_too)
 
 static bool plant_missing_wait(struct plan *plans, int nranks)
 {
-    for (int r = nranks - 1; r >= 0; r--)
-        if (remove_last_wait(&plans[r], false))
-            return true;
-    for (int r = nranks - 1; r >= 0; r--)
-        if (remove_last_wait(&plans[r], true))
-            return true;
+    for (int kind = 0; kind < WAIT_KINDS; kind++)
+        for (int r = nranks - 1; r >= 0; r--)
+            if (remove_last_wait(&plans[r], (enum wait_kind)kind))
+                return true;
     return false;
 }
 
@@ -120,10 +140,11 @@ static bool plant_swapped_chunk(struct plan *plans, int nranks)
         if (swap_in(&plans[r], &plans[r], PLAN_RECV, true) ||
             swap_in(&plans[r], &plans[r], PLAN_SEND, false))
             return true;
-    for (int r = 1; r < nranks; r++)
-        if (swap_in(&plans[0], &plans[r], PLAN_RECV, true) ||
-            swap_in(&plans[0], &plans[r], PLAN_SEND, false))
-            return true;
+    for (int a = 0; a < nranks; a++)
+        for (int b = a + 1; b < nranks; b++)
+            if (swap_in(&plans[a], &plans[b], PLAN_RECV, true) ||
+                swap_in(&plans[a], &plans[b], PLAN_SEND, false))
+                return true;
     return false;
 }
 

@@ -12,7 +12,7 @@
 /* One row per fault: NAME, printed name, help. */
 #define ALGO_FAULT_MAP(X) \
     X(NONE, "none", "plans as they are built") \
-    X(MISSING_WAIT, "missing-wait", "the last rank leaves out its last WAIT") \
+    X(MISSING_WAIT, "missing-wait", "a rank leaves out one of its WAITs") \
     X(SWAPPED_CHUNK, "swapped-chunk", "two transfers exchange where they read or write") \
     X(DOUBLED_CONTRIBUTION, "doubled-contribution", "a REDUCE takes one source twice") \
     X(EARLY_SCRATCH_REUSE, "early-scratch-reuse", \

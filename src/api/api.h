@@ -13,6 +13,19 @@ thrum_status_t collective_run(const struct coll_args *args);
 /* What is wrong with a call, if anything; checked when it is made, also inside a group. */
 thrum_status_t collective_check(const struct coll_args *args);
 
+/* ---- point to point (p2p.c) ---- */
+
+struct p2p_call {
+    bool is_send;
+    const void *buffer;
+    uint64_t count;
+    thrum_datatype_t dtype;
+    int peer;
+    struct thrum_queue *queue;
+};
+/* Runs the point-to-point calls of one group on one communicator. */
+thrum_status_t p2p_run(struct thrum_comm *comm, const struct p2p_call *calls, size_t n);
+
 /* ---- groups (group.c) ---- */
 
 bool group_is_open(void);

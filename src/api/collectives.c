@@ -173,7 +173,7 @@ static thrum_status_t p2p_call(thrum_comm_t comm, const struct p2p_call *call)
                             "peer=%d is this rank: a message to oneself needs its send and receive "
                             "in one group",
                             call->peer);
-    return status ? status : exec_p2p(comm, call, 1);
+    return status ? status : p2p_run(comm, call, 1);
 }
 
 thrum_status_t thrum_send(const void *send, size_t count, thrum_datatype_t dtype, int peer,

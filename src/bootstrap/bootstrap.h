@@ -22,6 +22,10 @@ thrum_status_t bootstrap_id_from(const char *host_port, const void *secret, size
 /* Starts serving an id made by bootstrap_id_from, in the process of rank 0. BUSY if the port is taken. */
 thrum_status_t bootstrap_serve(const struct thrum_unique_id *id);
 
+/* Ends the service of an id made or served in this process that this process is not going to join; who waits is told
+ * (ABORTED). After a failed bootstrap_join it is not needed. */
+void bootstrap_withdraw(const struct thrum_unique_id *id);
+
 struct bootstrap;
 
 /* Joins; blocks until all are there or the deadline. Errors as thrum_comm_init_rank. */
@@ -52,7 +56,8 @@ struct control;
 struct control_callbacks {
     /*
      * The communicator has failed: a rank died (PEER_DEAD), aborted (ABORTED), reported a mismatch, a fault, a
-     * timeout. Called once, with the first cause that arrives. `rank` is the culprit (-1 unknown).
+     * timeout. Called once, with the first cause that arrives, also on the rank that called control_fail. `rank` is
+     * the culprit (-1 unknown).
      */
     void (*failed)(void *argument, thrum_status_t status, int rank, const char *message);
     /* Every tick_ms; now is now_ns(). */
@@ -61,7 +66,8 @@ struct control_callbacks {
     void (*record)(void *argument, uint64_t sequence, struct call_record *record_out);
     /*
      * Answer to control_query, on the rank that asked: records[r].state is 0xff where rank r did not answer in time
-     * (it is stopped, or its parent in the tree is).
+     * (it is stopped, or its parent in the tree is); then records[r].root is the rank on the way to r that did not
+     * answer: r itself, or one between.
      */
     void (*records)(void *argument, uint64_t sequence, const struct call_record *records,
                     int nranks);

@@ -237,6 +237,15 @@ struct boot_conn *boot_door_next(struct boot_door *door, const uint8_t *secret, 
 thrum_status_t boot_root_start(const struct boot_id *id, int listen_fd);
 /* Waits a little for the service of this id to end, if it runs in this process and is about to. */
 void boot_root_settle(const struct boot_id *id);
+/* A rank of the service's own process that cannot join: the others, of `nranks`, are told until `until`. nranks 0: the
+ * service ends at once. */
+struct boot_giving_up {
+    struct boot_failure failure;
+    int nranks;
+    int64_t until;
+};
+/* No effect if the service is not in this process, or has ended or failed already. */
+void boot_root_give_up(const struct boot_id *id, const struct boot_giving_up *what);
 /* Starts a thread with all signals blocked. */
 int boot_thread_start(void *(*main)(void *), void *argument, bool detached, uint64_t *thread_out);
 

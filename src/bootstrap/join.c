@@ -19,6 +19,7 @@
 #define VERDICT_GRACE_NS \
     (300 * MS_NS) /* after the deadline, for the root service to say who is missing */
 #define AUTH_RETRY_NS (2000 * MS_NS)
+#define DESERTED_NS (2000 * MS_NS)
 #define MEMBER_STRANGERS 64
 
 /* A connection that is tried until it stands. */
@@ -30,6 +31,7 @@ struct caller {
     bool wanted, up;
     int64_t next_try, backoff;
     int64_t first_refusal; /* when AUTH was met first; 0 never */
+    int64_t deserted; /* since when nobody listens there; 0: somebody may */
     int last_error; /* errno of the last attempt; 0: none, or a handshake that took too long */
 };
 
@@ -47,6 +49,10 @@ struct joining {
 static void try_later(struct caller *caller, int64_t now)
 {
     caller->last_error = caller->conn.error;
+    if (caller->last_error != ECONNREFUSED)
+        caller->deserted = 0;
+    else if (!caller->deserted)
+        caller->deserted = now;
     boot_conn_close(&caller->conn);
     caller->backoff = caller->backoff
                           ? (int64_t)min_u64((uint64_t)caller->backoff * 2, BACKOFF_MOST_NS)
@@ -195,6 +201,13 @@ static thrum_status_t serve_root(struct joining *j, int64_t now)
         status = caller_step(&j->root, j->id.secret, now);
         if (status == THRUM_ERR_AUTH || status == THRUM_ERR_PROTOCOL)
             return root_refused(j, status, now);
+        /* A random id was made after its port was opened: that port does not open again. */
+        if (!(j->id.flags & BOOT_ID_DERIVED) && j->root.deserted &&
+            now - j->root.deserted > DESERTED_NS)
+            return thrum_fail(THRUM_ERR_UNREACHABLE,
+                              "nobody listens at %s any more: the process that made the id has "
+                              "ended, or its communicator has been joined or given up already",
+                              boot_address_text(&j->root.address, text));
         return status == THRUM_OK ? register_with_root(j, now) : status;
     }
     boot_conn_io(&j->root.conn);
@@ -348,6 +361,17 @@ static void tell_root(struct joining *j, thrum_status_t status)
     boot_conns_linger(&j->root.conn, 1);
 }
 
+/* If the service is in this process, it need not wait for this rank any more. */
+static void give_up(struct joining *j, thrum_status_t status)
+{
+    struct boot_giving_up what = {.nranks = j->b->tree.nranks, .until = j->b->deadline};
+    int rank = j->b->tree.rank;
+
+    boot_failure_set(&what.failure, status, rank, "rank %d could not join: %.400s", rank,
+                     thrum_last_error());
+    boot_root_give_up(&j->id, &what);
+}
+
 static thrum_status_t check_arguments(const struct thrum_unique_id *id, int rank, int nranks,
                                       int64_t deadline_ms)
 {
@@ -392,6 +416,7 @@ done:
     if (status) {
         if (j->root.up && !j->root.conn.ended)
             tell_root(j, status);
+        give_up(j, status);
         for (int i = 0; i < BOOT_LINKS; i++)
             boot_conn_close(&j->b->links[i]);
         boot_conn_close(&j->root.conn);

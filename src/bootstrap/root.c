@@ -10,6 +10,7 @@
 #include <sodium.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <unistd.h>
 
 #include "bootstrap/internal.h"
@@ -35,10 +36,13 @@ struct root {
     int64_t linger; /* of the rank that gives up last */
     int64_t waited_ms; /* what the first to give up had granted */
     struct boot_failure failure;
+    bool withdrawn; /* end without waiting for those who have not come */
     struct pollfd *fds;
     int nfds_room;
+    int wake; /* eventfd: something has been asked */
     /* under registry.lock */
     bool ending;
+    struct boot_giving_up asked; /* status 0: nothing */
     struct root *next;
 };
 
@@ -296,7 +300,7 @@ static void serve_member(struct root *root, int rank)
 
 static bool room_for_polls(struct root *root)
 {
-    int needed = BOOT_STRANGERS + 1 + root->nconns + root->nranks;
+    int needed = BOOT_STRANGERS + 2 + root->nconns + root->nranks;
     struct pollfd *fds;
 
     if (needed <= root->nfds_room)
@@ -311,7 +315,7 @@ static bool room_for_polls(struct root *root)
 
 static void wait_for_events(struct root *root)
 {
-    int64_t now = now_ns(), due = boot_door_due(&root->door);
+    int64_t now = now_ns(), due = boot_door_due(&root->door), own;
     int n;
 
     if (!room_for_polls(root)) {
@@ -319,6 +323,7 @@ static void wait_for_events(struct root *root)
         return;
     }
     n = boot_door_poll(&root->door, root->fds, now);
+    root->fds[n++] = (struct pollfd){.fd = root->wake, .events = POLLIN};
     for (int i = 0; i < root->nconns; i++)
         root->fds[n++] =
             (struct pollfd){.fd = root->conns[i]->fd, .events = boot_conn_events(root->conns[i])};
@@ -328,11 +333,9 @@ static void wait_for_events(struct root *root)
                                              .events = boot_conn_events(root->members[r].conn)};
     if (root->nconns)
         due = due < now + 100 * MS_NS ? due : now + 100 * MS_NS;
-    if (root->members)
-        due = due < root->deadline && !root->failure.status ? due
-              : root->failure.status && due < root->linger  ? due
-              : root->failure.status                        ? root->linger
-                                                            : root->deadline;
+    own = root->failure.status ? root->linger : root->deadline;
+    if (root->members && own < due)
+        due = own;
     poll(root->fds, (nfds_t)n, due == INT64_MAX ? -1 : boot_poll_ms(due, now));
 }
 
@@ -359,9 +362,37 @@ static void welcome(struct root *root, int64_t now)
     root->door.error = 0;
 }
 
+/* A rank of this process cannot join, or nobody here is going to. */
+static void take_asked(struct root *root)
+{
+    struct boot_giving_up asked;
+    struct boot_hello hello;
+    uint64_t count;
+
+    if (read(root->wake, &count, sizeof count) < 0)
+        return;
+    pthread_mutex_lock(&registry.lock);
+    asked = root->asked;
+    pthread_mutex_unlock(&registry.lock);
+    if (!asked.failure.status || root->failure.status)
+        return;
+    hello = (struct boot_hello){.rank = asked.failure.rank, .nranks = asked.nranks};
+    root->failure = asked.failure;
+    root->withdrawn = !asked.nranks || !first_to_register(root, &hello);
+    if (asked.until > root->linger)
+        root->linger = asked.until;
+    if (!root->withdrawn && hello.rank < root->nranks && !root->members[hello.rank].told) {
+        root->members[hello.rank].told = true;
+        root->ntold++;
+    }
+    fail_all(root);
+}
+
 /* Done: all ready, or all have been told why not, or nobody waits any more. */
 static bool finished(const struct root *root, int64_t now)
 {
+    if (root->withdrawn)
+        return true;
     if (!root->members)
         return false;
     if (root->failure.status)
@@ -406,6 +437,7 @@ static void set_ending(struct root *root)
 static void destroy(struct root *root)
 {
     boot_door_close(&root->door);
+    close(root->wake);
     for (int i = 0; i < root->nconns; i++) {
         boot_conn_close(root->conns[i]);
         free(root->conns[i]);
@@ -438,6 +470,7 @@ static void *serve(void *argument)
     while (!finished(root, now)) {
         wait_for_events(root);
         now = now_ns();
+        take_asked(root);
         welcome(root, now);
         serve_newcomers(root, now);
         for (int r = 0; r < root->nranks; r++)
@@ -487,6 +520,13 @@ thrum_status_t boot_root_start(const struct boot_id *id, int listen_fd)
         close(listen_fd);
         return thrum_fail(THRUM_ERR_NO_MEMORY, "no memory for the root service");
     }
+    root->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (root->wake < 0) {
+        rc = errno;
+        free(root);
+        close(listen_fd);
+        return boot_fail_descriptor(rc, "starting the root service");
+    }
     root->id = *id;
     root->deadline = INT64_MAX;
     boot_door_open(&root->door, listen_fd, BOOT_STRANGERS, BOOT_ROOT_FRAME_MAX);
@@ -523,4 +563,31 @@ void boot_root_settle(const struct boot_id *id)
         if (pthread_cond_timedwait(&registry.changed, &registry.lock, &until))
             break;
     pthread_mutex_unlock(&registry.lock);
+}
+
+void boot_root_give_up(const struct boot_id *id, const struct boot_giving_up *what)
+{
+    uint64_t one = 1;
+
+    pthread_mutex_lock(&registry.lock);
+    for (struct root *root = registry.first; root; root = root->next)
+        if (!root->ending && !root->asked.failure.status &&
+            !sodium_memcmp(root->id.secret, id->secret, sizeof id->secret)) {
+            root->asked = *what;
+            while (write(root->wake, &one, sizeof one) < 0 && errno == EINTR)
+                ;
+        }
+    pthread_mutex_unlock(&registry.lock);
+}
+
+void bootstrap_withdraw(const struct thrum_unique_id *id_bytes)
+{
+    struct boot_giving_up what = {.until = 0};
+    struct boot_id id;
+
+    if (!id_bytes || boot_id_decode(id_bytes, &id))
+        return;
+    boot_failure_set(&what.failure, THRUM_ERR_ABORTED, -1,
+                     "the process that made the id has withdrawn it");
+    boot_root_give_up(&id, &what);
 }

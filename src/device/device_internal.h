@@ -127,7 +127,4 @@ bool queue_is_valid(const struct thrum_queue *queue);
 /* Finds the plugin named by THRUM_DEVICE (built-in or loaded); the table has every entry. */
 thrum_status_t device_plugin_load(const char *name, const struct thrum_device_ops **ops_out);
 
-/* The built-in plugin. */
-const struct thrum_device_ops *sim_device_plugin(uint32_t library_abi_version);
-
 #endif

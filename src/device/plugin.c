@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/base.h"
+#include "base/builtin.h"
 #include "base/config.h"
 #include "device/device_internal.h"
 

@@ -1,7 +1,7 @@
 /*
  * Lowers a plan into a program of device commands for one communicator. What is fixed for the communicator's life
  * (areas, windows, connections) is resolved here; what changes from call to call becomes a patch. Called by api on a
- * plan-cache miss and by p2p.
+ * plan-cache miss and for point to point.
  */
 #include "exec/exec.h"
 

@@ -178,17 +178,4 @@ void exec_list_add(struct exec_list *list, const struct thrum_command *commands,
 void exec_list_add_copies(struct exec_list *list, const struct exec_copy *copies, size_t n,
                           bool to_device);
 
-/* ---- point to point ---- */
-
-struct p2p_call {
-    bool is_send;
-    const void *buffer;
-    uint64_t count;
-    thrum_datatype_t dtype;
-    int peer;
-    struct thrum_queue *queue;
-};
-/* Runs the point-to-point calls of one group on one communicator. */
-thrum_status_t exec_p2p(struct thrum_comm *comm, const struct p2p_call *calls, size_t n);
-
 #endif

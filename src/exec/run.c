@@ -1,6 +1,6 @@
 /*
  * Binds a program to one call and hands it to the queues. The fast path is exec_run with no staging: patch, submit,
- * count; no lock, no allocation, no system call. Called by api (collectives) and p2p.
+ * count; no lock, no allocation, no system call. Called by api.
  */
 #include "exec/exec.h"
 
@@ -54,19 +54,29 @@ static uint64_t line_flag(const struct binding *b, const struct exec_patch *patc
     return ((uint64_t)count + 1) << EXEC_SIGNATURE_BITS | patch->addend;
 }
 
-/* The fabric registration that holds [address, address + bytes) of device memory. */
-static thrum_status_t find_region(struct thrum_comm *comm, uint64_t address,
-                                  struct comm_region **region_out)
+/* Drops registrations whose allocation is gone; its addresses may be another's by now. */
+static void drop_stale_regions(struct thrum_comm *comm)
+{
+    for (int i = comm->nregions - 1; i >= 0; i--) {
+        struct comm_region *region = &comm->regions[i];
+        struct thrum_mem_info info = {.size = sizeof info};
+
+        if (!comm->ops->mem_query(comm->device->impl, region->device_base, &info) &&
+            info.id == region->id)
+            continue;
+        comm->fabric->region_deregister(comm->endpoint, region->region);
+        *region = comm->regions[--comm->nregions];
+    }
+}
+
+static thrum_status_t add_region(struct thrum_comm *comm, uint64_t address, uint64_t id,
+                                 struct comm_region **region_out)
 {
     struct thrum_port_region port;
     struct comm_region *regions, *region;
     thrum_status_t status;
 
-    for (int i = 0; i < comm->nregions; i++)
-        if (address - comm->regions[i].device_base < comm->regions[i].bytes) {
-            *region_out = &comm->regions[i];
-            return THRUM_OK;
-        }
+    drop_stale_regions(comm);
     status = comm->ops->port_region(comm->device->impl, address, &port);
     if (status)
         return status;
@@ -75,7 +85,7 @@ static thrum_status_t find_region(struct thrum_comm *comm, uint64_t address,
         return thrum_fail(THRUM_ERR_NO_MEMORY, "no host memory for a fabric registration");
     comm->regions = regions;
     region = &regions[comm->nregions];
-    *region = (struct comm_region){.device_base = port.device_base, .bytes = port.bytes};
+    *region = (struct comm_region){.id = id, .device_base = port.device_base, .bytes = port.bytes};
     status = port.dmabuf_fd >= 0
                  ? comm->fabric->region_register_dmabuf(comm->endpoint, port.dmabuf_fd, 0,
                                                         port.bytes, &region->region, &region->key)
@@ -86,6 +96,24 @@ static thrum_status_t find_region(struct thrum_comm *comm, uint64_t address,
     comm->nregions++;
     *region_out = region;
     return THRUM_OK;
+}
+
+/* The fabric registration of the allocation around an address; made when first used. */
+static thrum_status_t find_region(struct thrum_comm *comm, uint64_t address,
+                                  struct comm_region **region_out)
+{
+    struct thrum_mem_info info = {.size = sizeof info};
+    thrum_status_t status = comm->ops->mem_query(comm->device->impl, address, &info);
+
+    if (status)
+        return status;
+    for (int i = 0; i < comm->nregions; i++)
+        if (comm->regions[i].id == info.id &&
+            address - comm->regions[i].device_base < comm->regions[i].bytes) {
+            *region_out = &comm->regions[i];
+            return THRUM_OK;
+        }
+    return add_region(comm, address, info.id, region_out);
 }
 
 thrum_status_t exec_region(struct thrum_comm *comm, uint64_t address, uint64_t *key_out,

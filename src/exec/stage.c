@@ -1,6 +1,6 @@
 /*
  * Host buffers: which memory a pointer is, device memory that stands for host memory, and the copies between them.
- * Called by api and p2p (placing) and run.c (the copies).
+ * Called by api (placing) and run.c (the copies).
  */
 #include "exec/exec.h"
 

@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "base/base.h"
+#include "base/builtin.h"
 #include "base/config.h"
 
 #define NAME_BYTES 33

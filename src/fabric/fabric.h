@@ -10,6 +10,4 @@ thrum_status_t fabric_plugin_load(const char *name, const struct thrum_fabric_op
 /* Names of built-in plugins, NULL-terminated. */
 extern const char *const thrum_fabric_builtin_names[];
 
-const struct thrum_fabric_ops *loopback_fabric_plugin(uint32_t library_abi_version);
-
 #endif

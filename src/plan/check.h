@@ -1,6 +1,7 @@
 /*
- * check: what the files of the checker share. plan_check.c runs the plans, check_rules.c looks at each plan by
- * itself, check_memory.c finds races and moves contents, check_content.c says what bytes are made of, check_report.c
+ * check: what the files of the checker share. plan_check.c runs the plans, check_rules.c looks at them
+ * before, check_order.c keeps the clocks, check_data.c does the ops that move data, check_memory.c (on check_segments.c)
+ * finds races, check_content.c says what bytes are made of, check_result.c whether that is right, and check_report.c
  * writes the counterexample. Nobody else includes this. docs/plan.md explains the method.
  *
  * Everything belongs to one call of plan_check, on one thread. Functions that return bool have reported the error,
@@ -103,10 +104,24 @@ struct segment {
     struct access write;
 };
 
+#define SEGMENTS_PER_LEAF 32
+
 /* One piece of memory, all of it covered by segments. */
+struct leaf;
+struct leaf_entry {
+    uint64_t start; /* of its first segment: a search need not touch the leaf */
+    struct leaf *leaf;
+};
 struct store {
     uint64_t bytes;
-    VECTOR(struct segment) segments;
+    VECTOR(struct leaf_entry) leaves; /* none is empty; none at all if there are no bytes */
+};
+
+/* A segment; changes of the store through another cursor make it invalid. */
+struct cursor {
+    struct store *store;
+    size_t leaf;
+    uint32_t slot;
 };
 
 /* Content on its way from sources to destinations. */
@@ -135,6 +150,7 @@ struct semaphore {
     int from, to, lane;
     uint64_t raise_max, wait_max; /* within one plan */
     size_t raise_op, wait_op; /* which do that */
+    size_t silent_put; /* a PUT without a signal that no other has followed yet; SIZE_MAX: none */
     uint64_t raised, seen; /* through all rounds */
     uint32_t first_raise, last_raise; /* raised, not seen: index + 1 */
     uint32_t open_puts; /* no raise behind them yet */
@@ -179,6 +195,12 @@ struct check {
     FILE *report;
     thrum_status_t status;
     uint32_t round; /* of what is being looked at, for the report; UINT32_MAX: none */
+    struct {
+        bool found;
+        struct plan_operand operand; /* `offset` is that of the first byte */
+        uint64_t bytes;
+        struct access access;
+    } undefined; /* the first read of what nothing had written */
 
     struct contents contents;
     VECTOR(struct store) stores;
@@ -219,6 +241,18 @@ static inline uint32_t *check_start(const struct check *check, uint32_t round, i
 {
     return &check->start_epoch[(size_t)round * (size_t)check->n + (size_t)rank];
 }
+static inline struct semaphore *check_semaphore(const struct check *check, int to, int from,
+                                                int lane)
+{
+    size_t slot =
+        ((size_t)to * (size_t)check->n + (size_t)from) * (size_t)check->lanes + (size_t)lane;
+
+    return &check->semaphores.at[check->semaphore_of[slot] - 1];
+}
+static inline struct line *check_line(const struct check *check, int to, int from)
+{
+    return &check->lines.at[check->line_of[(size_t)to * (size_t)check->n + (size_t)from] - 1];
+}
 static inline const struct plan_params *check_params(const struct check *check)
 {
     return &check->plans[0].params;
@@ -234,16 +268,55 @@ bool check_rules(struct check *check);
 bool check_locate(const struct check *check, int rank, const struct plan_operand *operand,
                   uint64_t bytes, struct place *place_out);
 
+/* check_order.c; check->round is that of the lane. */
+void order_join(const struct check *check, uint32_t *into, const uint32_t *from);
+/* A blocked lane may run again. */
+bool order_wake(struct check *check, uint32_t thread);
+/* `puts`: those that the raise tells about. */
+bool order_raise(struct check *check, uint32_t thread, struct semaphore *s, uint64_t value,
+                 uint32_t puts);
+/* False: not raised so far. */
+bool order_wait(struct check *check, uint32_t thread, struct semaphore *s, uint64_t value);
+bool order_send_line(struct check *check, uint32_t thread, struct line *line);
+/* False: it is not there yet. */
+bool order_wait_line(struct check *check, uint32_t thread, struct line *line);
+
+/* check_data.c */
+/* An op that a lane is about to do. */
+struct step {
+    uint32_t thread;
+    int rank;
+    size_t index;
+    const struct plan_op *op;
+    const struct plan_operand *operands;
+    struct access access;
+};
+
+bool data_move(struct check *check, struct step *step);
+
+/* check_segments.c. What returns bool returns false only when memory is out. */
+bool store_init(struct store *store, uint64_t bytes);
+void store_fini(struct store *store);
+/* The segment around `offset`, which the store has. */
+struct cursor store_find(struct store *store, uint64_t offset);
+struct segment *cursor_segment(const struct cursor *cursor);
+uint64_t cursor_end(const struct cursor *cursor); /* byte behind the segment */
+void cursor_next(struct cursor *cursor); /* not behind the last byte */
+/* Cuts the segment at `offset`, inside it; the cursor is then at the part that starts there. */
+bool cursor_split(struct cursor *cursor, uint64_t offset);
+/* Makes the segment reach up to `end` at least; those that it swallows are gone. */
+void cursor_extend(const struct cursor *cursor, uint64_t end);
+
 /* check_memory.c */
 bool memory_init(struct check *check);
-/* The segment around `offset`. */
-size_t memory_find(const struct store *store, uint64_t offset);
 void memory_fini(struct check *check);
 /* Adds what the bytes are made of to pieces, and the read to the memory. `operand` is for the report. */
 bool memory_read(struct check *check, struct place place, const struct plan_operand *operand,
                  uint64_t bytes, struct access access, pieces_t *pieces_out);
 bool memory_write(struct check *check, struct place place, const struct plan_operand *operand,
                   const pieces_t *pieces, struct access access);
+/* Reports check->undefined. */
+bool memory_report_undefined(struct check *check);
 /* The caller's own writes, around the plan: new input in SEND, no content in RECV and SCRATCH. */
 bool memory_caller_write(struct check *check, int rank, uint32_t op, uint32_t round);
 

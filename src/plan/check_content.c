@@ -253,9 +253,15 @@ static bool fold(struct contents *contents, uint32_t a, uint32_t b, int64_t shif
 bool content_fold(struct contents *contents, uint32_t a, uint32_t b, int64_t shift,
                   uint32_t *id_out)
 {
-    uint32_t hash = mix(mix(a, b), (uint64_t)shift);
-    struct content_memo *memo = &contents->memo[hash & (MEMO_SIZE - 1)];
+    uint32_t hash;
+    struct content_memo *memo;
 
+    if (a == CONTENT_UNDEFINED || b == CONTENT_UNDEFINED) {
+        *id_out = CONTENT_UNDEFINED;
+        return true;
+    }
+    hash = mix(mix(a, b), (uint64_t)shift);
+    memo = &contents->memo[hash & (MEMO_SIZE - 1)];
     if (!memo->result || memo->a != a || memo->b != b || memo->shift != shift) {
         if (!fold(contents, a, b, shift, id_out))
             return false;
@@ -270,6 +276,9 @@ bool content_finish(struct contents *contents, uint32_t id, bool final, uint32_t
     struct content content = contents->all.at[id];
     size_t first = contents->runs.n;
 
+    *id_out = id;
+    if (id == CONTENT_UNDEFINED)
+        return true;
     if (!VECTOR_RESERVE(&contents->runs, first + content.nruns))
         return false;
     memcpy(contents->runs.at + first, contents->runs.at + content.first_run,

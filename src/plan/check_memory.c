@@ -13,16 +13,10 @@
 
 static bool add_store(struct check *check, uint64_t bytes)
 {
-    struct store store = {.bytes = bytes};
-
-    if (!VECTOR_RESERVE(&check->stores, check->stores.n + 1))
+    if (!VECTOR_RESERVE(&check->stores, check->stores.n + 1) ||
+        !store_init(&check->stores.at[check->stores.n], bytes))
         return check_no_memory(check);
-    if (bytes) {
-        if (!VECTOR_RESERVE(&store.segments, 4))
-            return check_no_memory(check);
-        store.segments.at[store.segments.n++] = (struct segment){0};
-    }
-    check->stores.at[check->stores.n++] = store;
+    check->stores.n++;
     return true;
 }
 
@@ -82,7 +76,7 @@ bool memory_init(struct check *check)
 void memory_fini(struct check *check)
 {
     for (size_t i = 0; i < check->stores.n; i++)
-        free(check->stores.at[i].segments.at);
+        store_fini(&check->stores.at[i]);
     free(check->stores.at);
     free(check->reads.at);
     free(check->puts.at);
@@ -122,69 +116,18 @@ static bool report_race(struct check *check, const struct range *range,
 
     report_begin(check,
                  "data race on rank %d %s[%" PRIu64 "..%" PRIu64
-                 "): a %s is not ordered after a %s%s",
+                 "): nothing orders a %s before a %s%s",
                  range->operand->rank, plan_space_name(range->operand->space), range->first + base,
-                 range->last + base, reads ? "read" : "write", earlier_reads ? "read" : "write",
+                 range->last + base, earlier_reads ? "read" : "write", reads ? "read" : "write",
                  !earlier->put   ? ""
-                 : earlier_reads ? " by a PUT, whose source stays in use until its receipt is known"
-                                 : " by a PUT, which is over when its receiver has waited for it");
+                 : earlier_reads ? "; a PUT reads its source until its receipt is known"
+                                 : "; a PUT writes until its receiver has waited for it");
     report_access(check, earlier_reads ? "read by" : "written by", earlier);
     report_access(check, reads ? "read by" : "written by", access);
     report_lane(check, earlier->thread);
     if (access->thread != earlier->thread)
         report_lane(check, access->thread);
     return false;
-}
-
-/* ---- segments ---------------------------------------------------------------------------------------------------- */
-
-size_t memory_find(const struct store *store, uint64_t offset)
-{
-    size_t low = 0, high = store->segments.n;
-
-    while (high - low > 1) {
-        size_t middle = low + (high - low) / 2;
-
-        if (store->segments.at[middle].start <= offset)
-            low = middle;
-        else
-            high = middle;
-    }
-    return low;
-}
-
-static uint64_t end_of(const struct store *store, size_t i)
-{
-    return i + 1 < store->segments.n ? store->segments.at[i + 1].start : store->bytes;
-}
-
-/* Makes room for `n` segments in place of `old` ones from i on. */
-static bool replace(struct check *check, struct store *store, size_t i, size_t old, size_t n)
-{
-    size_t total = store->segments.n - old + n;
-
-    if (!VECTOR_RESERVE(&store->segments, total))
-        return check_no_memory(check);
-    memmove(store->segments.at + i + n, store->segments.at + i + old,
-            (store->segments.n - i - old) * sizeof *store->segments.at);
-    store->segments.n = total;
-    return true;
-}
-
-static void cut(struct segment *segment, uint64_t offset)
-{
-    segment->origin += offset - segment->start;
-    segment->start = offset;
-}
-
-/* Cuts segment i at `offset`, inside it. */
-static bool split(struct check *check, struct store *store, size_t i, uint64_t offset)
-{
-    if (!replace(check, store, i, 1, 2))
-        return false;
-    store->segments.at[i + 1] = store->segments.at[i];
-    cut(&store->segments.at[i + 1], offset);
-    return true;
 }
 
 /* ---- reading ----------------------------------------------------------------------------------------------------- */
@@ -224,18 +167,45 @@ static bool add_piece(struct check *check, pieces_t *pieces, struct piece piece)
     return true;
 }
 
-static bool report_undefined(struct check *check, const struct range *range,
-                             const struct access *access)
+/*
+ * Nothing has written it in this run. If somebody still will, in an order that nobody enforces, that is a race and the
+ * better thing to report: so it is only kept in mind here.
+ */
+static void note_undefined(struct check *check, const struct range *range,
+                           const struct access *access)
 {
-    uint64_t base = range->operand->offset - range->place.offset;
+    if (check->undefined.found)
+        return;
+    check->undefined.found = true;
+    check->undefined.operand = *range->operand;
+    check->undefined.operand.offset += range->first - range->place.offset;
+    check->undefined.bytes = range->last - range->first;
+    check->undefined.access = *access;
+}
+
+bool memory_report_undefined(struct check *check)
+{
+    const struct plan_operand *o = &check->undefined.operand;
 
     report_begin(
         check, "reads what nothing in this plan has written: rank %d %s[%" PRIu64 "..%" PRIu64 ")",
-        range->operand->rank, plan_space_name(range->operand->space), range->first + base,
-        range->last + base);
-    report_access(check, "read by", access);
-    report_lane(check, access->thread);
+        o->rank, plan_space_name(o->space), o->offset, o->offset + check->undefined.bytes);
+    report_access(check, "read by", &check->undefined.access);
+    report_lane(check, check->undefined.access.thread);
     return false;
+}
+
+/* Cuts so that the cursor's segment is [first, last) of what it was. */
+static bool isolate(struct check *check, struct cursor *cursor, uint64_t first, uint64_t last)
+{
+    if (cursor_segment(cursor)->start < first && !cursor_split(cursor, first))
+        return check_no_memory(check);
+    if (cursor_end(cursor) > last) {
+        if (!cursor_split(cursor, last))
+            return check_no_memory(check);
+        *cursor = store_find(cursor->store, first);
+    }
+    return true;
 }
 
 bool memory_read(struct check *check, struct place place, const struct plan_operand *operand,
@@ -244,30 +214,24 @@ bool memory_read(struct check *check, struct place place, const struct plan_oper
     struct store *store = &check->stores.at[place.store];
     const uint32_t *clock = check_clock(check, access.thread);
     uint64_t at = place.offset, end = place.offset + bytes;
+    struct cursor cursor;
 
-    for (size_t i = bytes ? memory_find(store, at) : 0; at < end; i++) {
-        struct segment *segment = &store->segments.at[i];
-        struct range range = {operand, place, at, min_u64(end_of(store, i), end)};
+    if (!bytes)
+        return true;
+    for (cursor = store_find(store, at); at < end; cursor_next(&cursor)) {
+        const struct segment *segment = cursor_segment(&cursor);
+        struct range range = {operand, place, at, min_u64(cursor_end(&cursor), end)};
+        struct piece piece = {at - place.offset, range.last - at,
+                              segment->origin + (at - segment->start), segment->content};
 
         if (!is_over(check, &segment->write, clock, false))
             return report_race(check, &range, &segment->write, false, &access, true);
         if (pieces_out && segment->content == CONTENT_UNDEFINED)
-            return report_undefined(check, &range, &access);
-        if (segment->start < at) {
-            if (!split(check, store, i, at))
-                return false;
-            segment = &store->segments.at[++i];
-        }
-        if (end_of(store, i) > end) {
-            if (!split(check, store, i, end))
-                return false;
-            segment = &store->segments.at[i];
-        }
-        if (pieces_out && !add_piece(check, pieces_out,
-                                     (struct piece){at - place.offset, range.last - at,
-                                                    segment->origin, segment->content}))
+            note_undefined(check, &range, &access);
+        if (pieces_out && !add_piece(check, pieces_out, piece))
             return false;
-        if (!add_read(check, segment, access))
+        if (!isolate(check, &cursor, at, range.last) ||
+            !add_read(check, cursor_segment(&cursor), access))
             return false;
         at = range.last;
     }
@@ -289,49 +253,42 @@ static bool may_overwrite(struct check *check, const struct segment *segment,
     return true;
 }
 
+static bool write_piece(struct check *check, struct store *store, uint64_t start,
+                        const struct piece *piece, const struct access *access)
+{
+    struct cursor cursor = store_find(store, start);
+
+    cursor_extend(&cursor, start + piece->bytes);
+    if (!isolate(check, &cursor, start, start + piece->bytes))
+        return false;
+    *cursor_segment(&cursor) = (struct segment){
+        .start = start, .origin = piece->origin, .content = piece->content, .write = *access};
+    return true;
+}
+
 bool memory_write(struct check *check, struct place place, const struct plan_operand *operand,
                   const pieces_t *pieces, struct access access)
 {
     struct store *store = &check->stores.at[place.store];
-    const struct piece *last_piece;
+    const struct piece *last;
     uint64_t at = place.offset, end;
-    size_t first, last, n;
-    struct segment left, right;
-    bool keep_left, keep_right;
+    struct cursor cursor;
 
     if (!pieces->n)
         return true;
-    last_piece = &pieces->at[pieces->n - 1];
-    end = at + last_piece->offset + last_piece->bytes;
-    first = memory_find(store, at);
-    for (last = first;; last++) {
-        const struct segment *segment = &store->segments.at[last];
-        struct range range = {operand, place, max_u64(segment->start, at),
-                              min_u64(end_of(store, last), end)};
+    last = &pieces->at[pieces->n - 1];
+    end = at + last->offset + last->bytes;
+    for (cursor = store_find(store, at); at < end; cursor_next(&cursor)) {
+        struct range range = {operand, place, at, min_u64(cursor_end(&cursor), end)};
 
-        if (!may_overwrite(check, segment, &range, &access))
+        if (!may_overwrite(check, cursor_segment(&cursor), &range, &access))
             return false;
-        if (end_of(store, last) >= end)
-            break;
+        at = range.last;
     }
-    left = store->segments.at[first];
-    right = store->segments.at[last];
-    keep_left = left.start < at;
-    keep_right = end_of(store, last) > end;
-    n = pieces->n + keep_left + keep_right;
-    if (!replace(check, store, first, last - first + 1, n))
-        return false;
-    if (keep_left)
-        store->segments.at[first++] = left;
     for (size_t i = 0; i < pieces->n; i++)
-        store->segments.at[first++] = (struct segment){.start = at + pieces->at[i].offset,
-                                                       .origin = pieces->at[i].origin,
-                                                       .content = pieces->at[i].content,
-                                                       .write = access};
-    if (keep_right) {
-        cut(&right, end);
-        store->segments.at[first] = right;
-    }
+        if (!write_piece(check, store, place.offset + pieces->at[i].offset, &pieces->at[i],
+                         &access))
+            return false;
     return true;
 }
 

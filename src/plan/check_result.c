@@ -53,6 +53,8 @@ static bool wrong(struct check *check, const struct expectation *e, const struct
     uint64_t wanted = e->origin + (first - e->place.offset);
     uint64_t got = segment->origin + (first - segment->start);
 
+    if (segment->content == CONTENT_UNDEFINED && check->undefined.found)
+        return memory_report_undefined(check);
     report_content(check, e->content, check->round, expected, sizeof expected);
     report_content(check, segment->content, check->round, found, sizeof found);
     if (fault)
@@ -77,23 +79,24 @@ static bool wrong(struct check *check, const struct expectation *e, const struct
 
 static bool meets(struct check *check, const struct expectation *e)
 {
-    const struct store *store = &check->stores.at[e->place.store];
-    uint64_t end = e->place.offset + e->bytes;
+    struct store *store = &check->stores.at[e->place.store];
+    uint64_t at = e->place.offset, end = at + e->bytes;
+    struct cursor cursor;
 
-    for (size_t i = e->bytes ? memory_find(store, e->place.offset) : store->segments.n;
-         i < store->segments.n && store->segments.at[i].start < end; i++) {
-        const struct segment *segment = &store->segments.at[i];
-        uint64_t next = i + 1 < store->segments.n ? store->segments.at[i + 1].start : store->bytes;
-        uint64_t first = max_u64(segment->start, e->place.offset), last = min_u64(next, end);
+    if (!e->bytes)
+        return true;
+    for (cursor = store_find(store, at); at < end; cursor_next(&cursor)) {
+        const struct segment *segment = cursor_segment(&cursor);
+        uint64_t last = min_u64(cursor_end(&cursor), end);
         const char *fault = NULL;
-        bool same;
+        bool same = content_same_terms(&check->contents, segment->content, e->content) &&
+                    segment->origin + (at - segment->start) == e->origin + (at - e->place.offset);
 
-        same = content_same_terms(&check->contents, segment->content, e->content) &&
-               segment->origin + (first - segment->start) == e->origin + (first - e->place.offset);
         if (same && e->reduced)
             fault = reduction_fault(check, &check->contents.all.at[segment->content]);
         if (!same || fault)
-            return wrong(check, e, segment, first, last, fault);
+            return wrong(check, e, segment, at, last, fault);
+        at = last;
     }
     return true;
 }
@@ -161,6 +164,8 @@ bool result_check_reduce(struct check *check, int rank, size_t op, uint32_t cont
     char expected_text[256], found_text[256];
     uint32_t expected;
 
+    if (content == CONTENT_UNDEFINED)
+        return true; /* noted when it was read */
     if (found->finals > 1) {
         report_begin(check, "rank %d op %zu divides what a REDUCE|FINAL has divided already", rank,
                      op);

@@ -247,7 +247,7 @@ static struct semaphore *semaphore_at(struct check *check, int to, int from, int
             return NULL;
         }
         check->semaphores.at[check->semaphores.n++] =
-            (struct semaphore){.from = from, .to = to, .lane = lane};
+            (struct semaphore){.from = from, .to = to, .lane = lane, .silent_put = SIZE_MAX};
         check->semaphore_of[slot] = (uint32_t)check->semaphores.n;
     }
     return &check->semaphores.at[check->semaphore_of[slot] - 1];
@@ -282,7 +282,18 @@ static bool note_raise(const struct view *v)
                       v->op->peer, v->op->value, semaphore->raise_op, semaphore->raise_max);
     semaphore->raise_max = v->op->value;
     semaphore->raise_op = v->index;
+    if (v->op->opcode == PLAN_PUT)
+        semaphore->silent_put = SIZE_MAX;
     return true;
+}
+
+static bool note_silent_put(const struct view *v)
+{
+    struct semaphore *semaphore = semaphore_at(v->check, v->op->peer, v->rank, v->op->lane);
+
+    if (semaphore)
+        semaphore->silent_put = v->index;
+    return semaphore;
 }
 
 static bool note_wait(const struct view *v)
@@ -332,7 +343,7 @@ static bool note_order(const struct view *v)
         return note_line(v);
     if (v->op->opcode == PLAN_WAIT)
         return note_wait(v);
-    return v->op->opcode == PLAN_PUT && !v->op->value ? true : note_raise(v);
+    return v->op->value ? note_raise(v) : note_silent_put(v);
 }
 
 static bool check_semaphores(struct check *check)
@@ -340,6 +351,15 @@ static bool check_semaphores(struct check *check)
     for (size_t i = 0; i < check->semaphores.n; i++) {
         const struct semaphore *s = &check->semaphores.at[i];
 
+        if (s->silent_put != SIZE_MAX) {
+            report_begin(
+                check,
+                "rank %d op %zu puts without a signal, and no PUT with one follows to rank %d "
+                "in lane %d: its receipt is never known",
+                s->from, s->silent_put, s->to, s->lane);
+            report_op(check, "op", s->from, s->silent_put, UINT32_MAX);
+            return false;
+        }
         if (s->raise_max == s->wait_max)
             continue;
         if (s->raise_max > s->wait_max)

@@ -7,7 +7,7 @@
 #include <unistd.h>
 
 #include "base/config.h"
-#include "device/device_internal.h"
+#include "base/builtin.h"
 #include "sim_reduce.h"
 
 static struct sim_device *devices; /* under devices_lock */

@@ -15,71 +15,58 @@
  */
 
 #define BLOCK_STEPS 4 /* accumulators in flight: hides the latency of the adds */
+#if defined(__clang__)
+#define UNROLLED _Pragma("unroll")
+#else
+#define UNROLLED _Pragma("GCC unroll 4")
+#endif
 #define STREAM_MIN_BYTES 4096 /* below this, what is stored is soon read: leave it in the cache */
 
-struct block {
-    struct acc a, b, c, d;
-};
-
-static SIM_ALWAYS_INLINE struct block block_open(enum sim_elem elem, thrum_redop_t op,
-                                                 const char *p)
-{
-    size_t step = step_bytes(elem);
-    return (struct block){acc_open(elem, op, vec_load(elem, p)),
-                          acc_open(elem, op, vec_load(elem, p + step)),
-                          acc_open(elem, op, vec_load(elem, p + 2 * step)),
-                          acc_open(elem, op, vec_load(elem, p + 3 * step))};
-}
-
-static SIM_ALWAYS_INLINE struct block block_combine(enum sim_elem elem, thrum_redop_t op,
-                                                    struct block x, struct block y)
-{
-    return (struct block){acc_combine(elem, op, x.a, y.a), acc_combine(elem, op, x.b, y.b),
-                          acc_combine(elem, op, x.c, y.c), acc_combine(elem, op, x.d, y.d)};
-}
-
-static SIM_ALWAYS_INLINE void block_close(const struct sim_reduce_args *args, enum sim_elem elem,
-                                          thrum_redop_t op, const struct sim_division *division,
-                                          struct block x, size_t at, uint64_t streamed)
-{
-    size_t step = step_bytes(elem);
-    vec a = acc_close(elem, op, division, x.a);
-    vec b = acc_close(elem, op, division, x.b);
-    vec c = acc_close(elem, op, division, x.c);
-    vec d = acc_close(elem, op, division, x.d);
-
-    for (int i = 0; i < args->ndst; i++) {
-        char *p = (char *)args->dsts[i] + at;
-        if (i < 64 && (streamed >> i & 1)) {
-            vec_stream(elem, p, a);
-            vec_stream(elem, p + step, b);
-            vec_stream(elem, p + 2 * step, c);
-            vec_stream(elem, p + 3 * step, d);
-        } else {
-            vec_store(elem, p, a);
-            vec_store(elem, p + step, b);
-            vec_store(elem, p + 2 * step, c);
-            vec_store(elem, p + 3 * step, d);
-        }
-    }
-}
-
-/* Whole blocks from `at` on; returns where it stopped. `nsrc` is a constant where that pays. */
+/* Whole blocks from `at` on; returns where it stopped. The loops over steps are unrolled, `x` lives in registers. */
 static SIM_ALWAYS_INLINE size_t reduce_blocks(const struct sim_reduce_args *args,
-                                              enum sim_elem elem, thrum_redop_t op, int nsrc,
+                                              enum sim_elem elem, thrum_redop_t op,
                                               const struct sim_division *division, size_t at,
                                               size_t bytes, uint64_t streamed)
 {
-    size_t block_bytes = BLOCK_STEPS * step_bytes(elem);
+    size_t step = step_bytes(elem), block_bytes = BLOCK_STEPS * step;
 
     for (; bytes - at >= block_bytes; at += block_bytes) {
-        struct block x = block_open(elem, op, (const char *)args->srcs[0] + at);
+        const char *p = (const char *)args->srcs[0] + at;
+        struct acc x[BLOCK_STEPS];
+        vec v[BLOCK_STEPS];
 
-        for (int s = 1; s < nsrc; s++)
-            x = block_combine(elem, op, x, block_open(elem, op, (const char *)args->srcs[s] + at));
-        block_close(args, elem, op, division, x, at, streamed);
+        UNROLLED
+        for (int i = 0; i < BLOCK_STEPS; i++)
+            x[i] = acc_open(elem, op, vec_load(elem, p + (size_t)i * step));
+        for (int s = 1; s < args->nsrc; s++) {
+            p = (const char *)args->srcs[s] + at;
+            UNROLLED
+            for (int i = 0; i < BLOCK_STEPS; i++)
+                x[i] = acc_combine(elem, op, x[i],
+                                   acc_open(elem, op, vec_load(elem, p + (size_t)i * step)));
+        }
+        UNROLLED
+        for (int i = 0; i < BLOCK_STEPS; i++)
+            v[i] = acc_close(elem, op, division, x[i]);
+        for (int d = 0; d < args->ndst; d++) {
+            char *to = (char *)args->dsts[d] + at;
+            if (d < 64 && (streamed >> d & 1)) {
+                UNROLLED
+                for (int i = 0; i < BLOCK_STEPS; i++)
+                    vec_stream(elem, to + (size_t)i * step, v[i]);
+            } else {
+                UNROLLED
+                for (int i = 0; i < BLOCK_STEPS; i++)
+                    vec_store(elem, to + (size_t)i * step, v[i]);
+            }
+        }
     }
     return at;
+}
+
+static SIM_ALWAYS_INLINE size_t min_size(size_t a, size_t b)
+{
+    return a < b ? a : b;
 }
 
 /* One step or less. */
@@ -124,31 +111,22 @@ static uint64_t choose_streamed(const struct sim_reduce_args *args, size_t elem_
 static SIM_ALWAYS_INLINE void reduce(const struct sim_reduce_args *args, enum sim_elem elem,
                                      thrum_redop_t op)
 {
-    size_t step = step_bytes(elem), bytes = args->count * elem_bytes(elem), at = 0;
+    size_t step = step_bytes(elem), bytes = args->count * elem_bytes(elem), at = 0, head = 0;
     struct sim_division division = {0};
-    uint64_t streamed = choose_streamed(args, elem_bytes(elem), step, bytes, &at);
+    uint64_t streamed = choose_streamed(args, elem_bytes(elem), step, bytes, &head);
 
     if (op == THRUM_AVG)
         division = sim_division_for(elem, args->divisor);
-    if (at)
-        reduce_part(args, elem, op, &division, 0, at);
-    switch (args->nsrc) {
-    case 2:
-        at = reduce_blocks(args, elem, op, 2, &division, at, bytes, streamed);
-        break;
-    case 3:
-        at = reduce_blocks(args, elem, op, 3, &division, at, bytes, streamed);
-        break;
-    case 4:
-        at = reduce_blocks(args, elem, op, 4, &division, at, bytes, streamed);
-        break;
-    default:
-        at = reduce_blocks(args, elem, op, args->nsrc, &division, at, bytes, streamed);
-    }
+    /* A head up to the alignment, blocks, and what is left in steps. */
     while (at < bytes) {
-        size_t part = bytes - at < step ? bytes - at : step;
-        reduce_part(args, elem, op, &division, at, part);
+        size_t part;
+        if (!head)
+            at = reduce_blocks(args, elem, op, &division, at, bytes, streamed);
+        part = min_size(head ? head : bytes - at, step);
+        if (part)
+            reduce_part(args, elem, op, &division, at, part);
         at += part;
+        head = 0;
     }
     if (streamed)
         stream_fence();

@@ -29,7 +29,7 @@ enum { ID_LISTEN, ID_STOP, ID_FIRST };
 struct endpoint_address {
     uint32_t magic, version;
     int32_t pid;
-    char boot_id[40]; /* of the host's kernel: names the host */
+    char boot_id[LOOPBACK_BOOT_ID_BYTES]; /* of the host's kernel: names the host */
     char name[48]; /* of the abstract socket */
 };
 _Static_assert(sizeof(struct endpoint_address) <= THRUM_FABRIC_ADDRESS_BYTES, "fits");
@@ -43,12 +43,12 @@ struct greeting {
     char text[LOOPBACK_TEXT_BYTES];
 };
 
-static void read_boot_id(char out[40])
+static void read_boot_id(char out[LOOPBACK_BOOT_ID_BYTES])
 {
     int fd = open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC);
-    ssize_t n = fd < 0 ? 0 : read(fd, out, 36);
+    ssize_t n = fd < 0 ? 0 : read(fd, out, LOOPBACK_BOOT_ID_BYTES);
 
-    memset(out + (n < 0 ? 0 : n), 0, 40 - (size_t)(n < 0 ? 0 : n));
+    memset(out + (n < 0 ? 0 : n), 0, LOOPBACK_BOOT_ID_BYTES - (size_t)(n < 0 ? 0 : n));
     if (fd >= 0)
         close(fd);
 }
@@ -326,6 +326,7 @@ thrum_status_t loopback_listen(struct loopback_endpoint *endpoint,
         .magic = LOOPBACK_MAGIC, .version = LOOPBACK_VERSION, .pid = getpid()};
     thrum_status_t status;
 
+    read_boot_id(endpoint->boot_id);
     endpoint->next_id = ID_FIRST;
     endpoint->listen_fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     endpoint->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
@@ -345,7 +346,7 @@ thrum_status_t loopback_listen(struct loopback_endpoint *endpoint,
         close_descriptors(endpoint);
         return status;
     }
-    read_boot_id(address.boot_id);
+    memcpy(address.boot_id, endpoint->boot_id, sizeof address.boot_id);
     memset(address_out, 0, sizeof *address_out);
     memcpy(address_out->bytes, &address, sizeof address);
     return THRUM_OK;
@@ -363,19 +364,17 @@ void loopback_stop_listening(struct loopback_endpoint *endpoint)
 
 /* ---- the connecting side ---------------------------------------------------------------------- */
 
-static thrum_status_t parse_address(const struct thrum_fabric_address *bytes,
+static thrum_status_t parse_address(const struct loopback_endpoint *endpoint,
+                                    const struct thrum_fabric_address *bytes,
                                     struct endpoint_address *out)
 {
-    char boot_id[40];
-
     memcpy(out, bytes->bytes, sizeof *out);
     if (out->magic != LOOPBACK_MAGIC)
         return thrum_fail(THRUM_ERR_INVALID_ARGUMENT, "address is not one of fabric loopback");
     if (out->version != LOOPBACK_VERSION)
         return thrum_fail(THRUM_ERR_PROTOCOL, "loopback: peer speaks version %u, we speak %d",
                           out->version, LOOPBACK_VERSION);
-    read_boot_id(boot_id);
-    if (memcmp(boot_id, out->boot_id, sizeof boot_id))
+    if (memcmp(endpoint->boot_id, out->boot_id, sizeof out->boot_id))
         return thrum_fail(THRUM_ERR_UNREACHABLE,
                           "fabric loopback cannot leave the host, and process %d is on another",
                           out->pid);
@@ -525,7 +524,7 @@ thrum_status_t loopback_connect(void *endpoint_handle, const struct thrum_fabric
     struct loopback_endpoint *endpoint = endpoint_handle;
     struct endpoint_address address;
     struct loopback_peer *peer;
-    thrum_status_t status = parse_address(bytes, &address);
+    thrum_status_t status = parse_address(endpoint, bytes, &address);
 
     if (status)
         return status;

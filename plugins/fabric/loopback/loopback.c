@@ -7,7 +7,7 @@
 #include <unistd.h>
 
 #include "base/config.h"
-#include "fabric/fabric.h"
+#include "base/builtin.h"
 
 void loopback_ring_write(char *ring, size_t size, uint64_t at, const void *from, size_t bytes)
 {

@@ -29,6 +29,7 @@
 #define LOOPBACK_GETS 64 /* outstanding per peer */
 #define LOOPBACK_TEXT_BYTES 192
 #define LOOPBACK_CONNECT_MS 5000
+#define LOOPBACK_BOOT_ID_BYTES 40
 
 /* The shared page before the rings. Byte counts only grow; the position in a ring is the count modulo its size. */
 struct loopback_mailbox {
@@ -113,6 +114,7 @@ struct loopback_endpoint {
     uint64_t next_id;
     /* Set once by open. */
     size_t ring_bytes;
+    char boot_id[LOOPBACK_BOOT_ID_BYTES];
     int listen_fd, epoll_fd, stop_fd;
     pthread_t service;
     /* The service thread's own: given up for a moment to refuse a caller when descriptors have run out. */

@@ -40,10 +40,12 @@ static uint64_t set_blocks(int n)
     return rem > 0 ? (uint64_t)n + 1 + 2 * halves : halves;
 }
 
+/* Room for a cache line of each block; with less, the ring is the better way. */
 bool algo_recursive_halving_fits(const struct plan_params *params)
 {
-    uint64_t sets = set_blocks(params->nranks) * SETS;
-    return params->scratch_bytes / sets >= algo_elem_bytes(params);
+    uint64_t elem = algo_elem_bytes(params), sets = set_blocks(params->nranks) * SETS;
+    uint64_t wanted = min_u64(algo_count_bytes(params), CACHE_LINE_BYTES);
+    return params->scratch_bytes / sets / elem * elem >= wanted;
 }
 
 static void halving_init(struct halving *h, const struct plan_params *params)

@@ -140,14 +140,56 @@ int world_threads(void)
     return entries("/proc/self/task");
 }
 
+#ifdef __SANITIZE_THREAD__
+#define SANITIZER_THREADS 1 /* the sanitizer starts one of its own with the first */
+#else
+#define SANITIZER_THREADS 0
+#endif
+
 bool world_settles(int files, int threads)
 {
     int64_t due = now_ns() + 5000000000;
 
-    while (world_open_files() > files || world_threads() > threads) {
+    while (world_open_files() > files || world_threads() > threads + SANITIZER_THREADS) {
         if (now_ns() > due)
             return false;
         nap();
     }
     return true;
+}
+
+int world_tcp_ports(pid_t pid, unsigned state, int *ports, int most)
+{
+    char path[400], target[100], line[400];
+    int n = 0;
+    struct dirent *entry;
+    DIR *dir;
+
+    snprintf(path, sizeof path, "/proc/%d/fd", (int)pid);
+    dir = opendir(path);
+    while (dir && n < most && (entry = readdir(dir))) {
+        unsigned long inode, found;
+        unsigned port, found_state;
+        ssize_t length;
+        FILE *table;
+
+        snprintf(path, sizeof path, "/proc/%d/fd/%s", (int)pid, entry->d_name);
+        length = readlink(path, target, sizeof target - 1);
+        if (length < 0)
+            continue;
+        target[length] = 0;
+        if (sscanf(target, "socket:[%lu]", &inode) != 1)
+            continue;
+        table = fopen("/proc/net/tcp", "r");
+        while (table && fgets(line, sizeof line, table))
+            if (sscanf(line, " %*d: %*x:%x %*x:%*x %x %*x:%*x %*x:%*x %*x %*d %*d %lu", &port,
+                       &found_state, &found) == 3 &&
+                found_state == state && found == inode)
+                ports[n++] = (int)port;
+        if (table)
+            fclose(table);
+    }
+    if (dir)
+        closedir(dir);
+    return n;
 }

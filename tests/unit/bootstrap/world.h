@@ -26,9 +26,7 @@ struct world_rank {
 struct world {
     int nranks;
     int id_pipe[2];
-    atomic_int id_wanted; /* readers, beyond rank 0 */
-    atomic_int counter, go;
-    int64_t mark_ns;
+    atomic_int counter, go, noted, stay_for; /* the test's own */
     pid_t pids[WORLD_MAX];
     struct thrum_unique_id id;
     struct world_rank ranks[WORLD_MAX];
@@ -49,6 +47,8 @@ struct thrum_unique_id world_id(struct world *world, int rank);
 void world_note(struct world *world, int rank, thrum_status_t status);
 /* Waits until *value >= least; ends the process after 60 s. */
 void world_await(atomic_int *value, int least);
+/* TCP ports of a process's sockets that are in `state` (1 established, 10 listening), from /proc. Returns how many. */
+int world_tcp_ports(pid_t pid, unsigned state, int *ports, int most);
 /* In a rank: ends it with a message if it is not so. */
 #define WORLD_CHECK(condition) \
     do { \

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <math.h>
+#include <sys/mman.h>
 
 #include <cmocka.h>
 
@@ -579,6 +580,45 @@ static void half_floats_round_to_nearest_even(void **state)
     }
 }
 
+/* `bytes` at the end of a page that is followed by one that nobody may touch. */
+static char *before_guard_page(char *pages, size_t bytes)
+{
+    return pages + 4096 - bytes;
+}
+
+static char *guarded_pages(void)
+{
+    char *pages = mmap(NULL, 8192, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+    assert_true(pages != MAP_FAILED);
+    assert_int_equal(mprotect(pages + 4096, 4096, PROT_NONE), 0);
+    return pages;
+}
+
+static void nothing_beyond_the_ends_is_touched(void **state)
+{
+    char *pages[3] = {guarded_pages(), guarded_pages(), guarded_pages()};
+
+    (void)state;
+    for (int dtype = 0; dtype < THRUM_DATATYPE_COUNT; dtype++) {
+        size_t size = thrum_datatype_size((thrum_datatype_t)dtype);
+        for (size_t count = 1; count <= 600 / size; count++) {
+            const void *srcs[] = {before_guard_page(pages[0], count * size),
+                                  before_guard_page(pages[1], count * size)};
+            void *dsts[] = {before_guard_page(pages[2], count * size)};
+            struct sim_reduce_args args = {
+                .srcs = srcs, .dsts = dsts, .nsrc = 2, .ndst = 1, .count = count};
+
+            for (const struct variant *v = variants; v->name; v++)
+                if (sim_reduce_runs_here(v->table))
+                    sim_reduce_lookup(v->table, (thrum_datatype_t)dtype, THRUM_SUM)(&args);
+            sim_reduce_lookup(&sim_reduce_scalar_table, (thrum_datatype_t)dtype, THRUM_SUM)(&args);
+        }
+    }
+    for (int i = 0; i < 3; i++)
+        munmap(pages[i], 8192);
+}
+
 static uint64_t divided(thrum_datatype_t dtype, const struct sim_kernel_table *table, uint64_t x,
                         uint64_t n)
 {
@@ -623,6 +663,7 @@ int main(void)
         cmocka_unit_test(half_floats_round_trip),
         cmocka_unit_test_setup_teardown(half_floats_round_to_nearest_even, make_buffers,
                                         free_buffers),
+        cmocka_unit_test(nothing_beyond_the_ends_is_touched),
         cmocka_unit_test(averages_of_integers_divide_exactly),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

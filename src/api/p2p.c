@@ -3,7 +3,7 @@
  * the j-th receive of every peer, so that each round is a plan with at most one message a pair and direction, and
  * rounds are the same on both ends. Called by api.
  */
-#include "exec/exec.h"
+#include "api/api.h"
 
 #include <stddef.h>
 #include <stdlib.h>
@@ -288,7 +288,7 @@ static thrum_status_t run_rounds(struct thrum_comm *comm, struct message *messag
     return THRUM_OK;
 }
 
-thrum_status_t exec_p2p(struct thrum_comm *comm, const struct p2p_call *calls, size_t n)
+thrum_status_t p2p_run(struct thrum_comm *comm, const struct p2p_call *calls, size_t n)
 {
     struct message *messages = calloc(n, sizeof *messages);
     int *next = calloc(2 * (size_t)comm->nranks, sizeof *next);

@@ -1,0 +1,232 @@
+/* The algorithm table: look-ups, refusals, coverage of every call, growth of plans and costs with the ranks. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "algo/algo.h"
+#include "base/base.h"
+
+static struct plan_params params_of(enum collective collective, int nranks, uint64_t count)
+{
+    return (struct plan_params){
+        .collective = collective,
+        .nranks = nranks,
+        .count = count,
+        .dtype = THRUM_FLOAT32,
+        .redop = THRUM_SUM,
+        .peer_access = true,
+        .lanes = 1,
+        .scratch_bytes = 65536,
+    };
+}
+
+static void test_find(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < thrum_algo_count; i++) {
+        const struct algo *algo = &thrum_algos[i];
+        assert_ptr_equal(algo_find(algo->collective, algo->name), algo);
+        assert_true(strlen(algo->help) > 0);
+    }
+    assert_null(algo_find(COLL_ALLREDUCE, "teleport"));
+    assert_null(algo_find(COLL_BARRIER, "ring"));
+}
+
+static void test_refusals_say_why(void **state)
+{
+    (void)state;
+    struct plan_params params = params_of(COLL_ALLREDUCE, 4, 15);
+    const struct algo *in_line = algo_find(COLL_ALLREDUCE, "inline");
+    const struct algo *direct = algo_find(COLL_ALLREDUCE, "direct");
+    const struct algo *ring = algo_find(COLL_ALLREDUCE, "ring");
+    assert_non_null(strstr(algo_refusal(in_line, &params), "56 bytes"));
+    params.count = 14;
+    assert_null(algo_refusal(in_line, &params));
+
+    assert_null(algo_refusal(direct, &params));
+    params.peer_access = false;
+    assert_non_null(strstr(algo_refusal(direct, &params), "access"));
+
+    assert_null(algo_refusal(ring, &params));
+    params.scratch_bytes = 65535;
+    assert_non_null(strstr(algo_refusal(ring, &params), "scratch"));
+    params.scratch_bytes = 65536;
+
+    params.collective = COLL_BROADCAST;
+    assert_non_null(strstr(algo_refusal(ring, &params), "another collective"));
+    params.collective = COLL_ALLREDUCE;
+    params.rank = 4;
+    assert_non_null(strstr(algo_refusal(ring, &params), "rank"));
+
+    params = params_of(COLL_REDUCE_SCATTER, 5000, 1000);
+    assert_non_null(
+        strstr(algo_refusal(algo_find(COLL_REDUCE_SCATTER, "recursive_halving"), &params),
+               "more scratch"));
+}
+
+/* Whatever the call, some algorithm takes it, also where only puts reach the peers. */
+static void test_every_call_has_an_algorithm(void **state)
+{
+    static const uint64_t counts[] = {0, 1, 7, 15, 100003};
+    (void)state;
+    for (int collective = 0; collective < COLL_COUNT; collective++)
+        for (int n = 1; n <= 130; n++)
+            for (size_t c = 0; c < sizeof(counts) / sizeof(counts[0]); c++)
+                for (int mask = 0; mask < 4; mask++) {
+                    struct plan_params params =
+                        params_of((enum collective)collective, n, counts[c]);
+                    int able = 0;
+                    params.in_place = mask & 1;
+                    params.peer_access = mask & 2;
+                    for (size_t i = 0; i < thrum_algo_count; i++)
+                        able += thrum_algos[i].collective == params.collective &&
+                                algo_refusal(&thrum_algos[i], &params) == NULL;
+                    assert_true(able > 0);
+                }
+}
+
+static void test_scratch_is_kept_to(void **state)
+{
+    static const int sizes[] = {2, 3, 17, 64, 127, 128, 200};
+    static const uint64_t counts[] = {1, 15, 16384, 40009};
+    (void)state;
+    for (size_t i = 0; i < thrum_algo_count; i++)
+        for (size_t s = 0; s < sizeof(sizes) / sizeof(sizes[0]); s++)
+            for (size_t c = 0; c < sizeof(counts) / sizeof(counts[0]); c++) {
+                struct plan_params params =
+                    params_of(thrum_algos[i].collective, sizes[s], counts[c]);
+                struct plan plan;
+                params.rank = sizes[s] - 1;
+                params.in_place = true;
+                params.dtype = THRUM_FLOAT64;
+                if (params.collective == COLL_SENDRECV || algo_refusal(&thrum_algos[i], &params))
+                    continue;
+                assert_int_equal(algo_build(&thrum_algos[i], &params, &plan), THRUM_OK);
+                assert_true(plan.scratch_bytes <= params.scratch_bytes);
+                assert_string_equal(plan.algorithm, thrum_algos[i].name);
+                plan_fini(&plan);
+            }
+}
+
+/* One rank: a copy, nothing in place; logical operations still make ones of what is not zero. */
+static void test_one_rank(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < thrum_algo_count; i++) {
+        const struct algo *algo = &thrum_algos[i];
+        struct plan_params params = params_of(algo->collective, 1, 10);
+        bool reduces =
+            algo->collective == COLL_ALLREDUCE || algo->collective == COLL_REDUCE_SCATTER;
+        struct plan plan;
+        if (algo->collective == COLL_SENDRECV)
+            continue;
+        assert_int_equal(algo_build(algo, &params, &plan), THRUM_OK);
+        assert_int_equal(plan.nops, algo->collective == COLL_BARRIER ? 0 : 1);
+        plan_fini(&plan);
+        params.in_place = true;
+        assert_int_equal(algo_build(algo, &params, &plan), THRUM_OK);
+        assert_int_equal(plan.nops, 0);
+        plan_fini(&plan);
+        params.redop = THRUM_LOR;
+        assert_int_equal(algo_build(algo, &params, &plan), THRUM_OK);
+        assert_int_equal(plan.nops, reduces ? 1 : 0);
+        plan_fini(&plan);
+    }
+}
+
+/* ---- at scale ---------------------------------------------------------------------------------------------------- */
+
+static thrum_status_t count_op(void *argument, const struct plan *plan, const struct plan_op *op,
+                               const struct plan_operand *operands)
+{
+    (void)plan, (void)op, (void)operands;
+    ++*(uint64_t *)argument;
+    return THRUM_OK;
+}
+
+static uint64_t count_ops(enum collective collective, const char *name, int nranks, int rank,
+                          uint64_t count)
+{
+    uint64_t nops = 0;
+    struct plan plan;
+    struct plan_params params = params_of(collective, nranks, count);
+    params.rank = rank;
+    params.scratch_bytes = 4 << 20;
+    plan_init(&plan, &params);
+    plan.sink = count_op;
+    plan.sink_argument = &nops;
+    algo_find(collective, name)->build(&plan);
+    assert_int_equal(plan.status, THRUM_OK);
+    assert_null(plan.ops); /* all went to the sink */
+    plan_fini(&plan);
+    return nops;
+}
+
+/* Trees and exchanges are O(log n) for each rank, rings O(n). */
+static void test_plans_of_many_ranks(void **state)
+{
+    static const int ranks[] = {0, 1, 7, 34464, 65535, 65536, 99999};
+    (void)state;
+    for (size_t i = 0; i < sizeof(ranks) / sizeof(ranks[0]); i++) {
+        int rank = ranks[i], n = 100000;
+        assert_in_range(count_ops(COLL_ALLREDUCE, "recursive_doubling", n, rank, 14), 3, 60);
+        assert_in_range(count_ops(COLL_ALLREDUCE, "recursive_doubling", n, rank, 1000), 4, 100);
+        assert_in_range(count_ops(COLL_BROADCAST, "binomial", n, rank, 100), 3, 100);
+        assert_in_range(count_ops(COLL_BROADCAST, "binomial", n, rank, 1), 3, 60);
+        assert_in_range(count_ops(COLL_ALLGATHER, "bruck", n, rank, 100), 17, 120);
+        assert_in_range(count_ops(COLL_BARRIER, "dissemination", n, rank, 0), 34, 34);
+        assert_in_range(count_ops(COLL_ALLGATHER, "ring", n, rank, 100), 2 * n, 3 * n);
+        assert_in_range(count_ops(COLL_ALLREDUCE, "inline", n, rank, 1), 2 * n, 3 * n);
+        assert_in_range(count_ops(COLL_ALLREDUCE, "direct", n, rank, 100000), 4 * n, 5 * n);
+    }
+}
+
+/* ---- costs ------------------------------------------------------------------------------------------------------- */
+
+static double cost_ns(enum collective collective, const char *name, int nranks, uint64_t count,
+                      bool peer_access)
+{
+    struct plan_params params = params_of(collective, nranks, count);
+    params.peer_access = peer_access;
+    struct algo_cost cost = algo_find(collective, name)->cost(&params);
+    assert_true(cost.steps >= 1 && cost.bytes_moved >= 0);
+    return cost.steps * 200 + cost.bytes_moved / 10; /* ns, bytes/ns */
+}
+
+/* The model puts algorithms into the order that the field knows. */
+static void test_costs_order_the_algorithms(void **state)
+{
+    uint64_t large = 16 << 20;
+    (void)state;
+    assert_true(cost_ns(COLL_ALLREDUCE, "inline", 4, 1, true) <
+                cost_ns(COLL_ALLREDUCE, "direct", 4, 1, true));
+    assert_true(cost_ns(COLL_ALLREDUCE, "direct", 4, large, true) <
+                cost_ns(COLL_ALLREDUCE, "ring", 4, large, true));
+    assert_true(cost_ns(COLL_ALLREDUCE, "recursive_doubling", 128, 1000, false) <
+                cost_ns(COLL_ALLREDUCE, "ring", 128, 1000, false));
+    assert_true(cost_ns(COLL_ALLREDUCE, "ring", 16, large, false) <
+                cost_ns(COLL_ALLREDUCE, "recursive_doubling", 16, large, false));
+    assert_true(cost_ns(COLL_BROADCAST, "binomial", 64, 1000, false) <
+                cost_ns(COLL_BROADCAST, "direct", 64, 100000, false));
+    assert_true(cost_ns(COLL_ALLGATHER, "bruck", 64, 1, false) <
+                cost_ns(COLL_ALLGATHER, "ring", 64, 1, false));
+    assert_true(cost_ns(COLL_REDUCE_SCATTER, "recursive_halving", 64, 10, false) <
+                cost_ns(COLL_REDUCE_SCATTER, "ring", 64, 10, false));
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_find),
+        cmocka_unit_test(test_refusals_say_why),
+        cmocka_unit_test(test_every_call_has_an_algorithm),
+        cmocka_unit_test(test_scratch_is_kept_to),
+        cmocka_unit_test(test_one_rank),
+        cmocka_unit_test(test_plans_of_many_ranks),
+        cmocka_unit_test(test_costs_order_the_algorithms),
+    };
+    return cmocka_run_group_tests_name("algo", tests, NULL, NULL);
+}

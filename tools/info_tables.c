@@ -1,0 +1,399 @@
+/* thrum-info: configuration, algorithms, fabrics, and why an algorithm is chosen. See info.h. */
+#include "info.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "algo/algo.h"
+#include "base/config.h"
+#include "fabric/fabric.h"
+#include "select/select.h"
+
+/* ---- configuration ---- */
+
+static const char *const type_names[] = {
+    [CONFIG_INT] = "integer",   [CONFIG_BOOL] = "boolean", [CONFIG_BYTES] = "bytes",
+    [CONFIG_CHOICE] = "choice", [CONFIG_STRING] = "text",
+};
+
+/* The effective value as text; a secret is not shown. */
+static const char *value_text(enum config_key key)
+{
+    if (key == CFG_SECRET && thrum_config_is_set(key))
+        return "(not shown)";
+    return thrum_config_string(key);
+}
+
+static void number_text(const struct config_row *row, int64_t value, char text[32])
+{
+    if (row->type == CONFIG_BYTES)
+        info_bytes((uint64_t)value, text);
+    else
+        snprintf(text, 32, "%lld", (long long)value);
+}
+
+static void print_allowed(const struct config_row *row)
+{
+    char low[32], high[32];
+
+    switch (row->type) {
+    case CONFIG_INT:
+    case CONFIG_BYTES:
+        number_text(row, row->min, low);
+        number_text(row, row->max, high);
+        printf("%s to %s%s%s", low, high, row->type == CONFIG_INT && *row->unit ? " " : "",
+               row->type == CONFIG_INT ? row->unit : "");
+        break;
+    case CONFIG_BOOL:
+        printf("0 or 1");
+        break;
+    case CONFIG_CHOICE:
+        for (const char *c = row->unit; *c; c++)
+            printf(*c == '|' ? ", " : "%c", *c);
+        break;
+    case CONFIG_STRING:
+        printf("text");
+        break;
+    }
+}
+
+static void print_config_row(enum config_key key)
+{
+    const struct config_row *row = &thrum_config_rows[key];
+    bool set = thrum_config_is_set(key);
+
+    printf("%s = %s%s\n", row->name, *value_text(key) ? value_text(key) : "\"\"",
+           set ? "   (set)" : "");
+    printf("    ");
+    print_allowed(row);
+    if (set)
+        printf("; default %s", *row->default_text ? row->default_text : "\"\"");
+    printf("\n");
+    info_wrap(row->help, 4, 98);
+    printf("\n");
+}
+
+static json_t *config_row_json(enum config_key key)
+{
+    const struct config_row *row = &thrum_config_rows[key];
+    json_t *json = json_pack("{s:s, s:s, s:s, s:s, s:b, s:s}", "name", row->name, "type",
+                             type_names[row->type], "value", value_text(key), "default",
+                             row->default_text, "set", thrum_config_is_set(key), "help", row->help);
+
+    if (row->type == CONFIG_INT || row->type == CONFIG_BYTES) {
+        json_object_set_new(json, "min", json_integer(row->min));
+        json_object_set_new(json, "max", json_integer(row->max));
+        json_object_set_new(json, "unit", json_string(row->unit));
+        json_object_set_new(json, "number", json_integer(thrum_config_int(key)));
+    } else if (row->type == CONFIG_CHOICE) {
+        json_t *choices = json_array();
+        for (const char *word = row->unit; *word;
+             word += strcspn(word, "|") + (word[strcspn(word, "|")] == '|'))
+            json_array_append_new(choices, json_stringn(word, strcspn(word, "|")));
+        json_object_set_new(json, "choices", choices);
+    }
+    return json;
+}
+
+int info_config(bool json)
+{
+    json_t *list;
+
+    if (!json) {
+        for (int key = 0; key < CFG_COUNT; key++)
+            print_config_row((enum config_key)key);
+        return 0;
+    }
+    list = json_array();
+    for (int key = 0; key < CFG_COUNT; key++)
+        json_array_append_new(list, config_row_json((enum config_key)key));
+    return info_print_json(list);
+}
+
+/* ---- algorithms ---- */
+
+static const struct {
+    unsigned bit;
+    const char *name;
+} algorithm_flags[] = {
+    {ALGO_NEEDS_PEER_ACCESS, "peer-access"},
+    {ALGO_INLINE_ONLY, "inline-only"},
+    {ALGO_COMMUTATIVE, "commutative"},
+    {ALGO_POWER_OF_TWO, "power-of-two"},
+};
+enum { ALGORITHM_FLAGS = sizeof algorithm_flags / sizeof *algorithm_flags };
+
+static void print_algorithm(const struct algo *algo)
+{
+    char flags[96] = "";
+
+    for (int i = 0; i < ALGORITHM_FLAGS; i++) {
+        size_t used = strlen(flags);
+        if (algo->flags & algorithm_flags[i].bit)
+            snprintf(flags + used, sizeof flags - used, "%s%s", used ? "," : "",
+                     algorithm_flags[i].name);
+    }
+    printf("%-15s %-19s %-14s %s\n", collective_name(algo->collective), algo->name,
+           *flags ? flags : "-", algo->help);
+}
+
+static json_t *algorithm_json(const struct algo *algo)
+{
+    json_t *flags = json_array();
+
+    for (int i = 0; i < ALGORITHM_FLAGS; i++) {
+        if (algo->flags & algorithm_flags[i].bit)
+            json_array_append_new(flags, json_string(algorithm_flags[i].name));
+    }
+    return json_pack("{s:s, s:s, s:o, s:s}", "collective", collective_name(algo->collective),
+                     "algorithm", algo->name, "flags", flags, "help", algo->help);
+}
+
+int info_algorithms(bool json)
+{
+    json_t *list;
+
+    if (!json) {
+        printf("%-15s %-19s %-14s %s\n", "COLLECTIVE", "ALGORITHM", "FLAGS", "HOW");
+        for (size_t i = 0; i < thrum_algo_count; i++)
+            print_algorithm(&thrum_algos[i]);
+        printf("\npeer-access: loads and stores peers' memory; inline-only: messages of up to %d "
+               "bytes;\n"
+               "commutative: folds contributions in another order than that of ranks.\n"
+               "THRUM_ALGO=collective:algorithm forces one; --why says what would be chosen.\n",
+               PLAN_INLINE_BYTES);
+        return 0;
+    }
+    list = json_array();
+    for (size_t i = 0; i < thrum_algo_count; i++)
+        json_array_append_new(list, algorithm_json(&thrum_algos[i]));
+    return info_print_json(list);
+}
+
+/* ---- fabrics ---- */
+
+static json_t *fabric_json(const struct thrum_fabric_info *info)
+{
+    return json_pack("{s:s, s:s, s:b, s:b, s:f, s:I}", "name", info->name, "detail", info->detail,
+                     "usable", info->usable != 0, "same_host_only", info->same_host_only != 0,
+                     "bandwidth_gbps", info->bandwidth_gbps, "max_inline_bytes",
+                     (json_int_t)info->max_inline_bytes);
+}
+
+static void print_fabric(const struct thrum_fabric_info *info)
+{
+    char inline_bytes[24];
+
+    printf("  %-20s %-10s %-12s inline %s", info->name, info->usable ? "usable" : "refused",
+           info->same_host_only ? "this host" : "any host",
+           info_bytes(info->max_inline_bytes, inline_bytes));
+    if (info->bandwidth_gbps > 0)
+        printf(", %.1f GB/s", info->bandwidth_gbps);
+    printf("\n    %s\n", info->detail);
+}
+
+/* One plugin; devices are appended to the list where it is not NULL. A plugin that fails is part of the answer. */
+static void show_plugin(const char *name, json_t *list)
+{
+    enum { MOST = 64 };
+    const struct thrum_fabric_ops *ops;
+    struct thrum_fabric_info *infos = calloc(MOST, sizeof *infos);
+    size_t n = 0;
+    thrum_status_t status = infos ? fabric_plugin_load(name, &ops) : THRUM_ERR_NO_MEMORY;
+    json_t *devices = json_array();
+
+    if (status == THRUM_OK)
+        status = ops->enumerate(infos, MOST, &n);
+    if (!list)
+        printf("%s%s\n", name,
+               !strcmp(name, thrum_config_string(CFG_FABRIC)) ? " (THRUM_FABRIC)" : "");
+    if (status && !list)
+        printf("  cannot be used: %s: %s\n", thrum_status_name(status), thrum_last_error());
+    for (size_t i = 0; status == THRUM_OK && i < n && i < MOST; i++) {
+        if (list)
+            json_array_append_new(devices, fabric_json(&infos[i]));
+        else
+            print_fabric(&infos[i]);
+    }
+    if (list)
+        json_array_append_new(list,
+                              json_pack("{s:s, s:s*, s:O}", "plugin", name, "error",
+                                        status ? thrum_last_error() : NULL, "devices", devices));
+    json_decref(devices);
+    free(infos);
+}
+
+int info_fabrics(bool json)
+{
+    const char *chosen = thrum_config_string(CFG_FABRIC);
+    json_t *list = json ? json_array() : NULL;
+    bool built_in = false;
+
+    for (const char *const *name = thrum_fabric_builtin_names; *name; name++) {
+        built_in = built_in || !strcmp(*name, chosen);
+        show_plugin(*name, list);
+    }
+    if (!built_in && *chosen)
+        show_plugin(chosen, list);
+    return json ? info_print_json(list) : 0;
+}
+
+/* ---- why ---- */
+
+static int bad_argument(const char *what, const char *value, const char *allowed)
+{
+    fprintf(stderr, "thrum-info: --why: %s \"%s\": must be %s\n", what, value, allowed);
+    return 2;
+}
+
+static bool parse_size(const char *text, uint64_t *bytes_out)
+{
+    static const char units[] = "KMGT";
+    char *end;
+    unsigned long long value;
+    const char *unit;
+
+    errno = 0;
+    value = strtoull(text, &end, 10);
+    if (end == text || *text == '-' || errno)
+        return false;
+    unit = isalpha((unsigned char)*end) ? strchr(units, toupper((unsigned char)*end)) : NULL;
+    if (unit) {
+        int shift = 10 * (int)(unit - units + 1);
+        if (value >> (63 - shift))
+            return false;
+        value <<= shift;
+        end++;
+    }
+    *bytes_out = value;
+    return *end == 0;
+}
+
+static int index_of(const char *name, const char *(*name_at)(int), int n)
+{
+    for (int i = 0; i < n; i++) {
+        if (!strcmp(name_at(i), name))
+            return i;
+    }
+    return -1;
+}
+
+static const char *dtype_at(int i)
+{
+    return thrum_datatype_name((thrum_datatype_t)i);
+}
+
+static const char *op_at(int i)
+{
+    return thrum_redop_name((thrum_redop_t)i);
+}
+
+/* Size is that of the larger buffer of a rank, as in thrum-perf. Exit code. */
+static int fill_params(const struct info_question *q, struct plan_params *params,
+                       uint64_t *bytes_out)
+{
+    int collective = collective_by_name(q->collective),
+        dtype = index_of(q->dtype, dtype_at, THRUM_DATATYPE_COUNT);
+    int op = index_of(q->op, op_at, THRUM_REDOP_COUNT);
+    uint64_t bytes, unit;
+    char *end;
+    long ranks = strtol(q->ranks, &end, 10);
+
+    if (collective < 0)
+        return bad_argument("collective", q->collective, "one that --algorithms shows");
+    if (!parse_size(q->size, &bytes))
+        return bad_argument("size", q->size, "a number of bytes, such as 8, 64K or 1M");
+    if (end == q->ranks || *end || ranks < 1 || ranks > 1 << 20)
+        return bad_argument("ranks", q->ranks, "a number from 1 to 1048576");
+    if (dtype < 0)
+        return bad_argument("dtype", q->dtype, "a type such as float32");
+    if (op < 0)
+        return bad_argument("op", q->op, "an operation such as sum");
+    unit = thrum_datatype_size((thrum_datatype_t)dtype);
+    if (collective == COLL_ALLGATHER || collective == COLL_REDUCE_SCATTER)
+        unit *= (uint64_t)ranks;
+    *params = (struct plan_params){
+        .collective = (enum collective)collective,
+        .nranks = (int)ranks,
+        .count = collective == COLL_BARRIER ? 0 : bytes / unit,
+        .dtype = (thrum_datatype_t)dtype,
+        .redop = (thrum_redop_t)op,
+        .in_place = q->in_place,
+        .peer_access = thrum_config_int(CFG_PEER_ACCESS) == 0,
+        .lanes = (int)thrum_config_int(CFG_LANES),
+        .scratch_bytes = (uint64_t)thrum_config_int(CFG_SCRATCH_BYTES),
+    };
+    *bytes_out = params->count * unit;
+    return 0;
+}
+
+static void print_question(const struct plan_params *p, uint64_t bytes)
+{
+    char size[24];
+
+    printf("%s, %d rank%s", collective_name(p->collective), p->nranks, p->nranks == 1 ? "" : "s");
+    if (p->collective != COLL_BARRIER)
+        printf(", %s (count %llu of %s)", info_bytes(bytes, size), (unsigned long long)p->count,
+               thrum_datatype_name(p->dtype));
+    if (p->collective == COLL_ALLREDUCE || p->collective == COLL_REDUCE_SCATTER)
+        printf(", %s", thrum_redop_name(p->redop));
+    printf(", %s, %s, %d lane%s\n\n", p->in_place ? "in place" : "out of place",
+           p->peer_access ? "with peer access" : "without peer access", p->lanes,
+           p->lanes == 1 ? "" : "s");
+}
+
+static void print_candidate(const struct select_candidate *c)
+{
+    char predicted[24] = "-";
+
+    if (!c->refusal)
+        snprintf(predicted, sizeof predicted, "%.1f us", c->predicted_us);
+    printf("%s %-20s %14s   %s\n", c->chosen ? "->" : "  ", c->algo->name, predicted, c->reason);
+}
+
+static json_t *candidate_json(const struct select_candidate *c)
+{
+    json_t *json = json_pack("{s:s, s:b, s:b, s:s}", "algorithm", c->algo->name, "chosen",
+                             c->chosen, "can_serve", c->refusal == NULL, "reason", c->reason);
+
+    if (!c->refusal)
+        json_object_set_new(json, "predicted_us", json_real(c->predicted_us));
+    return json;
+}
+
+int info_why(const struct info_question *question, bool json)
+{
+    enum { MOST = 32 };
+    struct select_candidate candidates[MOST];
+    struct plan_params params;
+    uint64_t bytes;
+    size_t n;
+    json_t *list;
+    thrum_status_t status;
+    int exit_code = fill_params(question, &params, &bytes);
+
+    if (exit_code)
+        return exit_code;
+    status = select_explain(&params, candidates, MOST, &n);
+    if (status)
+        return info_fail("--why", status);
+    n = n < MOST ? n : MOST;
+    if (!json) {
+        print_question(&params, bytes);
+        printf("   %-20s %14s   %s\n", "ALGORITHM", "PREDICTED", "REASON");
+        for (size_t i = 0; i < n; i++)
+            print_candidate(&candidates[i]);
+        return 0;
+    }
+    list = json_array();
+    for (size_t i = 0; i < n; i++)
+        json_array_append_new(list, candidate_json(&candidates[i]));
+    return info_print_json(json_pack(
+        "{s:s, s:i, s:I, s:I, s:s, s:s, s:b, s:b, s:o}", "collective",
+        collective_name(params.collective), "ranks", params.nranks, "size_bytes", (json_int_t)bytes,
+        "count", (json_int_t)params.count, "dtype", thrum_datatype_name(params.dtype), "op",
+        thrum_redop_name(params.redop), "in_place", params.in_place, "peer_access",
+        params.peer_access, "candidates", list));
+}
