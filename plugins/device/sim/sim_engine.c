@@ -101,10 +101,16 @@ static bool has_moved(void *argument)
 static void do_chores(struct engine *engine)
 {
     struct sim_device *device = engine->device;
-    uint32_t reset = atomic_exchange_explicit(&device->reset_wanted, 0, memory_order_acq_rel);
+    uint32_t reset = atomic_load_explicit(&device->reset_wanted, memory_order_acquire);
 
-    if (reset && sim_reset(device, (enum thrum_reset_kind)(reset - 1)))
-        thrum_log(LOG_ERROR, "sim%d: scripted reset failed: %s", device->index, thrum_last_error());
+    if (reset) {
+        if (sim_reset(device, (enum thrum_reset_kind)(reset - 1)))
+            thrum_log(LOG_ERROR, "sim%d: scripted reset failed: %s", device->index,
+                      thrum_last_error());
+        /* only now: while it is set no queue begins a command, and the old ones are stopped by now */
+        atomic_compare_exchange_strong_explicit(&device->reset_wanted, &reset, 0,
+                                                memory_order_acq_rel, memory_order_relaxed);
+    }
     sim_serve_peers(device);
 }
 
