@@ -77,35 +77,45 @@ static size_t flag_commands(const struct endpoint *e, enum flag_kind kind, uint6
     return 2;
 }
 
-/* One-way time over `rounds` exchanges: all of them queued at once, or each submitted and waited for by the host. */
-static double flag_batch(struct endpoint *e, enum flag_kind kind, uint64_t first, int rounds,
-                         bool by_host)
+/* `rounds` exchanges: all of them queued at once, or each submitted and waited for by the host. */
+static void exchange_flags(struct endpoint *e, enum flag_kind kind, uint64_t first, int rounds,
+                           bool by_host)
 {
     enum { CHUNK = 32 };
     struct thrum_command commands[2 * CHUNK];
     struct thrum_operand operands[2 * CHUNK];
-    double start;
 
-    link_sync(&e->link);
-    start = perf_now_us();
     for (int done = 0; done < rounds;) {
         int chunk = by_host ? 1 : rounds - done < CHUNK ? rounds - done : CHUNK;
         size_t n = 0;
 
         for (int i = 0; i < chunk; i++)
-            n += flag_commands(e, kind, first + (uint64_t)(done + i), &commands[2 * i],
-                               &operands[2 * i]);
+            n += flag_commands(e, kind, first + (uint64_t)(done + i), &commands[n], &operands[n]);
         perf_check(thrum_queue_submit(e->queue, commands, n, NULL), "submit flags");
         if (by_host)
             synchronize(e, "flags");
         done += chunk;
     }
     synchronize(e, "flags");
-    return (perf_now_us() - start) / rounds / 2;
 }
 
 /* The value that the flag of this kind had last; both sides count alike. */
 static uint64_t flag_values[2];
+
+/* One-way time. A few exchanges before make sure that both sides are awake. */
+static double flag_batch(struct endpoint *e, enum flag_kind kind, int rounds, bool by_host)
+{
+    enum { BEFORE = 4 };
+    double start;
+
+    link_sync(&e->link);
+    exchange_flags(e, kind, flag_values[kind] + 1, BEFORE, by_host);
+    flag_values[kind] += BEFORE;
+    start = perf_now_us();
+    exchange_flags(e, kind, flag_values[kind] + 1, rounds, by_host);
+    flag_values[kind] += (uint64_t)rounds;
+    return (perf_now_us() - start) / rounds / 2;
+}
 
 static struct perf_stats flag_latency(struct endpoint *e, enum flag_kind kind, bool by_host)
 {
@@ -114,20 +124,17 @@ static struct perf_stats flag_latency(struct endpoint *e, enum flag_kind kind, b
     int rounds = 16;
 
     /* side 0's estimate decides how many exchanges a batch has */
-    once = flag_batch(e, kind, flag_values[kind] + 1, rounds, by_host);
-    flag_values[kind] += (uint64_t)rounds;
+    once = flag_batch(e, kind, rounds, by_host);
     if (e->link.side)
         link_exchange(&e->link, &rounds, &rounds, sizeof rounds);
     else {
         int unused;
         double wanted = e->options->budget_us / BATCHES / (2 * once);
-        rounds = wanted < 8 ? 8 : wanted > 1000 ? 1000 : (int)wanted;
+        rounds = wanted < 20 ? 20 : wanted > 1000 ? 1000 : (int)wanted;
         link_exchange(&e->link, &rounds, &unused, sizeof rounds);
     }
-    for (int b = 0; b < BATCHES; b++) {
-        samples[b] = flag_batch(e, kind, flag_values[kind] + 1, rounds, by_host);
-        flag_values[kind] += (uint64_t)rounds;
-    }
+    for (int b = 0; b < BATCHES; b++)
+        samples[b] = flag_batch(e, kind, rounds, by_host);
     return perf_statistics(samples, BATCHES);
 }
 
@@ -140,10 +147,10 @@ static void print_latency(const struct endpoint *e, const char *key, const char 
         printf("{\"test\": \"latency\", \"what\": \"%s\", \"latency_ns_min\": %.1f, "
                "\"latency_ns_median\": %.1f, "
                "\"latency_ns_p99\": %.1f, \"limit_ns\": %.1f}\n",
-               key, us->min * 1e3, us->median * 1e3, us->p99 * 1e3, limit->median * 1e3);
+               key, us->min * 1e3, us->median * 1e3, us->p99 * 1e3, limit->min * 1e3);
     else
         printf("  %-50s %10.1f %10.1f %10.1f %9.1fx\n", text, us->min * 1e3, us->median * 1e3,
-               us->p99 * 1e3, us->median / limit->median);
+               us->p99 * 1e3, us->min / limit->min);
     fflush(stdout);
 }
 
@@ -163,7 +170,7 @@ static void measure_flags(struct endpoint *e)
         printf("# one way, from one device to the other, half of a round trip\n#\n# %-50s %10s "
                "%10s %10s %10s\n"
                "# %-50s %10s %10s %10s %10s\n",
-               "flag", "min", "median", "p99", "of limit", "", "(ns)", "(ns)", "(ns)", "");
+               "flag", "min", "median", "p99", "min/limit", "", "(ns)", "(ns)", "(ns)", "");
     raw = link_raw_flag(&e->link, e->options->budget_us);
     print_latency(e, "raw_flag", "limit: a flag in a shared page, no library", &raw, &raw);
     for (int kind = 0; kind < kinds; kind++) {

@@ -60,11 +60,16 @@ static void wait_for(const struct link_side *link, struct link_flag *flag, uint6
     }
 }
 
+enum { BEFORE = 4 };
+
+/* One-way time of `rounds` exchanges, after a few that make sure that both sides are awake. */
 static double ping_pong(const struct link_side *link, uint64_t first, int rounds)
 {
     double start = perf_now_us();
 
-    for (uint64_t v = first; v < first + (uint64_t)rounds; v++) {
+    for (uint64_t v = first; v < first + (uint64_t)(BEFORE + rounds); v++) {
+        if (v == first + BEFORE)
+            start = perf_now_us();
         if (link->side)
             wait_for(link, &link->flags[1], v);
         atomic_store_explicit(&link->flags[!link->side].value, v, memory_order_release);
@@ -83,12 +88,12 @@ struct perf_stats link_raw_flag(const struct link_side *link, double budget_us)
 
     link_sync(link);
     ping_pong(link, value, rounds);
-    value += (uint64_t)rounds;
+    value += (uint64_t)(BEFORE + rounds);
     end = perf_now_us() + budget_us;
     do {
         link_sync(link);
         samples[n++] = ping_pong(link, value, rounds);
-        value += (uint64_t)rounds;
+        value += (uint64_t)(BEFORE + rounds);
         if (!link->side)
             more = n < BATCHES && (n < 5 || perf_now_us() < end);
         if (link->side)

@@ -326,30 +326,46 @@ static double estimate(struct perf_context *x, const struct perf_case *what,
     return us < 0.01 ? 0.01 : us;
 }
 
+/*
+ * Whether the batches so far have taken much more time than they should: the estimate was made on a calmer machine.
+ * Asked by all ranks together, and not after every batch.
+ */
+static bool late(struct perf_context *x, int batches_done, double start_us, double allowed_us)
+{
+    double elapsed = perf_now_us() - start_us;
+
+    if (x->batches || batches_done % 5)
+        return false;
+    max_over_ranks(x, &elapsed, 1);
+    return elapsed > allowed_us;
+}
+
 /* Batches of the library and of MPI take turns, so that both meet the same machine. */
 static void measure(struct perf_context *x, const struct perf_case *what, bool mpi,
                     struct perf_result *result)
 {
     struct perf_call ours = make_call(x, what, false), theirs = make_call(x, what, mpi);
-    double samples[2 * PERF_MAX_BATCHES], *mpi_samples;
+    double samples[2][PERF_MAX_BATCHES] = {{0}}, start;
     double us = estimate(x, what, &ours, false),
            mpi_us = mpi ? estimate(x, what, &theirs, true) : us;
     double slower = us > mpi_us ? us : mpi_us;
     int batches = x->batches ? x->batches : clamp(x->budget_us / slower, 5, PERF_MAX_BATCHES);
     int times = x->iterations ? x->iterations : clamp(x->budget_us / batches / us, 1, 1000);
     int mpi_times = x->iterations ? x->iterations : clamp(x->budget_us / batches / mpi_us, 1, 1000);
+    int done = 0;
 
-    mpi_samples = samples + batches;
-    for (int b = 0; b < batches; b++) {
-        samples[b] = time_batch(x, what, &ours, false, times);
+    start = perf_now_us();
+    do {
+        samples[0][done] = time_batch(x, what, &ours, false, times);
         if (mpi)
-            mpi_samples[b] = time_batch(x, what, &theirs, true, mpi_times);
-    }
-    max_over_ranks(x, samples, mpi ? 2 * batches : batches);
-    result->time_us = perf_statistics(samples, batches);
-    result->iterations = times * batches;
+            samples[1][done] = time_batch(x, what, &theirs, true, mpi_times);
+        done++;
+    } while (done < batches && !late(x, done, start, 3 * x->budget_us * (mpi ? 2 : 1)));
+    max_over_ranks(x, samples[0], 2 * PERF_MAX_BATCHES);
+    result->time_us = perf_statistics(samples[0], done);
+    result->iterations = times * done;
     if (mpi) {
-        result->mpi_us = perf_statistics(mpi_samples, batches).median;
+        result->mpi_us = perf_statistics(samples[1], done).median;
         result->ratio = result->mpi_us / result->time_us.median;
     }
 }
