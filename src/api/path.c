@@ -106,8 +106,8 @@ static thrum_status_t place(const struct coll_args *args, bool in_place, struct 
     bool send_inside_recv = nrecv >= nsend; /* in place: which of the two is the whole */
     thrum_status_t status = THRUM_OK;
 
-    p->buffers =
-        (struct exec_buffers){(uint64_t)(uintptr_t)args->send, (uint64_t)(uintptr_t)args->recv};
+    p->buffers = (struct exec_buffers){nsend ? (uint64_t)(uintptr_t)args->send : 0,
+                                       nrecv ? (uint64_t)(uintptr_t)args->recv : 0};
     p->staged = false;
     if (nsend)
         status = exec_classify(comm, "send", args->send, nsend, &send_kind);

@@ -35,6 +35,8 @@ static thrum_status_t derive(const char *root, uint64_t instance, struct thrum_u
     status = bootstrap_id_from(root, bytes, a + b + 8, id_out);
     sodium_memzero(bytes, a + b + 8);
     free(bytes);
+    if (status == THRUM_ERR_INVALID_CONFIG && !strcmp(root, thrum_config_string(CFG_ROOT)))
+        return thrum_fail(status, "THRUM_ROOT: %s", thrum_last_error());
     return status;
 }
 

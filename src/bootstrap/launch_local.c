@@ -35,7 +35,7 @@ static socklen_t socket_name(const char *key, uint64_t instance, struct sockaddr
     crypto_generichash(hash, sizeof hash, (const uint8_t *)text, strlen(text), NULL, 0);
     sodium_bin2hex(hex, sizeof hex, hash, sizeof hash);
     *out = (struct sockaddr_un){.sun_family = AF_UNIX};
-    length = snprintf(out->sun_path + 1, sizeof out->sun_path - 1, "thrum-%s", hex);
+    length = snprintf(out->sun_path + 1, sizeof out->sun_path - 1, "thrum-id-%s", hex);
     return (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + (size_t)length);
 }
 

@@ -318,9 +318,13 @@ thrum_status_t comm_reach(struct thrum_comm *comm, int rank)
         status = comm->ops->peer_window_open(comm->device->impl, &peer->device, &peer->window_base);
     else
         status = comm->fabric->connect(comm->endpoint, &peer->fabric, &peer->fabric_peer);
-    if (status)
-        return thrum_fail(status, "%s: rank %d cannot reach rank %d: %s", comm->name, comm->rank,
-                          rank, thrum_last_error());
+    if (status) {
+        status = thrum_fail(status, "%s: rank %d cannot reach rank %d: %s", comm->name, comm->rank,
+                            rank, thrum_last_error());
+        /* The others are in the same call, or will be: they wait for this rank. */
+        comm_fail(comm, status, rank, true, thrum_last_error());
+        return comm_failure(comm) ? comm_failure(comm) : status;
+    }
     peer->reachable = true;
     return THRUM_OK;
 }
@@ -350,10 +354,12 @@ static thrum_status_t effective_config(const struct thrum_comm_config *config,
     memset(out, 0, sizeof *out);
     if (config)
         memcpy(out, config, min_u64(config->size, sizeof *out));
-    if (out->deadline_ms < 0 || out->init_deadline_ms < 0)
-        return thrum_fail(
-            THRUM_ERR_INVALID_ARGUMENT, "config: a deadline of %lld ms",
-            (long long)min_u64((uint64_t)out->deadline_ms, (uint64_t)out->init_deadline_ms));
+    if (out->deadline_ms < 0)
+        return thrum_fail(THRUM_ERR_INVALID_ARGUMENT, "config.deadline_ms=%lld is negative",
+                          (long long)out->deadline_ms);
+    if (out->init_deadline_ms < 0)
+        return thrum_fail(THRUM_ERR_INVALID_ARGUMENT, "config.init_deadline_ms=%lld is negative",
+                          (long long)out->init_deadline_ms);
     if (out->scratch_bytes && (out->scratch_bytes < (uint64_t)scratch_row->min ||
                                out->scratch_bytes > (uint64_t)scratch_row->max))
         return thrum_fail(THRUM_ERR_INVALID_ARGUMENT,

@@ -93,6 +93,7 @@ struct comm_operation {
     struct thrum_queue *lane_queue[PLAN_MAX_LANES]; /* NULL: lane not used */
     uint64_t lane_ticket[PLAN_MAX_LANES];
     void *host_memory; /* freed when it ends; NULL: none */
+    uint32_t told; /* bit per lane: its queue has the failure; under retire_lock */
     struct call_record call; /* sequence 0 for point-to-point */
 };
 

@@ -42,9 +42,20 @@ void comm_retire(struct thrum_comm *comm)
     pthread_mutex_unlock(&comm->retire_lock);
 }
 
-void comm_cancel_all(struct thrum_comm *comm)
+/* Ends a lane of an operation; its queue hears of the failure once, so that it can be used again after that. */
+static void cancel_lane(struct thrum_comm *comm, struct comm_operation *operation, int lane,
+                        struct thrum_queue *queue, uint64_t ticket)
 {
     thrum_status_t status = (thrum_status_t)atomic_load(&comm->status);
+
+    if (!(operation->told & 1u << lane))
+        queue_fail(queue, status, comm->message);
+    operation->told |= 1u << lane;
+    comm->ops->cancel(queue->impl, ticket, ticket, status);
+}
+
+void comm_cancel_all(struct thrum_comm *comm)
+{
     uint64_t issued = atomic_load_explicit(&comm->issued, memory_order_acquire);
 
     pthread_mutex_lock(&comm->retire_lock);
@@ -53,16 +64,11 @@ void comm_cancel_all(struct thrum_comm *comm)
 
         if (number <= comm_done(comm))
             continue;
-        queue_fail(operation->queue, status, comm->message);
-        comm->ops->cancel(operation->queue->impl, operation->ticket, operation->ticket, status);
-        for (int lane = 1; lane < PLAN_MAX_LANES; lane++) {
-            struct thrum_queue *queue = operation->lane_queue[lane];
-            if (!queue)
-                continue;
-            queue_fail(queue, status, comm->message);
-            comm->ops->cancel(queue->impl, operation->lane_ticket[lane],
-                              operation->lane_ticket[lane], status);
-        }
+        cancel_lane(comm, operation, 0, operation->queue, operation->ticket);
+        for (int lane = 1; lane < PLAN_MAX_LANES; lane++)
+            if (operation->lane_queue[lane])
+                cancel_lane(comm, operation, lane, operation->lane_queue[lane],
+                            operation->lane_ticket[lane]);
     }
     pthread_mutex_unlock(&comm->retire_lock);
 }

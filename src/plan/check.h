@@ -1,6 +1,7 @@
 /*
- * check: what the files of the checker share. plan_check.c runs the plans, check_rules.c looks at each plan by
- * itself, check_memory.c finds races and moves contents, check_content.c says what bytes are made of, check_report.c
+ * check: what the files of the checker share. plan_check.c runs the plans, check_rules.c looks at them
+ * before, check_order.c keeps the clocks, check_data.c does the ops that move data, check_memory.c (on check_segments.c)
+ * finds races, check_content.c says what bytes are made of, check_result.c whether that is right, and check_report.c
  * writes the counterexample. Nobody else includes this. docs/plan.md explains the method.
  *
  * Everything belongs to one call of plan_check, on one thread. Functions that return bool have reported the error,
@@ -240,6 +241,18 @@ static inline uint32_t *check_start(const struct check *check, uint32_t round, i
 {
     return &check->start_epoch[(size_t)round * (size_t)check->n + (size_t)rank];
 }
+static inline struct semaphore *check_semaphore(const struct check *check, int to, int from,
+                                                int lane)
+{
+    size_t slot =
+        ((size_t)to * (size_t)check->n + (size_t)from) * (size_t)check->lanes + (size_t)lane;
+
+    return &check->semaphores.at[check->semaphore_of[slot] - 1];
+}
+static inline struct line *check_line(const struct check *check, int to, int from)
+{
+    return &check->lines.at[check->line_of[(size_t)to * (size_t)check->n + (size_t)from] - 1];
+}
 static inline const struct plan_params *check_params(const struct check *check)
 {
     return &check->plans[0].params;
@@ -254,6 +267,32 @@ bool check_rules(struct check *check);
 /* Where an operand of `rank`'s plan lies; false if it leaves its buffer. Reports nothing. */
 bool check_locate(const struct check *check, int rank, const struct plan_operand *operand,
                   uint64_t bytes, struct place *place_out);
+
+/* check_order.c; check->round is that of the lane. */
+void order_join(const struct check *check, uint32_t *into, const uint32_t *from);
+/* A blocked lane may run again. */
+bool order_wake(struct check *check, uint32_t thread);
+/* `puts`: those that the raise tells about. */
+bool order_raise(struct check *check, uint32_t thread, struct semaphore *s, uint64_t value,
+                 uint32_t puts);
+/* False: not raised so far. */
+bool order_wait(struct check *check, uint32_t thread, struct semaphore *s, uint64_t value);
+bool order_send_line(struct check *check, uint32_t thread, struct line *line);
+/* False: it is not there yet. */
+bool order_wait_line(struct check *check, uint32_t thread, struct line *line);
+
+/* check_data.c */
+/* An op that a lane is about to do. */
+struct step {
+    uint32_t thread;
+    int rank;
+    size_t index;
+    const struct plan_op *op;
+    const struct plan_operand *operands;
+    struct access access;
+};
+
+bool data_move(struct check *check, struct step *step);
 
 /* check_segments.c. What returns bool returns false only when memory is out. */
 bool store_init(struct store *store, uint64_t bytes);

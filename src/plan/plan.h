@@ -21,7 +21,12 @@
  *  2. whoever sends a line to r ends its plan only after r has started it (so two slots are enough).
  *
  * A PUT reads its source until the peer's receipt is known: the source may be overwritten only by what is ordered after
- * the WAIT of the peer (or after the end of the plan, where exec flushes).
+ * the WAIT of the peer (or after the end of the plan, where exec flushes). PUT|INLINE reads it when the op runs.
+ * Raises of one semaphore take effect in the order of their lane, PUT or SIGNAL, and a PUT's data before its raise; a
+ * PUT without a raise is told of by the next PUT of its lane to the same peer that has one.
+ *
+ * SEND is the caller's input: never a destination. Several lanes may each WAIT for the same line. docs/plan.md tells
+ * the rules in full, with examples.
  */
 #ifndef PLAN_PLAN_H
 #define PLAN_PLAN_H
@@ -140,7 +145,10 @@ struct plan {
 void plan_init(struct plan *plan, const struct plan_params *params);
 void plan_fini(struct plan *plan); /* takes a zeroed one too */
 
-/* Appending. They keep the first error in plan->status, so that builders need no checks between ops. */
+/*
+ * Appending. They keep the first error in plan->status, so that builders need no checks between ops. COPY and REDUCE
+ * of 0 bytes append nothing, a PUT of 0 bytes is a SIGNAL of its value (nothing if that is 0 too).
+ */
 void plan_copy(struct plan *plan, int lane, struct plan_operand dst, struct plan_operand src,
                uint64_t bytes);
 void plan_copy_multi(struct plan *plan, int lane, const struct plan_operand *dsts, int ndst,
@@ -184,9 +192,9 @@ uint64_t plan_send_bytes(const struct plan_params *params, int rank);
 uint64_t plan_recv_bytes(const struct plan_params *params, int rank);
 
 /*
- * Checks the plans of all ranks, plans[r] for rank r, all of one collective: see the top of this file, and DESIGN:
- * no deadlock, no data race, right contributions in every output element, safe with the same plans again `rounds` times in a row. Returns OK, or ERR_PLAN with a counterexample written to
- * `report` (may be NULL), or NO_MEMORY.
+ * Checks the plans of all ranks, plans[r] for rank r, all of one call: the rules at the top of this file, no deadlock,
+ * no data race, the right contributions in every output element, and all of it with the same plans `rounds` times in a
+ * row. Returns OK, or ERR_PLAN with a counterexample written to `report` (may be NULL), or NO_MEMORY.
  */
 thrum_status_t plan_check(const struct plan *plans, int nranks, int rounds, FILE *report);
 /*

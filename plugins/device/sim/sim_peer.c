@@ -337,6 +337,12 @@ static thrum_status_t slot_open(const struct address_content *owner, unsigned *s
     sim_slots_lock();
     found = sim_slot_find(owner->key, owner->memory_generation);
     if (found >= 0) {
+        if (atomic_load_explicit(&sim_slots[found].shared->memory_generation,
+                                 memory_order_acquire) != owner->memory_generation) {
+            status = thrum_fail(THRUM_ERR_RESET, "sim%u: it was reset since the address was made",
+                                owner->index);
+            goto out;
+        }
         sim_slot_get((unsigned)found);
         *slot_out = (unsigned)found;
         goto out;

@@ -13,7 +13,7 @@
 
 #define SPINS_PER_LOOK 64 /* between two looks at the clock */
 #define SPIN_OVERSUBSCRIBED_NS 1000
-#define SPIN_NS 200000
+#define SPIN_NS 50000 /* twice what a sleep and a wake cost */
 #define YIELD_NS 1000000
 #define SLEEP_NS 10000000
 #define SLEEP_UNWOKEN_NS 200000 /* on a callback or a port: nobody will wake us */

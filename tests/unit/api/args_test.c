@@ -240,7 +240,8 @@ static void a_registered_range_ends(void **state)
     ok(thrum_mem_register_host(devices[0], host, 4096));
     refused(thrum_allreduce(sends[0], host, 5000, THRUM_INT8, THRUM_SUM, comms[0], queues[0]),
             THRUM_ERR_INVALID_POINTER, "recv", "5000");
-    refused(thrum_mem_register_host(devices[0], host + 100, 8), THRUM_ERR_INVALID_ARGUMENT, "", "");
+    refused(thrum_mem_register_host(devices[0], host + 100, 8), THRUM_ERR_INVALID_POINTER,
+            "overlaps", "");
     ok(thrum_mem_unregister_host(devices[0], host));
     refused(thrum_mem_unregister_host(devices[0], host), THRUM_ERR_INVALID_POINTER, "", "");
     free(host);

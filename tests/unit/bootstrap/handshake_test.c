@@ -345,6 +345,56 @@ static void frames_are_bounded(void **state)
     free_pair(&pair);
 }
 
+/* ---- the door ---- */
+
+static void knock(const struct boot_address *address, int *fd_out)
+{
+    *fd_out = socket(AF_INET, SOCK_STREAM, 0);
+    assert_int_equal(connect(*fd_out, &address->sa, boot_address_length(address)), 0);
+}
+
+static bool is_closed(int fd)
+{
+    char byte;
+
+    return recv(fd, &byte, 1, MSG_DONTWAIT) == 0;
+}
+
+static void strangers_have_little_time_and_room(void **state)
+{
+    struct boot_address address;
+    struct boot_door door;
+    int listener, fds[4];
+    int64_t now = now_ns();
+    bool named;
+
+    (void)state;
+    assert_int_equal(boot_address_resolve("127.0.0.1:1", &address, &named), THRUM_OK);
+    boot_address_set_port(&address, 0);
+    assert_int_equal(boot_listen(&address, false, &listener), THRUM_OK);
+    boot_door_open(&door, listener, 2, 1000);
+    knock(&address, &fds[0]);
+    assert_null(boot_door_next(&door, secret, now));
+    assert_int_equal(door.nstrangers, 1);
+    knock(&address, &fds[1]);
+    knock(&address, &fds[2]);
+    assert_null(boot_door_next(&door, secret, now)); /* full: the third waits outside */
+    assert_int_equal(door.nstrangers, 2);
+    assert_false(is_closed(fds[0]));
+    now = now_ns() + 1100 * MS_NS;
+    assert_null(boot_door_next(&door, secret, now)); /* the first makes place */
+    assert_int_equal(door.nstrangers, 2);
+    assert_true(is_closed(fds[0]));
+    now = now_ns() + BOOT_SHAKE_TIMEOUT_NS + MS_NS;
+    assert_true(boot_door_due(&door) < now);
+    assert_null(boot_door_next(&door, secret, now));
+    assert_int_equal(door.nstrangers, 0);
+    assert_true(is_closed(fds[1]) && is_closed(fds[2]));
+    boot_door_close(&door);
+    for (int i = 0; i < 3; i++)
+        close(fds[i]);
+}
+
 /* ---- ids, tree, text ---- */
 
 static void ids_are_checked(void **state)
@@ -436,6 +486,7 @@ int main(void)
         cmocka_unit_test(strangers_get_no_answer),
         cmocka_unit_test(frames_cannot_be_changed_or_repeated),
         cmocka_unit_test(frames_are_bounded),
+        cmocka_unit_test(strangers_have_little_time_and_room),
         cmocka_unit_test(ids_are_checked),
         cmocka_unit_test(the_tree_holds_every_rank_once),
         cmocka_unit_test(sets_of_ranks_are_short),

@@ -13,6 +13,8 @@ if grep -q '^S\["SANITIZE"\]=".*-fsanitize' config.status; then
     exit 77
 fi
 
+port=$((10000 + $$ % 9000))
+
 # $1: launcher expected in the output; the rest: words of env and the mode
 run() {
     launcher=$1
@@ -35,7 +37,7 @@ run pmix $rank mpi-last
 # On one host Open MPI's variables are enough.
 run open-mpi -u PMIX_RANK $rank plain
 # What the user says goes first.
-run thrum sh -c "THRUM_RANK=\$OMPI_COMM_WORLD_RANK THRUM_SIZE=4 THRUM_ROOT=127.0.0.1:47113 exec $rank plain"
-run thrum sh -c "THRUM_RANK=\$OMPI_COMM_WORLD_RANK THRUM_SIZE=4 THRUM_ROOT=127.0.0.1:47114 \
+run thrum sh -c "THRUM_RANK=\$OMPI_COMM_WORLD_RANK THRUM_SIZE=4 THRUM_ROOT=127.0.0.1:$port exec $rank plain"
+run thrum sh -c "THRUM_RANK=\$OMPI_COMM_WORLD_RANK THRUM_SIZE=4 THRUM_ROOT=127.0.0.1:$port \
     THRUM_SECRET=correct-horse-battery-staple exec $rank plain"
 echo "mpirun: all ways joined"

@@ -20,6 +20,19 @@
 
 extern char **environ;
 
+/* Another run of this test on the host has other ports. */
+static int base_port;
+
+static const char *with_port(const char *prefix, int offset)
+{
+    static char texts[4][100];
+    static int next;
+    char *text = texts[next++ % 4];
+
+    snprintf(text, sizeof texts[0], "%s%d", prefix, base_port + offset);
+    return text;
+}
+
 static bool is_launcher_variable(const char *entry)
 {
     static const char *const prefixes[] = {"THRUM_", "OMPI_",   "PMIX_",        "PMI_",
@@ -275,16 +288,17 @@ static void by_open_mpi(struct world *world, int rank)
 static void every_way_leads_together(void **state)
 {
     (void)state;
-    environment("THRUM_ROOT=127.0.0.1:47301", NULL);
+    environment(with_port("THRUM_ROOT=127.0.0.1:", 1), NULL);
     assert_int_equal(world_run(5, by_thrum), 0);
-    environment("THRUM_ROOT=127.0.0.1:47302", "THRUM_SECRET=0123456789abcdef0123", NULL);
+    environment(with_port("THRUM_ROOT=127.0.0.1:", 2), "THRUM_SECRET=0123456789abcdef0123", NULL);
     assert_int_equal(world_run(5, by_thrum), 0);
-    environment("THRUM_ROOT=localhost:47303", "THRUM_SECRET=0123456789abcdef0123", NULL);
+    environment(with_port("THRUM_ROOT=localhost:", 3), "THRUM_SECRET=0123456789abcdef0123", NULL);
     assert_int_equal(world_run(5, by_thrum), 0);
-    environment("MASTER_ADDR=127.0.0.1", "MASTER_PORT=47304", "TORCHELASTIC_RUN_ID=none", NULL);
-    assert_int_equal(world_run(4, by_torchrun), 0);
-    environment("MASTER_ADDR=127.0.0.1", "MASTER_PORT=47306", "THRUM_SECRET=0123456789abcdef0123",
+    environment("MASTER_ADDR=127.0.0.1", with_port("MASTER_PORT=", 4), "TORCHELASTIC_RUN_ID=none",
                 NULL);
+    assert_int_equal(world_run(4, by_torchrun), 0);
+    environment("MASTER_ADDR=127.0.0.1", with_port("MASTER_PORT=", 6),
+                "THRUM_SECRET=0123456789abcdef0123", NULL);
     assert_int_equal(world_run(4, by_torchrun), 0);
     environment("SLURM_STEP_ID=0", "SLURM_JOB_ID=123", "SLURM_STEP_NUM_NODES=1",
                 "SLURM_STEP_NODELIST=nowhere[1-2]", NULL);
@@ -308,7 +322,7 @@ static void wrong_secret(struct world *world, int rank)
         setenv("THRUM_SECRET", "0123456789abcdef9999", 1);
     WORLD_CHECK(launch_detect(&info) == THRUM_OK);
     WORLD_CHECK(launch_exchange_id(&info, 0, 20000, &id) == THRUM_OK);
-    world_note(world, rank, bootstrap_join(&id, rank, world->nranks, 4000, &b));
+    world_note(world, rank, bootstrap_join(&id, rank, world->nranks, 3000, &b));
     bootstrap_close(b);
 }
 
@@ -317,7 +331,7 @@ static void a_mistyped_secret_is_found(void **state)
     struct world *world;
 
     (void)state;
-    environment("THRUM_ROOT=127.0.0.1:47308", "THRUM_SECRET=0123456789abcdef0123", NULL);
+    environment(with_port("THRUM_ROOT=127.0.0.1:", 8), "THRUM_SECRET=0123456789abcdef0123", NULL);
     world = world_start(3, wrong_secret);
     assert_int_equal(world_wait(world), 0);
     assert_int_equal(world->ranks[0].status, THRUM_ERR_TIMEOUT);
@@ -345,12 +359,139 @@ static void a_missing_rank_is_named_on_one_host(void **state)
     struct world *world;
 
     (void)state;
-    environment("THRUM_ROOT=127.0.0.1:47309", NULL);
+    environment(with_port("THRUM_ROOT=127.0.0.1:", 9), NULL);
     world = world_start(2, alone);
     assert_int_equal(world_wait(world), 0);
     assert_int_equal(world->ranks[0].status, THRUM_ERR_TIMEOUT);
     assert_non_null(strstr(world->ranks[0].message, "rank 1 did not ask"));
     world_free(world);
+}
+
+/* ---- other users of the host ---- */
+
+static char other_sockets[4000];
+
+/* The abstract socket where rank 0 hands out the id, as any user can see it. */
+static bool find_socket(struct sockaddr_un *name, socklen_t *length)
+{
+    char line[400];
+    FILE *table = fopen("/proc/net/unix", "r");
+    bool found = false;
+
+    while (table && !found && fgets(line, sizeof line, table)) {
+        char *at = strstr(line, "@thrum-id-");
+
+        if (!at)
+            continue;
+        at[strcspn(at, "\n")] = 0;
+        *name = (struct sockaddr_un){.sun_family = AF_UNIX};
+        memcpy(name->sun_path + 1, at + 1, strlen(at + 1));
+        *length = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + strlen(at));
+        found = !strstr(other_sockets, at);
+    }
+    if (table)
+        fclose(table);
+    return found;
+}
+
+/* Those of other runs on this host. */
+static void note_other_sockets(void)
+{
+    struct sockaddr_un name;
+    socklen_t length;
+
+    other_sockets[0] = 0;
+    while (strlen(other_sockets) + sizeof name.sun_path + 2 < sizeof other_sockets &&
+           find_socket(&name, &length)) {
+        strcat(other_sockets, "@");
+        strcat(other_sockets, name.sun_path + 1);
+    }
+}
+
+static void nobody_asks(struct world *world)
+{
+    struct sockaddr_un name;
+    socklen_t length;
+    int32_t hello[2] = {1, 2};
+    char answer[200];
+    int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+
+    WORLD_CHECK(!setgid(65534) && !setuid(65534));
+    while (!find_socket(&name, &length) || connect(fd, (struct sockaddr *)&name, length))
+        usleep(1000);
+    (void)!send(fd, hello, sizeof hello, MSG_NOSIGNAL);
+    WORLD_CHECK(recv(fd, answer, sizeof answer, 0) <= 0);
+    close(fd);
+    atomic_store(&world->go, 1);
+}
+
+static void with_another_user(struct world *world, int rank)
+{
+    struct launch_info info = {rank, 2, -1, "thrum"};
+    struct thrum_unique_id id;
+    struct bootstrap *b = NULL;
+
+    if (rank == 2) {
+        nobody_asks(world);
+        return;
+    }
+    if (rank == 1)
+        world_await(&world->go, 1);
+    WORLD_CHECK(launch_exchange_id(&info, 0, 20000, &id) == THRUM_OK);
+    WORLD_CHECK(bootstrap_join(&id, rank, 2, 20000, &b) == THRUM_OK);
+    bootstrap_close(b);
+}
+
+static void an_id_goes_to_its_user_only(void **state)
+{
+    (void)state;
+    if (geteuid())
+        skip(); /* only root can be somebody else */
+    environment(with_port("THRUM_ROOT=127.0.0.1:", 10), NULL);
+    note_other_sockets();
+    assert_int_equal(world_run(3, with_another_user), 0);
+}
+
+/* The name is taken by another user: the ranks do not believe what they would get there. */
+static void squats(struct world *world, int rank)
+{
+    struct launch_info info = {rank, 2, -1, "thrum"};
+    struct thrum_unique_id id;
+
+    if (rank == 2) {
+        struct sockaddr_un name;
+        socklen_t length;
+        int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+
+        while (!find_socket(&name, &length))
+            usleep(1000);
+        world_await(&world->go, 2);
+        WORLD_CHECK(!setgid(65534) && !setuid(65534));
+        WORLD_CHECK(!bind(fd, (struct sockaddr *)&name, length) && !listen(fd, 9));
+        atomic_store(&world->go, 3);
+        world_await(&world->go, 4);
+        close(fd);
+        return;
+    }
+    if (rank == 0) {
+        WORLD_CHECK(launch_exchange_id(&info, 0, 1500, &id) == THRUM_ERR_TIMEOUT);
+        atomic_store(&world->go, 2);
+        return;
+    }
+    world_await(&world->go, 3);
+    WORLD_CHECK(launch_exchange_id(&info, 0, 5000, &id) == THRUM_ERR_AUTH);
+    WORLD_CHECK(strstr(thrum_last_error(), "65534"));
+    atomic_store(&world->go, 4);
+}
+
+static void a_squatter_is_not_believed(void **state)
+{
+    (void)state;
+    if (geteuid())
+        skip();
+    environment(with_port("THRUM_ROOT=127.0.0.1:", 11), NULL);
+    note_other_sockets();
+    assert_int_equal(world_run(3, squats), 0);
 }
 
 /* ---- PMI-1 ---- */
@@ -512,7 +653,10 @@ int main(void)
         cmocka_unit_test(every_way_leads_together),
         cmocka_unit_test(a_mistyped_secret_is_found),
         cmocka_unit_test(a_missing_rank_is_named_on_one_host),
+        cmocka_unit_test(an_id_goes_to_its_user_only),
+        cmocka_unit_test(a_squatter_is_not_believed),
         cmocka_unit_test(pmi_1_is_spoken),
     };
+    base_port = 20000 + getpid() % 500 * 20;
     return cmocka_run_group_tests_name("bootstrap launchers", tests, NULL, restore);
 }

@@ -277,6 +277,51 @@ static void put_without_signal(void **state)
     check_passes(&s);
 }
 
+/* Two lanes, each with half of the slice; each waits for the arrivals itself, since nothing else orders lanes. */
+static void two_lane_plans(struct sample *s)
+{
+    sample_direct(s, 2);
+    for (int r = 0; r < 2; r++) {
+        struct plan *plan = &s->plans[r];
+
+        plan->params.lanes = 2;
+        plan->nops = 0;
+        plan_arrive(plan, 0, 1 - r);
+        for (int lane = 0; lane < 2; lane++) {
+            uint64_t at = (uint64_t)r * 16 + (uint64_t)lane * 8;
+            struct plan_operand dsts[] = {plan_at(PLAN_RECV, 0, at), plan_at(PLAN_RECV, 1, at)};
+            struct plan_operand srcs[] = {plan_at(PLAN_SEND, 0, at), plan_at(PLAN_SEND, 1, at)};
+
+            plan_wait_arrival(plan, lane, 1 - r);
+            plan_reduce(plan, lane, PLAN_FINAL, dsts, 2, srcs, 2, 8);
+            plan_signal(plan, lane, 1 - r, 1);
+            plan_wait(plan, lane, 1 - r, 1);
+        }
+    }
+}
+
+static void lanes_are_apart(void **state)
+{
+    struct sample s;
+
+    (void)state;
+    two_lane_plans(&s);
+    check_passes(&s);
+    two_lane_plans(&s);
+    sample_delete(&s.plans[1], sample_find(&s.plans[1], PLAN_WAIT, PLAN_ARRIVE, 1));
+    check_fails(&s, "of rank 0 before its arrival|rank 1 lane 1");
+    two_lane_plans(&s);
+    src_of(&s.plans[1], sample_find(&s.plans[1], PLAN_REDUCE, PLAN_FINAL, 1))[0].offset = 16;
+    check_fails(&s, "expected {0,1}, found");
+    two_lane_plans(&s);
+    s.plans[0].ops[sample_find(&s.plans[0], PLAN_SIGNAL, 0, 1)].lane = 0;
+    check_fails(&s, "values must grow");
+    /* Lane 1 goes on with what lane 0 has made: nothing says that it is there. */
+    two_lane_plans(&s);
+    plan_copy(&s.plans[0], 1, plan_at(PLAN_SCRATCH, 0, 0), plan_at(PLAN_RECV, 0, 0), 8);
+    check_fails(&s, "data race on rank 0 RECV[0..8)|rank 0 lane 0|rank 0 lane 1");
+}
+
 /* ---- reuse ------------------------------------------------------------------------------------------------------- */
 
 static void too_early_scratch_reuse(void **state)
@@ -503,6 +548,7 @@ int main(void)
         cmocka_unit_test(line_read_too_early),
         cmocka_unit_test(incomplete_barrier),
         cmocka_unit_test(put_without_signal),
+        cmocka_unit_test(lanes_are_apart),
         cmocka_unit_test(too_early_scratch_reuse),
         cmocka_unit_test(put_source_overwritten_too_early),
         cmocka_unit_test(stale_scratch),

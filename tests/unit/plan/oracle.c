@@ -34,6 +34,7 @@ struct actor_rank {
     size_t next[LANES];
     uint64_t done[LANES]; /* elements of the lane's op */
     uint64_t raise_max[MAX_RANKS][LANES], wait_max[MAX_RANKS][LANES];
+    uint64_t scratch_used; /* bytes: up to the highest that any plan names */
 };
 
 struct oracle {
@@ -93,9 +94,10 @@ static void fill(struct oracle *o, int rank)
 {
     struct actor_rank *a = &o->ranks[rank];
 
-    for (int s = PLAN_RECV; s <= PLAN_SCRATCH; s++)
-        for (uint64_t i = 0; i < a->spaces[s].bytes / 8; i++)
-            a->spaces[s].at[i] = draw(o);
+    for (uint64_t i = 0; i < a->spaces[PLAN_RECV].bytes / 8; i++)
+        a->spaces[PLAN_RECV].at[i] = draw(o);
+    for (uint64_t i = 0; i < a->scratch_used / 8; i++)
+        a->spaces[PLAN_SCRATCH].at[i] = draw(o);
     for (uint64_t i = 0; i < a->spaces[PLAN_SEND].bytes / 8; i++)
         a->spaces[PLAN_SEND].at[i] = input(rank, a->round, i);
 }
@@ -112,7 +114,8 @@ static uint64_t *element(struct oracle *o, int rank, const struct plan_operand *
         return &nowhere;
     }
     b = &o->ranks[operand->rank].spaces[operand->space];
-    if (operand->offset % 8 || operand->offset + i * 8 + 8 > b->bytes) {
+    if (operand->offset % 8 || operand->offset > b->bytes ||
+        i * 8 + 8 > b->bytes - operand->offset) {
         o->wrong = true;
         return &nowhere;
     }
@@ -329,12 +332,26 @@ static void run(struct oracle *o)
     }
 }
 
+static void note_scratch(struct oracle *o, const struct plan_op *op,
+                         const struct plan_operand *operands)
+{
+    for (unsigned i = 0; i < (unsigned)op->ndst + op->nsrc; i++) {
+        struct actor_rank *a = &o->ranks[(unsigned)operands[i].rank % MAX_RANKS];
+        uint64_t end = operands[i].offset + op->bytes;
+
+        if (operands[i].space == PLAN_SCRATCH && end > a->scratch_used &&
+            end <= a->spaces[PLAN_SCRATCH].bytes)
+            a->scratch_used = end;
+    }
+}
+
 static void note_limits(struct oracle *o, int rank)
 {
     for (size_t i = 0; i < o->plans[rank].nops; i++) {
         const struct plan_op *op = &o->plans[rank].ops[i];
         uint64_t *max = NULL;
 
+        note_scratch(o, op, o->plans[rank].operands + op->first_operand);
         if (op->opcode == PLAN_WAIT)
             max = &o->ranks[rank].wait_max[op->peer][op->lane];
         else if (op->opcode >= PLAN_PUT)
@@ -353,11 +370,12 @@ enum oracle_verdict oracle_run(const struct plan *plans, int nranks, int rounds,
     o->n = nranks;
     o->rounds = rounds;
     o->random = seed;
-    for (int r = 0; r < nranks; r++) {
+    for (int r = 0; r < nranks; r++)
         lay_out(o, r);
+    for (int r = 0; r < nranks; r++)
         note_limits(o, r);
+    for (int r = 0; r < nranks; r++)
         begin(o, r);
-    }
     run(o);
     for (int r = 0; r < nranks; r++) {
         if (o->ranks[r].round < rounds)
