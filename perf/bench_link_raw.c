@@ -62,7 +62,7 @@ static void wait_for(const struct link_side *link, struct link_flag *flag, uint6
             continue;
         }
         sched_yield();
-        if (++yields % 10000 == 0)
+        if (++yields % 100 == 0)
             link_check(link);
     }
 }
