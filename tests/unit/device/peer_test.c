@@ -129,8 +129,7 @@ static struct link link_up(int to, int from)
     tell(to, &link.mine, sizeof link.mine);
     hear(from, &link.theirs, sizeof link.theirs);
     assert_ok(thrum_mem_import(link.side.device, &link.theirs.memory, (void **)&link.memory));
-    assert_ok(
-        thrum_semaphore_import(link.side.device, &link.theirs.semaphore, &link.semaphore));
+    assert_ok(thrum_semaphore_import(link.side.device, &link.theirs.semaphore, &link.semaphore));
     return link;
 }
 
