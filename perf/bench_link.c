@@ -36,11 +36,19 @@ struct endpoint {
     uint64_t line, peer_line; /* device addresses of a line of each side */
 };
 
-enum { DEADLINE_MS = 20000 };
+enum { DEADLINE_MS = 20000, SLICE_MS = 100 };
 
+/* Waits for the queue, looking now and then whether the other process is still there. */
 static void synchronize(struct endpoint *e, const char *what)
 {
-    perf_check(thrum_queue_synchronize_for(e->queue, (int64_t)DEADLINE_MS * 1000000), what);
+    thrum_status_t status = THRUM_ERR_TIMEOUT;
+
+    for (int ms = 0; status == THRUM_ERR_TIMEOUT && ms < DEADLINE_MS; ms += SLICE_MS) {
+        status = thrum_queue_synchronize_for(e->queue, (int64_t)SLICE_MS * 1000000);
+        if (status == THRUM_ERR_TIMEOUT)
+            link_check(&e->link);
+    }
+    perf_check(status, what);
 }
 
 /* ---- flags ---- */
@@ -59,8 +67,8 @@ static size_t flag_commands(const struct endpoint *e, enum flag_kind kind, uint6
         tell.opcode = THRUM_CMD_SIGNAL;
         tell.value = 1;
         hear.opcode = THRUM_CMD_WAIT;
-        operands[0].base = thrum_semaphore_address(e->peer_semaphore);
-        operands[1].base = thrum_semaphore_address(e->semaphore);
+        operands[0] = (struct thrum_operand){.base = thrum_semaphore_address(e->peer_semaphore)};
+        operands[1] = (struct thrum_operand){.base = thrum_semaphore_address(e->semaphore)};
     } else {
         tell.opcode = THRUM_CMD_WRITE_LINE;
         tell.value = value;
@@ -68,8 +76,8 @@ static size_t flag_commands(const struct endpoint *e, enum flag_kind kind, uint6
         tell.bytes = sizeof payload;
         hear.opcode = THRUM_CMD_WAIT_LINE;
         hear.mask = UINT64_MAX;
-        operands[0].base = e->peer_line;
-        operands[1].base = e->line;
+        operands[0] = (struct thrum_operand){.base = e->peer_line};
+        operands[1] = (struct thrum_operand){.base = e->line};
     }
     hear.value = value;
     commands[e->link.side] = tell;

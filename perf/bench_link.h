@@ -23,6 +23,8 @@ struct link_side {
 
 /* Blocks until the other side has come to the same point; dies if it has ended. */
 void link_sync(const struct link_side *link);
+/* Dies if the other side has ended; does not block. */
+void link_check(const struct link_side *link);
 /* Swaps `bytes` with the other side; a point of meeting too. */
 void link_exchange(const struct link_side *link, const void *mine, void *theirs, size_t bytes);
 

@@ -35,6 +35,14 @@ void link_sync(const struct link_side *link)
     link_exchange(link, &mine, &theirs, 1);
 }
 
+void link_check(const struct link_side *link)
+{
+    char byte;
+
+    if (recv(link->socket, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 0)
+        perf_die(PERF_EXIT_FAILED, "the other process has ended");
+}
+
 static void pause_cpu(void)
 {
 #if defined(__x86_64__) || defined(__i386__)
@@ -47,7 +55,6 @@ static void pause_cpu(void)
 static void wait_for(const struct link_side *link, struct link_flag *flag, uint64_t value)
 {
     unsigned spins = 0, yields = 0;
-    char byte;
 
     while (atomic_load_explicit(&flag->value, memory_order_acquire) < value) {
         if (!link->one_core && ++spins % 20000) {
@@ -55,8 +62,8 @@ static void wait_for(const struct link_side *link, struct link_flag *flag, uint6
             continue;
         }
         sched_yield();
-        if (++yields % 10000 == 0 && recv(link->socket, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 0)
-            perf_die(PERF_EXIT_FAILED, "the other process has ended");
+        if (++yields % 100 == 0)
+            link_check(link);
     }
 }
 

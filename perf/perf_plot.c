@@ -102,7 +102,8 @@ static void write_script(FILE *gnuplot, const char *file, const struct perf_resu
             "set xtics nomirror rotate by -40 ('8' 8, '64' 64, '512' 512, '4K' 4096, '32K' 32768, "
             "'256K' 262144, "
             "'2M' 2097152, '16M' 16777216, '128M' 134217728, '1G' 1073741824)\nset ytics nomirror\n"
-            "set xlabel 'message size (bytes)'\nset ylabel 'time of one operation, median (us)'\n"
+            "set format y '%%g'\nset xlabel 'message size (bytes)'\nset ylabel 'time of one "
+            "operation, median (us)'\n"
             "set title 'Time: lower is better'\n",
             nranks);
     write_curves(gnuplot, results, n, 2, 4);

@@ -79,8 +79,11 @@ static bool accept_one(struct boot_door *door, int64_t now)
     struct boot_address peer;
     socklen_t length = sizeof peer;
     struct boot_conn *conn;
+    struct pollfd waiting = {.fd = door->fd, .events = POLLIN};
     int fd;
 
+    if (poll(&waiting, 1, 0) <= 0) /* nobody is put out for nobody */
+        return false;
     if (door->nstrangers == door->most && !make_room(door, now, EVICT_AFTER_NS)) {
         door->shut_until = now + RETRY_ACCEPT_NS;
         return false;
