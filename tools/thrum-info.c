@@ -59,7 +59,8 @@ void info_wrap(const char *text, int indent, int width)
 
 int info_print_json(json_t *json)
 {
-    int failed = !json || json_dumpf(json, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(6)) || printf("\n") < 0;
+    int failed = !json || json_dumpf(json, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(6)) ||
+                 printf("\n") < 0;
 
     json_decref(json);
     return failed ? info_fail("JSON", THRUM_ERR_NO_MEMORY) : 0;

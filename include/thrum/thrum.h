@@ -130,7 +130,7 @@ THRUM_MUST_CHECK thrum_status_t thrum_comm_device(thrum_comm_t comm,
                                                   thrum_device_t *device_out); /* borrowed */
 
 /* Memory that a communicator holds on this rank, now, and at most. Also before creation: see thrum_comm_memory_plan. */
-struct thrum_comm_memory {
+struct thrum_comm_memory_info {
     size_t size; /* in: sizeof of the caller's struct */
     uint64_t device_bytes; /* device memory in all: control area and scratch */
     uint64_t scratch_bytes; /* of it scratch */
@@ -143,10 +143,10 @@ struct thrum_comm_memory {
  * the environment's choices). Errors: INVALID_ARGUMENT (size is 0), INVALID_COMM, INVALID_CONFIG.
  */
 THRUM_MUST_CHECK thrum_status_t thrum_comm_memory(thrum_comm_t comm,
-                                                  struct thrum_comm_memory *memory_out);
+                                                  struct thrum_comm_memory_info *memory_out);
 THRUM_MUST_CHECK thrum_status_t thrum_comm_memory_plan(int nranks,
                                                        const struct thrum_comm_config *config,
-                                                       struct thrum_comm_memory *memory_out);
+                                                       struct thrum_comm_memory_info *memory_out);
 
 /*
  * Name of the algorithm that the communicator would use for an out-of-place call of `collective` ("allreduce"; root 0,

@@ -235,6 +235,8 @@ struct boot_conn *boot_door_next(struct boot_door *door, const uint8_t *secret, 
 /* ---- the root service: root.c ---- */
 
 thrum_status_t boot_root_start(const struct boot_id *id, int listen_fd);
+/* errno where the service of this id, in this process, could not accept for want of descriptors; else 0. */
+int boot_root_accept_error(const struct boot_id *id);
 /* Waits a little for the service of this id to end, if it runs in this process and is about to. */
 void boot_root_settle(const struct boot_id *id);
 /* A rank of the service's own process that cannot join: the others, of `nranks`, are told until `until`. nranks 0: the

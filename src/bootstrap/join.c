@@ -296,6 +296,9 @@ static thrum_status_t too_late(const struct joining *j)
                                          : "it does not answer";
 
     boot_address_text(&caller->address, text);
+    if (!j->root.up && boot_root_accept_error(&j->id))
+        return boot_fail_descriptor(boot_root_accept_error(&j->id),
+                                    "the root service, in this process, cannot accept");
     if (!j->root.up)
         return thrum_fail(THRUM_ERR_UNREACHABLE,
                           "rank %d could not reach the root service at %s within %lld ms: %s",

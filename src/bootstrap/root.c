@@ -36,6 +36,7 @@ struct root {
     int64_t linger; /* of the rank that gives up last */
     int64_t waited_ms; /* what the first to give up had granted */
     struct boot_failure failure;
+    int accept_error; /* errno of the last accept that met a limit; under registry.lock */
     bool withdrawn; /* end without waiting for those who have not come */
     struct pollfd *fds;
     int nfds_room;
@@ -359,6 +360,11 @@ static void welcome(struct root *root, int64_t now)
                          thrum_last_error(), root->nregistered, root->nranks);
         fail_all(root);
     }
+    if (root->door.error) {
+        pthread_mutex_lock(&registry.lock);
+        root->accept_error = root->door.error;
+        pthread_mutex_unlock(&registry.lock);
+    }
     root->door.error = 0;
 }
 
@@ -541,6 +547,19 @@ thrum_status_t boot_root_start(const struct boot_id *id, int listen_fd)
         return thrum_fail_errno(THRUM_ERR_LIMIT, "the root service's thread cannot be started");
     }
     return THRUM_OK;
+}
+
+int boot_root_accept_error(const struct boot_id *id)
+{
+    int error = 0;
+
+    pthread_once(&registry_once, registry_init);
+    pthread_mutex_lock(&registry.lock);
+    for (const struct root *root = registry.first; root; root = root->next)
+        if (!sodium_memcmp(root->id.secret, id->secret, sizeof id->secret))
+            error = root->accept_error;
+    pthread_mutex_unlock(&registry.lock);
+    return error;
 }
 
 static bool is_ending(const struct boot_id *id)

@@ -679,23 +679,24 @@ static uint64_t host_bytes(int nranks)
     return sizeof(struct thrum_comm) + (uint64_t)nranks * sizeof(struct comm_peer);
 }
 
-static thrum_status_t write_memory(struct thrum_comm_memory *out,
-                                   const struct thrum_comm_memory *values)
+static thrum_status_t write_memory(struct thrum_comm_memory_info *out,
+                                   const struct thrum_comm_memory_info *values)
 {
     size_t size = out->size;
 
     if (size < sizeof out->size || size > 4096)
         return thrum_fail(THRUM_ERR_INVALID_ARGUMENT,
-                          "memory_out.size=%zu: set it to sizeof(struct thrum_comm_memory)", size);
+                          "memory_out.size=%zu: set it to sizeof(struct thrum_comm_memory_info)",
+                          size);
     memcpy(out, values, min_u64(size, sizeof *values));
     out->size = size;
     return THRUM_OK;
 }
 
-thrum_status_t thrum_comm_memory(thrum_comm_t comm, struct thrum_comm_memory *memory_out)
+thrum_status_t thrum_comm_memory(thrum_comm_t comm, struct thrum_comm_memory_info *memory_out)
 {
     thrum_status_t status = check_query(comm, memory_out, "memory_out");
-    struct thrum_comm_memory values = {0};
+    struct thrum_comm_memory_info values = {0};
 
     if (status)
         return status;
@@ -708,9 +709,9 @@ thrum_status_t thrum_comm_memory(thrum_comm_t comm, struct thrum_comm_memory *me
 }
 
 thrum_status_t thrum_comm_memory_plan(int nranks, const struct thrum_comm_config *config,
-                                      struct thrum_comm_memory *memory_out)
+                                      struct thrum_comm_memory_info *memory_out)
 {
-    struct thrum_comm_memory values = {0};
+    struct thrum_comm_memory_info values = {0};
     struct thrum_comm_config effective;
     uint64_t own, scratch;
     thrum_status_t status = thrum_config_load();

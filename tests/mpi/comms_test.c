@@ -163,7 +163,7 @@ static size_t in_any_order(struct job *job)
 /* What a communicator said before it was made is what it holds. */
 static size_t memory_as_planned(struct job *job)
 {
-    struct thrum_comm_memory plan = {.size = sizeof plan}, now = {.size = sizeof now};
+    struct thrum_comm_memory_info plan = {.size = sizeof plan}, now = {.size = sizeof now};
     size_t errors = 0;
 
     MUST(thrum_comm_memory_plan(job->nranks, NULL, &plan));

@@ -32,12 +32,14 @@ void job_complain(const struct job *job, const char *format, ...)
 
 void job_open(struct job *job, int argc, char **argv)
 {
-    *job = (struct job){.rank = -1};
+    *job = (struct job){.rank = -1, .max_bytes = UINT64_MAX};
     for (int i = 1; i < argc; i++) {
         if (!strcmp(argv[i], "--only") && i + 1 < argc) {
             job->only = argv[++i];
+        } else if (!strcmp(argv[i], "--max-bytes") && i + 1 < argc) {
+            job->max_bytes = strtoull(argv[++i], NULL, 10);
         } else {
-            fprintf(stderr, "usage: %s [--only PREFIX]\n", argv[0]);
+            fprintf(stderr, "usage: %s [--only PREFIX] [--max-bytes N]\n", argv[0]);
             exit(2);
         }
     }

@@ -17,6 +17,7 @@ struct job {
     thrum_queue_t queue;
     thrum_comm_t comm; /* of all ranks */
     const char *only; /* cases whose name starts with it; NULL: all */
+    uint64_t max_bytes; /* of a rank's contribution, for algorithms that take no more */
     int cases; /* TAP lines so far */
     size_t failed;
 };
@@ -25,7 +26,7 @@ struct job {
 #define MUST(call) job_must((call), #call, __FILE__, __LINE__)
 void job_must(thrum_status_t status, const char *call, const char *file, int line);
 
-/* Joins by thrum_comm_init; understands --only PREFIX. */
+/* Joins by thrum_comm_init; understands --only PREFIX and --max-bytes N. */
 void job_open(struct job *job, int argc, char **argv);
 /* Leaves the job; returns the exit status. */
 int job_close(struct job *job);

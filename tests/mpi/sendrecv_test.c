@@ -249,8 +249,13 @@ static void without_group(struct exchange *exchange)
     const struct job *job = exchange->job;
     int peer = job->rank ^ 1;
 
-    for (size_t c = 0; c < COUNTS && peer < job->nranks; c++) {
+    for (size_t c = 0; c < COUNTS; c++) {
         bool first = job->rank < peer;
+
+        if (peer >= job->nranks) { /* the last of an odd number has no partner */
+            exchange->round++;
+            continue;
+        }
         add(exchange, first, peer, 0, counts[c], THRUM_BFLOAT16);
         add(exchange, !first, peer, 0, counts[c], THRUM_BFLOAT16);
         prepare(exchange);

@@ -33,26 +33,21 @@ enum sim_elem {
 };
 
 /* Every kernel there is: element, operation. */
+/* clang-format off */
 #define SIM_KERNEL_MAP(X) \
-    X(U8, SUM) \
-    X(U8, PROD) \
-    X(U8, MAX) \
-    X(U8, MIN) \
-    X(U8, AVG) X(U8, BAND) X(U8, BOR) X(U8, BXOR) X(U8, LAND) X(U8, LOR) X(U16, SUM) X(U16, PROD) \
-        X(U16, MAX) X(U16, MIN) X(U16, AVG) X(U16, BAND) X(U16, BOR) X(U16, BXOR) X(U16, LAND) \
-            X(U16, LOR) X(U32, SUM) X(U32, PROD) X(U32, MAX) X(U32, MIN) X(U32, AVG) X(U32, BAND) \
-                X(U32, BOR) X(U32, BXOR) X(U32, LAND) X(U32, LOR) X(U64, SUM) X(U64, PROD) \
-                    X(U64, MAX) X(U64, MIN) X(U64, AVG) X(U64, BAND) X(U64, BOR) X(U64, BXOR) \
-                        X(U64, LAND) X(U64, LOR) X(I8, MAX) X(I8, MIN) X(I8, AVG) X(I16, MAX) \
-                            X(I16, MIN) X(I16, AVG) X(I32, MAX) X(I32, MIN) X(I32, AVG) \
-                                X(I64, MAX) X(I64, MIN) X(I64, AVG) X(F16, SUM) X(F16, PROD) \
-                                    X(F16, MAX) X(F16, MIN) X(F16, AVG) X(F16, LAND) X(F16, LOR) \
-                                        X(BF16, SUM) X(BF16, PROD) X(BF16, MAX) X(BF16, MIN) \
-                                            X(BF16, AVG) X(BF16, LAND) X(BF16, LOR) X(F32, SUM) \
-                                                X(F32, PROD) X(F32, MAX) X(F32, MIN) X(F32, AVG) \
-                                                    X(F32, LAND) X(F32, LOR) X(F64, SUM) \
-                                                        X(F64, PROD) X(F64, MAX) X(F64, MIN) \
-                                                            X(F64, AVG) X(F64, LAND) X(F64, LOR)
+    X(U8, SUM) X(U8, PROD) X(U8, MAX) X(U8, MIN) X(U8, AVG) X(U8, BAND) X(U8, BOR) X(U8, BXOR) X(U8, LAND) X(U8, LOR) \
+    X(U16, SUM) X(U16, PROD) X(U16, MAX) X(U16, MIN) X(U16, AVG) X(U16, BAND) X(U16, BOR) X(U16, BXOR) X(U16, LAND) X(U16, LOR) \
+    X(U32, SUM) X(U32, PROD) X(U32, MAX) X(U32, MIN) X(U32, AVG) X(U32, BAND) X(U32, BOR) X(U32, BXOR) X(U32, LAND) X(U32, LOR) \
+    X(U64, SUM) X(U64, PROD) X(U64, MAX) X(U64, MIN) X(U64, AVG) X(U64, BAND) X(U64, BOR) X(U64, BXOR) X(U64, LAND) X(U64, LOR) \
+    X(I8, MAX) X(I8, MIN) X(I8, AVG) \
+    X(I16, MAX) X(I16, MIN) X(I16, AVG) \
+    X(I32, MAX) X(I32, MIN) X(I32, AVG) \
+    X(I64, MAX) X(I64, MIN) X(I64, AVG) \
+    X(F16, SUM) X(F16, PROD) X(F16, MAX) X(F16, MIN) X(F16, AVG) X(F16, LAND) X(F16, LOR) \
+    X(BF16, SUM) X(BF16, PROD) X(BF16, MAX) X(BF16, MIN) X(BF16, AVG) X(BF16, LAND) X(BF16, LOR) \
+    X(F32, SUM) X(F32, PROD) X(F32, MAX) X(F32, MIN) X(F32, AVG) X(F32, LAND) X(F32, LOR) \
+    X(F64, SUM) X(F64, PROD) X(F64, MAX) X(F64, MIN) X(F64, AVG) X(F64, LAND) X(F64, LOR)
+/* clang-format on */
 
 /* A variant's kernels; NULL where the operation is not defined. */
 struct sim_kernel_table {
