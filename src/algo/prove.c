@@ -21,9 +21,11 @@ int algo_pattern_p2p(enum algo_pattern pattern, int rank, int nranks, uint64_t b
         bool used = pattern == ALGO_ALL_TO_ALL || i == (nranks == 1 ? 0 : 1);
         bool pairs = pattern == ALGO_PAIRS && nranks > 1;
         if (used && (!pairs || (rank % 2 == 0 && to == rank + 1)))
-            entries[n++] = (struct plan_p2p){to, true, bytes, base + nsent++ * bytes};
+            entries[n++] = (struct plan_p2p){
+                .peer = to, .is_send = true, .bytes = bytes, .offset = base + nsent++ * bytes};
         if (used && (!pairs || (rank % 2 == 1 && from == rank - 1)))
-            entries[n++] = (struct plan_p2p){from, false, bytes, base + nreceived++ * bytes};
+            entries[n++] = (struct plan_p2p){
+                .peer = from, .bytes = bytes, .offset = base + nreceived++ * bytes};
     }
     return n;
 }

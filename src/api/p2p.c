@@ -128,6 +128,7 @@ static void collect(const struct message *messages, size_t n, int index, struct 
             continue;
         round->p2p[round->np2p++] = (struct plan_p2p){.peer = m->call.peer,
                                                       .is_send = m->call.is_send,
+                                                      .dtype = (uint8_t)m->call.dtype,
                                                       .bytes = m->bytes,
                                                       .offset = m->address};
         if (m->kind == THRUM_MEM_DEVICE)
@@ -150,7 +151,8 @@ static thrum_status_t fill_arrivals(struct thrum_comm *comm, const struct round 
         if (p->is_send || p->peer == comm->rank)
             continue;
         arrival->recv_offset = p->offset - comm->device->own_base;
-        arrival->count = p->bytes;
+        arrival->count = p->bytes / thrum_datatype_size((thrum_datatype_t)p->dtype);
+        arrival->dtype = p->dtype;
         arrival->collective = COLL_SENDRECV;
         if (!comm->peer_access) {
             thrum_status_t status =

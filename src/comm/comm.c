@@ -4,7 +4,6 @@
  */
 #include "comm/comm.h"
 
-#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,6 +15,7 @@
 #include "exec/exec.h"
 #include "fabric/fabric.h"
 #include "select/select.h"
+#include "topo/topo.h"
 
 #define TICK_MS 20
 #define EXCHANGE_VERSION 1
@@ -376,13 +376,6 @@ static thrum_status_t effective_config(const struct thrum_comm_config *config,
     return THRUM_OK;
 }
 
-static int usable_cores(void)
-{
-    cpu_set_t set;
-
-    return sched_getaffinity(0, sizeof set, &set) ? 1 : CPU_COUNT(&set);
-}
-
 static struct thrum_comm *allocate(int nranks, int rank, thrum_device_t device,
                                    const struct thrum_comm_config *config)
 {
@@ -471,12 +464,14 @@ thrum_status_t comm_create(const struct thrum_unique_id *id, int nranks, int ran
 
     if (!status)
         status = select_check_config();
-    if (status)
+    comm = status ? NULL : allocate(nranks, rank, device, &effective);
+    if (!status && !comm)
+        status = thrum_fail(THRUM_ERR_NO_MEMORY, "no host memory for a communicator of %d ranks",
+                            nranks);
+    if (status) {
+        bootstrap_withdraw(id); /* where it was made here, the others need not wait */
         return status;
-    comm = allocate(nranks, rank, device, &effective);
-    if (!comm)
-        return thrum_fail(THRUM_ERR_NO_MEMORY, "no host memory for a communicator of %d ranks",
-                          nranks);
+    }
     comm->id = fnv1a(0xcbf29ce484222325u, id, sizeof *id);
     atomic_store(&device_queue_error_hook, settle_queue);
     status = bootstrap_join(id, rank, nranks, effective.init_deadline_ms, &comm->bootstrap);
@@ -485,7 +480,7 @@ thrum_status_t comm_create(const struct thrum_unique_id *id, int nranks, int ran
     if (!status)
         status = exchange_fabric(comm);
     if (!status)
-        comm->ops->set_oversubscribed(device->impl, comm->local_ranks > usable_cores());
+        comm->ops->set_oversubscribed(device->impl, comm->local_ranks > topo_usable_cores());
     if (!status)
         status = registry_add(comm);
     if (status)
@@ -584,8 +579,7 @@ static void wait_cancelled(struct thrum_comm *comm)
                 status = comm->ops->wait(operation->lane_queue[lane]->impl,
                                          operation->lane_ticket[lane], 1000000000);
         pthread_mutex_lock(&comm->retire_lock);
-        free(operation->host_memory);
-        operation->host_memory = NULL;
+        comm_free_operation(operation);
         pthread_mutex_unlock(&comm->retire_lock);
     }
 }

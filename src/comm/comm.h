@@ -85,6 +85,15 @@ struct comm_region {
     uint64_t key;
 };
 
+/* A message of a point-to-point operation, kept so that a mismatch can be told in full. */
+struct comm_message {
+    int peer;
+    uint8_t dtype;
+    uint64_t count;
+    uint64_t line; /* own line in which the receiver's arrival comes */
+    uint64_t flag; /* that it should carry */
+};
+
 /* One operation that was handed to queues and has not been seen to end. */
 struct comm_operation {
     uint64_t number; /* in issue order, from 1; the area's `done` reaches it when it ends */
@@ -93,6 +102,8 @@ struct comm_operation {
     struct thrum_queue *lane_queue[PLAN_MAX_LANES]; /* NULL: lane not used */
     uint64_t lane_ticket[PLAN_MAX_LANES];
     void *host_memory; /* freed when it ends; NULL: none */
+    struct comm_message *messages; /* the same; sends of a point-to-point operation */
+    uint32_t nmessages;
     uint32_t told; /* bit per lane: its queue has the failure; under retire_lock */
     struct call_record call; /* sequence 0 for point-to-point */
 };
@@ -197,6 +208,9 @@ void comm_cancel_all(struct thrum_comm *comm);
 
 /* True while work of the communicator has failed on the queue and the cause is not known yet. Any thread. */
 bool comm_owes_cause(struct thrum_comm *comm, const struct thrum_queue *queue);
+
+/* Frees what an operation holds. Under retire_lock. */
+void comm_free_operation(struct comm_operation *operation);
 
 /* Releases what ended operations held. Any thread. */
 void comm_retire(struct thrum_comm *comm);

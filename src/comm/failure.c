@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "base/base.h"
+#include "exec/exec.h"
 
 #define QUERY_INTERVAL_NS 1000000000
 #define FIRST_QUERY_NS 250000000 /* after so long a stall the others are asked what they do */
@@ -26,6 +27,15 @@ thrum_status_t comm_failure(struct thrum_comm *comm)
 
 /* ---- operations in flight ---- */
 
+void comm_free_operation(struct comm_operation *operation)
+{
+    free(operation->host_memory);
+    free(operation->messages);
+    operation->host_memory = NULL;
+    operation->messages = NULL;
+    operation->nmessages = 0;
+}
+
 void comm_retire(struct thrum_comm *comm)
 {
     uint64_t done, number;
@@ -35,8 +45,7 @@ void comm_retire(struct thrum_comm *comm)
     number = atomic_load_explicit(&comm->retired_number, memory_order_relaxed);
     for (; number < done; number++) {
         struct comm_operation *operation = &comm->operations[(number + 1) % COMM_IN_FLIGHT];
-        free(operation->host_memory);
-        operation->host_memory = NULL;
+        comm_free_operation(operation);
     }
     atomic_store_explicit(&comm->retired_number, number, memory_order_release);
     pthread_mutex_unlock(&comm->retire_lock);
@@ -316,40 +325,73 @@ static void fail_deadline(struct thrum_comm *comm, const struct comm_operation *
     comm_fail(comm, THRUM_ERR_TIMEOUT, comm->first_laggard, true, message);
 }
 
-/* A submission ended with an error: fault, reset, or a line with another signature. */
-static void operation_failed(struct thrum_comm *comm, struct comm_operation *operation,
-                             thrum_status_t status, int64_t now)
+/* The oldest operation that has not ended, as it is now. */
+struct pending {
+    struct comm_operation operation; /* a copy; what it points to may be gone */
+    thrum_status_t status; /* THRUM_OK: just pending */
+    char detail[200]; /* of a point-to-point mismatch; "" if there is none */
+};
+
+/*
+ * The send whose receiver named another count or type in its arrival, in words; nothing is written if there is none.
+ * Under retire_lock.
+ */
+static void describe_message(struct thrum_comm *comm, const struct comm_operation *operation,
+                             char *text, size_t bytes)
 {
+    for (uint32_t i = 0; i < operation->nmessages; i++) {
+        const struct comm_message *m = &operation->messages[i];
+        struct thrum_line line;
+        struct comm_arrival theirs;
+
+        if (comm->ops->mem_peek(comm->device->impl, m->line, &line, sizeof line) ||
+            line.flag == m->flag || line.flag < (m->flag & EXEC_SEQUENCE_MASK))
+            continue;
+        memcpy(&theirs, line.payload, sizeof theirs);
+        snprintf(
+            text, bytes, "rank %d sends %llu %s to rank %d, which receives %llu %s", comm->rank,
+            (unsigned long long)m->count, thrum_datatype_name((thrum_datatype_t)m->dtype), m->peer,
+            (unsigned long long)theirs.count, thrum_datatype_name((thrum_datatype_t)theirs.dtype));
+        return;
+    }
+}
+
+/* Asks the ranks what they called; the answer comes by on_records. At most once in `interval_ns`. */
+static void ask(struct thrum_comm *comm, uint64_t sequence, int64_t now, int64_t interval_ns)
+{
+    if (!sequence || now - comm->queried_at_ns <= interval_ns)
+        return;
+    comm->queried_at_ns = now;
+    control_query(comm->control, sequence);
+}
+
+/* A submission ended with an error: fault, reset, or a line with another signature. */
+static void operation_failed(struct thrum_comm *comm, const struct pending *pending, int64_t now)
+{
+    const struct call_record *record = &pending->operation.call;
     char call[160], message[COMM_MESSAGE_BYTES];
 
-    describe(&operation->call, call, sizeof call);
-    if (status == THRUM_ERR_MISMATCH && operation->call.sequence) {
-        /* The ranks' records tell who called what; the answer comes by on_records. */
+    describe(record, call, sizeof call);
+    if (pending->status == THRUM_ERR_MISMATCH && record->sequence) {
         if (!comm->mismatch_since_ns)
             comm->mismatch_since_ns = now;
-        if (now - comm->queried_at_ns > QUERY_INTERVAL_NS / 4) {
-            comm->queried_at_ns = now;
-            control_query(comm->control, operation->call.sequence);
-        }
+        ask(comm, record->sequence, now, QUERY_INTERVAL_NS / 4);
         if (now - comm->mismatch_since_ns < QUERY_INTERVAL_NS)
             return;
     }
-    if (status == THRUM_ERR_MISMATCH)
-        snprintf(message, sizeof message, "%s: rank %d in %s met a peer that does something else%s",
-                 comm->name, comm->rank, call,
-                 operation->call.sequence ? "" : ": counts or types differ");
+    if (*pending->detail)
+        snprintf(message, sizeof message, "%s: ranks disagree: %s", comm->name, pending->detail);
+    else if (pending->status == THRUM_ERR_MISMATCH)
+        snprintf(message, sizeof message, "%s: rank %d in %s met a peer that does something else",
+                 comm->name, comm->rank, call);
     else
         snprintf(message, sizeof message, "%s: %s failed on rank %d: %s", comm->name, call,
-                 comm->rank, thrum_status_string(status));
-    comm_fail(comm, status, comm->rank, true, message);
+                 comm->rank, thrum_status_string(pending->status));
+    comm_fail(comm, pending->status, comm->rank, true, message);
 }
 
-/*
- * Copies the oldest pending operation and its state. False if there is none. Under retire_lock the user cannot reuse
- * its slot.
- */
-static bool oldest_pending(struct thrum_comm *comm, struct comm_operation *out,
-                           thrum_status_t *status_out)
+/* False if nothing is pending. Under retire_lock the user cannot reuse the operation's slot. */
+static bool oldest_pending(struct thrum_comm *comm, struct pending *out)
 {
     bool pending;
     uint64_t done;
@@ -358,8 +400,11 @@ static bool oldest_pending(struct thrum_comm *comm, struct comm_operation *out,
     done = comm_done(comm);
     pending = done < atomic_load_explicit(&comm->issued, memory_order_acquire);
     if (pending) {
-        *out = comm->operations[(done + 1) % COMM_IN_FLIGHT];
-        *status_out = poll_operation(comm, out);
+        out->operation = comm->operations[(done + 1) % COMM_IN_FLIGHT];
+        out->status = poll_operation(comm, &out->operation);
+        out->detail[0] = 0;
+        if (out->status == THRUM_ERR_MISMATCH)
+            describe_message(comm, &out->operation, out->detail, sizeof out->detail);
         pending = comm_done(comm) == done;
     }
     pthread_mutex_unlock(&comm->retire_lock);
@@ -369,8 +414,7 @@ static bool oldest_pending(struct thrum_comm *comm, struct comm_operation *out,
 static void on_tick(void *argument, int64_t now)
 {
     struct thrum_comm *comm = argument;
-    struct comm_operation oldest;
-    thrum_status_t status;
+    struct pending oldest;
     int64_t stalled, ask_after;
 
     comm_retire(comm);
@@ -378,29 +422,26 @@ static void on_tick(void *argument, int64_t now)
         comm_cancel_all(comm);
         return;
     }
-    if (!oldest_pending(comm, &oldest, &status)) {
+    if (!oldest_pending(comm, &oldest)) {
         comm->stalled_number = 0;
         return;
     }
-    if (comm->stalled_number != oldest.number) {
-        comm->stalled_number = oldest.number;
+    if (comm->stalled_number != oldest.operation.number) {
+        comm->stalled_number = oldest.operation.number;
         comm->stalled_since_ns = now;
         comm->laggards[0] = 0;
         comm->first_laggard = -1;
     }
-    if (status) {
-        operation_failed(comm, &oldest, status, now);
+    if (oldest.status) {
+        operation_failed(comm, &oldest, now);
         return;
     }
     stalled = now - comm->stalled_since_ns;
     ask_after = (int64_t)min_u64((uint64_t)comm->deadline_ns / 3, FIRST_QUERY_NS);
-    if (stalled > comm->deadline_ns) {
-        fail_deadline(comm, &oldest);
-    } else if (oldest.call.sequence && stalled > ask_after &&
-               now - comm->queried_at_ns > QUERY_INTERVAL_NS) {
-        comm->queried_at_ns = now;
-        control_query(comm->control, oldest.call.sequence);
-    }
+    if (stalled > comm->deadline_ns)
+        fail_deadline(comm, &oldest.operation);
+    else if (stalled > ask_after)
+        ask(comm, oldest.operation.call.sequence, now, QUERY_INTERVAL_NS);
 }
 
 const struct control_callbacks comm_control_callbacks = {

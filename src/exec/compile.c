@@ -237,7 +237,9 @@ static uint64_t p2p_signature(const struct builder *b, int peer, bool receive)
 
     for (int i = 0; i < params->np2p; i++)
         if (params->p2p[i].peer == peer && params->p2p[i].is_send != receive) {
-            struct call_record call = {.count = params->p2p[i].bytes, .collective = COLL_SENDRECV};
+            const struct plan_p2p *p = &params->p2p[i];
+            struct call_record call = {
+                .count = p->bytes, .collective = COLL_SENDRECV, .dtype = p->dtype};
             return exec_signature(&call);
         }
     return 0;
@@ -363,6 +365,27 @@ static void lower(struct builder *b, const struct plan_op *op)
     }
 }
 
+/* The sends of a point-to-point plan, for exec_run to hand on to the operation. */
+static void note_messages(struct builder *b)
+{
+    const struct plan_params *params = &b->plan->params;
+    struct exec_program *p = b->program;
+
+    p->messages = calloc((size_t)params->np2p + 1, sizeof *p->messages);
+    if (!p->messages) {
+        b->status = thrum_fail(THRUM_ERR_NO_MEMORY, "no host memory for a plan");
+        return;
+    }
+    for (int i = 0; i < params->np2p; i++)
+        if (params->p2p[i].is_send && params->p2p[i].peer != b->comm->rank)
+            p->messages[p->nmessages++] = (struct comm_message){
+                .peer = params->p2p[i].peer,
+                .dtype = params->p2p[i].dtype,
+                .count = params->p2p[i].bytes /
+                         thrum_datatype_size((thrum_datatype_t)params->p2p[i].dtype),
+                .flag = p2p_signature(b, params->p2p[i].peer, false)};
+}
+
 /* ---- lanes ---- */
 
 static void add_own_signal(struct builder *b, size_t offset)
@@ -478,6 +501,8 @@ thrum_status_t exec_compile(struct thrum_comm *comm, const struct plan *plan,
         for (uint32_t lane = 0; lane < b.program->nlanes; lane++)
             lower_lane(&b, lane);
     }
+    if (!b.status && channel == CHANNEL_P2P)
+        note_messages(&b);
     if (!b.status)
         resolve_operands(&b);
     free(b.delta_of);
@@ -500,5 +525,6 @@ void exec_program_free(struct exec_program *program)
     free(program->patches);
     free(program->deltas);
     free(program->arrivals);
+    free(program->messages);
     free(program);
 }

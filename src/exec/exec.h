@@ -74,6 +74,8 @@ struct exec_program {
     struct exec_delta *deltas;
     struct comm_arrival
         *arrivals; /* payloads of arrival lines: 1 for collectives, 1 a peer for p2p */
+    struct comm_message *messages; /* point-to-point: what is sent; handed on to the operation */
+    uint32_t nmessages;
     struct exec_lane lanes[PLAN_MAX_LANES];
     uint32_t ncommands, noperands, npatches, ndeltas, nlanes;
     size_t host_bytes;

@@ -370,6 +370,23 @@ static thrum_status_t submit(struct thrum_comm *comm, struct exec_program *progr
     return queue->ops->submit(queue->impl, commands + skip, n - skip, &operation->ticket);
 }
 
+/* The operation keeps what it sends, and the line in which each receiver's arrival should come. */
+static void hand_on_messages(struct thrum_comm *comm, struct exec_program *program,
+                             struct comm_operation *operation)
+{
+    for (uint32_t i = 0; i < program->nmessages; i++) {
+        struct comm_message *m = &program->messages[i];
+        uint32_t count = comm->peers[m->peer].pairs[CHANNEL_P2P].lines_received;
+
+        m->line = comm->area + block_line(m->peer, CHANNEL_P2P, count);
+        m->flag |= ((uint64_t)count + 1) << EXEC_SIGNATURE_BITS;
+    }
+    operation->messages = program->messages;
+    operation->nmessages = program->nmessages;
+    program->messages = NULL;
+    program->nmessages = 0;
+}
+
 thrum_status_t exec_run(struct thrum_comm *comm, struct exec_program *program,
                         const struct exec_buffers *buffers, const struct exec_staging *staging,
                         struct thrum_queue *queue, const struct call_record *call)
@@ -392,9 +409,13 @@ thrum_status_t exec_run(struct thrum_comm *comm, struct exec_program *program,
         return status;
 
     *operation = (struct comm_operation){.number = number, .queue = queue, .call = *call};
+    hand_on_messages(comm, program, operation);
     status = submit(comm, program, staging, queue, operation);
-    if (status)
+    if (status) {
+        free(operation->messages);
+        operation->messages = NULL;
         return status;
+    }
     __atomic_store_n(&queue->last_ticket, operation->ticket, __ATOMIC_RELEASE);
     status = submit_lanes(comm, program, operation);
     advance_pairs(comm, program);

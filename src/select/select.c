@@ -132,6 +132,18 @@ thrum_status_t select_algorithm(const struct plan_params *params, const struct a
     return THRUM_OK;
 }
 
+/* "row 1: any size, up to 64 ranks" */
+static void describe_row(size_t row, char *text, size_t bytes)
+{
+    char size[48] = "any size", ranks[48] = "any number of ranks";
+
+    if (rows[row].max_bytes != ANY)
+        snprintf(size, sizeof size, "up to %llu bytes", (unsigned long long)rows[row].max_bytes);
+    if (rows[row].max_ranks != INT32_MAX)
+        snprintf(ranks, sizeof ranks, "up to %d ranks", rows[row].max_ranks);
+    snprintf(text, bytes, "row %zu: %s, %s", row, size, ranks);
+}
+
 static void explain_one(const struct plan_params *params, const struct algo *algo,
                         const struct algo *chosen, size_t row, bool forced,
                         struct select_candidate *out)
@@ -142,12 +154,8 @@ static void explain_one(const struct plan_params *params, const struct algo *alg
         out->predicted_us = predict_us(algo, params);
     if (out->chosen && forced)
         snprintf(out->reason, sizeof out->reason, "forced by THRUM_ALGO");
-    else if (out->chosen && rows[row].max_bytes == ANY)
-        snprintf(out->reason, sizeof out->reason, "row %zu: any size, up to %d ranks", row,
-                 rows[row].max_ranks);
     else if (out->chosen)
-        snprintf(out->reason, sizeof out->reason, "row %zu: up to %llu bytes, up to %d ranks", row,
-                 (unsigned long long)rows[row].max_bytes, rows[row].max_ranks);
+        describe_row(row, out->reason, sizeof out->reason);
     else if (out->refusal)
         snprintf(out->reason, sizeof out->reason, "cannot serve: %s", out->refusal);
     else

@@ -192,7 +192,9 @@ static void the_first_error_stays(void **state)
 static void buffers_by_definition(void **state)
 {
     struct plan_params p = params();
-    struct plan_p2p p2p[] = {{2, true, 10, 1000}, {0, false, 20, 2000}, {2, false, 30, 3000}};
+    struct plan_p2p p2p[] = {{.peer = 2, .is_send = true, .bytes = 10, .offset = 1000},
+                             {.peer = 0, .bytes = 20, .offset = 2000},
+                             {.peer = 2, .bytes = 30, .offset = 3000}};
 
     (void)state;
     assert_int_equal(plan_send_bytes(&p, 0), 48);
