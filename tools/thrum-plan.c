@@ -374,8 +374,8 @@ static int print(struct options *options)
         uint64_t bytes = params->count * thrum_datatype_size(params->dtype);
         int next = (params->rank + 1) % params->nranks;
         int before = (params->rank + params->nranks - 1) % params->nranks;
-        p2p[0] = (struct plan_p2p){next, true, bytes, 0};
-        p2p[1] = (struct plan_p2p){before, false, bytes, 0};
+        p2p[0] = (struct plan_p2p){.peer = next, .is_send = true, .bytes = bytes, .offset = 0};
+        p2p[1] = (struct plan_p2p){.peer = before, .is_send = false, .bytes = bytes, .offset = 0};
         params->p2p = p2p;
         params->np2p = 2;
     }
