@@ -222,6 +222,18 @@ void crew_kill(struct crew *crew, int rank, int signal)
     }
 }
 
+void crew_wait(struct crew *crew, int rank)
+{
+    int64_t end = clock_ms() + PATIENCE_MS;
+
+    while (waitpid(crew->pids[rank], NULL, WNOHANG) == 0) {
+        if (clock_ms() > end)
+            fail_msg("rank %d does not end", rank);
+        poll(NULL, 0, 5);
+    }
+    forget(crew, rank);
+}
+
 /* Until end of file: what is still said is shown, since it was not expected. */
 static void drain(struct crew *crew, int rank, int64_t end)
 {

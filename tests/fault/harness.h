@@ -48,6 +48,8 @@ void crew_expect_result(struct crew *crew, int rank, thrum_status_t status, ...)
 void crew_say(struct crew *crew, int rank, const char *text);
 void crew_say_all(struct crew *crew, const char *text);
 void crew_kill(struct crew *crew, int rank, int signal);
+/* Waits for a rank that ends by itself, with whatever status. */
+void crew_wait(struct crew *crew, int rank);
 /* Hears an id from rank `from` and says it to all other ranks in [0, nranks). */
 void crew_relay_id(struct crew *crew, int from, int nranks);
 /* Every rank that was not killed has to leave by itself with status 0 in time. */

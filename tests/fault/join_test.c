@@ -431,7 +431,7 @@ static void bad_config(const char *setting, const char *name, const char *value)
     line = crew_hear(&crew, 0, 20000); /* opening a device reads the configuration */
     if (!strstr(line, "THRUM_ERR_INVALID_CONFIG") || !strstr(line, name) || !strstr(line, value))
         fail_msg("%s: %s", setting, line);
-    crew_kill(&crew, 0, SIGKILL);
+    crew_wait(&crew, 0);
 }
 
 static void a_bad_config_value(void **state)
@@ -465,7 +465,8 @@ static void a_bad_algorithm(void **state)
         }
         if (!strstr(line, "THRUM_ERR_INVALID_CONFIG") || !strstr(line, names[i]))
             fail_msg("%s: %s", settings[i], line);
-        crew_kill(&crew, 0, SIGKILL);
+        crew_say(&crew, 0, "end");
+        crew_wait(&crew, 0);
     }
 }
 
