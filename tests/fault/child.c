@@ -76,9 +76,8 @@ void child_main(int argc, char **argv, const struct role *roles, size_t nroles)
             continue;
         roles[i].run(&child);
         child_close(&child);
-        for (int tries = 0;
-             tries < 300 && (count_descriptors() > descriptors || count_threads() > threads);
-             tries++)
+        for (int wait = 0;
+             wait < 300 && (count_descriptors() > descriptors || count_threads() > threads); wait++)
             poll(NULL, 0, 10); /* threads that were told to end */
         if (count_descriptors() != descriptors || count_threads() != threads) {
             fprintf(stderr, "# rank %d: %d descriptors and %d threads before, %d and %d after\n",
