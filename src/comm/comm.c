@@ -18,6 +18,7 @@
 #include "topo/topo.h"
 
 #define TICK_MS 20
+#define DEADLINE_MAX_MS ((int64_t)1 << 40) /* 34 years, and no product of it overflows */
 #define EXCHANGE_VERSION 1
 
 /* ---- registry of live communicators: tells a live handle from any other pointer ---- */
@@ -370,6 +371,8 @@ static thrum_status_t effective_config(const struct thrum_comm_config *config,
         out->deadline_ms = thrum_config_int(CFG_DEADLINE_MS);
     if (!out->init_deadline_ms)
         out->init_deadline_ms = thrum_config_int(CFG_INIT_DEADLINE_MS);
+    out->deadline_ms = (int64_t)min_u64((uint64_t)out->deadline_ms, DEADLINE_MAX_MS);
+    out->init_deadline_ms = (int64_t)min_u64((uint64_t)out->init_deadline_ms, DEADLINE_MAX_MS);
     if (!out->scratch_bytes)
         out->scratch_bytes = (uint64_t)thrum_config_int(CFG_SCRATCH_BYTES);
     out->scratch_bytes = round_up_u64(out->scratch_bytes, 4096);
