@@ -414,7 +414,7 @@ thrum_status_t exec_run(struct thrum_comm *comm, struct exec_program *program,
         operation->messages = NULL;
         return status;
     }
-    __atomic_store_n(&queue->last_ticket, operation->ticket, __ATOMIC_RELEASE);
+    queue_raise(&queue->last_ticket, operation->ticket);
     status = submit_lanes(comm, program, operation);
     advance_pairs(comm, program);
     comm->last_queue = queue;
