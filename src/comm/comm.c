@@ -446,6 +446,7 @@ static void release(struct thrum_comm *comm)
     exec_cache_destroy(comm->cache);
     pthread_mutex_destroy(&comm->retire_lock);
     free(comm->peers);
+    thrum_device_close(comm->held_device);
     comm->magic = 0;
     free(comm);
 }
@@ -473,6 +474,12 @@ thrum_status_t comm_create(const struct thrum_unique_id *id, int nranks, int ran
                             nranks);
     if (status) {
         bootstrap_withdraw(id); /* where it was made here, the others need not wait */
+        return status;
+    }
+    status = thrum_device_open(device->index, &comm->held_device);
+    if (status) {
+        bootstrap_withdraw(id);
+        release(comm);
         return status;
     }
     comm->id = fnv1a(0xcbf29ce484222325u, id, sizeof *id);

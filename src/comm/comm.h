@@ -120,6 +120,7 @@ struct thrum_comm {
     bool finalized; /* user */
     int rank, nranks; /* fixed */
     struct thrum_device *device; /* fixed */
+    struct thrum_device *held_device; /* fixed: the same, opened once more, so that it stays */
     const struct thrum_device_ops *ops; /* fixed, = device->ops */
     char name[COMM_NAME_BYTES]; /* fixed */
     uint64_t id; /* fixed; equal on all ranks, for ordering inside groups */
