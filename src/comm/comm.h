@@ -224,6 +224,8 @@ thrum_status_t comm_drain(struct thrum_comm *comm);
 
 /* Notes a collective that begins, for the control plane. user. */
 void comm_record(struct thrum_comm *comm, const struct call_record *call);
+/* Takes the note back: the call was refused. user. */
+void comm_unrecord(struct thrum_comm *comm, const struct call_record *call);
 
 /* The callbacks of the control plane. */
 extern const struct control_callbacks comm_control_callbacks;
