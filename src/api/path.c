@@ -181,6 +181,8 @@ thrum_status_t collective_run(const struct coll_args *args)
                       placement.staged ? &placement.staging : NULL, args->queue, &call);
     if (!status)
         comm->sequence++;
+    else
+        comm_unrecord(comm, &call);
     return status;
 }
 

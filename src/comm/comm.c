@@ -18,7 +18,9 @@
 #include "topo/topo.h"
 
 #define TICK_MS 20
+#define DEADLINE_MAX_MS ((int64_t)1 << 40) /* 34 years, and no product of it overflows */
 #define EXCHANGE_VERSION 1
+#define CANCEL_WAIT_NS 2000000000 /* for commands that execute; others end at once */
 
 /* ---- registry of live communicators: tells a live handle from any other pointer ---- */
 
@@ -370,6 +372,8 @@ static thrum_status_t effective_config(const struct thrum_comm_config *config,
         out->deadline_ms = thrum_config_int(CFG_DEADLINE_MS);
     if (!out->init_deadline_ms)
         out->init_deadline_ms = thrum_config_int(CFG_INIT_DEADLINE_MS);
+    out->deadline_ms = (int64_t)min_u64((uint64_t)out->deadline_ms, DEADLINE_MAX_MS);
+    out->init_deadline_ms = (int64_t)min_u64((uint64_t)out->init_deadline_ms, DEADLINE_MAX_MS);
     if (!out->scratch_bytes)
         out->scratch_bytes = (uint64_t)thrum_config_int(CFG_SCRATCH_BYTES);
     out->scratch_bytes = round_up_u64(out->scratch_bytes, 4096);
@@ -443,6 +447,7 @@ static void release(struct thrum_comm *comm)
     exec_cache_destroy(comm->cache);
     pthread_mutex_destroy(&comm->retire_lock);
     free(comm->peers);
+    thrum_device_close(comm->held_device);
     comm->magic = 0;
     free(comm);
 }
@@ -470,6 +475,12 @@ thrum_status_t comm_create(const struct thrum_unique_id *id, int nranks, int ran
                             nranks);
     if (status) {
         bootstrap_withdraw(id); /* where it was made here, the others need not wait */
+        return status;
+    }
+    status = thrum_device_open(device->index, &comm->held_device);
+    if (status) {
+        bootstrap_withdraw(id);
+        release(comm);
         return status;
     }
     comm->id = fnv1a(0xcbf29ce484222325u, id, sizeof *id);
@@ -564,20 +575,28 @@ thrum_status_t thrum_comm_finalize(thrum_comm_t comm)
     return atomic_load(&comm->status) ? comm_failure(comm) : status;
 }
 
-/* After a failure: waits, bounded, until queues are through with this communicator's commands. */
+static int64_t left_until(int64_t end)
+{
+    int64_t now = now_ns();
+
+    return now < end ? end - now : 0;
+}
+
+/* After a failure: waits, bounded in all, until queues are through with this communicator's commands. */
 static void wait_cancelled(struct thrum_comm *comm)
 {
     uint64_t issued = atomic_load(&comm->issued);
+    int64_t end = now_ns() + CANCEL_WAIT_NS;
 
     for (uint64_t number = atomic_load(&comm->retired_number) + 1; number <= issued; number++) {
         struct comm_operation *operation = &comm->operations[number % COMM_IN_FLIGHT];
         thrum_status_t status =
-            comm->ops->wait(operation->queue->impl, operation->ticket, 1000000000);
+            comm->ops->wait(operation->queue->impl, operation->ticket, left_until(end));
         (void)status;
         for (int lane = 1; lane < PLAN_MAX_LANES; lane++)
             if (operation->lane_queue[lane])
                 status = comm->ops->wait(operation->lane_queue[lane]->impl,
-                                         operation->lane_ticket[lane], 1000000000);
+                                         operation->lane_ticket[lane], left_until(end));
         pthread_mutex_lock(&comm->retire_lock);
         comm_free_operation(operation);
         pthread_mutex_unlock(&comm->retire_lock);

@@ -120,6 +120,7 @@ struct thrum_comm {
     bool finalized; /* user */
     int rank, nranks; /* fixed */
     struct thrum_device *device; /* fixed */
+    struct thrum_device *held_device; /* fixed: the same, opened once more, so that it stays */
     const struct thrum_device_ops *ops; /* fixed, = device->ops */
     char name[COMM_NAME_BYTES]; /* fixed */
     uint64_t id; /* fixed; equal on all ranks, for ordering inside groups */
@@ -223,6 +224,8 @@ thrum_status_t comm_drain(struct thrum_comm *comm);
 
 /* Notes a collective that begins, for the control plane. user. */
 void comm_record(struct thrum_comm *comm, const struct call_record *call);
+/* Takes the note back: the call was refused. user. */
+void comm_unrecord(struct thrum_comm *comm, const struct call_record *call);
 
 /* The callbacks of the control plane. */
 extern const struct control_callbacks comm_control_callbacks;

@@ -186,6 +186,13 @@ void comm_record(struct thrum_comm *comm, const struct call_record *call)
     atomic_store_explicit(&h->sequence, call->sequence, memory_order_release);
 }
 
+void comm_unrecord(struct thrum_comm *comm, const struct call_record *call)
+{
+    struct comm_history *h = &comm->history[call->sequence % COMM_HISTORY];
+
+    atomic_store_explicit(&h->sequence, 0, memory_order_release);
+}
+
 /* False if the record is not there (any more). */
 static bool read_record(struct thrum_comm *comm, uint64_t sequence, struct call_record *out)
 {
@@ -321,7 +328,9 @@ static void fail_deadline(struct thrum_comm *comm, const struct comm_operation *
     describe(&operation->call, call, sizeof call);
     snprintf(message, sizeof message, "%s: %s on rank %d has not ended within %lld ms: %s",
              comm->name, call, comm->rank, (long long)(comm->deadline_ns / 1000000),
-             *comm->laggards ? comm->laggards : "every rank has called it");
+             *comm->laggards            ? comm->laggards
+             : operation->call.sequence ? "every rank has called it"
+                                        : "a message of it was not met by its other end");
     comm_fail(comm, THRUM_ERR_TIMEOUT, comm->first_laggard, true, message);
 }
 

@@ -50,6 +50,16 @@ struct thrum_queue {
         *marks_last; /* submitted event callbacks, under marks_lock */
 };
 
+/* A queue's ticket counters only grow, whichever of several submitting threads comes last. */
+static inline void queue_raise(_Atomic uint64_t *counter, uint64_t value)
+{
+    uint64_t seen = atomic_load_explicit(counter, memory_order_relaxed);
+
+    while (seen < value && !atomic_compare_exchange_weak_explicit(
+                               counter, &seen, value, memory_order_release, memory_order_relaxed))
+        ;
+}
+
 /* A point in a queue; event.c. Shared by the event and by the callbacks that touch it. */
 struct event_mark;
 struct thrum_event {

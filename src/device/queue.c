@@ -112,15 +112,6 @@ uint64_t thrum_queue_id(thrum_queue_t queue)
 
 /* ---- submit ---------------------------------------------------------------------------------------------------- */
 
-static void raise_to(_Atomic uint64_t *counter, uint64_t value)
-{
-    uint64_t seen = atomic_load_explicit(counter, memory_order_relaxed);
-
-    while (seen < value && !atomic_compare_exchange_weak_explicit(
-                               counter, &seen, value, memory_order_relaxed, memory_order_relaxed))
-        ;
-}
-
 thrum_status_t thrum_queue_submit(thrum_queue_t queue, const struct thrum_command *commands,
                                   size_t n, uint64_t *ticket_out)
 {
@@ -132,7 +123,7 @@ thrum_status_t thrum_queue_submit(thrum_queue_t queue, const struct thrum_comman
     status = queue->ops->submit(queue->impl, commands, n, &ticket);
     if (status)
         return status;
-    raise_to(&queue->last_ticket, ticket);
+    queue_raise(&queue->last_ticket, ticket);
     if (ticket_out)
         *ticket_out = ticket;
     return THRUM_OK;
@@ -280,7 +271,7 @@ static thrum_status_t collect(struct thrum_queue *queue, uint64_t last, thrum_st
 
     if (last > atomic_load_explicit(&queue->synced_ticket, memory_order_relaxed)) {
         last_status = first_error(queue, last, last_status);
-        raise_to(&queue->synced_ticket, last);
+        queue_raise(&queue->synced_ticket, last);
     } else if (!is_sticky(last_status)) {
         last_status = THRUM_OK; /* an earlier synchronize has returned it */
     }

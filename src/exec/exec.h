@@ -58,7 +58,8 @@ struct exec_delta {
  * A plan, lowered for this communicator. Lane 0 is for the queue of the call, the others for internal queues:
  *   lane 0: [head: WAIT done] [start: SIGNAL lanes_started] body [join: WAIT lane_done ...] [tail: SIGNAL done]
  *   lane l: [WAIT lanes_started] body [SIGNAL lane_done]
- * head is skipped when the previous operation was on the same queue; start and join are there with several lanes.
+ * head orders operations of different queues, and lets none begin behind one that has failed on the same queue: that
+ * one would never be missed. start and join are there with several lanes.
  */
 struct exec_lane {
     uint32_t first_command, ncommands;

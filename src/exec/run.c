@@ -329,8 +329,8 @@ static void number_lane0(struct exec_program *program, uint64_t number)
 
 /* Lane 0 with the copies around it, in one submission. */
 static thrum_status_t submit_staged(struct thrum_comm *comm, struct exec_program *program,
-                                    const struct exec_staging *staging, uint32_t skip,
-                                    struct thrum_queue *queue, struct comm_operation *operation)
+                                    const struct exec_staging *staging, struct thrum_queue *queue,
+                                    struct comm_operation *operation)
 {
     const struct thrum_command *commands = &program->commands[program->lanes[0].first_command];
     uint32_t n = program->lanes[0].ncommands;
@@ -339,8 +339,7 @@ static thrum_status_t submit_staged(struct thrum_comm *comm, struct exec_program
 
     if (status)
         return status;
-    if (!skip)
-        exec_list_add(&list, &commands[0], 1);
+    exec_list_add(&list, &commands[0], 1);
     exec_list_add_copies(&list, staging->in, staging->nin, true);
     exec_list_add(&list, &commands[1], n - 2);
     exec_list_add_copies(&list, staging->out, staging->nout, false);
@@ -360,14 +359,13 @@ static thrum_status_t submit(struct thrum_comm *comm, struct exec_program *progr
                              const struct exec_staging *staging, struct thrum_queue *queue,
                              struct comm_operation *operation)
 {
-    struct thrum_command *commands = &program->commands[program->lanes[0].first_command];
-    uint32_t n = program->lanes[0].ncommands;
-    uint32_t skip = queue == comm->last_queue ? 1 : 0;
+    const struct exec_lane *lane = &program->lanes[0];
 
     number_lane0(program, operation->number);
     if (staging)
-        return submit_staged(comm, program, staging, skip, queue, operation);
-    return queue->ops->submit(queue->impl, commands + skip, n - skip, &operation->ticket);
+        return submit_staged(comm, program, staging, queue, operation);
+    return queue->ops->submit(queue->impl, &program->commands[lane->first_command], lane->ncommands,
+                              &operation->ticket);
 }
 
 /* The operation keeps what it sends, and the line in which each receiver's arrival should come. */
@@ -416,7 +414,7 @@ thrum_status_t exec_run(struct thrum_comm *comm, struct exec_program *program,
         operation->messages = NULL;
         return status;
     }
-    __atomic_store_n(&queue->last_ticket, operation->ticket, __ATOMIC_RELEASE);
+    queue_raise(&queue->last_ticket, operation->ticket);
     status = submit_lanes(comm, program, operation);
     advance_pairs(comm, program);
     comm->last_queue = queue;

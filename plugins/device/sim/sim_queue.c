@@ -413,7 +413,14 @@ void sim_cancel(void *handle, uint64_t first, uint64_t last, thrum_status_t stat
         sim_queue_stop(queue, status);
         return;
     }
+    if (atomic_load_explicit(&queue->done_ticket, memory_order_acquire) >= last)
+        return; /* nothing of it is left; who repeats a cancel for safety must not fill the list */
     pthread_mutex_lock(&queue->cancel_lock);
+    for (size_t i = 0; i < queue->ncancels; i++)
+        if (queue->cancels[i].first <= first && queue->cancels[i].last >= last) {
+            pthread_mutex_unlock(&queue->cancel_lock);
+            return; /* asked before */
+        }
     if (queue->ncancels == queue->cancels_capacity) {
         size_t capacity = queue->cancels_capacity ? queue->cancels_capacity * 2 : 8;
         cancels = realloc(queue->cancels, capacity * sizeof *cancels);
