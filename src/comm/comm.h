@@ -101,6 +101,9 @@ struct comm_operation {
     uint64_t ticket;
     struct thrum_queue *lane_queue[PLAN_MAX_LANES]; /* NULL: lane not used */
     uint64_t lane_ticket[PLAN_MAX_LANES];
+    struct thrum_queue
+        *join_queue[PLAN_MAX_LANES]; /* NULL: none; point-to-point on several queues */
+    uint64_t join_ticket[PLAN_MAX_LANES]; /* what lets the operation begin: see p2p.c */
     void *host_memory; /* freed when it ends; NULL: none */
     struct comm_message *messages; /* the same; sends of a point-to-point operation */
     uint32_t nmessages;

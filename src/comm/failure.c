@@ -78,6 +78,11 @@ void comm_cancel_all(struct thrum_comm *comm)
             if (operation->lane_queue[lane])
                 cancel_lane(comm, operation, lane, operation->lane_queue[lane],
                             operation->lane_ticket[lane]);
+        for (int i = 0; i < PLAN_MAX_LANES; i++)
+            if (operation->join_queue[i])
+                comm->ops->cancel(operation->join_queue[i]->impl, operation->join_ticket[i],
+                                  operation->join_ticket[i],
+                                  (thrum_status_t)atomic_load(&comm->status));
     }
     pthread_mutex_unlock(&comm->retire_lock);
 }
