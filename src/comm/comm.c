@@ -438,6 +438,13 @@ static void release(struct thrum_comm *comm)
     for (int i = 0; i < 2; i++)
         if (comm->stage[i])
             (void)comm->ops->mem_free(comm->device->impl, comm->stage[i]);
+    while (comm->old_stages) {
+        struct comm_old_stage *old = comm->old_stages;
+
+        comm->old_stages = old->next;
+        (void)comm->ops->mem_free(comm->device->impl, old->address);
+        free(old);
+    }
     if (comm->bounce) {
         (void)comm->ops->host_unregister(comm->device->impl, comm->bounce);
         free(comm->bounce);
@@ -713,7 +720,8 @@ thrum_status_t thrum_comm_memory(thrum_comm_t comm, struct thrum_comm_memory_inf
 
     if (status)
         return status;
-    values.device_bytes = comm->area_bytes + comm->stage_bytes[0] + comm->stage_bytes[1];
+    values.device_bytes =
+        comm->area_bytes + comm->stage_bytes[0] + comm->stage_bytes[1] + comm->old_stage_bytes;
     values.scratch_bytes = comm->scratch_bytes;
     values.host_bytes = host_bytes(comm->nranks) + exec_cache_bytes(comm->cache) +
                         (comm->bounce ? EXEC_BOUNCE_BYTES : 0);

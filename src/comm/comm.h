@@ -111,6 +111,12 @@ struct comm_operation {
     struct call_record call; /* sequence 0 for point-to-point */
 };
 
+/* A stage that became too small; freed when operation `number` has ended. */
+struct comm_old_stage {
+    struct comm_old_stage *next;
+    uint64_t address, bytes, number;
+};
+
 struct exec_cache;
 
 /* A call record that one thread writes and another reads without a lock: `sequence` is stored last, 0 meanwhile. */
@@ -145,6 +151,8 @@ struct thrum_comm {
     struct exec_cache *cache; /* user */
     thrum_queue_t lane_queues[PLAN_MAX_LANES]; /* user; made when first used; [0] is never used */
     uint64_t stage[2], stage_bytes[2]; /* user: device memory that stands for host buffers */
+    struct comm_old_stage *old_stages; /* user: outgrown, some operation may still use them */
+    uint64_t old_stage_bytes; /* user */
     void *bounce; /* user: registered host memory between plain and device */
 
     /* Operations in flight: user writes operations[issued % N] then `issued`; control reads up to it. */
