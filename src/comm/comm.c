@@ -466,6 +466,29 @@ static thrum_status_t make_area(struct thrum_comm *comm)
     return comm->ops->mem_alloc(comm->device->impl, comm->area_bytes, &comm->area);
 }
 
+/* What exec builds programs from; there is no other lowering yet. */
+static thrum_status_t check_device(const struct thrum_device *device)
+{
+    static const struct {
+        uint64_t bit;
+        const char *name;
+    } needed[] = {{THRUM_CAP_INDIRECT, "THRUM_CAP_INDIRECT"},
+                  {THRUM_CAP_INLINE_LINE, "THRUM_CAP_INLINE_LINE"},
+                  {THRUM_CAP_MULTICAST, "THRUM_CAP_MULTICAST"},
+                  {THRUM_CAP_HOST_CALLBACK, "THRUM_CAP_HOST_CALLBACK"}};
+    const struct thrum_device_properties *properties = &device->properties;
+
+    for (size_t i = 0; i < sizeof needed / sizeof *needed; i++)
+        if (!(properties->capabilities & needed[i].bit))
+            return thrum_fail(THRUM_ERR_UNSUPPORTED, "device %s lacks %s, which communicators need",
+                              properties->name, needed[i].name);
+    if (properties->semaphore_bits < 64)
+        return thrum_fail(THRUM_ERR_UNSUPPORTED,
+                          "device %s has semaphores of %u bits, communicators need 64",
+                          properties->name, properties->semaphore_bits);
+    return THRUM_OK;
+}
+
 thrum_status_t comm_create(const struct thrum_unique_id *id, int nranks, int rank,
                            thrum_device_t device, const struct thrum_comm_config *config,
                            thrum_comm_t *comm_out)
@@ -474,6 +497,8 @@ thrum_status_t comm_create(const struct thrum_unique_id *id, int nranks, int ran
     struct thrum_comm *comm;
     thrum_status_t status = effective_config(config, &effective);
 
+    if (!status)
+        status = check_device(device);
     if (!status)
         status = select_check_config();
     comm = status ? NULL : allocate(nranks, rank, device, &effective);
