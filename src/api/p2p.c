@@ -333,7 +333,7 @@ thrum_status_t p2p_run(struct thrum_comm *comm, const struct p2p_call *calls, si
 {
     struct message *messages = calloc(n, sizeof *messages);
     int *next = calloc(2 * (size_t)comm->nranks, sizeof *next);
-    struct other_queues others;
+    struct other_queues others = {.n = 0};
     struct join join = {0};
     uint64_t before = atomic_load(&comm->issued);
     struct round round = {.p2p = calloc(n, sizeof *round.p2p),
