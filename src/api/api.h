@@ -13,6 +13,9 @@ thrum_status_t collective_run(const struct coll_args *args);
 /* What is wrong with a call, if anything; checked when it is made, also inside a group. */
 thrum_status_t collective_check(const struct coll_args *args);
 
+/* The buffers of a call, as place would find them; for groups, where nothing may begin before all is known to be good. */
+thrum_status_t collective_check_buffers(const struct coll_args *args);
+
 /* ---- point to point (p2p.c) ---- */
 
 struct p2p_call {

@@ -87,8 +87,11 @@ static thrum_status_t collective_call(const struct coll_args *args)
 {
     thrum_status_t status = collective_check(args);
 
-    if (group_is_open())
+    if (group_is_open()) {
+        if (!status)
+            status = collective_check_buffers(args);
         return group_add_collective(args, status);
+    }
     return status ? status : collective_run(args);
 }
 
@@ -166,8 +169,15 @@ static thrum_status_t p2p_call(thrum_comm_t comm, const struct p2p_call *call)
     if (!status && (call->peer < 0 || call->peer >= comm->nranks))
         status = thrum_fail(THRUM_ERR_INVALID_RANK, "peer=%d is not between 0 and %d", call->peer,
                             comm->nranks - 1);
-    if (group_is_open())
+    if (group_is_open()) {
+        uint64_t bytes = call->count * thrum_datatype_size(call->dtype);
+        enum thrum_mem_kind kind;
+
+        if (!status && bytes)
+            status =
+                exec_classify(comm, call->is_send ? "send" : "recv", call->buffer, bytes, &kind);
         return group_add_p2p(comm, call, status);
+    }
     if (!status && call->peer == comm->rank)
         status = thrum_fail(THRUM_ERR_INVALID_USAGE,
                             "peer=%d is this rank: a message to oneself needs its send and receive "

@@ -127,6 +127,25 @@ static thrum_status_t run_comm(const struct group_call *calls, size_t n)
     return status;
 }
 
+/* What the calls name may have been destroyed since. */
+static thrum_status_t check_alive(const struct group_call *calls, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        const struct thrum_queue *queue =
+            calls[i].is_p2p ? calls[i].p2p.queue : calls[i].collective.queue;
+
+        if (!comm_is_valid(calls[i].comm))
+            return thrum_fail(THRUM_ERR_INVALID_COMM,
+                              "comm=%p was destroyed inside the group that uses it",
+                              (void *)calls[i].comm);
+        if (!queue_is_valid(queue))
+            return thrum_fail(THRUM_ERR_INVALID_QUEUE,
+                              "queue=%p was destroyed inside the group that uses it",
+                              (const void *)queue);
+    }
+    return THRUM_OK;
+}
+
 thrum_status_t thrum_group_end(void)
 {
     thrum_status_t status;
@@ -138,6 +157,8 @@ thrum_status_t thrum_group_end(void)
     if (--group.depth)
         return THRUM_OK;
     status = group.status ? thrum_set_last_error(group.status, group.message) : THRUM_OK;
+    if (!status)
+        status = check_alive(group.calls, group.n);
     if (!status)
         sort_calls(group.calls, group.n);
     while (!status && first < group.n) {

@@ -204,6 +204,12 @@ struct other_queues {
     int n;
 };
 
+/* What was submitted to bring the queues together: [0] the wait of the first, then the others' signals. */
+struct join {
+    struct thrum_queue *queue[PLAN_MAX_LANES]; /* NULL: nothing */
+    uint64_t ticket[PLAN_MAX_LANES];
+};
+
 static thrum_status_t find_others(const struct p2p_call *calls, size_t n, struct other_queues *out)
 {
     out->n = 0;
@@ -236,19 +242,52 @@ static thrum_status_t submit_one(struct thrum_queue *queue, enum thrum_opcode op
     return thrum_queue_submit(queue, &command, 1, ticket_out);
 }
 
-/* The first queue goes on when the others have reached this point. */
+/* The first queue goes on when the others have reached this point. Also after an error *join says what was submitted. */
 static thrum_status_t await_others(struct thrum_comm *comm, struct thrum_queue *queue,
-                                   const struct other_queues *others)
+                                   const struct other_queues *others, struct join *join)
 {
     uint64_t joined = comm->area + comm->own_offset + offsetof(struct comm_own_block, joined);
+    thrum_status_t status = THRUM_OK;
 
-    for (int i = 0; i < others->n; i++) {
-        thrum_status_t status = submit_one(others->queue[i], THRUM_CMD_SIGNAL, joined, 1, NULL);
+    for (int i = 0; i < others->n && !status; i++) {
+        status = exec_hold_queue(comm, others->queue[i]);
+        if (!status)
+            status =
+                submit_one(others->queue[i], THRUM_CMD_SIGNAL, joined, 1, &join->ticket[i + 1]);
         if (status)
-            return status;
+            break;
+        join->queue[i + 1] = others->queue[i];
         comm->joined++;
     }
-    return others->n ? submit_one(queue, THRUM_CMD_WAIT, joined, comm->joined, NULL) : THRUM_OK;
+    if (!others->n || status)
+        return status;
+    status = exec_hold_queue(comm, queue);
+    if (!status)
+        status = submit_one(queue, THRUM_CMD_WAIT, joined, comm->joined, &join->ticket[0]);
+    if (!status)
+        join->queue[0] = queue;
+    return status;
+}
+
+/*
+ * If a queue stops before it says that it has come, the first would wait for ever: the wait ends with the group's last
+ * operation, or at once where the group has none. `before`: operations when the group began.
+ */
+static void guard_join(struct thrum_comm *comm, const struct join *join, uint64_t before,
+                       thrum_status_t status)
+{
+    uint64_t number = atomic_load(&comm->issued);
+    struct comm_operation *operation = &comm->operations[number % COMM_IN_FLIGHT];
+
+    if (number == before) {
+        if (join->queue[0])
+            comm->ops->cancel(join->queue[0]->impl, join->ticket[0], join->ticket[0], status);
+        return;
+    }
+    pthread_mutex_lock(&comm->retire_lock);
+    memcpy(operation->join_queue, join->queue, sizeof join->queue);
+    memcpy(operation->join_ticket, join->ticket, sizeof join->ticket);
+    pthread_mutex_unlock(&comm->retire_lock);
 }
 
 /* The others go on when the group is done; their waits end with the newest operation if it fails. */
@@ -294,7 +333,9 @@ thrum_status_t p2p_run(struct thrum_comm *comm, const struct p2p_call *calls, si
 {
     struct message *messages = calloc(n, sizeof *messages);
     int *next = calloc(2 * (size_t)comm->nranks, sizeof *next);
-    struct other_queues others;
+    struct other_queues others = {.n = 0};
+    struct join join = {0};
+    uint64_t before = atomic_load(&comm->issued);
     struct round round = {.p2p = calloc(n, sizeof *round.p2p),
                           .in = calloc(n, sizeof *round.in),
                           .out = calloc(n, sizeof *round.out)};
@@ -311,9 +352,10 @@ thrum_status_t p2p_run(struct thrum_comm *comm, const struct p2p_call *calls, si
     if (!status)
         status = find_others(calls, n, &others);
     if (!status)
-        status = await_others(comm, calls[0].queue, &others);
+        status = await_others(comm, calls[0].queue, &others, &join);
     if (!status)
         status = run_rounds(comm, messages, n, &round, next, calls[0].queue);
+    guard_join(comm, &join, before, status);
     if (!status)
         status = release_others(comm, &others);
     free(messages);

@@ -98,6 +98,19 @@ struct placement {
     bool staged;
 };
 
+thrum_status_t collective_check_buffers(const struct coll_args *args)
+{
+    uint64_t nsend = send_bytes(args), nrecv = recv_bytes(args);
+    enum thrum_mem_kind kind;
+    thrum_status_t status = THRUM_OK;
+
+    if (nsend)
+        status = exec_classify(args->comm, "send", args->send, nsend, &kind);
+    if (!status && nrecv)
+        status = exec_classify(args->comm, "recv", args->recv, nrecv, &kind);
+    return status;
+}
+
 static thrum_status_t place(const struct coll_args *args, bool in_place, struct placement *p)
 {
     struct thrum_comm *comm = args->comm;

@@ -438,6 +438,13 @@ static void release(struct thrum_comm *comm)
     for (int i = 0; i < 2; i++)
         if (comm->stage[i])
             (void)comm->ops->mem_free(comm->device->impl, comm->stage[i]);
+    while (comm->old_stages) {
+        struct comm_old_stage *old = comm->old_stages;
+
+        comm->old_stages = old->next;
+        (void)comm->ops->mem_free(comm->device->impl, old->address);
+        free(old);
+    }
     if (comm->bounce) {
         (void)comm->ops->host_unregister(comm->device->impl, comm->bounce);
         free(comm->bounce);
@@ -459,6 +466,29 @@ static thrum_status_t make_area(struct thrum_comm *comm)
     return comm->ops->mem_alloc(comm->device->impl, comm->area_bytes, &comm->area);
 }
 
+/* What exec builds programs from; there is no other lowering yet. */
+static thrum_status_t check_device(const struct thrum_device *device)
+{
+    static const struct {
+        uint64_t bit;
+        const char *name;
+    } needed[] = {{THRUM_CAP_INDIRECT, "THRUM_CAP_INDIRECT"},
+                  {THRUM_CAP_INLINE_LINE, "THRUM_CAP_INLINE_LINE"},
+                  {THRUM_CAP_MULTICAST, "THRUM_CAP_MULTICAST"},
+                  {THRUM_CAP_HOST_CALLBACK, "THRUM_CAP_HOST_CALLBACK"}};
+    const struct thrum_device_properties *properties = &device->properties;
+
+    for (size_t i = 0; i < sizeof needed / sizeof *needed; i++)
+        if (!(properties->capabilities & needed[i].bit))
+            return thrum_fail(THRUM_ERR_UNSUPPORTED, "device %s lacks %s, which communicators need",
+                              properties->name, needed[i].name);
+    if (properties->semaphore_bits < 64)
+        return thrum_fail(THRUM_ERR_UNSUPPORTED,
+                          "device %s has semaphores of %u bits, communicators need 64",
+                          properties->name, properties->semaphore_bits);
+    return THRUM_OK;
+}
+
 thrum_status_t comm_create(const struct thrum_unique_id *id, int nranks, int rank,
                            thrum_device_t device, const struct thrum_comm_config *config,
                            thrum_comm_t *comm_out)
@@ -467,6 +497,8 @@ thrum_status_t comm_create(const struct thrum_unique_id *id, int nranks, int ran
     struct thrum_comm *comm;
     thrum_status_t status = effective_config(config, &effective);
 
+    if (!status)
+        status = check_device(device);
     if (!status)
         status = select_check_config();
     comm = status ? NULL : allocate(nranks, rank, device, &effective);
@@ -713,7 +745,8 @@ thrum_status_t thrum_comm_memory(thrum_comm_t comm, struct thrum_comm_memory_inf
 
     if (status)
         return status;
-    values.device_bytes = comm->area_bytes + comm->stage_bytes[0] + comm->stage_bytes[1];
+    values.device_bytes =
+        comm->area_bytes + comm->stage_bytes[0] + comm->stage_bytes[1] + comm->old_stage_bytes;
     values.scratch_bytes = comm->scratch_bytes;
     values.host_bytes = host_bytes(comm->nranks) + exec_cache_bytes(comm->cache) +
                         (comm->bounce ? EXEC_BOUNCE_BYTES : 0);

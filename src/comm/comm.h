@@ -101,11 +101,20 @@ struct comm_operation {
     uint64_t ticket;
     struct thrum_queue *lane_queue[PLAN_MAX_LANES]; /* NULL: lane not used */
     uint64_t lane_ticket[PLAN_MAX_LANES];
+    struct thrum_queue
+        *join_queue[PLAN_MAX_LANES]; /* NULL: none; point-to-point on several queues */
+    uint64_t join_ticket[PLAN_MAX_LANES]; /* what lets the operation begin: see p2p.c */
     void *host_memory; /* freed when it ends; NULL: none */
     struct comm_message *messages; /* the same; sends of a point-to-point operation */
     uint32_t nmessages;
     uint32_t told; /* bit per lane: its queue has the failure; under retire_lock */
     struct call_record call; /* sequence 0 for point-to-point */
+};
+
+/* A stage that became too small; freed when operation `number` has ended. */
+struct comm_old_stage {
+    struct comm_old_stage *next;
+    uint64_t address, bytes, number;
 };
 
 struct exec_cache;
@@ -142,6 +151,8 @@ struct thrum_comm {
     struct exec_cache *cache; /* user */
     thrum_queue_t lane_queues[PLAN_MAX_LANES]; /* user; made when first used; [0] is never used */
     uint64_t stage[2], stage_bytes[2]; /* user: device memory that stands for host buffers */
+    struct comm_old_stage *old_stages; /* user: outgrown, some operation may still use them */
+    uint64_t old_stage_bytes; /* user */
     void *bounce; /* user: registered host memory between plain and device */
 
     /* Operations in flight: user writes operations[issued % N] then `issued`; control reads up to it. */

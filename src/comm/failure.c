@@ -78,6 +78,11 @@ void comm_cancel_all(struct thrum_comm *comm)
             if (operation->lane_queue[lane])
                 cancel_lane(comm, operation, lane, operation->lane_queue[lane],
                             operation->lane_ticket[lane]);
+        for (int i = 0; i < PLAN_MAX_LANES; i++)
+            if (operation->join_queue[i])
+                comm->ops->cancel(operation->join_queue[i]->impl, operation->join_ticket[i],
+                                  operation->join_ticket[i],
+                                  (thrum_status_t)atomic_load(&comm->status));
     }
     pthread_mutex_unlock(&comm->retire_lock);
 }
@@ -122,7 +127,9 @@ bool comm_owes_cause(struct thrum_comm *comm, const struct thrum_queue *queue)
     done = comm_done(comm);
     for (uint64_t number = done + 1; number <= issued && !owes; number++) {
         struct comm_operation *operation = &comm->operations[number % COMM_IN_FLIGHT];
+        /* only of what has ended: else poll would execute, under our locks, callbacks of the user too */
         owes = operation->queue == queue &&
+               operation->ticket <= atomic_load(&operation->queue->synced_ticket) &&
                comm->ops->poll(operation->queue->impl, operation->ticket) < 0;
     }
     pthread_mutex_unlock(&comm->retire_lock);
@@ -399,8 +406,17 @@ static void operation_failed(struct thrum_comm *comm, const struct pending *pend
     comm_fail(comm, pending->status, comm->rank, true, message);
 }
 
+/* Holds or releases the queues of an operation. */
+static void hold_queues(struct comm_operation *operation, void (*hold)(struct thrum_queue *))
+{
+    hold(operation->queue);
+    for (int lane = 1; lane < PLAN_MAX_LANES; lane++)
+        if (operation->lane_queue[lane])
+            hold(operation->lane_queue[lane]);
+}
+
 /* False if nothing is pending. Under retire_lock the user cannot reuse the operation's slot. */
-static bool oldest_pending(struct thrum_comm *comm, struct pending *out)
+static bool copy_oldest(struct thrum_comm *comm, struct comm_operation *out)
 {
     bool pending;
     uint64_t done;
@@ -409,13 +425,28 @@ static bool oldest_pending(struct thrum_comm *comm, struct pending *out)
     done = comm_done(comm);
     pending = done < atomic_load_explicit(&comm->issued, memory_order_acquire);
     if (pending) {
-        out->operation = comm->operations[(done + 1) % COMM_IN_FLIGHT];
-        out->status = poll_operation(comm, &out->operation);
-        out->detail[0] = 0;
-        if (out->status == THRUM_ERR_MISMATCH)
-            describe_message(comm, &out->operation, out->detail, sizeof out->detail);
-        pending = comm_done(comm) == done;
+        *out = comm->operations[(done + 1) % COMM_IN_FLIGHT];
+        hold_queues(out, queue_hold);
     }
+    pthread_mutex_unlock(&comm->retire_lock);
+    return pending;
+}
+
+/* False if nothing is pending. */
+static bool oldest_pending(struct thrum_comm *comm, struct pending *out)
+{
+    bool pending;
+
+    if (!copy_oldest(comm, &out->operation))
+        return false;
+    /* without locks: it may execute callbacks of the user, who may call abort and the queries in them */
+    out->status = poll_operation(comm, &out->operation);
+    hold_queues(&out->operation, queue_release);
+    out->detail[0] = 0;
+    pthread_mutex_lock(&comm->retire_lock);
+    pending = comm_done(comm) < out->operation.number;
+    if (pending && out->status == THRUM_ERR_MISMATCH)
+        describe_message(comm, &out->operation, out->detail, sizeof out->detail);
     pthread_mutex_unlock(&comm->retire_lock);
     return pending;
 }

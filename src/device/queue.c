@@ -72,7 +72,9 @@ void thrum_queue_destroy(thrum_queue_t queue)
     /* to the end of all tickets: who still holds the queue can submit nothing more */
     queue->ops->cancel(queue->impl, 1, UINT64_MAX, THRUM_ERR_ABORTED);
     last = atomic_load_explicit(&queue->last_ticket, memory_order_acquire);
-    if (last && queue->ops->wait(queue->impl, last, DESTROY_TIMEOUT_NS) == THRUM_ERR_TIMEOUT)
+    /* TIMEOUT may also be what the last submission ended with */
+    if (last && queue->ops->wait(queue->impl, last, DESTROY_TIMEOUT_NS) == THRUM_ERR_TIMEOUT &&
+        queue->ops->poll(queue->impl, last) == THRUM_IN_PROGRESS)
         thrum_log(LOG_WARN, "a destroyed queue of %s still executes a command",
                   queue->device->properties.name);
     event_forget_queue(queue);

@@ -260,6 +260,39 @@ static thrum_status_t reserve(struct thrum_comm *comm)
     return THRUM_OK;
 }
 
+/* Whether an operation that has not ended names the queue. Under retire_lock. */
+static bool in_flight_on(const struct thrum_comm *comm, const struct thrum_queue *queue)
+{
+    uint64_t number = atomic_load_explicit(&comm->retired_number, memory_order_relaxed) + 1;
+    uint64_t issued = atomic_load_explicit(&comm->issued, memory_order_relaxed);
+
+    for (; number <= issued; number++) {
+        const struct comm_operation *operation = &comm->operations[number % COMM_IN_FLIGHT];
+        bool found = operation->queue == queue;
+
+        for (int i = 0; i < PLAN_MAX_LANES && !found; i++)
+            found = operation->lane_queue[i] == queue || operation->join_queue[i] == queue;
+        if (found)
+            return true;
+    }
+    return false;
+}
+
+/* Lets go of queues that their owner has destroyed and no operation needs. Under retire_lock. */
+static void release_dead_queues(struct thrum_comm *comm)
+{
+    for (int i = comm->nqueues - 1; i >= 0; i--) {
+        struct thrum_queue *queue = comm->queues[i];
+
+        if (queue_is_valid(queue) || in_flight_on(comm, queue))
+            continue;
+        if (comm->last_queue == queue)
+            comm->last_queue = NULL; /* the handle may come again */
+        comm->queues[i] = comm->queues[--comm->nqueues];
+        queue_release(queue);
+    }
+}
+
 thrum_status_t exec_hold_queue(struct thrum_comm *comm, struct thrum_queue *queue)
 {
     struct thrum_queue **queues;
@@ -267,7 +300,9 @@ thrum_status_t exec_hold_queue(struct thrum_comm *comm, struct thrum_queue *queu
     for (int i = 0; i < comm->nqueues; i++)
         if (comm->queues[i] == queue)
             return THRUM_OK;
+    comm_retire(comm);
     pthread_mutex_lock(&comm->retire_lock);
+    release_dead_queues(comm);
     queues = realloc(comm->queues, ((size_t)comm->nqueues + 1) * sizeof *queues);
     if (queues) {
         comm->queues = queues;

@@ -47,25 +47,71 @@ thrum_status_t exec_classify(struct thrum_comm *comm, const char *argument, cons
     return THRUM_OK;
 }
 
+/* Frees the outgrown stages that no operation uses any more. */
+static void free_old_stages(struct thrum_comm *comm)
+{
+    uint64_t done = comm_done(comm);
+
+    for (struct comm_old_stage **link = &comm->old_stages; *link;) {
+        struct comm_old_stage *old = *link;
+
+        if (old->number > done) {
+            link = &old->next;
+            continue;
+        }
+        *link = old->next;
+        comm->old_stage_bytes -= old->bytes;
+        (void)comm->ops->mem_free(comm->device->impl, old->address);
+        free(old);
+    }
+}
+
+/*
+ * Puts a stage aside until the operations that use it have ended. Not waiting for them lets one thread call for several
+ * ranks, each of which ends only with the others.
+ */
+static thrum_status_t outgrow(struct thrum_comm *comm, int which)
+{
+    struct comm_old_stage *old;
+
+    if (!comm->stage[which])
+        return THRUM_OK;
+    old = malloc(sizeof *old);
+    if (!old)
+        return thrum_fail(THRUM_ERR_NO_MEMORY, "no host memory for a stage");
+    *old = (struct comm_old_stage){.next = comm->old_stages,
+                                   .address = comm->stage[which],
+                                   .bytes = comm->stage_bytes[which],
+                                   .number = atomic_load(&comm->issued)};
+    comm->old_stages = old;
+    comm->old_stage_bytes += old->bytes;
+    comm->stage[which] = comm->stage_bytes[which] = 0;
+    return THRUM_OK;
+}
+
 thrum_status_t exec_stage(struct thrum_comm *comm, int which, uint64_t bytes, uint64_t *address_out)
 {
     uint64_t limit = (uint64_t)thrum_config_int(CFG_STAGE_BYTES);
     uint64_t wanted = round_up_u64(max_u64(bytes, 1), 65536), address;
     thrum_status_t status;
 
+    free_old_stages(comm);
     if (bytes > comm->stage_bytes[which]) {
-        if (wanted + comm->stage_bytes[!which] > limit)
+        if (bytes > limit || wanted + comm->stage_bytes[!which] > limit)
             return thrum_fail(
                 THRUM_ERR_NO_DEVICE_MEMORY,
                 "%s: host buffers of %llu bytes need more than THRUM_STAGE_BYTES=%llu "
                 "of device memory",
                 comm->name, (unsigned long long)bytes, (unsigned long long)limit);
-        status = comm_drain(comm); /* the old stage may be in use */
+        status = outgrow(comm, which);
         if (status)
             return status;
-        if (comm->stage[which])
-            (void)comm->ops->mem_free(comm->device->impl, comm->stage[which]);
-        comm->stage[which] = comm->stage_bytes[which] = 0;
+        if (wanted + comm->stage_bytes[!which] + comm->old_stage_bytes > limit) {
+            status = comm_drain(comm); /* only so is there room */
+            if (status)
+                return status;
+            free_old_stages(comm);
+        }
         status = comm->ops->mem_alloc(comm->device->impl, wanted, &address);
         if (status)
             return status;

@@ -405,6 +405,7 @@ void sim_cancel(void *handle, uint64_t first, uint64_t last, thrum_status_t stat
 {
     struct sim_queue *queue = handle;
     struct sim_cancel *cancels;
+    bool known = false;
 
     if (status >= THRUM_OK || last < first ||
         atomic_load_explicit(&queue->owner, memory_order_acquire) == SIM_DEAD)
@@ -416,12 +417,9 @@ void sim_cancel(void *handle, uint64_t first, uint64_t last, thrum_status_t stat
     if (atomic_load_explicit(&queue->done_ticket, memory_order_acquire) >= last)
         return; /* nothing of it is left; who repeats a cancel for safety must not fill the list */
     pthread_mutex_lock(&queue->cancel_lock);
-    for (size_t i = 0; i < queue->ncancels; i++)
-        if (queue->cancels[i].first <= first && queue->cancels[i].last >= last) {
-            pthread_mutex_unlock(&queue->cancel_lock);
-            return; /* asked before */
-        }
-    if (queue->ncancels == queue->cancels_capacity) {
+    for (size_t i = 0; i < queue->ncancels && !known; i++)
+        known = queue->cancels[i].first <= first && queue->cancels[i].last >= last;
+    if (!known && queue->ncancels == queue->cancels_capacity) {
         size_t capacity = queue->cancels_capacity ? queue->cancels_capacity * 2 : 8;
         cancels = realloc(queue->cancels, capacity * sizeof *cancels);
         if (cancels) {
@@ -429,7 +427,9 @@ void sim_cancel(void *handle, uint64_t first, uint64_t last, thrum_status_t stat
             queue->cancels_capacity = capacity;
         }
     }
-    if (queue->ncancels < queue->cancels_capacity) {
+    if (known) {
+        /* asked before, and not met yet */
+    } else if (queue->ncancels < queue->cancels_capacity) {
         queue->cancels[queue->ncancels++] = (struct sim_cancel){first, last, status};
     } else { /* no memory: widening another range cancels too much, which is better than a hang */
         struct sim_cancel *other = &queue->cancels[0];
