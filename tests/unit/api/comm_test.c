@@ -228,16 +228,14 @@ static void many_short_lived_queues(void **state)
     enum { QUEUES = 66000 }; /* more than there are handles */
 
     (void)state;
-    join(20000);
+    ok(thrum_comm_init_all(devices, 1, NULL, comms));
     for (int i = 0; i < QUEUES; i++) {
         thrum_queue_t queue;
         ok(thrum_queue_create(devices[0], THRUM_QUEUE_DEFAULT, &queue));
         ok(thrum_barrier(comms[0], queue));
-        ok(thrum_barrier(comms[1], queues[1]));
         ok(thrum_queue_synchronize(queue));
         thrum_queue_destroy(queue);
     }
-    ok(thrum_queue_synchronize(queues[1]));
 }
 
 static _Atomic bool stop_submitting;
