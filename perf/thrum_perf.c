@@ -4,7 +4,9 @@
  */
 #include "perf_output.h"
 
+#include <errno.h>
 #include <getopt.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -575,5 +577,9 @@ int main(int argc, char **argv)
     free(sweep.cases);
     free(ranks);
     close_context(&x);
+    if (fflush(stdout) || ferror(stdout)) {
+        fprintf(stderr, "thrum-perf: cannot write the results: %s\n", strerror(errno));
+        return PERF_EXIT_FAILED;
+    }
     return wrong ? PERF_EXIT_WRONG : PERF_EXIT_OK;
 }

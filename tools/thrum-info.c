@@ -4,7 +4,9 @@
  */
 #include "info.h"
 
+#include <errno.h>
 #include <getopt.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -116,7 +118,7 @@ static void usage(FILE *file)
 
 enum { OPT_DTYPE = 256, OPT_OP, OPT_IN_PLACE };
 
-int main(int argc, char **argv)
+static int run(int argc, char **argv)
 {
     static const struct option names[] = {
         {"all", 0, 0, 'a'},         {"config", 0, 0, 'c'},  {"algorithms", 0, 0, 'l'},
@@ -197,4 +199,15 @@ int main(int argc, char **argv)
     default:
         return show_overview(all, json);
     }
+}
+
+int main(int argc, char **argv)
+{
+    int result = run(argc, argv);
+
+    if (!result && (fflush(stdout) || ferror(stdout))) {
+        fprintf(stderr, "thrum-info: cannot write: %s\n", strerror(errno));
+        return 1;
+    }
+    return result;
 }

@@ -51,10 +51,25 @@ bool comm_is_valid(const struct thrum_comm *comm)
     return found;
 }
 
+/* A child of fork has none of our threads: its copies of communicators would wait for them for ever. */
+static void forget_in_child(void)
+{
+    pthread_mutex_init(&registry.lock, NULL);
+    registry.n = 0;
+    atomic_fetch_add(&registry_serial, 1);
+}
+
+static void watch_forks(void)
+{
+    (void)pthread_atfork(NULL, NULL, forget_in_child);
+}
+
 static thrum_status_t registry_add(struct thrum_comm *comm)
 {
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
     thrum_status_t status = THRUM_OK;
 
+    pthread_once(&once, watch_forks);
     pthread_mutex_lock(&registry.lock);
     if (registry.n == registry.capacity) {
         int capacity = registry.capacity ? registry.capacity * 2 : 16;

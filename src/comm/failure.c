@@ -175,8 +175,11 @@ static void on_failed(void *argument, thrum_status_t status, int rank, const cha
     char text[COMM_MESSAGE_BYTES];
 
     if (status == THRUM_ERR_PEER_DEAD) {
-        snprintf(text, sizeof text, "%s: rank %d has died%s%s", comm->name, rank,
-                 message && *message ? ": " : "", message ? message : "");
+        if (message && strstr(message, "has died"))
+            snprintf(text, sizeof text, "%s: %s", comm->name, message);
+        else
+            snprintf(text, sizeof text, "%s: rank %d has died%s%s", comm->name, rank,
+                     message && *message ? ": " : "", message ? message : "");
         message = text;
     }
     comm_fail(comm, status, rank, false, message);

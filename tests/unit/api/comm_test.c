@@ -11,7 +11,9 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <time.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -228,16 +230,14 @@ static void many_short_lived_queues(void **state)
     enum { QUEUES = 66000 }; /* more than there are handles */
 
     (void)state;
-    join(20000);
+    ok(thrum_comm_init_all(devices, 1, NULL, comms));
     for (int i = 0; i < QUEUES; i++) {
         thrum_queue_t queue;
         ok(thrum_queue_create(devices[0], THRUM_QUEUE_DEFAULT, &queue));
         ok(thrum_barrier(comms[0], queue));
-        ok(thrum_barrier(comms[1], queues[1]));
         ok(thrum_queue_synchronize(queue));
         thrum_queue_destroy(queue);
     }
-    ok(thrum_queue_synchronize(queues[1]));
 }
 
 static _Atomic bool stop_submitting;
@@ -425,6 +425,31 @@ static void lonely_send(void **state)
         fail_msg("%s", thrum_last_error());
 }
 
+/* A child of fork is told that the communicator is not its own, and does not hang in it. */
+static void child_of_fork(void **state)
+{
+    int child_status;
+    pid_t child;
+
+    (void)state;
+    join(20000);
+    child = fork();
+    if (!child) {
+        alarm(20);
+        if (thrum_barrier(comms[0], queues[0]) != THRUM_ERR_INVALID_COMM)
+            _exit(1);
+        thrum_comm_destroy(comms[0]);
+        _exit(0);
+    }
+    assert_true(child > 0);
+    assert_int_equal(waitpid(child, &child_status, 0), child);
+    assert_int_equal(child_status, 0);
+    for (int r = 0; r < RANKS; r++)
+        ok(thrum_barrier(comms[r], queues[r]));
+    for (int r = 0; r < RANKS; r++)
+        ok(thrum_queue_synchronize(queues[r]));
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
@@ -442,6 +467,7 @@ int main(int argc, char **argv)
         cmocka_unit_test_setup_teardown(mismatch_of_nothing, make, unmake),
         cmocka_unit_test_setup_teardown(refused_call_was_not_made, make, unmake),
         cmocka_unit_test_setup_teardown(lonely_send, make, unmake),
+        cmocka_unit_test_setup_teardown(child_of_fork, make, unmake),
     };
 
     setenv("THRUM_QUEUE_DEPTH", "256", 0); /* small rings: many queues are made */
