@@ -226,7 +226,9 @@ enum {
     THRUM_CMD_FLAG_FLUSH =
         1 << 1, /* PUT: no data; completes when all earlier puts to `peer` are done locally */
     THRUM_CMD_FLAG_STREAM =
-        1 << 2 /* COPY, REDUCE: the result will not be read soon; stores may bypass the cache */
+        1 << 2, /* COPY, REDUCE: the result will not be read soon; stores may bypass the cache */
+    THRUM_CMD_FLAG_CONTAIN = 1 << 3 /* a page fault in a peer's memory ends the submission with
+                                       FAULT, as other errors do, and does not stop the queue */
 };
 
 /*

@@ -98,34 +98,48 @@ struct placement {
     bool staged;
 };
 
-thrum_status_t collective_check_buffers(const struct coll_args *args)
+/* What send and recv are; INVALID_POINTER where a range is bad, or both overlap and are not in place. */
+static thrum_status_t classify(const struct coll_args *args, bool in_place, uint64_t nsend,
+                               uint64_t nrecv, enum thrum_mem_kind *send_kind_out,
+                               enum thrum_mem_kind *recv_kind_out)
 {
-    uint64_t nsend = send_bytes(args), nrecv = recv_bytes(args);
-    enum thrum_mem_kind kind;
+    uintptr_t send = (uintptr_t)args->send, recv = (uintptr_t)args->recv;
     thrum_status_t status = THRUM_OK;
 
+    *send_kind_out = *recv_kind_out = THRUM_MEM_DEVICE;
     if (nsend)
-        status = exec_classify(args->comm, "send", args->send, nsend, &kind);
+        status = exec_classify(args->comm, "send", args->send, nsend, send_kind_out);
     if (!status && nrecv)
-        status = exec_classify(args->comm, "recv", args->recv, nrecv, &kind);
+        status = exec_classify(args->comm, "recv", args->recv, nrecv, recv_kind_out);
+    if (!status && !in_place && nsend && nrecv && send < recv + nrecv && recv < send + nsend)
+        status = thrum_fail(THRUM_ERR_INVALID_POINTER,
+                            "send=%p (%llu bytes) and recv=%p (%llu bytes) overlap and are not in "
+                            "place",
+                            args->send, (unsigned long long)nsend, args->recv,
+                            (unsigned long long)nrecv);
     return status;
+}
+
+thrum_status_t collective_check_buffers(const struct coll_args *args)
+{
+    enum thrum_mem_kind send_kind, recv_kind;
+
+    return classify(args, is_in_place(args), send_bytes(args), recv_bytes(args), &send_kind,
+                    &recv_kind);
 }
 
 static thrum_status_t place(const struct coll_args *args, bool in_place, struct placement *p)
 {
     struct thrum_comm *comm = args->comm;
     uint64_t nsend = send_bytes(args), nrecv = recv_bytes(args), shift;
-    enum thrum_mem_kind send_kind = THRUM_MEM_DEVICE, recv_kind = THRUM_MEM_DEVICE;
+    enum thrum_mem_kind send_kind, recv_kind;
     bool send_inside_recv = nrecv >= nsend; /* in place: which of the two is the whole */
-    thrum_status_t status = THRUM_OK;
+    thrum_status_t status;
 
     p->buffers = (struct exec_buffers){nsend ? (uint64_t)(uintptr_t)args->send : 0,
                                        nrecv ? (uint64_t)(uintptr_t)args->recv : 0};
     p->staged = false;
-    if (nsend)
-        status = exec_classify(comm, "send", args->send, nsend, &send_kind);
-    if (!status && nrecv)
-        status = exec_classify(comm, "recv", args->recv, nrecv, &recv_kind);
+    status = classify(args, in_place, nsend, nrecv, &send_kind, &recv_kind);
     if (status || (send_kind == THRUM_MEM_DEVICE && recv_kind == THRUM_MEM_DEVICE))
         return status;
 

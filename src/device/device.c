@@ -49,10 +49,14 @@ static thrum_status_t open_new(const struct thrum_device_ops *ops, int index,
 {
     struct thrum_device *device;
     void *impl;
-    thrum_status_t status = ops->open(index, &impl);
+    thrum_status_t status;
 
+    (void)thrum_set_last_error(THRUM_OK, ""); /* a plugin of a vendor cannot set a text */
+    status = ops->open(index, &impl);
     if (status)
-        return status;
+        return *thrum_last_error() ? status
+                                   : thrum_fail(status, "%s: device %d: %s", ops->name, index,
+                                                thrum_status_string(status));
     device = handle_take(HANDLE_DEVICE);
     if (!device) {
         ops->close(impl);

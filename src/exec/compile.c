@@ -174,6 +174,7 @@ static void lower_engine(struct builder *b, const struct plan_op *op)
     command = add_command(b, op->opcode == PLAN_REDUCE ? THRUM_CMD_REDUCE : THRUM_CMD_COPY, first,
                           op->ndst, op->nsrc);
     command->bytes = op->bytes;
+    command->flags = THRUM_CMD_FLAG_CONTAIN;
     if (op->flags & PLAN_STREAM)
         command->flags |= THRUM_CMD_FLAG_STREAM;
     if (op->opcode != PLAN_REDUCE)
@@ -208,7 +209,7 @@ static void lower_raise(struct builder *b, int peer, int lane, uint64_t value)
     if (comm->peer_access) {
         add_operand(b, peer_area(b, peer) + semaphore_offset(b, comm->rank, lane));
         command = add_command(b, THRUM_CMD_SIGNAL, first, 1, 0);
-        command->flags = THRUM_CMD_FLAG_SET;
+        command->flags = THRUM_CMD_FLAG_SET | THRUM_CMD_FLAG_CONTAIN;
     } else {
         command = add_put(b, peer, first, 0, 0);
         command->put.signal_key = comm->peers[peer].area_key;
@@ -272,6 +273,8 @@ static void lower_line(struct builder *b, const struct plan_op *op)
     command = b->comm->peer_access ? add_command(b, THRUM_CMD_WRITE_LINE, first, 1, nsrc)
                                    : add_put(b, op->peer, first, 1, nsrc);
     command->bytes = fields.bytes;
+    if (b->comm->peer_access)
+        command->flags = THRUM_CMD_FLAG_CONTAIN;
     if (!nsrc)
         command->payload = arrival_for(b, op->peer);
     if (!b->comm->peer_access)

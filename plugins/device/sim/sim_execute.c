@@ -46,6 +46,15 @@ static void stop(struct sim_queue *queue, thrum_status_t status)
     atomic_store_explicit(&queue->attention, 1, memory_order_release);
 }
 
+/* A peer's memory that is gone, in a command that says that this is no reason to stop. */
+static bool is_contained(const struct run *run, enum thrum_ras_kind kind, uint64_t address)
+{
+    return kind == THRUM_RAS_PAGE_FAULT && (run->packet->flags & THRUM_CMD_FLAG_CONTAIN) &&
+           sim_is_device_address(address) &&
+           sim_address_slot(address) !=
+               atomic_load_explicit(&run->device->slot, memory_order_relaxed);
+}
+
 static thrum_status_t report(const struct run *run, enum thrum_ras_kind kind, uint64_t address)
 {
     thrum_status_t status = kind == THRUM_RAS_BAD_PACKET ? THRUM_ERR_BAD_PACKET : THRUM_ERR_FAULT;
@@ -57,7 +66,8 @@ static thrum_status_t report(const struct run *run, enum thrum_ras_kind kind, ui
                                     .opcode = run->packet->opcode};
 
     sim_ras_event(run->device, event);
-    stop(run->queue, status);
+    if (!is_contained(run, kind, address))
+        stop(run->queue, status);
     return status;
 }
 
