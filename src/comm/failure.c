@@ -41,7 +41,8 @@ void comm_retire(struct thrum_comm *comm)
     uint64_t done, number;
 
     pthread_mutex_lock(&comm->retire_lock);
-    done = comm_done(comm);
+    /* the device may be done before the user has written all of the operation: `issued` says that it is there */
+    done = min_u64(atomic_load_explicit(&comm->issued, memory_order_acquire), comm_done(comm));
     number = atomic_load_explicit(&comm->retired_number, memory_order_relaxed);
     for (; number < done; number++) {
         struct comm_operation *operation = &comm->operations[(number + 1) % COMM_IN_FLIGHT];
