@@ -38,11 +38,12 @@ void comm_free_operation(struct comm_operation *operation)
 
 void comm_retire(struct thrum_comm *comm)
 {
-    uint64_t done, number;
+    uint64_t done, number, issued;
 
     pthread_mutex_lock(&comm->retire_lock);
-    /* the device may be done before the user has written all of the operation: `issued` says that it is there */
-    done = min_u64(atomic_load_explicit(&comm->issued, memory_order_acquire), comm_done(comm));
+    /* The device may be done with an operation that the user is still writing down; its record ends with `issued`. */
+    issued = atomic_load_explicit(&comm->issued, memory_order_acquire);
+    done = min_u64(comm_done(comm), issued);
     number = atomic_load_explicit(&comm->retired_number, memory_order_relaxed);
     for (; number < done; number++) {
         struct comm_operation *operation = &comm->operations[(number + 1) % COMM_IN_FLIGHT];

@@ -11,7 +11,7 @@
 
 /*
  * First row that fits and whose algorithm can serve wins. Bytes are the larger of send and receive of one rank.
- * The limits come from sweeps with thrum-perf on two cores; docs/performance.md says how to repeat them.
+ * The limits come from sweeps with thrum-perf --algorithm on two cores.
  */
 static const struct {
     enum collective collective;
