@@ -381,7 +381,7 @@ static int print(struct options *options)
     }
     reason = algo_refusal(algo, params);
     if (reason) {
-        fprintf(stderr, "thrum-plan: %s %s %s\n", options->collective, algo->name, reason);
+        fprintf(stderr, "thrum-plan: %s %s: %s\n", options->collective, algo->name, reason);
         return EXIT_WRONG;
     }
     thrum_status_t status = print_plan(algo, options);

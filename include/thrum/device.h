@@ -166,7 +166,8 @@ THRUM_MUST_CHECK thrum_status_t thrum_mem_import(thrum_device_t device,
 
 enum thrum_queue_flags {
     THRUM_QUEUE_DEFAULT =
-        0, /* kernel-mediated: commands are validated before they enter; a bad one fails there */
+        0, /* kernel-mediated: the form of commands is checked before they enter; a bad one fails there.
+              Addresses are met by the device in both modes (FAULT) */
     THRUM_QUEUE_DIRECT =
         1 << 0 /* user space writes the ring: a bad command is met by the device, asynchronously */
 };

@@ -4,7 +4,7 @@
  * A plugin is a shared object that exports `thrum_device_plugin`, or one that is built in (sim). Its table starts with
  * its size, so a table that is older than the library stays usable: missing calls get defaults that return
  * THRUM_ERR_UNSUPPORTED. All calls may come from any thread. Only `wait` blocks, and `close`, `reset`, `mem_alloc`,
- * `peer_window` for milliseconds. Handles are the plugin's own; the runtime passes them back unseen.
+ * `peer_window_open` for milliseconds. Handles are the plugin's own; the runtime passes them back unseen.
  */
 #ifndef THRUM_DEVICE_PLUGIN_H
 #define THRUM_DEVICE_PLUGIN_H

@@ -2,7 +2,7 @@
  * The fabric plugin interface: moves bytes between device memories where there is no peer access.
  *
  * One-sided and asynchronous: put_signal is primary, everything else is built above it. The callers are a device's
- * port engine (put_signal, flush, progress) and exec (all else). A plugin is a shared object that exports
+ * port engine (put_signal, flush, progress) and comm and exec (all else). A plugin is a shared object that exports
  * `thrum_fabric_plugin`, or a built-in one (loopback). The table starts with its size, as device_plugin.h says.
  *
  * Threads: calls on one endpoint may come from several threads at once; the plugin locks. No call blocks, except open

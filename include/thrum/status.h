@@ -1,8 +1,9 @@
 /*
  * Status codes of every Thrum call, and the text of the last error.
  *
- * Zero is success, negative values are errors; only calls named _test, _query or _progress return the positive
- * THRUM_IN_PROGRESS. A call that fails takes nothing and changes nothing unless its comment says otherwise.
+ * Zero is success, negative values are errors; only queries (thrum_queue_query, thrum_event_query,
+ * thrum_event_elapsed) return the positive THRUM_IN_PROGRESS. A call that fails takes nothing and
+ * changes nothing unless its comment says otherwise.
  */
 #ifndef THRUM_STATUS_H
 #define THRUM_STATUS_H

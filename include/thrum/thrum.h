@@ -162,7 +162,7 @@ const char *thrum_comm_algorithm(thrum_comm_t comm, const char *collective, size
  * INVALID_POINTER. Host pointers that no device knows are taken as they are: a wild one is a segmentation fault. count 0 is allowed and still has to be called by every rank. Errors of all of them, with nothing
  * enqueued: INVALID_COMM, INVALID_POINTER, INVALID_COUNT, INVALID_TYPE, INVALID_OP, INVALID_RANK, INVALID_QUEUE,
  * INVALID_USAGE, UNSUPPORTED, and the communicator's own error once it has failed. Errors that come later are met at
- * the queue: MISMATCH, TIMEOUT, PEER_DEAD, ABORTED, FAULT.
+ * the queue: MISMATCH, TIMEOUT, PEER_DEAD, ABORTED, FAULT, RESET, BAD_PACKET.
  */
 
 /* recv[i] <- op over ranks r of send_r[i], on every rank; count elements. In place: send == recv. */
