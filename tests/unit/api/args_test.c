@@ -230,6 +230,26 @@ static void ranges_past_their_allocation(void **state)
     works();
 }
 
+static void overlaps_that_are_not_in_place(void **state)
+{
+    uint8_t *send = sends[0], *host = malloc(64);
+
+    (void)state;
+    assert_non_null(host);
+    refused(thrum_allreduce(send, send + 4, 16, THRUM_INT32, THRUM_SUM, comms[0], queues[0]),
+            THRUM_ERR_INVALID_POINTER, "send", "overlap");
+    refused(thrum_broadcast(send + 4, send, 16, THRUM_INT32, 0, comms[0], queues[0]),
+            THRUM_ERR_INVALID_POINTER, "send", "overlap");
+    refused(thrum_allgather(send + 64, send, 16, THRUM_INT32, comms[0], queues[0]),
+            THRUM_ERR_INVALID_POINTER, "send", "overlap"); /* rank 0's place is block 0 */
+    refused(thrum_reduce_scatter(send, send + 4, 16, THRUM_INT32, THRUM_SUM, comms[0], queues[0]),
+            THRUM_ERR_INVALID_POINTER, "send", "overlap");
+    refused(thrum_allreduce(host, host + 1, 8, THRUM_INT8, THRUM_SUM, comms[0], queues[0]),
+            THRUM_ERR_INVALID_POINTER, "send", "overlap");
+    free(host);
+    works();
+}
+
 static void a_registered_range_ends(void **state)
 {
     uint8_t *host = aligned_alloc(4096, 8192);
@@ -461,6 +481,7 @@ int main(void)
         TEST(freed_pointers),
         TEST(foreign_pointers),
         TEST(ranges_past_their_allocation),
+        TEST(overlaps_that_are_not_in_place),
         TEST(a_registered_range_ends),
         TEST(wrong_queues),
         TEST(wrong_comms),

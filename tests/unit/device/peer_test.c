@@ -384,6 +384,42 @@ static void test_two_devices_here(void **state)
     side_close(&b);
 }
 
+/* One submission: the line at `address` is written, by a command that contains faults in a peer's memory or not. */
+static thrum_status_t write_line(struct side *side, char *address, unsigned flags)
+{
+    const uint64_t payload = 1;
+    struct thrum_operand operand = {.base = (uint64_t)(uintptr_t)address};
+    struct thrum_command command = {.opcode = THRUM_CMD_WRITE_LINE,
+                                    .flags = (uint8_t)flags,
+                                    .ndst = 1,
+                                    .bytes = sizeof payload,
+                                    .value = 1,
+                                    .operands = &operand,
+                                    .payload = &payload};
+
+    assert_ok(thrum_queue_submit(side->queue, &command, 1, NULL));
+    return finish(side->queue);
+}
+
+static void test_contained_fault(void **state)
+{
+    struct side a = side_open(), b = side_open();
+    struct thrum_mem_handle handle;
+    char *memory;
+
+    (void)state;
+    assert_ok(thrum_mem_export(a.device, a.memory, &handle));
+    assert_ok(thrum_mem_import(b.device, &handle, (void **)&memory));
+    assert_ok(write_line(&b, memory, THRUM_CMD_FLAG_CONTAIN));
+    side_close(&a);
+    assert_status(write_line(&b, memory, THRUM_CMD_FLAG_CONTAIN), THRUM_ERR_FAULT);
+    assert_ok(thrum_fill(b.queue, b.memory, 1, 8)); /* the queue goes on */
+    assert_ok(finish(b.queue));
+    assert_status(write_line(&b, memory, 0), THRUM_ERR_FAULT);
+    assert_status(thrum_fill(b.queue, b.memory, 1, 8), THRUM_ERR_FAULT); /* now it has stopped */
+    side_close(&b);
+}
+
 /* ---- the port ----------------------------------------------------------------------------------------------------- */
 
 static char remote[256];
@@ -600,15 +636,11 @@ static void test_cancel_and_hold(void **state)
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_exchange),
-        cmocka_unit_test(test_peer_frees),
-        cmocka_unit_test(test_peer_resets),
-        cmocka_unit_test(test_peer_dies),
-        cmocka_unit_test(test_exclusive),
-        cmocka_unit_test(test_two_devices_here),
-        cmocka_unit_test(test_port),
-        cmocka_unit_test(test_script_replays),
-        cmocka_unit_test(test_script_resets_and_times),
+        cmocka_unit_test(test_exchange),        cmocka_unit_test(test_peer_frees),
+        cmocka_unit_test(test_peer_resets),     cmocka_unit_test(test_peer_dies),
+        cmocka_unit_test(test_exclusive),       cmocka_unit_test(test_two_devices_here),
+        cmocka_unit_test(test_contained_fault), cmocka_unit_test(test_port),
+        cmocka_unit_test(test_script_replays),  cmocka_unit_test(test_script_resets_and_times),
         cmocka_unit_test(test_cancel_and_hold),
     };
 
