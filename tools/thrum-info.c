@@ -13,6 +13,7 @@
 #include <thrum/thrum.h>
 
 #include "base/config.h"
+#include "select/select.h"
 #include "topo/topo.h"
 
 int info_fail(const char *what, thrum_status_t status)
@@ -182,6 +183,8 @@ static int run(int argc, char **argv)
         return 2;
     }
     status = thrum_config_load();
+    if (!status)
+        status = select_check_config();
     if (status)
         return info_fail("configuration", status);
     switch (mode) {

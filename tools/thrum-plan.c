@@ -367,8 +367,10 @@ static int print(struct options *options)
     }
     const struct algo *algo = algo_find(params->collective, options->algorithm);
     const char *reason = refuse(params);
-    if (reason)
-        return complain(reason, options->collective);
+    if (reason) {
+        fprintf(stderr, "thrum-plan: %s (see --help)\n", reason);
+        return EXIT_USAGE;
+    }
     if (params->collective == COLL_SENDRECV) {
         /* An example: to the next rank, from the one before. */
         uint64_t bytes = params->count * thrum_datatype_size(params->dtype);
