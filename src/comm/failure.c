@@ -122,8 +122,11 @@ bool comm_owes_cause(struct thrum_comm *comm, const struct thrum_queue *queue)
     uint64_t issued, done;
     bool owes = false;
 
-    if (atomic_load(&comm->status))
+    if (atomic_load(&comm->status)) {
+        /* Who failed the communicator may not have told the queue yet; it must not come after this synchronize. */
+        comm_cancel_all(comm);
         return false;
+    }
     pthread_mutex_lock(&comm->retire_lock);
     issued = atomic_load_explicit(&comm->issued, memory_order_acquire);
     done = comm_done(comm);
