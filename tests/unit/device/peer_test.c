@@ -423,7 +423,7 @@ static void test_contained_fault(void **state)
 /* ---- the port ----------------------------------------------------------------------------------------------------- */
 
 static char remote[256];
-static int refusals, progressed, in_flight;
+static _Atomic int refusals, progressed, in_flight;
 
 static thrum_status_t fake_put(void *peer, const struct thrum_fabric_put *put)
 {
