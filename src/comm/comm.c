@@ -22,107 +22,6 @@
 #define EXCHANGE_VERSION 1
 #define CANCEL_WAIT_NS 2000000000 /* for commands that execute; others end at once */
 
-/* ---- registry of live communicators: tells a live handle from any other pointer ---- */
-
-static struct {
-    pthread_mutex_t lock;
-    struct thrum_comm **comms;
-    int n, capacity;
-} registry = {.lock = PTHREAD_MUTEX_INITIALIZER};
-
-static _Atomic uint64_t registry_serial; /* grows whenever a communicator ends */
-
-bool comm_is_valid(const struct thrum_comm *comm)
-{
-    static _Thread_local const struct thrum_comm *last; /* the handle of the last call, mostly */
-    static _Thread_local uint64_t last_serial;
-    bool found = false;
-
-    if (comm && comm == last && atomic_load(&registry_serial) == last_serial)
-        return true;
-    pthread_mutex_lock(&registry.lock);
-    for (int i = 0; i < registry.n && !found; i++)
-        found = registry.comms[i] == comm;
-    if (found) {
-        last = comm;
-        last_serial = atomic_load(&registry_serial);
-    }
-    pthread_mutex_unlock(&registry.lock);
-    return found;
-}
-
-/* A child of fork has none of our threads: its copies of communicators would wait for them for ever. */
-static void forget_in_child(void)
-{
-    pthread_mutex_init(&registry.lock, NULL);
-    registry.n = 0;
-    atomic_fetch_add(&registry_serial, 1);
-}
-
-static void watch_forks(void)
-{
-    (void)pthread_atfork(NULL, NULL, forget_in_child);
-}
-
-static thrum_status_t registry_add(struct thrum_comm *comm)
-{
-    static pthread_once_t once = PTHREAD_ONCE_INIT;
-    thrum_status_t status = THRUM_OK;
-
-    pthread_once(&once, watch_forks);
-    pthread_mutex_lock(&registry.lock);
-    if (registry.n == registry.capacity) {
-        int capacity = registry.capacity ? registry.capacity * 2 : 16;
-        struct thrum_comm **comms =
-            realloc(registry.comms, (size_t)capacity * sizeof(struct thrum_comm *));
-        if (!comms)
-            status = thrum_fail(THRUM_ERR_NO_MEMORY, "no host memory for a communicator");
-        else {
-            registry.comms = comms;
-            registry.capacity = capacity;
-        }
-    }
-    if (!status)
-        registry.comms[registry.n++] = comm;
-    pthread_mutex_unlock(&registry.lock);
-    return status;
-}
-
-static void registry_remove(struct thrum_comm *comm)
-{
-    pthread_mutex_lock(&registry.lock);
-    for (int i = 0; i < registry.n; i++)
-        if (registry.comms[i] == comm)
-            registry.comms[i] = registry.comms[--registry.n];
-    atomic_fetch_add(&registry_serial, 1);
-    if (!registry.n) {
-        free(registry.comms);
-        registry.comms = NULL;
-        registry.capacity = 0;
-    }
-    pthread_mutex_unlock(&registry.lock);
-}
-
-/* The device runtime's error hook: a queue met an error; waits until whoever issued the work has said why. */
-static void settle_queue(struct thrum_queue *queue, thrum_status_t status)
-{
-    int64_t deadline = now_ns() + 2000000000;
-    bool pending = true;
-
-    (void)status;
-    while (pending && now_ns() < deadline) {
-        struct timespec pause = {.tv_nsec = 1000000};
-
-        pending = false;
-        pthread_mutex_lock(&registry.lock);
-        for (int i = 0; i < registry.n && !pending; i++)
-            pending = comm_owes_cause(registry.comms[i], queue);
-        pthread_mutex_unlock(&registry.lock);
-        if (pending)
-            nanosleep(&pause, NULL);
-    }
-}
-
 /* ---- area ---- */
 
 uint64_t comm_area_bytes(int nranks, uint64_t scratch_bytes, uint64_t *own_offset_out,
@@ -359,9 +258,8 @@ static thrum_status_t check_config_struct(const struct thrum_comm_config *config
     return THRUM_OK;
 }
 
-/* The caller's choices with the environment's behind them; fields that an older caller lacks count as 0. */
-static thrum_status_t effective_config(const struct thrum_comm_config *config,
-                                       struct thrum_comm_config *out)
+thrum_status_t comm_effective_config(const struct thrum_comm_config *config,
+                                     struct thrum_comm_config *out)
 {
     const struct config_row *scratch_row = &thrum_config_rows[CFG_SCRATCH_BYTES];
     thrum_status_t status = check_config_struct(config);
@@ -510,7 +408,7 @@ thrum_status_t comm_create(const struct thrum_unique_id *id, int nranks, int ran
 {
     struct thrum_comm_config effective;
     struct thrum_comm *comm;
-    thrum_status_t status = effective_config(config, &effective);
+    thrum_status_t status = comm_effective_config(config, &effective);
 
     if (!status)
         status = check_device(device);
@@ -531,7 +429,7 @@ thrum_status_t comm_create(const struct thrum_unique_id *id, int nranks, int ran
         return status;
     }
     comm->id = fnv1a(0xcbf29ce484222325u, id, sizeof *id);
-    atomic_store(&device_queue_error_hook, settle_queue);
+    atomic_store(&device_queue_error_hook, comm_settle_queue);
     status = bootstrap_join(id, rank, nranks, effective.init_deadline_ms, &comm->bootstrap);
     if (!status)
         status = exchange_devices(comm, make_area(comm));
@@ -540,7 +438,7 @@ thrum_status_t comm_create(const struct thrum_unique_id *id, int nranks, int ran
     if (!status)
         comm->ops->set_oversubscribed(device->impl, comm->local_ranks > topo_usable_cores());
     if (!status)
-        status = registry_add(comm);
+        status = comm_registry_add(comm);
     if (status)
         goto err_release;
     status = control_start(comm->bootstrap, &comm_control_callbacks, comm, TICK_MS, &comm->control);
@@ -550,7 +448,7 @@ thrum_status_t comm_create(const struct thrum_unique_id *id, int nranks, int ran
     return THRUM_OK;
 
 err_remove:
-    registry_remove(comm);
+    comm_registry_remove(comm);
 err_release:
     release(comm);
     return status;
@@ -664,7 +562,7 @@ void thrum_comm_destroy(thrum_comm_t comm)
     }
     control_stop(comm->control);
     comm->control = NULL;
-    registry_remove(comm);
+    comm_registry_remove(comm);
     release(comm);
 }
 
@@ -679,117 +577,4 @@ thrum_status_t thrum_comm_abort(thrum_comm_t comm)
              comm->rank);
     comm_fail(comm, THRUM_ERR_ABORTED, comm->rank, true, message);
     return THRUM_OK;
-}
-
-/* ---- queries ---- */
-
-thrum_status_t thrum_comm_async_error(thrum_comm_t comm, thrum_status_t *status_out,
-                                      const char **message_out)
-{
-    if (!comm_is_valid(comm))
-        return thrum_fail(THRUM_ERR_INVALID_COMM, "comm=%p is not a live communicator",
-                          (void *)comm);
-    if (!status_out)
-        return thrum_fail(THRUM_ERR_INVALID_ARGUMENT, "status_out is NULL");
-    *status_out = (thrum_status_t)atomic_load_explicit(&comm->status, memory_order_acquire);
-    if (message_out)
-        *message_out = *status_out ? comm->message : "";
-    return THRUM_OK;
-}
-
-static thrum_status_t check_query(thrum_comm_t comm, const void *out, const char *argument)
-{
-    if (!comm_is_valid(comm))
-        return thrum_fail(THRUM_ERR_INVALID_COMM, "comm=%p is not a live communicator",
-                          (void *)comm);
-    if (!out)
-        return thrum_fail(THRUM_ERR_INVALID_ARGUMENT, "%s is NULL", argument);
-    return THRUM_OK;
-}
-
-thrum_status_t thrum_comm_rank(thrum_comm_t comm, int *rank_out)
-{
-    thrum_status_t status = check_query(comm, rank_out, "rank_out");
-
-    if (!status)
-        *rank_out = comm->rank;
-    return status;
-}
-
-thrum_status_t thrum_comm_size(thrum_comm_t comm, int *nranks_out)
-{
-    thrum_status_t status = check_query(comm, nranks_out, "nranks_out");
-
-    if (!status)
-        *nranks_out = comm->nranks;
-    return status;
-}
-
-thrum_status_t thrum_comm_device(thrum_comm_t comm, thrum_device_t *device_out)
-{
-    thrum_status_t status = check_query(comm, device_out, "device_out");
-
-    if (!status)
-        *device_out = comm->device;
-    return status;
-}
-
-static uint64_t host_bytes(int nranks)
-{
-    return sizeof(struct thrum_comm) + (uint64_t)nranks * sizeof(struct comm_peer);
-}
-
-static thrum_status_t write_memory(struct thrum_comm_memory_info *out,
-                                   const struct thrum_comm_memory_info *values)
-{
-    size_t size = out->size;
-
-    if (size < sizeof out->size || size > 4096)
-        return thrum_fail(THRUM_ERR_INVALID_ARGUMENT,
-                          "memory_out.size=%zu: set it to sizeof(struct thrum_comm_memory_info)",
-                          size);
-    memcpy(out, values, min_u64(size, sizeof *values));
-    out->size = size;
-    return THRUM_OK;
-}
-
-thrum_status_t thrum_comm_memory(thrum_comm_t comm, struct thrum_comm_memory_info *memory_out)
-{
-    thrum_status_t status = check_query(comm, memory_out, "memory_out");
-    struct thrum_comm_memory_info values = {0};
-
-    if (status)
-        return status;
-    values.device_bytes =
-        comm->area_bytes + comm->stage_bytes[0] + comm->stage_bytes[1] + comm->old_stage_bytes;
-    values.scratch_bytes = comm->scratch_bytes;
-    values.host_bytes = host_bytes(comm->nranks) + exec_cache_bytes(comm->cache) +
-                        (comm->bounce ? EXEC_BOUNCE_BYTES : 0);
-    values.host_limit_bytes = host_bytes(comm->nranks) + EXEC_CACHE_LIMIT_BYTES + EXEC_BOUNCE_BYTES;
-    return write_memory(memory_out, &values);
-}
-
-thrum_status_t thrum_comm_memory_plan(int nranks, const struct thrum_comm_config *config,
-                                      struct thrum_comm_memory_info *memory_out)
-{
-    struct thrum_comm_memory_info values = {0};
-    struct thrum_comm_config effective;
-    uint64_t own, scratch;
-    thrum_status_t status = thrum_config_load();
-
-    if (status)
-        return status;
-    if (nranks < 1 || nranks > 1 << 20)
-        return thrum_fail(THRUM_ERR_INVALID_ARGUMENT, "nranks=%d is not between 1 and 1048576",
-                          nranks);
-    if (!memory_out)
-        return thrum_fail(THRUM_ERR_INVALID_ARGUMENT, "memory_out is NULL");
-    status = effective_config(config, &effective);
-    if (status)
-        return status;
-    values.scratch_bytes = effective.scratch_bytes;
-    values.device_bytes = comm_area_bytes(nranks, effective.scratch_bytes, &own, &scratch);
-    values.host_bytes = host_bytes(nranks);
-    values.host_limit_bytes = host_bytes(nranks) + EXEC_CACHE_LIMIT_BYTES + EXEC_BOUNCE_BYTES;
-    return write_memory(memory_out, &values);
 }

@@ -190,6 +190,25 @@ thrum_status_t comm_create(const struct thrum_unique_id *id, int nranks, int ran
                            thrum_device_t device, const struct thrum_comm_config *config,
                            thrum_comm_t *comm_out);
 
+/*
+ * The caller's choices with the environment's behind them; fields that an older caller lacks, and zeros, count as not
+ * given. config may be NULL. INVALID_ARGUMENT names the field.
+ */
+thrum_status_t comm_effective_config(const struct thrum_comm_config *config,
+                                     struct thrum_comm_config *out);
+
+/* ---- registry.c ---- */
+
+/* A communicator is a live handle from add until remove. NO_MEMORY. */
+thrum_status_t comm_registry_add(struct thrum_comm *comm);
+void comm_registry_remove(struct thrum_comm *comm);
+
+/*
+ * The device runtime's error hook: a queue met an error; waits, 2 s at most, until whoever issued the work has said
+ * why.
+ */
+void comm_settle_queue(struct thrum_queue *queue, thrum_status_t status);
+
 /* True for a live communicator. */
 bool comm_is_valid(const struct thrum_comm *comm);
 

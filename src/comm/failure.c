@@ -353,7 +353,7 @@ static void fail_deadline(struct thrum_comm *comm, const struct comm_operation *
 struct pending {
     struct comm_operation operation; /* a copy; what it points to may be gone */
     thrum_status_t status; /* THRUM_OK: just pending */
-    char detail[200]; /* of a point-to-point mismatch; "" if there is none */
+    char detail[200]; /* of a point-to-point mismatch, or of a fault; "" if there is none */
 };
 
 /*
@@ -380,6 +380,19 @@ static void describe_message(struct thrum_comm *comm, const struct comm_operatio
     }
 }
 
+/* The device's first fault, where it is of this operation's queue, in words. */
+static void describe_fault(struct thrum_comm *comm, const struct comm_operation *operation,
+                           char *text, size_t bytes)
+{
+    struct thrum_ras_event fault;
+
+    if (comm->ops->fault_info(comm->device->impl, &fault) ||
+        fault.queue_id != comm->ops->queue_id(operation->queue->impl))
+        return;
+    snprintf(text, bytes, "%s at 0x%llx", thrum_ras_kind_name(fault.kind),
+             (unsigned long long)fault.address);
+}
+
 /* Asks the ranks what they called; the answer comes by on_records. At most once in `interval_ns`. */
 static void ask(struct thrum_comm *comm, uint64_t sequence, int64_t now, int64_t interval_ns)
 {
@@ -403,14 +416,15 @@ static void operation_failed(struct thrum_comm *comm, const struct pending *pend
         if (now - comm->mismatch_since_ns < QUERY_INTERVAL_NS)
             return;
     }
-    if (*pending->detail)
+    if (pending->status == THRUM_ERR_MISMATCH && *pending->detail)
         snprintf(message, sizeof message, "%s: ranks disagree: %s", comm->name, pending->detail);
     else if (pending->status == THRUM_ERR_MISMATCH)
         snprintf(message, sizeof message, "%s: rank %d in %s met a peer that does something else",
                  comm->name, comm->rank, call);
     else
-        snprintf(message, sizeof message, "%s: %s failed on rank %d: %s", comm->name, call,
-                 comm->rank, thrum_status_string(pending->status));
+        snprintf(message, sizeof message, "%s: %s failed on rank %d: %s%s%s", comm->name, call,
+                 comm->rank, thrum_status_string(pending->status), *pending->detail ? ": " : "",
+                 pending->detail);
     comm_fail(comm, pending->status, comm->rank, true, message);
 }
 
@@ -449,8 +463,10 @@ static bool oldest_pending(struct thrum_comm *comm, struct pending *out)
         return false;
     /* without locks: it may execute callbacks of the user, who may call abort and the queries in them */
     out->status = poll_operation(comm, &out->operation);
-    hold_queues(&out->operation, queue_release);
     out->detail[0] = 0;
+    if (out->status == THRUM_ERR_FAULT || out->status == THRUM_ERR_BAD_PACKET)
+        describe_fault(comm, &out->operation, out->detail, sizeof out->detail);
+    hold_queues(&out->operation, queue_release);
     pthread_mutex_lock(&comm->retire_lock);
     pending = comm_done(comm) < out->operation.number;
     if (pending && out->status == THRUM_ERR_MISMATCH)
