@@ -450,6 +450,33 @@ static void child_of_fork(void **state)
         ok(thrum_queue_synchronize(queues[r]));
 }
 
+/* Memory freed under a collective: both ranks are told where, and the queue of the other rank goes on. */
+static void freed_under_a_collective(void **state)
+{
+    const char *access = getenv("THRUM_PEER_ACCESS");
+
+    (void)state;
+    if (access && !strcmp(access, "none"))
+        skip(); /* what a fabric has registered it may still write */
+    join(20000);
+    ok(thrum_queue_synchronize(queues[0]));
+    ok(thrum_allreduce(sends[0], recvs[0], 4096, THRUM_UINT8, THRUM_SUM, comms[0], queues[0]));
+    ok(thrum_mem_free(devices[0], recvs[0]));
+    ok(thrum_allreduce(sends[1], recvs[1], 4096, THRUM_UINT8, THRUM_SUM, comms[1], queues[1]));
+    for (int r = 0; r < RANKS; r++) {
+        const char *message;
+        thrum_status_t status;
+
+        assert_int_equal(thrum_queue_synchronize(queues[r]), THRUM_ERR_FAULT);
+        ok(thrum_comm_async_error(comms[r], &status, &message));
+        assert_int_equal(status, THRUM_ERR_FAULT);
+        if (!strstr(message, "page-fault at 0x"))
+            fail_msg("\"%s\" does not say where", message);
+    }
+    ok(thrum_fill(queues[1], recvs[1], 0, 64));
+    ok(thrum_queue_synchronize(queues[1]));
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
@@ -467,6 +494,7 @@ int main(int argc, char **argv)
         cmocka_unit_test_setup_teardown(mismatch_of_nothing, make, unmake),
         cmocka_unit_test_setup_teardown(refused_call_was_not_made, make, unmake),
         cmocka_unit_test_setup_teardown(lonely_send, make, unmake),
+        cmocka_unit_test_setup_teardown(freed_under_a_collective, make, unmake),
         cmocka_unit_test_setup_teardown(child_of_fork, make, unmake),
     };
 
