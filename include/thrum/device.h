@@ -9,6 +9,7 @@
 #ifndef THRUM_DEVICE_H
 #define THRUM_DEVICE_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -42,7 +43,10 @@ enum {
     THRUM_CAP_HOST_CALLBACK = 1 << 4, /* CALLBACK commands */
     THRUM_CAP_NATIVE_FABRIC = 1 << 5, /* the device's own ports form a fabric */
     THRUM_CAP_EXCLUSIVE = 1 << 6, /* one process at a time may open it */
-    THRUM_CAP_INLINE_LINE = 1 << 7 /* WRITE_LINE and WAIT_LINE commands */
+    THRUM_CAP_INLINE_LINE = 1 << 7, /* WRITE_LINE and WAIT_LINE commands */
+    THRUM_CAP_REDUCE_CALLBACK = 1 << 8, /* REDUCE by a function of the host */
+    THRUM_CAP_SCALE = 1 << 9, /* SCALE commands */
+    THRUM_CAP_WIDE = 1 << 10 /* REDUCE with float32 partial results of 8- and 16-bit floats */
 };
 
 struct thrum_device_properties {
@@ -218,8 +222,12 @@ typedef enum thrum_opcode {
                                  not exactly `value`, the rest of the submission ends with THRUM_ERR_MISMATCH */
     THRUM_CMD_PUT = 8, /* hands a put to the port: see thrum_put */
     THRUM_CMD_CALLBACK =
-        9 /* calls `callback(argument)` on a host thread; THRUM_IN_PROGRESS means ask again later,
+        9, /* calls `callback(argument)` on a host thread; THRUM_IN_PROGRESS means ask again later,
                                  an error ends the submission with it. It must not block or call the queue */
+    THRUM_CMD_SCALE =
+        10 /* every dst[] <- src[0] times a scalar, `bytes` of `dtype`, rounded to it (integers wrap); the
+                                 scalar is one element of `dtype`: at src[1], or in `payload` where nsrc is 1;
+                                 a destination may be exactly the source */
 } thrum_opcode_t;
 
 enum {
@@ -228,8 +236,15 @@ enum {
         1 << 1, /* PUT: no data; completes when all earlier puts to `peer` are done locally */
     THRUM_CMD_FLAG_STREAM =
         1 << 2, /* COPY, REDUCE: the result will not be read soon; stores may bypass the cache */
-    THRUM_CMD_FLAG_CONTAIN = 1 << 3 /* a page fault in a peer's memory ends the submission with
+    THRUM_CMD_FLAG_CONTAIN = 1 << 3, /* a page fault in a peer's memory ends the submission with
                                        FAULT, as other errors do, and does not stop the queue */
+    /*
+     * REDUCE of 8- and 16-bit floats: the destinations, all sources, or the first source are partial results, that is
+     * float32, not rounded. `bytes` counts elements of `dtype` all the same. Other types are as wide as they are.
+     */
+    THRUM_CMD_FLAG_WIDE_DST = 1 << 4,
+    THRUM_CMD_FLAG_WIDE_SRC = 1 << 5,
+    THRUM_CMD_FLAG_WIDE_FIRST = 1 << 6
 };
 
 /*
@@ -250,6 +265,14 @@ struct thrum_put {
 };
 
 typedef thrum_status_t (*thrum_callback_t)(void *argument);
+
+/*
+ * A reduction of the host: result[i] <- left[i] op right[i] for i < count; result may be left or right. An error ends
+ * the submission with it. It must not block or call Thrum, and is called by several threads at once.
+ */
+typedef thrum_status_t (*thrum_reduce_fn)(const void *left, const void *right, void *result,
+                                          size_t count, thrum_datatype_t dtype, void *context);
+#define THRUM_REDOP_CALLBACK 255 /* thrum_command.redop: REDUCE folds by `reduce` */
 
 struct thrum_command {
     uint8_t opcode; /* thrum_opcode_t */
@@ -272,6 +295,10 @@ struct thrum_command {
             thrum_callback_t callback;
             void *argument;
         };
+        struct {
+            thrum_reduce_fn reduce; /* REDUCE with THRUM_REDOP_CALLBACK */
+            void *reduce_context;
+        };
     };
 };
 
@@ -291,9 +318,9 @@ THRUM_MUST_CHECK thrum_status_t thrum_copy(thrum_queue_t queue, void *dst, const
 THRUM_MUST_CHECK thrum_status_t thrum_fill(thrum_queue_t queue, void *dst, uint8_t byte,
                                            size_t bytes);
 /* dst[i] <- op over s of srcs[s][i]; `count` elements, nsrcs >= 1. */
-THRUM_MUST_CHECK thrum_status_t thrum_reduce(thrum_queue_t queue, void *dst,
-                                             const void *const *srcs, int nsrcs, size_t count,
-                                             thrum_datatype_t dtype, thrum_redop_t op);
+THRUM_MUST_CHECK thrum_status_t thrum_queue_reduce(thrum_queue_t queue, void *dst,
+                                                   const void *const *srcs, int nsrcs, size_t count,
+                                                   thrum_datatype_t dtype, thrum_redop_t op);
 THRUM_MUST_CHECK thrum_status_t thrum_queue_callback(thrum_queue_t queue, thrum_callback_t callback,
                                                      void *argument);
 
@@ -316,6 +343,29 @@ THRUM_MUST_CHECK thrum_status_t thrum_copy_to_device(thrum_queue_t queue, void *
                                                      const void *host_src, size_t bytes);
 THRUM_MUST_CHECK thrum_status_t thrum_copy_to_host(thrum_queue_t queue, void *host_dst,
                                                    const void *src, size_t bytes);
+
+/* ---- capture and replay ------------------------------------------------------------------------------------------- */
+
+typedef struct thrum_graph *thrum_graph_t;
+
+/*
+ * Records what is submitted to the queue from now on instead of executing it: commands, copies, callbacks, event
+ * records and waits of the same capture, and collectives. Calls that need a result now (synchronize, query,
+ * thrum_copy_to_host, destroying the queue) are INVALID_USAGE while it records, name themselves, and leave the
+ * recording as it is. One thread at a time. Errors of begin: INVALID_QUEUE, INVALID_USAGE (it records already).
+ */
+THRUM_MUST_CHECK thrum_status_t thrum_queue_capture_begin(thrum_queue_t queue);
+/* Ends the recording. If a call was refused in it, its status, and *graph_out <- NULL. */
+THRUM_MUST_CHECK thrum_status_t thrum_queue_capture_end(thrum_queue_t queue,
+                                                        thrum_graph_t *graph_out);
+/*
+ * Submits all of the graph to a queue of the device on which it was captured, in order, without waiting; any number of
+ * times. Buffers, communicators and callbacks that it names must live. Collectives take their place in the issue order
+ * of their communicator now, so all ranks launch alike. Errors: INVALID_ARGUMENT (graph), INVALID_QUEUE, and those of
+ * the recorded calls: what comes before the failing one has been submitted.
+ */
+THRUM_MUST_CHECK thrum_status_t thrum_graph_launch(thrum_graph_t graph, thrum_queue_t queue);
+void thrum_graph_destroy(thrum_graph_t graph); /* takes NULL; launches in flight go on */
 
 /* ---- events ------------------------------------------------------------------------------------------------------ */
 

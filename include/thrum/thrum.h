@@ -61,6 +61,9 @@ struct thrum_comm_config {
     int64_t init_deadline_ms; /* of joining; 0: THRUM_INIT_DEADLINE_MS */
     uint64_t scratch_bytes; /* device memory for staging; 0: THRUM_SCRATCH_BYTES */
     const char *name; /* for messages; copied; NULL: "comm" and a number */
+    int reproducible; /* 1: reductions give the same bits whatever the size, algorithm, lanes and hosts; -1: they need
+                         not; 0: THRUM_REPRODUCIBLE */
+    int lanes; /* independent sequences of commands that one operation may use, 1 .. 4; 0: THRUM_LANES */
 };
 
 /*
@@ -96,6 +99,24 @@ THRUM_MUST_CHECK thrum_status_t thrum_launch_info(int *rank_out, int *nranks_out
 THRUM_MUST_CHECK thrum_status_t thrum_comm_init_all(const thrum_device_t *devices, int n,
                                                     const struct thrum_comm_config *config,
                                                     thrum_comm_t *comms_out);
+
+#define THRUM_SPLIT_NONE (-1)
+
+/*
+ * Makes new communicators of the ranks of `comm` that give the same color (>= 0, or THRUM_SPLIT_NONE: in none, then
+ * *comm_out <- NULL), numbered by key, then by old rank, on the same devices. Collective over comm: blocks until all
+ * its ranks have called, or the init deadline passes; operations of comm may be in flight. config as in
+ * thrum_comm_init_rank; where it gives nothing, comm's own choices hold. Errors: as thrum_comm_init_rank, and the
+ * parent's own if it has failed. The new communicators live on when comm is destroyed, and do not fail when it fails.
+ */
+THRUM_MUST_CHECK thrum_status_t thrum_comm_split(thrum_comm_t comm, int color, int key,
+                                                 const struct thrum_comm_config *config,
+                                                 thrum_comm_t *comm_out);
+
+/* A communicator of the same ranks: thrum_comm_split with one color. */
+THRUM_MUST_CHECK thrum_status_t thrum_comm_dup(thrum_comm_t comm,
+                                               const struct thrum_comm_config *config,
+                                               thrum_comm_t *comm_out);
 
 /*
  * Waits until every operation of this rank has ended and every rank has called finalize; afterwards only destroy and
@@ -188,6 +209,74 @@ THRUM_MUST_CHECK thrum_status_t thrum_reduce_scatter(const void *send, void *rec
                                                      thrum_datatype_t dtype, thrum_redop_t op,
                                                      thrum_comm_t comm, thrum_queue_t queue);
 
+/* recv at root <- op over ranks r of send_r; count elements. recv is written at root only (elsewhere it may be NULL). In place: send == recv at root. */
+THRUM_MUST_CHECK thrum_status_t thrum_reduce(const void *send, void *recv, size_t count,
+                                             thrum_datatype_t dtype, thrum_redop_t op, int root,
+                                             thrum_comm_t comm, thrum_queue_t queue);
+
+/* Block s of recv <- block `rank` of rank s's send; nranks blocks of count elements. In place is not allowed. */
+THRUM_MUST_CHECK thrum_status_t thrum_alltoall(const void *send, void *recv, size_t count,
+                                               thrum_datatype_t dtype, thrum_comm_t comm,
+                                               thrum_queue_t queue);
+
+/*
+ * recv at root, nranks x count elements, <- block r is rank r's send. recv matters at root only.
+ * In place at root: send == recv + root x count.
+ */
+THRUM_MUST_CHECK thrum_status_t thrum_gather(const void *send, void *recv, size_t count,
+                                             thrum_datatype_t dtype, int root, thrum_comm_t comm,
+                                             thrum_queue_t queue);
+
+/*
+ * recv, count elements, <- block `rank` of root's send, nranks x count elements, which matters at root only.
+ * In place at root: recv == send + root x count.
+ */
+THRUM_MUST_CHECK thrum_status_t thrum_scatter(const void *send, void *recv, size_t count,
+                                              thrum_datatype_t dtype, int root, thrum_comm_t comm,
+                                              thrum_queue_t queue);
+
+/* recv <- op over ranks 0 .. rank (scan) or 0 .. rank - 1 (exscan; rank 0's recv is left alone) of their send; count elements. In place: send == recv. */
+THRUM_MUST_CHECK thrum_status_t thrum_scan(const void *send, void *recv, size_t count,
+                                           thrum_datatype_t dtype, thrum_redop_t op,
+                                           thrum_comm_t comm, thrum_queue_t queue);
+THRUM_MUST_CHECK thrum_status_t thrum_exscan(const void *send, void *recv, size_t count,
+                                             thrum_datatype_t dtype, thrum_redop_t op,
+                                             thrum_comm_t comm, thrum_queue_t queue);
+
+/*
+ * The v-variants: blocks of their own sizes. counts[r] elements at element displs[r] of the whole buffer, for rank r;
+ * displs NULL: one after the other. The arrays, nranks each, are read during the call only. Blocks that are written
+ * may not overlap. Ranks that disagree in the counts get MISMATCH.
+ *
+ * allgatherv: every rank gives the same recvcounts; send has recvcounts[rank] elements. In place: send == recv + displs[rank].
+ * reduce_scatterv: the same counts on every rank; send has all blocks one after the other, recv has counts[rank]
+ * elements. In place: recv is the own block in send.
+ * alltoallv: block s of send goes to rank s, block s of recv comes from it; sendcounts[s] here is recvcounts[rank] there. In place is not allowed.
+ * gatherv, scatterv: the arrays matter at root only, whose entry for a rank must be that rank's own count. In place at
+ * root as in gather and scatter.
+ */
+THRUM_MUST_CHECK thrum_status_t thrum_allgatherv(const void *send, void *recv,
+                                                 const size_t *recvcounts, const size_t *displs,
+                                                 thrum_datatype_t dtype, thrum_comm_t comm,
+                                                 thrum_queue_t queue);
+THRUM_MUST_CHECK thrum_status_t thrum_reduce_scatterv(const void *send, void *recv,
+                                                      const size_t *counts, thrum_datatype_t dtype,
+                                                      thrum_redop_t op, thrum_comm_t comm,
+                                                      thrum_queue_t queue);
+THRUM_MUST_CHECK thrum_status_t thrum_alltoallv(const void *send, const size_t *sendcounts,
+                                                const size_t *sdispls, void *recv,
+                                                const size_t *recvcounts, const size_t *rdispls,
+                                                thrum_datatype_t dtype, thrum_comm_t comm,
+                                                thrum_queue_t queue);
+THRUM_MUST_CHECK thrum_status_t thrum_gatherv(const void *send, size_t sendcount, void *recv,
+                                              const size_t *recvcounts, const size_t *displs,
+                                              thrum_datatype_t dtype, int root, thrum_comm_t comm,
+                                              thrum_queue_t queue);
+THRUM_MUST_CHECK thrum_status_t thrum_scatterv(const void *send, const size_t *sendcounts,
+                                               const size_t *displs, void *recv, size_t recvcount,
+                                               thrum_datatype_t dtype, int root, thrum_comm_t comm,
+                                               thrum_queue_t queue);
+
 /* Later commands of the queue execute after every rank's earlier commands on its queue. */
 THRUM_MUST_CHECK thrum_status_t thrum_barrier(thrum_comm_t comm, thrum_queue_t queue);
 
@@ -208,6 +297,154 @@ THRUM_MUST_CHECK thrum_status_t thrum_recv(void *recv, size_t count, thrum_datat
  */
 THRUM_MUST_CHECK thrum_status_t thrum_group_start(void);
 THRUM_MUST_CHECK thrum_status_t thrum_group_end(void);
+
+/* ---- reductions of the caller ------------------------------------------------------------------------------------- */
+
+/*
+ * A reduction for the communicator's collectives: fold calls `fold` with elements of the call's type, from any thread,
+ * contributions in rank order, left to right (with `commutative` in any order). An error that it returns fails the
+ * communicator with it, on every rank. Needs THRUM_CAP_REDUCE_CALLBACK. Every rank makes its reductions in the same
+ * order. Lives until destroyed, or the communicator is. Errors: INVALID_COMM, INVALID_ARGUMENT, LIMIT, UNSUPPORTED.
+ */
+THRUM_MUST_CHECK thrum_status_t thrum_redop_create(thrum_comm_t comm, thrum_reduce_fn fold,
+                                                   void *context, bool commutative,
+                                                   thrum_redop_t *op_out);
+
+enum thrum_scalar_residence { THRUM_SCALAR_HOST, THRUM_SCALAR_DEVICE };
+
+/*
+ * The sum of contributions that each rank first multiplies by its own scalar (and rounds to the type): one element of
+ * dtype, read now (HOST) or when a collective executes (DEVICE: device memory that must stay). The op is for
+ * collectives of that dtype. Needs THRUM_CAP_SCALE. Otherwise as thrum_redop_create.
+ */
+THRUM_MUST_CHECK thrum_status_t thrum_redop_create_premul_sum(thrum_comm_t comm, const void *scalar,
+                                                              thrum_datatype_t dtype,
+                                                              enum thrum_scalar_residence residence,
+                                                              thrum_redop_t *op_out);
+
+/* Operations that were called with it go on. Errors: INVALID_COMM, INVALID_OP (not a live one). */
+THRUM_MUST_CHECK thrum_status_t thrum_redop_destroy(thrum_comm_t comm, thrum_redop_t op);
+
+/* ---- persistent collectives --------------------------------------------------------------------------------------- */
+
+/*
+ * A collective that is called again and again with the same arguments: checked, planned and placed once by its *_init,
+ * begun by each thrum_start, in issue order among the communicator's other calls. init is local and enqueues nothing;
+ * its errors are those of the call. Buffers and queue must stay. A start may follow the previous one at once.
+ * Free it when no start of it is to come; NULL is allowed.
+ */
+typedef struct thrum_persistent *thrum_persistent_t;
+
+THRUM_MUST_CHECK thrum_status_t thrum_start(thrum_persistent_t persistent);
+/* Starts all of them as one group. */
+THRUM_MUST_CHECK thrum_status_t thrum_start_all(const thrum_persistent_t *persistents, size_t n);
+void thrum_persistent_free(thrum_persistent_t persistent);
+
+THRUM_MUST_CHECK thrum_status_t thrum_allreduce_init(const void *send, void *recv, size_t count,
+                                                     thrum_datatype_t dtype, thrum_redop_t op,
+                                                     thrum_comm_t comm, thrum_queue_t queue,
+                                                     thrum_persistent_t *persistent_out);
+THRUM_MUST_CHECK thrum_status_t thrum_broadcast_init(const void *send, void *recv, size_t count,
+                                                     thrum_datatype_t dtype, int root,
+                                                     thrum_comm_t comm, thrum_queue_t queue,
+                                                     thrum_persistent_t *persistent_out);
+THRUM_MUST_CHECK thrum_status_t thrum_allgather_init(const void *send, void *recv, size_t count,
+                                                     thrum_datatype_t dtype, thrum_comm_t comm,
+                                                     thrum_queue_t queue,
+                                                     thrum_persistent_t *persistent_out);
+THRUM_MUST_CHECK thrum_status_t thrum_reduce_scatter_init(const void *send, void *recv,
+                                                          size_t count, thrum_datatype_t dtype,
+                                                          thrum_redop_t op, thrum_comm_t comm,
+                                                          thrum_queue_t queue,
+                                                          thrum_persistent_t *persistent_out);
+THRUM_MUST_CHECK thrum_status_t thrum_reduce_init(const void *send, void *recv, size_t count,
+                                                  thrum_datatype_t dtype, thrum_redop_t op,
+                                                  int root, thrum_comm_t comm, thrum_queue_t queue,
+                                                  thrum_persistent_t *persistent_out);
+THRUM_MUST_CHECK thrum_status_t thrum_alltoall_init(const void *send, void *recv, size_t count,
+                                                    thrum_datatype_t dtype, thrum_comm_t comm,
+                                                    thrum_queue_t queue,
+                                                    thrum_persistent_t *persistent_out);
+THRUM_MUST_CHECK thrum_status_t thrum_gather_init(const void *send, void *recv, size_t count,
+                                                  thrum_datatype_t dtype, int root,
+                                                  thrum_comm_t comm, thrum_queue_t queue,
+                                                  thrum_persistent_t *persistent_out);
+THRUM_MUST_CHECK thrum_status_t thrum_scatter_init(const void *send, void *recv, size_t count,
+                                                   thrum_datatype_t dtype, int root,
+                                                   thrum_comm_t comm, thrum_queue_t queue,
+                                                   thrum_persistent_t *persistent_out);
+THRUM_MUST_CHECK thrum_status_t thrum_scan_init(const void *send, void *recv, size_t count,
+                                                thrum_datatype_t dtype, thrum_redop_t op,
+                                                thrum_comm_t comm, thrum_queue_t queue,
+                                                thrum_persistent_t *persistent_out);
+THRUM_MUST_CHECK thrum_status_t thrum_exscan_init(const void *send, void *recv, size_t count,
+                                                  thrum_datatype_t dtype, thrum_redop_t op,
+                                                  thrum_comm_t comm, thrum_queue_t queue,
+                                                  thrum_persistent_t *persistent_out);
+THRUM_MUST_CHECK thrum_status_t thrum_barrier_init(thrum_comm_t comm, thrum_queue_t queue,
+                                                   thrum_persistent_t *persistent_out);
+/* The v-variants copy their arrays. */
+THRUM_MUST_CHECK thrum_status_t thrum_allgatherv_init(const void *send, void *recv,
+                                                      const size_t *recvcounts,
+                                                      const size_t *displs, thrum_datatype_t dtype,
+                                                      thrum_comm_t comm, thrum_queue_t queue,
+                                                      thrum_persistent_t *persistent_out);
+THRUM_MUST_CHECK thrum_status_t thrum_reduce_scatterv_init(const void *send, void *recv,
+                                                           const size_t *counts,
+                                                           thrum_datatype_t dtype, thrum_redop_t op,
+                                                           thrum_comm_t comm, thrum_queue_t queue,
+                                                           thrum_persistent_t *persistent_out);
+THRUM_MUST_CHECK thrum_status_t thrum_alltoallv_init(const void *send, const size_t *sendcounts,
+                                                     const size_t *sdispls, void *recv,
+                                                     const size_t *recvcounts,
+                                                     const size_t *rdispls, thrum_datatype_t dtype,
+                                                     thrum_comm_t comm, thrum_queue_t queue,
+                                                     thrum_persistent_t *persistent_out);
+THRUM_MUST_CHECK thrum_status_t thrum_gatherv_init(const void *send, size_t sendcount, void *recv,
+                                                   const size_t *recvcounts, const size_t *displs,
+                                                   thrum_datatype_t dtype, int root,
+                                                   thrum_comm_t comm, thrum_queue_t queue,
+                                                   thrum_persistent_t *persistent_out);
+THRUM_MUST_CHECK thrum_status_t thrum_scatterv_init(const void *send, const size_t *sendcounts,
+                                                    const size_t *displs, void *recv,
+                                                    size_t recvcount, thrum_datatype_t dtype,
+                                                    int root, thrum_comm_t comm,
+                                                    thrum_queue_t queue,
+                                                    thrum_persistent_t *persistent_out);
+
+/* ---- windows: one-sided ------------------------------------------------------------------------------------------- */
+
+typedef struct thrum_window *thrum_window_t;
+
+/*
+ * Opens [buffer, buffer + bytes) of this rank's device memory to puts of the other ranks; sizes may differ between
+ * ranks, 0 opens nothing. Collective over comm: blocks until all ranks have called or the deadline passes. The memory
+ * must stay until deregistered. Errors: INVALID_COMM, INVALID_POINTER (not device memory of the communicator's
+ * device), INVALID_ARGUMENT, TIMEOUT, PEER_DEAD, NO_MEMORY, LIMIT.
+ */
+THRUM_MUST_CHECK thrum_status_t thrum_comm_register(thrum_comm_t comm, void *buffer, size_t bytes,
+                                                    thrum_window_t *window_out);
+/*
+ * Closes the window. Collective: returns when this rank's puts into it have ended and all ranks have called, so that
+ * the memory may be freed. Puts into a window that was deregistered are INVALID_ARGUMENT.
+ */
+THRUM_MUST_CHECK thrum_status_t thrum_comm_deregister(thrum_window_t window);
+
+/*
+ * Writes `count` elements of send to peer's part of the window, `offset` bytes from its start. send may be reused when
+ * the queue has reached the end of the put; the data are at the peer when a later thrum_signal to it has arrived.
+ * Errors: those of collectives, INVALID_ARGUMENT (window is not live or of another communicator; range outside).
+ */
+THRUM_MUST_CHECK thrum_status_t thrum_put(const void *send, size_t count, thrum_datatype_t dtype,
+                                          int peer, thrum_window_t window, size_t offset,
+                                          thrum_comm_t comm, thrum_queue_t queue);
+
+/* Tells peer that all earlier puts of this rank to it (in issue order on the communicator) are there. */
+THRUM_MUST_CHECK thrum_status_t thrum_signal(int peer, thrum_comm_t comm, thrum_queue_t queue);
+
+/* Later commands of the queue execute after `n` more signals from peer have come; each signal is waited for once. */
+THRUM_MUST_CHECK thrum_status_t thrum_wait_signal(int peer, uint64_t n, thrum_comm_t comm,
+                                                  thrum_queue_t queue);
 
 #if defined(__GNUC__)
 #pragma GCC visibility pop

@@ -14,7 +14,11 @@ extern "C" {
 #pragma GCC visibility push(default) /* what is declared here is exported */
 #endif
 
-/* One row per element type: NAME, value, size in bytes, printed name. Values are part of the ABI. */
+/*
+ * One row per element type: NAME, value, size in bytes, printed name. Values are part of the ABI. FLOAT8_*: the OCP
+ * 8-bit floating point specification (revision 1.0, 2023), results saturated to the largest finite value, NaN kept.
+ * COMPLEX64 and COMPLEX128: two float32 or float64, real part first.
+ */
 #define THRUM_DATATYPE_MAP(X) \
     X(INT8, 0, 1, "int8") \
     X(UINT8, 1, 1, "uint8") \
@@ -27,20 +31,25 @@ extern "C" {
     X(FLOAT64, 8, 8, "float64") \
     X(BFLOAT16, 9, 2, "bfloat16") \
     X(INT16, 10, 2, "int16") \
-    X(UINT16, 11, 2, "uint16")
+    X(UINT16, 11, 2, "uint16") \
+    X(FLOAT8_E4M3, 12, 1, "float8_e4m3") \
+    X(FLOAT8_E5M2, 13, 1, "float8_e5m2") \
+    X(COMPLEX64, 14, 8, "complex64") \
+    X(COMPLEX128, 15, 16, "complex128")
 
 typedef enum thrum_datatype {
 #define X(name, value, bytes, text) THRUM_##name = value,
     THRUM_DATATYPE_MAP(X)
 #undef X
-        THRUM_DATATYPE_COUNT = 12
+        THRUM_DATATYPE_COUNT = 16
 } thrum_datatype_t;
 
 /*
  * Reductions. AVG is the sum divided by the number of contributions (integers: rounded toward zero). The bitwise ones
- * take integer types only; the logical ones take any type, count non-zero as true and yield 0 or 1. 8- and 16-bit
- * floats accumulate in float32 and are rounded once, to nearest even. MIN and MAX yield NaN if any contribution is NaN.
- * Integer sums and products wrap modulo two to the width of the type.
+ * take integer types only; the logical ones take any type but complex, count non-zero as true and yield 0 or 1;
+ * complex numbers take SUM, PROD and AVG. 8- and 16-bit floats accumulate in float32 and are rounded once, to nearest
+ * even. MIN and MAX yield NaN if any contribution is NaN. Integer sums and products wrap modulo two to the width of
+ * the type. Values from THRUM_REDOP_COUNT on name reductions made for one communicator: see thrum_redop_create.
  */
 #define THRUM_REDOP_MAP(X) \
     X(SUM, 0, "sum") \

@@ -45,13 +45,19 @@
     X(ALLGATHER, 2, "allgather") \
     X(REDUCE_SCATTER, 3, "reduce_scatter") \
     X(BARRIER, 4, "barrier") \
-    X(SENDRECV, 5, "sendrecv")
+    X(SENDRECV, 5, "sendrecv") \
+    X(REDUCE, 6, "reduce") \
+    X(GATHER, 7, "gather") \
+    X(SCATTER, 8, "scatter") \
+    X(ALLTOALL, 9, "alltoall") \
+    X(SCAN, 10, "scan") \
+    X(EXSCAN, 11, "exscan")
 
 enum collective {
 #define X(name, value, text) COLL_##name = value,
     COLLECTIVE_MAP(X)
 #undef X
-        COLL_COUNT = 6
+        COLL_COUNT = 12
 };
 const char *collective_name(enum collective collective);
 /* -1 if there is no such name. */
@@ -61,7 +67,14 @@ int collective_by_name(const char *name);
 #define PLAN_MAX_LANES 4
 #define PLAN_MAX_OPERANDS 256 /* of one op */
 
-enum plan_space { PLAN_SEND, PLAN_RECV, PLAN_SCRATCH, PLAN_LINE };
+/*
+ * WIDE is scratch for partial results, which are not rounded: 8- and 16-bit floats lie in it as float32, other types as
+ * they are. Offsets and lengths count in the call's type all the same; exec widens them. COPY and PUT take WIDE to
+ * WIDE; only REDUCE (of one source, if need be) rounds a partial result to the type. Of a REDUCE's sources none, all,
+ * or the first alone may be WIDE. A plan uses SCRATCH or WIDE, not both, and its scratch_bytes counts the widened
+ * bytes.
+ */
+enum plan_space { PLAN_SEND, PLAN_RECV, PLAN_SCRATCH, PLAN_LINE, PLAN_WIDE };
 
 struct plan_operand {
     uint64_t offset; /* bytes; LINE: the rank that sent it */
@@ -116,6 +129,13 @@ struct plan_params {
     bool peer_access; /* COPY and REDUCE may name peers' memory; false: only PUT reaches them */
     int lanes; /* at most */
     uint64_t scratch_bytes; /* of each rank, at most */
+    /*
+     * ALLGATHER and REDUCE_SCATTER with blocks of their own sizes (the v-variants): counts[r] elements of rank r's
+     * block, and displs[r], where it lies in the whole, in elements. Borrowed, nranks each, equal on all ranks; NULL:
+     * every block is `count` elements, one after the other. `count` is then the largest of counts.
+     */
+    const uint64_t *counts, *displs;
+    bool ordered; /* fold in rank order: reproducible mode, or a reduction that does not commute */
     const struct plan_p2p *p2p; /* SENDRECV: borrowed, outlives the plan */
     int np2p;
 };

@@ -29,7 +29,7 @@ static void test_copy_fill_reduce(void **state)
     }
     assert_ok(thrum_copy_to_device(f->queue, f->a, x, sizeof x));
     assert_ok(thrum_copy_to_device(f->queue, f->b, y, sizeof y));
-    assert_ok(thrum_reduce(f->queue, f->b, srcs, 2, 1000, THRUM_FLOAT32, THRUM_SUM));
+    assert_ok(thrum_queue_reduce(f->queue, f->b, srcs, 2, 1000, THRUM_FLOAT32, THRUM_SUM));
     assert_ok(thrum_copy_to_host(f->queue, sum, f->b, sizeof sum));
     for (int i = 0; i < 1000; i++)
         assert_true(sum[i] == (float)(3 * i + 1));
@@ -55,7 +55,7 @@ static void test_large_work(void **state)
     assert_ok(thrum_copy_to_device(f->queue, big, host, bytes));
     assert_ok(thrum_copy(f->queue, other, big, bytes));
     srcs[0] = big, srcs[1] = other;
-    assert_ok(thrum_reduce(f->queue, other, srcs, 2, bytes, THRUM_UINT8, THRUM_SUM));
+    assert_ok(thrum_queue_reduce(f->queue, other, srcs, 2, bytes, THRUM_UINT8, THRUM_SUM));
     assert_ok(thrum_copy_to_host(f->queue, back, other, bytes));
     for (size_t i = 0; i < bytes; i++)
         assert_int_equal(back[i], (unsigned char)(host[i] * 2));
