@@ -259,32 +259,36 @@ void sim_packet_encode(struct sim_queue *queue, uint64_t position, const struct 
     p->form = (uint8_t)form;
 }
 
-void sim_packet_decode(struct sim_queue *queue, uint64_t position, struct thrum_command *c,
-                       struct thrum_operand *operands)
+void sim_packet_decode(struct sim_queue *queue, uint64_t position)
 {
     const struct sim_packet *p = &queue->ring[position & queue->mask].packet;
+    struct thrum_command *c = &queue->current;
     unsigned n = (unsigned)p->ndst + p->nsrc;
     uint64_t at = position + 1;
 
-    *c = (struct thrum_command){.opcode = p->opcode,
-                                .flags = p->flags,
-                                .dtype = p->dtype,
-                                .redop = p->redop,
-                                .ndst = p->ndst,
-                                .nsrc = p->nsrc,
-                                .bytes = p->bytes,
-                                .value = p->value,
-                                .mask = p->mask,
-                                .operands = operands};
+    c->opcode = p->form & SIM_PACKET_MALFORMED ? SIM_OPCODE_MALFORMED : p->opcode;
+    c->flags = p->flags;
+    c->dtype = p->dtype;
+    c->redop = p->redop;
+    c->ndst = p->ndst;
+    c->nsrc = p->nsrc;
+    c->bytes = p->bytes;
+    c->value = p->value;
+    c->mask = p->mask;
+    c->operands = queue->operands;
+    c->payload = NULL;
     if (p->form & SIM_PACKET_MALFORMED)
         return;
     if (p->form & SIM_PACKET_SHORT) {
-        for (unsigned i = 0; i < n; i++)
-            operands[i] = (struct thrum_operand){.base = p->base[i]};
+        queue->operands[0] = (struct thrum_operand){.base = p->base[0]};
+        queue->operands[1] = (struct thrum_operand){.base = p->base[1]};
+    } else if ((at & queue->mask) + (n + 3) / 4 <= queue->depth) { /* in one piece in the ring */
+        c->operands = queue->ring[at & queue->mask].operands;
+        at += (n + 3) / 4;
     } else {
         for (unsigned i = 0; i < n; i += 4, at++)
-            memcpy(&operands[i], queue->ring[at & queue->mask].operands,
-                   (n - i < 4 ? n - i : 4) * sizeof *operands);
+            memcpy(&queue->operands[i], queue->ring[at & queue->mask].operands,
+                   (n - i < 4 ? n - i : 4) * sizeof *queue->operands);
     }
     if (p->opcode == THRUM_CMD_REDUCE) {
         c->divisor = p->divisor;
