@@ -126,6 +126,7 @@ enum {
     SIM_PACKET_PUT = 1 << 3, /* then a put slot follows */
     SIM_PACKET_MALFORMED = 1 << 4 /* could not even be encoded */
 };
+#define SIM_ALWAYS_FIT 32 /* operands of a command that any ring has room for */
 #define SIM_OPCODE_MALFORMED 255 /* of such a packet when it is met */
 #define SIM_PATIENCE 256
 

@@ -59,15 +59,36 @@ static const struct {
 
 #define wrong(...) (snprintf(why, why_bytes, __VA_ARGS__), false)
 
+/* Alignment of operand i, less one. */
+static uint64_t operand_mask(const struct thrum_command *c, unsigned i)
+{
+    switch (c->opcode) {
+    case THRUM_CMD_SIGNAL:
+    case THRUM_CMD_WAIT:
+        return 7;
+    case THRUM_CMD_WAIT_LINE:
+        return 63;
+    case THRUM_CMD_WRITE_LINE:
+        return i < c->ndst ? 63 : 0;
+    default:
+        return 0;
+    }
+}
+
 static bool check_operands(const struct thrum_command *c, char *why, size_t why_bytes)
 {
-    unsigned unit = c->opcode == THRUM_CMD_SIGNAL || c->opcode == THRUM_CMD_WAIT ? 8
-                    : c->opcode == THRUM_CMD_WAIT_LINE                           ? 64
-                                                                                 : 1;
+    uint64_t bad = 0;
+
+    for (unsigned i = 0; i < (unsigned)c->ndst + c->nsrc; i++) {
+        const struct thrum_operand *o = &c->operands[i];
+        bad |= o->indirect ? o->indirect & 7 : o->base & operand_mask(c, i);
+    }
+    if (sim_likely(!bad))
+        return true;
     for (unsigned i = 0; i < (unsigned)c->ndst + c->nsrc; i++) {
         const struct thrum_operand *o = &c->operands[i];
         bool is_dst = i < c->ndst;
-        unsigned align = c->opcode == THRUM_CMD_WRITE_LINE && is_dst ? 64 : unit;
+        unsigned align = (unsigned)operand_mask(c, i) + 1;
         unsigned at = is_dst ? i : i - c->ndst;
 
         if (o->indirect % 8)

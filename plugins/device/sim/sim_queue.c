@@ -256,7 +256,8 @@ static thrum_status_t validate(struct sim_queue *queue, const struct thrum_comma
         if (sim_unlikely(!sim_command_check(queue->device, &commands[i], why, sizeof why)))
             return thrum_fail(THRUM_ERR_INVALID_COMMAND, "command %zu (%s): %s", i,
                               sim_opcode_name(commands[i].opcode), why);
-        if (sim_unlikely(sim_packet_slots(&commands[i]) > queue->depth))
+        if ((unsigned)commands[i].ndst + commands[i].nsrc > SIM_ALWAYS_FIT &&
+            sim_packet_slots(&commands[i]) > queue->depth)
             return thrum_fail(THRUM_ERR_INVALID_COMMAND,
                               "command %zu (%s): takes %u slots of a ring of %llu (raise "
                               "THRUM_QUEUE_DEPTH)",
