@@ -346,7 +346,8 @@ static thrum_status_t submit_lanes(struct thrum_comm *comm, struct exec_program 
             return status;
         commands[0].value = operation->number;
         commands[n - 1].value = operation->number;
-        status = queue->ops->submit(queue->impl, commands, n, &operation->lane_ticket[lane]);
+        status =
+            queue->ops->submit_checked(queue->impl, commands, n, &operation->lane_ticket[lane]);
         if (status)
             return status;
         operation->has_more = true;
@@ -404,8 +405,8 @@ static thrum_status_t submit(struct thrum_comm *comm, struct exec_program *progr
     number_lane0(program, operation->number);
     if (staging)
         return submit_staged(comm, program, staging, queue, operation);
-    return queue->ops->submit(queue->impl, &program->commands[lane->first_command], lane->ncommands,
-                              &operation->ticket);
+    return queue->ops->submit_checked(queue->impl, &program->commands[lane->first_command],
+                                      lane->ncommands, &operation->ticket);
 }
 
 /* The operation keeps what it sends, and the line in which each receiver's arrival should come. */
