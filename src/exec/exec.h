@@ -134,7 +134,7 @@ uint64_t exec_signature(const struct call_record *call);
 static inline uint64_t exec_line_offset(int from, enum comm_channel channel)
 {
     return comm_block_offset(from) + offsetof(struct comm_peer_block, lines) +
-           sizeof(struct thrum_line) * (uint64_t)channel * COMM_LINES_PER_CHANNEL;
+           COMM_LINE_STRIDE * (uint64_t)channel * COMM_LINES_PER_CHANNEL;
 }
 
 /* Keeps a reference on a queue that carries work of the communicator, until its end. user. */

@@ -35,7 +35,7 @@ struct binding {
 /* The slot that the pair's next line goes to or comes to; patch->base is the first. */
 static inline uint64_t line_slot(const struct exec_patch *patch, uint32_t count)
 {
-    return patch->base + count % COMM_LINES_PER_CHANNEL * sizeof(struct thrum_line);
+    return patch->base + count % COMM_LINES_PER_CHANNEL * COMM_LINE_STRIDE;
 }
 
 /* A field of the arrival line that has come from the peer. */
@@ -408,7 +408,7 @@ static void hand_on_messages(struct thrum_comm *comm, struct exec_program *progr
         uint32_t count = comm->peers[m->peer].pairs[CHANNEL_P2P].lines_received;
 
         m->line = comm->area + exec_line_offset(m->peer, CHANNEL_P2P) +
-                  count % COMM_LINES_PER_CHANNEL * sizeof(struct thrum_line);
+                  count % COMM_LINES_PER_CHANNEL * COMM_LINE_STRIDE;
         m->flag |= ((uint64_t)count + 1) << EXEC_SIGNATURE_BITS;
     }
     operation->has_more = true;

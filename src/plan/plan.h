@@ -64,6 +64,7 @@ const char *collective_name(enum collective collective);
 int collective_by_name(const char *name);
 
 #define PLAN_INLINE_BYTES 56 /* payload of a line */
+#define PLAN_INLINE_LONG_BYTES 4088 /* of a long one, which only load and store can write */
 #define PLAN_MAX_LANES 4
 #define PLAN_MAX_OPERANDS 256 /* of one op */
 

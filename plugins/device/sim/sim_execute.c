@@ -230,7 +230,7 @@ static inline thrum_status_t run_reduce(struct run *run)
 /* ---- synchronisation ------------------------------------------------------------------------------------------- */
 
 /* The aligned word or line of one operand, or the status of the fault. */
-static inline thrum_status_t sync_target(const struct run *run, unsigned i, unsigned bytes,
+static inline thrum_status_t sync_target(const struct run *run, unsigned i, uint64_t bytes,
                                          void **cpu_out, uint64_t *address_out)
 {
     uint64_t address, bad;
@@ -238,7 +238,9 @@ static inline thrum_status_t sync_target(const struct run *run, unsigned i, unsi
 
     if (!operand_address(run, i, &address, &bad))
         return report(run, THRUM_RAS_PAGE_FAULT, bad);
-    if (sim_unlikely(address % bytes)) /* only an indirect one can be: others were checked */
+    if (sim_unlikely(address % (bytes > 8
+                                    ? THRUM_LINE_BYTES
+                                    : 8))) /* only an indirect one can be: others were checked */
         return report(run, THRUM_RAS_BAD_PACKET, address);
     cpu = sim_lookup(run->queue, address, bytes);
     if (sim_unlikely(!cpu))
@@ -295,26 +297,27 @@ static inline thrum_status_t run_wait(struct run *run)
 static inline thrum_status_t run_write_line(struct run *run)
 {
     const struct thrum_command *c = run->command;
-    struct thrum_line *line;
     uint64_t address, source, bad;
-    void *cpu;
-    thrum_status_t status = sync_target(run, 0, THRUM_LINE_BYTES, &cpu, &address);
+    char *payload;
+    void *line, *cpu;
+    thrum_status_t status =
+        sync_target(run, 0, offsetof(struct thrum_line, payload) + c->bytes, &line, &address);
 
     if (status)
         return status;
-    line = cpu;
+    payload = (char *)line + offsetof(struct thrum_line, payload); /* long ones leave the struct */
     if (!c->nsrc) {
         if (c->bytes)
-            memcpy(line->payload, c->payload, c->bytes);
+            memcpy(payload, c->payload, c->bytes);
     } else if (c->bytes) {
         if (!operand_address(run, 1, &source, &bad))
             return report(run, THRUM_RAS_PAGE_FAULT, bad);
         cpu = sim_lookup(run->queue, source, c->bytes);
         if (!cpu)
             return report(run, THRUM_RAS_PAGE_FAULT, source);
-        memmove(line->payload, cpu, c->bytes);
+        memmove(payload, cpu, c->bytes);
     }
-    atomic_store_explicit((_Atomic uint64_t *)&line->flag, c->value, memory_order_release);
+    atomic_store_explicit((_Atomic uint64_t *)line, c->value, memory_order_release);
     sim_wake(sim_shared_of(run->device, address));
     return THRUM_OK;
 }
@@ -684,17 +687,19 @@ static inline void store_word(struct near at, uint64_t value)
 
 static inline bool write_line_near(struct sim_queue *queue, const struct thrum_command *c)
 {
-    struct near line = find_near(queue, &c->operands[0], THRUM_LINE_BYTES), source;
+    struct near line =
+        find_near(queue, &c->operands[0], offsetof(struct thrum_line, payload) + c->bytes);
+    char *source = (char *)(uintptr_t)c->payload, *payload;
 
-    if (!line.cpu || (c->bytes & 7))
-        return false;
-    source.cpu = (char *)(uintptr_t)c->payload;
     if (c->nsrc)
-        source = find_near(queue, &c->operands[1], THRUM_LINE_BYTES);
-    if (!source.cpu)
+        source = find_near(queue, &c->operands[1], c->bytes).cpu;
+    if (!line.cpu || (c->bytes && !source))
         return false;
-    for (uint64_t i = 0; i < c->bytes; i += 8)
-        memcpy(line.cpu + offsetof(struct thrum_line, payload) + i, source.cpu + i, 8);
+    payload = line.cpu + offsetof(struct thrum_line, payload);
+    if (c->bytes == 8)
+        memcpy(payload, source, 8);
+    else if (c->bytes)
+        memmove(payload, source, c->bytes);
     store_word(line, c->value);
     return true;
 }
