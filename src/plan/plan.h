@@ -187,6 +187,12 @@ void plan_arrive(struct plan *plan, int lane, int peer); /* SIGNAL|ARRIVE */
 void plan_wait_arrival(struct plan *plan, int lane, int peer); /* WAIT|ARRIVE */
 void plan_wait_inline(struct plan *plan, int lane, int peer); /* WAIT|INLINE */
 
+/* What a line of this call's plans can carry. */
+static inline uint64_t plan_inline_bytes(const struct plan_params *params)
+{
+    return params->peer_access ? PLAN_INLINE_LONG_BYTES : PLAN_INLINE_BYTES;
+}
+
 static inline struct plan_operand plan_at(enum plan_space space, int rank, uint64_t offset)
 {
     return (struct plan_operand){.offset = offset, .rank = rank, .space = (uint8_t)space};
