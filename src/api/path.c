@@ -240,11 +240,11 @@ bool collective_repeat(const struct coll_args *args, thrum_status_t *status_out)
     struct exec_program *program;
     struct exec_buffers buffers;
 
-    if (!comm_is_valid(comm) || comm->finalized || !queue_is_valid(args->queue) ||
+    if (!comm_is_valid(comm) || comm->finalized ||
         atomic_load_explicit(&comm->status, memory_order_acquire))
         return false;
     program = exec_cache_recall(comm->cache, args, device_memory_epoch(comm->device), &buffers);
-    if (!program)
+    if (!program || !queue_is_still_valid(args->queue) || args->queue->device != comm->device)
         return false;
     *status_out = run_program(args, program, &buffers, NULL);
     return true;

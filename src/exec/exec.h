@@ -53,7 +53,7 @@ struct exec_patch {
 
 /* What a program adds to the counters of a pair. */
 struct exec_delta {
-    int32_t peer;
+    struct comm_pair *pair;
     uint32_t lines_sent, lines_received;
     uint64_t sent[PLAN_MAX_LANES], received[PLAN_MAX_LANES];
 };
@@ -87,6 +87,7 @@ struct exec_program {
     uint64_t bound_send, bound_recv; /* what the buffers' patches hold now; 0: nothing */
     bool arrives; /* sends arrival lines */
     uint64_t signature; /* of the call; collectives only */
+    uint64_t *head_value, *tail_value; /* of lane 0's first and last command */
     size_t host_bytes;
 };
 
