@@ -427,8 +427,10 @@ thrum_status_t exec_run(struct thrum_comm *comm, struct exec_program *program,
     uint64_t number = atomic_load_explicit(&comm->issued, memory_order_relaxed) + 1;
     struct comm_operation *operation = &comm->operations[number % COMM_IN_FLIGHT];
     struct binding binding = {.comm = comm, .program = program, .buffers = buffers};
-    thrum_status_t status = reserve(comm);
+    thrum_status_t status = capture_refuse(queue, "a call that no graph records");
 
+    if (!status)
+        status = reserve(comm);
     if (!status && queue != comm->last_queue)
         status = exec_hold_queue(comm, queue);
     if (status)
