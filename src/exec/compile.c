@@ -281,6 +281,7 @@ static void lower_line(struct builder *b, const struct plan_op *op)
         command->put.signal_key = b->comm->peers[op->peer].area_key;
     patch_command(b, b->comm->peer_access ? PATCH_LINE_OUT : PATCH_LINE_PUT, op->peer, op->lane,
                   p2p_signature(b, op->peer, true));
+    b->program->arrives |= !inline_data;
     delta(b, op->peer)->lines_sent++;
 }
 
@@ -465,6 +466,20 @@ static thrum_status_t reach_peers(struct thrum_comm *comm, const struct plan *pl
     return THRUM_OK;
 }
 
+/* A call with the buffers of the last one need not patch them in again. */
+static void sort_patches(struct exec_program *p)
+{
+    for (uint32_t i = 0; i < p->npatches; i++) {
+        struct exec_patch patch = p->patches[i];
+
+        if (patch.kind != PATCH_SEND && patch.kind != PATCH_RECV)
+            continue;
+        memmove(&p->patches[p->nbuffer_patches + 1], &p->patches[p->nbuffer_patches],
+                (i - p->nbuffer_patches) * sizeof patch);
+        p->patches[p->nbuffer_patches++] = patch;
+    }
+}
+
 static void resolve_operands(struct builder *b)
 {
     struct exec_program *p = b->program;
@@ -472,6 +487,7 @@ static void resolve_operands(struct builder *b)
 
     if (deltas)
         p->deltas = deltas;
+    sort_patches(p);
     for (uint32_t i = 0; i < p->ncommands; i++)
         p->commands[i].operands = &p->operands[b->first_operand[i]];
     p->host_bytes = sizeof *p + b->commands_capacity * sizeof *p->commands +

@@ -71,7 +71,7 @@ struct exec_program {
     bool puts; /* commands need a fabric */
     struct thrum_command *commands; /* lane after lane */
     struct thrum_operand *operands;
-    struct exec_patch *patches;
+    struct exec_patch *patches; /* those of the own buffers first */
     struct exec_delta *deltas;
     struct comm_arrival
         *arrivals; /* payloads of arrival lines: 1 for collectives, 1 a peer for p2p */
@@ -79,6 +79,10 @@ struct exec_program {
     uint32_t nmessages;
     struct exec_lane lanes[PLAN_MAX_LANES];
     uint32_t ncommands, noperands, npatches, ndeltas, nlanes;
+    uint32_t nbuffer_patches;
+    uint64_t bound_send, bound_recv; /* what the buffers' patches hold now; 0: nothing */
+    bool arrives; /* sends arrival lines */
+    uint64_t signature; /* of the call; collectives only */
     size_t host_bytes;
 };
 
@@ -140,6 +144,14 @@ struct exec_program *exec_cache_find(struct exec_cache *cache, const struct exec
 /* Takes the program; may drop another. */
 void exec_cache_insert(struct exec_cache *cache, const struct exec_key *key,
                        struct exec_program *program);
+/*
+ * A call that is made again with the arguments of an earlier one, whose buffers were found good and lie where they lay
+ * (equal epoch: device_memory_epoch), needs no second look at them. recall: its program, or NULL.
+ */
+struct exec_program *exec_cache_recall(struct exec_cache *cache, const struct coll_args *args,
+                                       uint64_t epoch, struct exec_buffers *buffers_out);
+void exec_cache_remember(struct exec_cache *cache, const struct coll_args *args, uint64_t epoch,
+                         struct exec_program *program, const struct exec_buffers *buffers);
 uint64_t exec_cache_bytes(const struct exec_cache *cache);
 #define EXEC_CACHE_LIMIT_BYTES (16u << 20)
 

@@ -197,8 +197,15 @@ static inline thrum_status_t apply(const struct binding *b, const struct exec_pa
 
 static thrum_status_t bind(const struct binding *b)
 {
-    for (uint32_t i = 0; i < b->program->npatches; i++) {
-        thrum_status_t status = apply(b, &b->program->patches[i]);
+    struct exec_program *p = b->program;
+    uint32_t i = 0;
+
+    if (p->bound_send == b->buffers->send && p->bound_recv == b->buffers->recv)
+        i = p->nbuffer_patches;
+    p->bound_send = b->buffers->send;
+    p->bound_recv = b->buffers->recv;
+    for (; i < p->npatches; i++) {
+        thrum_status_t status = apply(b, &p->patches[i]);
         if (status)
             return status;
     }
@@ -342,6 +349,7 @@ static thrum_status_t submit_lanes(struct thrum_comm *comm, struct exec_program 
         status = queue->ops->submit(queue->impl, commands, n, &operation->lane_ticket[lane]);
         if (status)
             return status;
+        operation->has_more = true;
         operation->lane_queue[lane] = queue;
     }
     return THRUM_OK;
@@ -380,11 +388,8 @@ static thrum_status_t submit_staged(struct thrum_comm *comm, struct exec_program
     exec_list_add_copies(&list, staging->out, staging->nout, false);
     exec_list_add(&list, &commands[n - 1], 1);
     status = queue->ops->submit(queue->impl, list.commands, list.n, &operation->ticket);
-    operation->host_memory = list.contexts;
-    if (status) {
-        free(list.contexts);
-        operation->host_memory = NULL;
-    }
+    operation->has_more = true;
+    operation->host_memory = list.contexts; /* exec_run frees it where the submission was refused */
     free(list.commands);
     free(list.operands);
     return status;
@@ -414,10 +419,23 @@ static void hand_on_messages(struct thrum_comm *comm, struct exec_program *progr
         m->line = comm->area + block_line(m->peer, CHANNEL_P2P, count);
         m->flag |= ((uint64_t)count + 1) << EXEC_SIGNATURE_BITS;
     }
+    operation->has_more = true;
     operation->messages = program->messages;
     operation->nmessages = program->nmessages;
     program->messages = NULL;
     program->nmessages = 0;
+}
+
+/* Written anew for each operation; only those that have lanes, messages or host memory touch more than a line of it. */
+static void begin_operation(struct comm_operation *operation, uint64_t number,
+                            struct thrum_queue *queue, const struct call_record *call)
+{
+    if (operation->has_more)
+        memset(operation, 0, sizeof *operation);
+    operation->number = number;
+    operation->queue = queue;
+    operation->call = *call;
+    operation->told = 0;
 }
 
 thrum_status_t exec_run(struct thrum_comm *comm, struct exec_program *program,
@@ -435,20 +453,20 @@ thrum_status_t exec_run(struct thrum_comm *comm, struct exec_program *program,
         status = exec_hold_queue(comm, queue);
     if (status)
         return status;
-    binding.flag = call->sequence << EXEC_SIGNATURE_BITS | exec_signature(call);
-    if (program->channel == CHANNEL_COLLECTIVE)
+    binding.flag = call->sequence << EXEC_SIGNATURE_BITS | program->signature;
+    if (program->channel == CHANNEL_COLLECTIVE && program->arrives)
         status = fill_arrival(&binding, call);
     if (!status)
         status = bind(&binding);
     if (status)
         return status;
 
-    *operation = (struct comm_operation){.number = number, .queue = queue, .call = *call};
-    hand_on_messages(comm, program, operation);
+    begin_operation(operation, number, queue, call);
+    if (program->nmessages)
+        hand_on_messages(comm, program, operation);
     status = submit(comm, program, staging, queue, operation);
     if (status) {
-        free(operation->messages);
-        operation->messages = NULL;
+        comm_free_operation(operation);
         return status;
     }
     queue_raise(&queue->last_ticket, operation->ticket);

@@ -126,6 +126,9 @@ enum {
     SIM_PACKET_PUT = 1 << 3, /* then a put slot follows */
     SIM_PACKET_MALFORMED = 1 << 4 /* could not even be encoded */
 };
+#define SIM_ALWAYS_FIT 32 /* operands of a command that any ring has room for */
+#define SIM_OPCODE_MALFORMED 255 /* of such a packet when it is met */
+#define SIM_PATIENCE 256
 
 /* First slot of a packet; operand slots (4 each), payload slot and put slot follow it. */
 struct sim_packet {
@@ -193,7 +196,13 @@ struct sim_queue {
     _Atomic int stopped; /* thrum_status_t; first stop wins */
     thrum_status_t ending; /* owner: what the current submission will end with */
     uint64_t piece_offset; /* owner: bytes done of the current COPY, FILL or REDUCE */
-    bool counted; /* owner: the current packet has its command number, faults were looked up */
+    bool decoded; /* owner: `current` is the packet at the head */
+    bool counted; /* owner: the current command has its command number, faults were looked up */
+    unsigned
+        patience; /* owner: how often a submission looks again before it leaves a wait to others */
+    struct thrum_command current; /* owner: the packet at the head, decoded */
+    struct thrum_operand
+        *operands; /* of it, where they do not lie in the ring as they are needed */
     _Atomic(struct sim_shared *) blocked_on; /* whose wake word a waiter should sleep on */
     _Atomic uint64_t commands, bytes_copied, bytes_reduced, bytes_put;
     uint64_t looked_progress; /* engine thread's own */
@@ -438,9 +447,8 @@ unsigned sim_packet_slots(const struct thrum_command *command);
 void sim_packet_encode(struct sim_queue *queue, uint64_t position,
                        const struct thrum_command *command, unsigned slots, uint64_t ticket,
                        bool last);
-/* The reverse; operands has room for 2 * SIM_MAX_OPERANDS. Payload is borrowed from the ring. */
-void sim_packet_decode(struct sim_queue *queue, uint64_t position, struct thrum_command *command,
-                       struct thrum_operand *operands);
+/* The reverse, into queue->current; its operands and payload may lie in the ring. Caller owns the queue. */
+void sim_packet_decode(struct sim_queue *queue, uint64_t position);
 enum thrum_engine sim_opcode_engine(unsigned opcode);
 const char *sim_opcode_name(unsigned opcode);
 
@@ -458,6 +466,14 @@ enum sim_state {
  * budget is begun; without, it is left untouched.
  */
 enum sim_state sim_execute(struct sim_queue *queue, uint64_t budget_bytes, bool pieces);
+/* Executes what is in the ring, waiting for peers as a submission may. True if nothing is left. Only the owner calls it. */
+bool sim_execute_patiently(struct sim_queue *queue);
+/*
+ * Executes a submission from the submitter's memory, as far as it goes at once: returns how many commands are done, and
+ * has ended the submission if it is all of them. The caller owns the queue, and its ring is empty.
+ */
+size_t sim_execute_now(struct sim_queue *queue, const struct thrum_command *commands, size_t n,
+                       uint64_t ticket);
 /* Drives the attached ports, unless another thread does. True if something moved. */
 bool sim_ports_progress(struct sim_device *device);
 thrum_status_t sim_port_attach(void *device, const struct thrum_fabric_ops *fabric, void *endpoint);
