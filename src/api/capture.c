@@ -39,6 +39,8 @@ static thrum_status_t replay_collective(void *argument, struct thrum_queue *queu
     thrum_status_t status;
 
     args.queue = queue;
+    if (collective_repeat(&args, &status))
+        return status;
     status = collective_check(&args); /* the communicator may have failed since */
     return status ? status : collective_issue(&args);
 }

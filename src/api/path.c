@@ -241,6 +241,7 @@ bool collective_repeat(const struct coll_args *args, thrum_status_t *status_out)
     struct exec_buffers buffers;
 
     if (!comm_is_valid(comm) || comm->finalized || !queue_is_valid(args->queue) ||
+        queue_is_capturing(args->queue) ||
         atomic_load_explicit(&comm->status, memory_order_acquire))
         return false;
     program = exec_cache_recall(comm->cache, args, device_memory_epoch(comm->device), &buffers);

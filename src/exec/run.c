@@ -200,7 +200,8 @@ static thrum_status_t bind(const struct binding *b)
     struct exec_program *p = b->program;
     uint32_t i = 0;
 
-    if (p->bound_send == b->buffers->send && p->bound_recv == b->buffers->recv)
+    if ((p->bound_send || p->bound_recv) && p->bound_send == b->buffers->send &&
+        p->bound_recv == b->buffers->recv)
         i = p->nbuffer_patches;
     p->bound_send = b->buffers->send;
     p->bound_recv = b->buffers->recv;
