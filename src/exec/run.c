@@ -378,21 +378,22 @@ static thrum_status_t submit_staged(struct thrum_comm *comm, struct exec_program
 {
     const struct thrum_command *commands = &program->commands[program->lanes[0].first_command];
     uint32_t n = program->lanes[0].ncommands;
-    struct exec_list list;
-    thrum_status_t status = exec_list_init(&list, comm, staging, n);
+    struct exec_list *list;
+    thrum_status_t status = exec_list_begin(comm, staging, n, &list);
 
     if (status)
         return status;
-    exec_list_add(&list, &commands[0], 1);
-    exec_list_add_copies(&list, staging->in, staging->nin, true);
-    exec_list_add(&list, &commands[1], n - 2);
-    exec_list_add_copies(&list, staging->out, staging->nout, false);
-    exec_list_add(&list, &commands[n - 1], 1);
-    status = queue->ops->submit(queue->impl, list.commands, list.n, &operation->ticket);
-    operation->has_more = true;
-    operation->host_memory = list.contexts; /* exec_run frees it where the submission was refused */
-    free(list.commands);
-    free(list.operands);
+    exec_list_add(list, &commands[0], 1);
+    exec_list_add_copies(list, staging->in, staging->nin, true);
+    exec_list_add(list, &commands[1], n - 2);
+    exec_list_add_copies(list, staging->out, staging->nout, false);
+    exec_list_add(list, &commands[n - 1], 1);
+    status = queue->ops->submit(queue->impl, list->commands, list->n, &operation->ticket);
+    if (list->contexts) { /* exec_run frees them where the submission was refused */
+        operation->has_more = true;
+        operation->host_memory = list->contexts;
+    }
+    exec_list_end(list);
     return status;
 }
 

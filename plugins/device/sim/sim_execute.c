@@ -102,7 +102,9 @@ static bool translate_all(const struct run *run, unsigned first, unsigned n, uin
         void *cpu;
         if (!operand_address(run, first + i, &address, bad_out))
             return false;
-        cpu = sim_translate(run->device, address, bytes);
+        cpu = run->command->flags & THRUM_CMD_FLAG_HOST && !sim_is_device_address(address)
+                  ? (void *)(uintptr_t)address /* the engines are threads of the process */
+                  : sim_translate(run->device, address, bytes);
         if (sim_unlikely(!cpu)) {
             *bad_out = address;
             return false;
