@@ -524,6 +524,8 @@ thrum_status_t exec_compile(struct thrum_comm *comm, const struct plan *plan,
         note_messages(&b);
     if (!b.status)
         resolve_operands(&b);
+    if (!b.status) /* once, for submit_checked */
+        b.status = comm->ops->check(comm->device->impl, b.program->commands, b.program->ncommands);
     free(b.delta_of);
     free(b.put_to);
     free(b.first_operand);

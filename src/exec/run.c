@@ -347,7 +347,8 @@ static thrum_status_t submit_lanes(struct thrum_comm *comm, struct exec_program 
             return status;
         commands[0].value = operation->number;
         commands[n - 1].value = operation->number;
-        status = queue->ops->submit(queue->impl, commands, n, &operation->lane_ticket[lane]);
+        status =
+            queue->ops->submit_checked(queue->impl, commands, n, &operation->lane_ticket[lane]);
         if (status)
             return status;
         operation->has_more = true;
@@ -388,7 +389,8 @@ static thrum_status_t submit_staged(struct thrum_comm *comm, struct exec_program
     exec_list_add(list, &commands[1], n - 2);
     exec_list_add_copies(list, staging->out, staging->nout, false);
     exec_list_add(list, &commands[n - 1], 1);
-    status = queue->ops->submit(queue->impl, list->commands, list->n, &operation->ticket);
+    /* the program was checked; there is nothing to check in a copy from here to there */
+    status = queue->ops->submit_checked(queue->impl, list->commands, list->n, &operation->ticket);
     if (list->contexts) { /* exec_run frees them where the submission was refused */
         operation->has_more = true;
         operation->host_memory = list->contexts;
@@ -406,8 +408,8 @@ static thrum_status_t submit(struct thrum_comm *comm, struct exec_program *progr
     number_lane0(program, operation->number);
     if (staging)
         return submit_staged(comm, program, staging, queue, operation);
-    return queue->ops->submit(queue->impl, &program->commands[lane->first_command], lane->ncommands,
-                              &operation->ticket);
+    return queue->ops->submit_checked(queue->impl, &program->commands[lane->first_command],
+                                      lane->ncommands, &operation->ticket);
 }
 
 /* The operation keeps what it sends, and the line in which each receiver's arrival should come. */

@@ -24,6 +24,7 @@ struct run {
     uint64_t ticket;
     uint64_t budget;
     bool pieces;
+    bool unchecked; /* the command may be malformed */
 };
 
 /* ---- faults ---------------------------------------------------------------------------------------------------- */
@@ -70,11 +71,11 @@ static uint64_t load_word(void *cpu)
 }
 
 /* Adds the word at `indirect`. On a fault *bad_out is the address that has none. */
-static bool resolve(struct sim_device *device, uint64_t base, uint64_t indirect,
-                    uint64_t *address_out, uint64_t *bad_out)
+static inline bool resolve(const struct run *run, uint64_t base, uint64_t indirect,
+                           uint64_t *address_out, uint64_t *bad_out)
 {
     if (indirect) {
-        void *cpu = indirect % 8 ? NULL : sim_translate(device, indirect, 8);
+        void *cpu = indirect % 8 ? NULL : sim_lookup(run->queue, indirect, 8);
         if (!cpu) {
             *bad_out = indirect;
             return false;
@@ -85,17 +86,17 @@ static bool resolve(struct sim_device *device, uint64_t base, uint64_t indirect,
     return true;
 }
 
-static bool operand_address(const struct run *run, unsigned i, uint64_t *address_out,
-                            uint64_t *bad_out)
+static inline bool operand_address(const struct run *run, unsigned i, uint64_t *address_out,
+                                   uint64_t *bad_out)
 {
     const struct thrum_operand *o = &run->command->operands[i];
 
-    return resolve(run->device, o->base, o->indirect, address_out, bad_out);
+    return resolve(run, o->base, o->indirect, address_out, bad_out);
 }
 
 /* Host pointers of n operands from `first`, each for `bytes`, moved on by `offset`. */
-static bool translate_all(const struct run *run, unsigned first, unsigned n, uint64_t bytes,
-                          uint64_t offset, void **cpu_out, uint64_t *bad_out)
+static inline bool translate_all(const struct run *run, unsigned first, unsigned n, uint64_t bytes,
+                                 uint64_t offset, void **cpu_out, uint64_t *bad_out)
 {
     for (unsigned i = 0; i < n; i++) {
         uint64_t address;
@@ -104,7 +105,7 @@ static bool translate_all(const struct run *run, unsigned first, unsigned n, uin
             return false;
         cpu = run->command->flags & THRUM_CMD_FLAG_HOST && !sim_is_device_address(address)
                   ? (void *)(uintptr_t)address /* the engines are threads of the process */
-                  : sim_translate(run->device, address, bytes);
+                  : sim_lookup(run->queue, address, bytes);
         if (sim_unlikely(!cpu)) {
             *bad_out = address;
             return false;
@@ -134,20 +135,20 @@ static bool reduce_overlaps(void *const *dst, unsigned ndst, void *const *src, u
 }
 
 /* Bytes to do now, from piece_offset; 0: over budget. */
-static uint64_t take_piece(struct run *run, unsigned operands, bool whole)
+static inline uint64_t take_piece(struct run *run, unsigned operands, bool whole)
 {
     uint64_t done = run->queue->piece_offset;
     uint64_t left = run->command->bytes - done;
-    /* whole pages, so that a piece ends between elements of any type */
-    uint64_t most = PIECE_BYTES / operands * 2 & ~(uint64_t)(SIM_PAGE_BYTES - 1);
-    uint64_t cost;
+    uint64_t most, cost;
 
-    if (left * operands <= run->budget) {
+    if (sim_likely(left * operands <= run->budget)) {
         run->budget -= left * operands;
         return whole || left <= PIECE_BYTES ? left : PIECE_BYTES;
     }
     if (!run->pieces && !done)
         return 0;
+    /* whole pages, so that a piece ends between elements of any type */
+    most = PIECE_BYTES / operands * 2 & ~(uint64_t)(SIM_PAGE_BYTES - 1);
     if (most < SIM_PAGE_BYTES * 2)
         most = SIM_PAGE_BYTES * 2;
     left = whole ? left : min_u64(left, most);
@@ -172,7 +173,7 @@ static thrum_status_t piece_done(struct run *run, uint64_t bytes)
     return THRUM_OK;
 }
 
-static thrum_status_t run_copy(struct run *run)
+static inline thrum_status_t run_copy(struct run *run)
 {
     const struct thrum_command *c = run->command;
     bool fill = c->opcode == THRUM_CMD_FILL;
@@ -199,7 +200,7 @@ static thrum_status_t run_copy(struct run *run)
     return piece_done(run, bytes);
 }
 
-static thrum_status_t run_reduce(struct run *run)
+static inline thrum_status_t run_reduce(struct run *run)
 {
     const struct thrum_command *c = run->command;
     size_t size = thrum_datatype_size((thrum_datatype_t)c->dtype);
@@ -231,8 +232,8 @@ static thrum_status_t run_reduce(struct run *run)
 /* ---- synchronisation ------------------------------------------------------------------------------------------- */
 
 /* The aligned word or line of one operand, or the status of the fault. */
-static thrum_status_t sync_target(const struct run *run, unsigned i, unsigned bytes, void **cpu_out,
-                                  uint64_t *address_out)
+static inline thrum_status_t sync_target(const struct run *run, unsigned i, unsigned bytes,
+                                         void **cpu_out, uint64_t *address_out)
 {
     uint64_t address, bad;
     void *cpu;
@@ -241,7 +242,7 @@ static thrum_status_t sync_target(const struct run *run, unsigned i, unsigned by
         return report(run, THRUM_RAS_PAGE_FAULT, bad);
     if (sim_unlikely(address % bytes)) /* only an indirect one can be: others were checked */
         return report(run, THRUM_RAS_BAD_PACKET, address);
-    cpu = sim_translate(run->device, address, bytes);
+    cpu = sim_lookup(run->queue, address, bytes);
     if (sim_unlikely(!cpu))
         return report(run, THRUM_RAS_PAGE_FAULT, address);
     *cpu_out = cpu;
@@ -249,7 +250,7 @@ static thrum_status_t sync_target(const struct run *run, unsigned i, unsigned by
     return THRUM_OK;
 }
 
-static thrum_status_t run_signal(struct run *run)
+static inline thrum_status_t run_signal(struct run *run)
 {
     const struct thrum_command *c = run->command;
     _Atomic uint64_t *semaphore;
@@ -282,7 +283,7 @@ static thrum_status_t blocked_elsewhere(struct run *run)
     return SIM_RUN_BLOCKED;
 }
 
-static thrum_status_t run_wait(struct run *run)
+static inline thrum_status_t run_wait(struct run *run)
 {
     uint64_t address;
     void *cpu;
@@ -293,7 +294,7 @@ static thrum_status_t run_wait(struct run *run)
     return load_word(cpu) >= run->command->value ? THRUM_OK : blocked_at(run, address);
 }
 
-static thrum_status_t run_write_line(struct run *run)
+static inline thrum_status_t run_write_line(struct run *run)
 {
     const struct thrum_command *c = run->command;
     struct thrum_line *line;
@@ -310,7 +311,7 @@ static thrum_status_t run_write_line(struct run *run)
     } else if (c->bytes) {
         if (!operand_address(run, 1, &source, &bad))
             return report(run, THRUM_RAS_PAGE_FAULT, bad);
-        cpu = sim_translate(run->device, source, c->bytes);
+        cpu = sim_lookup(run->queue, source, c->bytes);
         if (!cpu)
             return report(run, THRUM_RAS_PAGE_FAULT, source);
         memmove(line->payload, cpu, c->bytes);
@@ -320,7 +321,7 @@ static thrum_status_t run_write_line(struct run *run)
     return THRUM_OK;
 }
 
-static thrum_status_t run_wait_line(struct run *run)
+static inline thrum_status_t run_wait_line(struct run *run)
 {
     const struct thrum_command *c = run->command;
     uint64_t address, flag;
@@ -355,7 +356,7 @@ static thrum_status_t fill_put(struct run *run, const struct thrum_put *put,
                                      .signal_key = put->signal_key,
                                      .signal_offset = put->signal_offset,
                                      .signal_value = c->value};
-    if (!resolve(run->device, put->remote_key, put->remote_key_indirect, &out->remote_key, &bad))
+    if (!resolve(run, put->remote_key, put->remote_key_indirect, &out->remote_key, &bad))
         return report(run, THRUM_RAS_PAGE_FAULT, bad);
     if (c->ndst && !operand_address(run, 0, &out->remote_offset, &bad))
         return report(run, THRUM_RAS_PAGE_FAULT, bad);
@@ -369,7 +370,7 @@ static thrum_status_t fill_put(struct run *run, const struct thrum_put *put,
     }
     if (!operand_address(run, c->ndst, &source, &bad))
         return report(run, THRUM_RAS_PAGE_FAULT, bad);
-    out->local = sim_translate(run->device, source, c->bytes);
+    out->local = sim_lookup(run->queue, source, c->bytes);
     if (!out->local)
         return report(run, THRUM_RAS_PAGE_FAULT, source);
     if (!put->local_region)
@@ -428,7 +429,7 @@ static thrum_status_t scripted_fault(struct run *run)
     return report(run, fault.kind, address);
 }
 
-static thrum_status_t run_engine(struct run *run)
+static inline thrum_status_t run_engine(struct run *run)
 {
     switch (run->command->opcode) {
     case THRUM_CMD_NOP:
@@ -455,39 +456,50 @@ static thrum_status_t run_engine(struct run *run)
     }
 }
 
-/* Before a packet's first execution only: what is known when it is met. */
+/* Before a command's first execution only, where something is to be known when it is met. */
 static thrum_status_t meet(struct run *run)
 {
     thrum_status_t status = THRUM_OK;
 
-    if (sim_unlikely(run->queue->flags & THRUM_QUEUE_DIRECT))
+    if (atomic_load_explicit(&run->device->reset_wanted, memory_order_relaxed))
+        return SIM_RUN_BLOCKED;
+    if (run->unchecked)
         status = check_direct(run);
-    if (!status &&
-        sim_unlikely(atomic_load_explicit(&run->device->ras.armed, memory_order_relaxed)))
+    if (!status && atomic_load_explicit(&run->device->ras.armed, memory_order_relaxed))
         status = scripted_fault(run);
+    if (!status)
+        run->queue->counted = true;
     return status;
 }
 
-static thrum_status_t run_command(struct run *run)
+static thrum_status_t run_throttled(struct run *run)
 {
-    struct sim_queue *queue = run->queue;
-    thrum_status_t status;
+    int64_t start_ns = now_ns();
+    thrum_status_t status = run_engine(run);
 
-    if (!queue->counted) {
-        if (sim_unlikely(atomic_load_explicit(&run->device->reset_wanted, memory_order_relaxed)))
-            return SIM_RUN_BLOCKED;
+    sim_throttle(run->device, start_ns);
+    return status;
+}
+
+/* Whether commands have to be looked at one by one: a fault script, a reset, a bad packet may be among them. */
+static inline bool is_watchful(const struct run *run)
+{
+    return run->unchecked | atomic_load_explicit(&run->device->reset_wanted, memory_order_relaxed) |
+           atomic_load_explicit(&run->device->ras.armed, memory_order_relaxed) |
+           atomic_load_explicit(&run->device->ras.throttled, memory_order_relaxed);
+}
+
+static thrum_status_t run_watchfully(struct run *run)
+{
+    thrum_status_t status = THRUM_OK;
+
+    if (!run->queue->counted)
         status = meet(run);
-        if (status)
-            return status;
-        queue->counted = true;
-    }
-    if (sim_unlikely(atomic_load_explicit(&run->device->ras.throttled, memory_order_relaxed))) {
-        int64_t start_ns = now_ns();
-        status = run_engine(run);
-        sim_throttle(run->device, start_ns);
+    if (status)
         return status;
-    }
-    return run_engine(run);
+    return atomic_load_explicit(&run->device->ras.throttled, memory_order_relaxed)
+               ? run_throttled(run)
+               : run_engine(run);
 }
 
 /* Status that a control thread wants for this submission; OK: go on. Clears what has passed. */
@@ -548,7 +560,7 @@ static inline thrum_status_t step(struct run *run)
     if (sim_unlikely(atomic_load_explicit(&queue->attention, memory_order_acquire)))
         heed(run);
     if (sim_likely(!queue->ending)) {
-        status = run_command(run);
+        status = sim_unlikely(is_watchful(run)) ? run_watchfully(run) : run_engine(run);
         if (status > 0)
             return status;
         if (sim_unlikely(status))
@@ -564,7 +576,8 @@ enum sim_state sim_execute(struct sim_queue *queue, uint64_t budget_bytes, bool 
                       .device = queue->device,
                       .command = &queue->current,
                       .budget = budget_bytes,
-                      .pieces = pieces};
+                      .pieces = pieces,
+                      .unchecked = queue->flags & THRUM_QUEUE_DIRECT};
     uint64_t head = atomic_load_explicit(&queue->head, memory_order_relaxed);
 
     while (head != atomic_load_explicit(&queue->tail, memory_order_acquire)) {
@@ -645,10 +658,13 @@ static thrum_status_t step_again(struct run *run)
 }
 
 size_t sim_execute_now(struct sim_queue *queue, const struct thrum_command *commands, size_t n,
-                       uint64_t ticket)
+                       uint64_t ticket, bool unchecked)
 {
-    struct run run = {
-        .queue = queue, .device = queue->device, .ticket = ticket, .budget = SIM_BUDGET_SUBMIT};
+    struct run run = {.queue = queue,
+                      .device = queue->device,
+                      .ticket = ticket,
+                      .budget = SIM_BUDGET_SUBMIT,
+                      .unchecked = unchecked};
     size_t done = 0;
 
     for (; done < n; done++) {

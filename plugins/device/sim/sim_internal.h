@@ -62,6 +62,8 @@ struct sim_shared {
     /* Written by the owner. memory_generation counts what empties the memory: hard resets and the close. */
     _Alignas(CACHE_LINE_BYTES) _Atomic uint32_t generation;
     _Atomic uint32_t memory_generation;
+    _Atomic uint64_t
+        unmapped; /* grows whenever a translation of this memory may have become wrong */
     /* Threads of any process that sleep until a semaphore or line in this device's memory changes. */
     _Alignas(CACHE_LINE_BYTES) _Atomic uint32_t sleepers;
     _Atomic uint32_t wake_sequence; /* the futex word */
@@ -168,6 +170,19 @@ struct sim_cancel {
 
 enum sim_owner { SIM_DEAD, SIM_FREE, SIM_OWNED };
 
+/*
+ * A queue's translations of the pages that its commands name again and again. An entry holds while the memory's owner
+ * has unmapped nothing; what this process takes away itself (a window, an import) flushes it: see sim_quiesce.
+ */
+#define SIM_TLB_ENTRIES 64
+struct sim_tlb_entry {
+    uint64_t page; /* address >> SIM_PAGE_SHIFT; 0: free */
+    uint64_t end; /* of the allocation around it, as an address */
+    char *cpu; /* of the page */
+    const _Atomic uint64_t *unmapped; /* of the memory's owner */
+    uint64_t seen; /* its value when the entry was made */
+};
+
 struct sim_device;
 
 /* Queue structs are recycled and never freed, so that a thread that helps may look at a dead one. */
@@ -201,6 +216,7 @@ struct sim_queue {
     unsigned
         patience; /* owner: how often a submission looks again before it leaves a wait to others */
     struct thrum_command current; /* owner: the packet at the head, decoded */
+    struct sim_tlb_entry tlb[SIM_TLB_ENTRIES]; /* owner */
     struct thrum_operand
         *operands; /* of it, where they do not lie in the ring as they are needed */
     _Atomic(struct sim_shared *) blocked_on; /* whose wake word a waiter should sleep on */
@@ -332,6 +348,21 @@ static inline void *sim_translate(struct sim_device *device, uint64_t address, u
     return slot->hbm + offset;
 }
 
+/* sim_translate through the queue's translations; the caller owns the queue. */
+void *sim_lookup_slowly(struct sim_queue *queue, struct sim_tlb_entry *entry, uint64_t address,
+                        uint64_t bytes);
+static inline void *sim_lookup(struct sim_queue *queue, uint64_t address, uint64_t bytes)
+{
+    uint64_t page = address >> SIM_PAGE_SHIFT;
+    struct sim_tlb_entry *entry = &queue->tlb[(page ^ address >> SIM_SLOT_SHIFT) % SIM_TLB_ENTRIES];
+
+    if (sim_likely(entry->page == page && bytes <= SIM_OFFSET_MASK &&
+                   address + bytes <= entry->end &&
+                   atomic_load_explicit(entry->unmapped, memory_order_acquire) == entry->seen))
+        return entry->cpu + (address & (SIM_PAGE_BYTES - 1));
+    return sim_lookup_slowly(queue, entry, address, bytes);
+}
+
 /* The page with the wake word that goes with an address that has been translated. */
 static inline struct sim_shared *sim_shared_of(struct sim_device *device, uint64_t address)
 {
@@ -405,6 +436,9 @@ void sim_queue_destroy(void *queue);
 uint64_t sim_queue_id(void *queue);
 thrum_status_t sim_submit(void *queue, const struct thrum_command *commands, size_t n,
                           uint64_t *ticket_out);
+thrum_status_t sim_check(void *device, const struct thrum_command *commands, size_t n);
+thrum_status_t sim_submit_checked(void *queue, const struct thrum_command *commands, size_t n,
+                                  uint64_t *ticket_out);
 thrum_status_t sim_poll(void *queue, uint64_t ticket);
 void sim_cancel(void *queue, uint64_t first, uint64_t last, thrum_status_t status);
 /* Without executing anything: as poll. */
@@ -473,7 +507,7 @@ bool sim_execute_patiently(struct sim_queue *queue);
  * has ended the submission if it is all of them. The caller owns the queue, and its ring is empty.
  */
 size_t sim_execute_now(struct sim_queue *queue, const struct thrum_command *commands, size_t n,
-                       uint64_t ticket);
+                       uint64_t ticket, bool unchecked);
 /* Drives the attached ports, unless another thread does. True if something moved. */
 bool sim_ports_progress(struct sim_device *device);
 thrum_status_t sim_port_attach(void *device, const struct thrum_fabric_ops *fabric, void *endpoint);
