@@ -18,7 +18,7 @@ struct group_call {
     struct p2p_call p2p;
 };
 
-static _Thread_local struct {
+static _Thread_local BASE_FAST_TLS struct {
     int depth;
     struct group_call *calls;
     size_t n, capacity;

@@ -10,6 +10,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
+#include <stddef.h>
 
 #include <thrum/thrum.h>
 
@@ -35,12 +36,22 @@ enum comm_channel { CHANNEL_COLLECTIVE, CHANNEL_P2P, CHANNEL_COUNT };
 #define COMM_SEMAPHORE_STRIDE CACHE_LINE_BYTES
 
 struct comm_peer_block {
-    struct thrum_line lines[CHANNEL_COUNT][COMM_LINES_PER_CHANNEL];
+    /*
+     * Collectives send small contributions in them, whole: long lines. They do not begin at equal offsets of pages,
+     * which would make them compete for the same sets of a cache.
+     */
+    union {
+        struct thrum_line line;
+        uint8_t
+            bytes[offsetof(struct thrum_line, payload) + THRUM_LINE_LONG_BYTES + CACHE_LINE_BYTES];
+    } lines[CHANNEL_COUNT][COMM_LINES_PER_CHANNEL];
     struct {
         uint64_t value;
         uint8_t pad[COMM_SEMAPHORE_STRIDE - 8];
     } semaphores[CHANNEL_COUNT][PLAN_MAX_LANES];
 };
+
+#define COMM_LINE_STRIDE sizeof(((struct comm_peer_block *)0)->lines[0][0])
 
 struct comm_own_block {
     struct {

@@ -68,14 +68,33 @@ static struct thrum_command *add_command(struct builder *b, enum thrum_opcode op
     return &p->commands[p->ncommands++];
 }
 
+/* First slot of the lines that a patch is about: the peer's in the own area, or the own ones in the peer's. */
+static uint64_t line_base(const struct builder *b, enum patch_kind kind, int peer)
+{
+    const struct comm_peer *p = &b->comm->peers[peer];
+    uint64_t out = exec_line_offset(b->comm->rank, b->program->channel);
+
+    switch (kind) {
+    case PATCH_LINE_OUT:
+        return p->window_base + p->area_offset + out;
+    case PATCH_LINE_PUT:
+        return p->area_put_offset + out;
+    default:
+        return b->comm->area + exec_line_offset(peer, b->program->channel);
+    }
+}
+
 /* A patch of the newest command (which is added next unless `command` says otherwise). */
 static void add_patch(struct builder *b, struct exec_patch patch)
 {
     struct exec_program *p = b->program;
 
     p->patches = grow(b, p->patches, p->npatches, &b->patches_capacity, sizeof *p->patches);
-    if (!b->status)
-        p->patches[p->npatches++] = patch;
+    if (b->status)
+        return;
+    patch.pair = &b->comm->peers[patch.peer].pairs[p->channel];
+    patch.base = line_base(b, (enum patch_kind)patch.kind, patch.peer);
+    p->patches[p->npatches++] = patch;
 }
 
 static struct exec_delta *delta(struct builder *b, int peer)

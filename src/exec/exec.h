@@ -7,6 +7,8 @@
 #ifndef EXEC_EXEC_H
 #define EXEC_EXEC_H
 
+#include <stddef.h>
+
 #include "comm/comm.h"
 #include "plan/plan.h"
 
@@ -45,6 +47,8 @@ struct exec_patch {
     int32_t peer;
     uint32_t command, operand; /* indexes */
     uint64_t addend;
+    uint64_t base; /* lines: of the pair's first slot */
+    struct comm_pair *pair; /* of the peer, on the program's channel */
 };
 
 /* What a program adds to the counters of a pair. */
@@ -136,6 +140,13 @@ thrum_status_t exec_run(struct thrum_comm *comm, struct exec_program *program,
 #define EXEC_SIGNATURE_BITS 16
 #define EXEC_SEQUENCE_MASK (~(uint64_t)0 << EXEC_SIGNATURE_BITS)
 uint64_t exec_signature(const struct call_record *call);
+
+/* Where the first of a peer's lines lies in an area. */
+static inline uint64_t exec_line_offset(int from, enum comm_channel channel)
+{
+    return comm_block_offset(from) + offsetof(struct comm_peer_block, lines) +
+           COMM_LINE_STRIDE * (uint64_t)channel * COMM_LINES_PER_CHANNEL;
+}
 
 /* Keeps a reference on a queue that carries work of the communicator, until its end. user. */
 thrum_status_t exec_hold_queue(struct thrum_comm *comm, struct thrum_queue *queue);

@@ -30,24 +30,22 @@ struct binding {
     uint64_t flag; /* of collectives */
 };
 
-static uint64_t block_line(int from, enum comm_channel channel, uint32_t count)
-{
-    return comm_block_offset(from) + offsetof(struct comm_peer_block, lines) +
-           sizeof(struct thrum_line) *
-               ((uint64_t)channel * COMM_LINES_PER_CHANNEL + count % COMM_LINES_PER_CHANNEL);
-}
-
 #define PAYLOAD_OFFSET offsetof(struct thrum_line, payload)
 
-static uint64_t own_payload(const struct binding *b, int peer)
+/* The slot that the pair's next line goes to or comes to; patch->base is the first. */
+static inline uint64_t line_slot(const struct exec_patch *patch, uint32_t count)
 {
-    enum comm_channel channel = b->program->channel;
-    uint32_t count = b->comm->peers[peer].pairs[channel].lines_received;
-
-    return b->comm->area + block_line(peer, channel, count) + PAYLOAD_OFFSET;
+    return patch->base + count % COMM_LINES_PER_CHANNEL * COMM_LINE_STRIDE;
 }
 
-static uint64_t line_flag(const struct binding *b, const struct exec_patch *patch, uint32_t count)
+/* A field of the arrival line that has come from the peer. */
+static inline uint64_t arrival_field(const struct exec_patch *patch, size_t field)
+{
+    return line_slot(patch, patch->pair->lines_received) + PAYLOAD_OFFSET + field;
+}
+
+static inline uint64_t line_flag(const struct binding *b, const struct exec_patch *patch,
+                                 uint32_t count)
 {
     if (b->program->channel == CHANNEL_COLLECTIVE)
         return b->flag;
@@ -131,11 +129,9 @@ thrum_status_t exec_region(struct thrum_comm *comm, uint64_t address, uint64_t *
 
 static inline thrum_status_t apply(const struct binding *b, const struct exec_patch *patch)
 {
-    struct exec_program *p = b->program;
-    struct thrum_comm *comm = b->comm;
-    struct thrum_command *command = &p->commands[patch->command];
-    struct thrum_operand *operand = &p->operands[patch->operand];
-    struct comm_pair *pair = &comm->peers[patch->peer].pairs[p->channel];
+    struct thrum_command *command = &b->program->commands[patch->command];
+    struct thrum_operand *operand = &b->program->operands[patch->operand];
+    const struct comm_pair *pair = patch->pair;
 
     switch ((enum patch_kind)patch->kind) {
     case PATCH_SEND:
@@ -145,37 +141,31 @@ static inline thrum_status_t apply(const struct binding *b, const struct exec_pa
         operand->base = b->buffers->recv + patch->addend;
         break;
     case PATCH_PEER_SEND:
-        operand->indirect =
-            own_payload(b, patch->peer) + offsetof(struct comm_arrival, send_offset);
+        operand->indirect = arrival_field(patch, offsetof(struct comm_arrival, send_offset));
         break;
     case PATCH_PEER_RECV:
-        operand->indirect =
-            own_payload(b, patch->peer) + offsetof(struct comm_arrival, recv_offset);
+        operand->indirect = arrival_field(patch, offsetof(struct comm_arrival, recv_offset));
         break;
     case PATCH_PEER_PUT:
-        operand->indirect =
-            own_payload(b, patch->peer) + offsetof(struct comm_arrival, recv_put_offset);
+        operand->indirect = arrival_field(patch, offsetof(struct comm_arrival, recv_put_offset));
         command->put.remote_key_indirect =
-            own_payload(b, patch->peer) + offsetof(struct comm_arrival, recv_key);
+            arrival_field(patch, offsetof(struct comm_arrival, recv_key));
         break;
     case PATCH_LINE_OUT:
-        operand->base = comm->peers[patch->peer].window_base +
-                        comm->peers[patch->peer].area_offset +
-                        block_line(comm->rank, p->channel, pair->lines_sent);
+        operand->base = line_slot(patch, pair->lines_sent);
         command->value = line_flag(b, patch, pair->lines_sent);
         break;
     case PATCH_LINE_PUT:
-        command->put.signal_offset = comm->peers[patch->peer].area_put_offset +
-                                     block_line(comm->rank, p->channel, pair->lines_sent);
+        command->put.signal_offset = line_slot(patch, pair->lines_sent);
         operand->base = command->put.signal_offset + PAYLOAD_OFFSET;
         command->value = line_flag(b, patch, pair->lines_sent);
         break;
     case PATCH_LINE_IN:
-        operand->base = own_payload(b, patch->peer) - PAYLOAD_OFFSET;
+        operand->base = line_slot(patch, pair->lines_received);
         command->value = line_flag(b, patch, pair->lines_received);
         break;
     case PATCH_LINE_DATA:
-        operand->base = own_payload(b, patch->peer) + patch->addend;
+        operand->base = arrival_field(patch, patch->addend);
         break;
     case PATCH_RAISE:
         command->value = pair->sent[patch->lane] + patch->addend;
@@ -185,7 +175,7 @@ static inline thrum_status_t apply(const struct binding *b, const struct exec_pa
         break;
     case PATCH_REGION: {
         struct comm_region *region;
-        thrum_status_t status = find_region(comm, operand[1].base, &region);
+        thrum_status_t status = find_region(b->comm, operand[1].base, &region);
         if (status)
             return status;
         command->put.local_region = region->region;
@@ -420,7 +410,8 @@ static void hand_on_messages(struct thrum_comm *comm, struct exec_program *progr
         struct comm_message *m = &program->messages[i];
         uint32_t count = comm->peers[m->peer].pairs[CHANNEL_P2P].lines_received;
 
-        m->line = comm->area + block_line(m->peer, CHANNEL_P2P, count);
+        m->line = comm->area + exec_line_offset(m->peer, CHANNEL_P2P) +
+                  count % COMM_LINES_PER_CHANNEL * COMM_LINE_STRIDE;
         m->flag |= ((uint64_t)count + 1) << EXEC_SIGNATURE_BITS;
     }
     operation->has_more = true;

@@ -232,7 +232,7 @@ static inline thrum_status_t run_reduce(struct run *run)
 /* ---- synchronisation ------------------------------------------------------------------------------------------- */
 
 /* The aligned word or line of one operand, or the status of the fault. */
-static inline thrum_status_t sync_target(const struct run *run, unsigned i, unsigned bytes,
+static inline thrum_status_t sync_target(const struct run *run, unsigned i, uint64_t bytes,
                                          void **cpu_out, uint64_t *address_out)
 {
     uint64_t address, bad;
@@ -240,7 +240,9 @@ static inline thrum_status_t sync_target(const struct run *run, unsigned i, unsi
 
     if (!operand_address(run, i, &address, &bad))
         return report(run, THRUM_RAS_PAGE_FAULT, bad);
-    if (sim_unlikely(address % bytes)) /* only an indirect one can be: others were checked */
+    if (sim_unlikely(address % (bytes > 8
+                                    ? THRUM_LINE_BYTES
+                                    : 8))) /* only an indirect one can be: others were checked */
         return report(run, THRUM_RAS_BAD_PACKET, address);
     cpu = sim_lookup(run->queue, address, bytes);
     if (sim_unlikely(!cpu))
@@ -297,26 +299,27 @@ static inline thrum_status_t run_wait(struct run *run)
 static inline thrum_status_t run_write_line(struct run *run)
 {
     const struct thrum_command *c = run->command;
-    struct thrum_line *line;
     uint64_t address, source, bad;
-    void *cpu;
-    thrum_status_t status = sync_target(run, 0, THRUM_LINE_BYTES, &cpu, &address);
+    char *payload;
+    void *line, *cpu;
+    thrum_status_t status =
+        sync_target(run, 0, offsetof(struct thrum_line, payload) + c->bytes, &line, &address);
 
     if (status)
         return status;
-    line = cpu;
+    payload = (char *)line + offsetof(struct thrum_line, payload); /* long ones leave the struct */
     if (!c->nsrc) {
         if (c->bytes)
-            memcpy(line->payload, c->payload, c->bytes);
+            memcpy(payload, c->payload, c->bytes);
     } else if (c->bytes) {
         if (!operand_address(run, 1, &source, &bad))
             return report(run, THRUM_RAS_PAGE_FAULT, bad);
         cpu = sim_lookup(run->queue, source, c->bytes);
         if (!cpu)
             return report(run, THRUM_RAS_PAGE_FAULT, source);
-        memmove(line->payload, cpu, c->bytes);
+        memmove(payload, cpu, c->bytes);
     }
-    atomic_store_explicit((_Atomic uint64_t *)&line->flag, c->value, memory_order_release);
+    atomic_store_explicit((_Atomic uint64_t *)line, c->value, memory_order_release);
     sim_wake(sim_shared_of(run->device, address));
     return THRUM_OK;
 }
@@ -657,6 +660,105 @@ static thrum_status_t step_again(struct run *run)
     return status;
 }
 
+/* ---- the short way ---------------------------------------------------------------------------------------------- */
+
+/*
+ * Commands of small messages whose operands are translated already, in a few instructions each. Whatever is unusual
+ * about a command, a fault among it, is left to step().
+ */
+struct near {
+    char *cpu; /* NULL: not near */
+    struct sim_shared *shared;
+};
+
+static inline struct near find_near(struct sim_queue *queue, const struct thrum_operand *o,
+                                    uint64_t bytes)
+{
+    struct sim_tlb_entry *entry = sim_tlb_entry(queue, o->base);
+
+    if (sim_unlikely(o->indirect || !sim_tlb_holds(entry, o->base, bytes)))
+        return (struct near){NULL, NULL};
+    return (struct near){entry->cpu + (o->base & (SIM_PAGE_BYTES - 1)), entry->shared};
+}
+
+static inline void store_word(struct near at, uint64_t value)
+{
+    atomic_store_explicit((_Atomic uint64_t *)(void *)at.cpu, value, memory_order_release);
+    sim_wake(at.shared);
+}
+
+static inline bool write_line_near(struct sim_queue *queue, const struct thrum_command *c)
+{
+    struct near line =
+        find_near(queue, &c->operands[0], offsetof(struct thrum_line, payload) + c->bytes);
+    char *source = (char *)(uintptr_t)c->payload, *payload;
+
+    if (c->nsrc)
+        source = find_near(queue, &c->operands[1], c->bytes).cpu;
+    if (!line.cpu || (c->bytes && !source))
+        return false;
+    payload = line.cpu + offsetof(struct thrum_line, payload);
+    if (c->bytes == 8)
+        memcpy(payload, source, 8);
+    else if (c->bytes)
+        memmove(payload, source, c->bytes);
+    store_word(line, c->value);
+    return true;
+}
+
+static inline bool reduce_near(struct sim_queue *queue, const struct thrum_command *c)
+{
+    struct near at[4];
+    void *dst;
+    const void *srcs[3];
+    unsigned n = (unsigned)c->ndst + c->nsrc;
+    struct sim_reduce_args args = {.dsts = &dst, .srcs = srcs, .ndst = 1, .nsrc = c->nsrc};
+
+    if (c->ndst != 1 || n > 4 || c->bytes > SIM_PAGE_BYTES || c->redop >= THRUM_REDOP_COUNT ||
+        (c->flags & ~THRUM_CMD_FLAG_CONTAIN))
+        return false;
+    for (unsigned i = 0; i < n; i++) {
+        at[i] = find_near(queue, &c->operands[i], c->bytes);
+        if (!at[i].cpu || (at[i].cpu != at[0].cpu && overlap(at[i].cpu, at[0].cpu, c->bytes)))
+            return false;
+    }
+    dst = at[0].cpu;
+    for (unsigned i = 1; i < n; i++)
+        srcs[i - 1] = at[i].cpu;
+    args.count = c->bytes / thrum_datatype_size((thrum_datatype_t)c->dtype);
+    args.divisor = c->divisor ? c->divisor : 1;
+    sim_reduce_kernel((thrum_datatype_t)c->dtype, (thrum_redop_t)c->redop)(&args);
+    add_relaxed(&queue->bytes_reduced, c->bytes * c->nsrc);
+    return true;
+}
+
+/* True if the command is done. */
+static inline bool step_near(struct sim_queue *queue, const struct thrum_command *c)
+{
+    struct near at;
+
+    switch (c->opcode) {
+    case THRUM_CMD_WAIT:
+        at = find_near(queue, &c->operands[0], 8);
+        return at.cpu && load_word(at.cpu) >= c->value;
+    case THRUM_CMD_WAIT_LINE:
+        at = find_near(queue, &c->operands[0], THRUM_LINE_BYTES);
+        return at.cpu && load_word(at.cpu) == c->value;
+    case THRUM_CMD_SIGNAL:
+        at = find_near(queue, &c->operands[0], 8);
+        if (!at.cpu || !(c->flags & THRUM_CMD_FLAG_SET) || load_word(at.cpu) >= c->value)
+            return false;
+        store_word(at, c->value);
+        return true;
+    case THRUM_CMD_WRITE_LINE:
+        return write_line_near(queue, c);
+    case THRUM_CMD_REDUCE:
+        return reduce_near(queue, c);
+    default:
+        return false;
+    }
+}
+
 size_t sim_execute_now(struct sim_queue *queue, const struct thrum_command *commands, size_t n,
                        uint64_t ticket, bool unchecked)
 {
@@ -671,6 +773,10 @@ size_t sim_execute_now(struct sim_queue *queue, const struct thrum_command *comm
         thrum_status_t status;
 
         run.command = &commands[done];
+        if (sim_likely(!is_watchful(&run) && !queue->ending &&
+                       !atomic_load_explicit(&queue->attention, memory_order_acquire)) &&
+            step_near(queue, run.command))
+            continue;
         status = step(&run);
         if (status == SIM_RUN_BLOCKED)
             status = step_again(&run);

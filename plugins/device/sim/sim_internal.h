@@ -174,13 +174,14 @@ enum sim_owner { SIM_DEAD, SIM_FREE, SIM_OWNED };
  * A queue's translations of the pages that its commands name again and again. An entry holds while the memory's owner
  * has unmapped nothing; what this process takes away itself (a window, an import) flushes it: see sim_quiesce.
  */
-#define SIM_TLB_ENTRIES 64
+#define SIM_TLB_BITS 6
+#define SIM_TLB_ENTRIES (1u << SIM_TLB_BITS)
 struct sim_tlb_entry {
     uint64_t page; /* address >> SIM_PAGE_SHIFT; 0: free */
     uint64_t end; /* of the allocation around it, as an address */
     char *cpu; /* of the page */
-    const _Atomic uint64_t *unmapped; /* of the memory's owner */
-    uint64_t seen; /* its value when the entry was made */
+    struct sim_shared *shared; /* of the memory's owner */
+    uint64_t seen; /* shared->unmapped when the entry was made */
 };
 
 struct sim_device;
@@ -351,14 +352,22 @@ static inline void *sim_translate(struct sim_device *device, uint64_t address, u
 /* sim_translate through the queue's translations; the caller owns the queue. */
 void *sim_lookup_slowly(struct sim_queue *queue, struct sim_tlb_entry *entry, uint64_t address,
                         uint64_t bytes);
+static inline struct sim_tlb_entry *sim_tlb_entry(struct sim_queue *queue, uint64_t address)
+{
+    return &queue->tlb[(address >> SIM_PAGE_SHIFT) * 0x9e3779b97f4a7c15u >> (64 - SIM_TLB_BITS)];
+}
+static inline bool sim_tlb_holds(const struct sim_tlb_entry *entry, uint64_t address,
+                                 uint64_t bytes)
+{
+    return entry->page == address >> SIM_PAGE_SHIFT && bytes <= entry->end - address &&
+           address < entry->end &&
+           atomic_load_explicit(&entry->shared->unmapped, memory_order_acquire) == entry->seen;
+}
 static inline void *sim_lookup(struct sim_queue *queue, uint64_t address, uint64_t bytes)
 {
-    uint64_t page = address >> SIM_PAGE_SHIFT;
-    struct sim_tlb_entry *entry = &queue->tlb[(page ^ address >> SIM_SLOT_SHIFT) % SIM_TLB_ENTRIES];
+    struct sim_tlb_entry *entry = sim_tlb_entry(queue, address);
 
-    if (sim_likely(entry->page == page && bytes <= SIM_OFFSET_MASK &&
-                   address + bytes <= entry->end &&
-                   atomic_load_explicit(entry->unmapped, memory_order_acquire) == entry->seen))
+    if (sim_likely(sim_tlb_holds(entry, address, bytes)))
         return entry->cpu + (address & (SIM_PAGE_BYTES - 1));
     return sim_lookup_slowly(queue, entry, address, bytes);
 }

@@ -330,7 +330,7 @@ void *sim_lookup_slowly(struct sim_queue *queue, struct sim_tlb_entry *entry, ui
             sim_slot_base(s) + ((uint64_t)(first - 1) << SIM_PAGE_SHIFT) +
             atomic_load_explicit(&sim_slots[s].allocations[first - 1].bytes, memory_order_relaxed),
         .cpu = (char *)cpu - (address & (SIM_PAGE_BYTES - 1)),
-        .unmapped = &shared->unmapped,
+        .shared = shared,
         .seen = seen};
     return cpu;
 }

@@ -171,8 +171,9 @@ bool sim_command_check(const struct sim_device *device, const struct thrum_comma
             return wrong("value=%llu is no byte", (unsigned long long)c->value);
         break;
     case THRUM_CMD_WRITE_LINE:
-        if (c->bytes > THRUM_LINE_PAYLOAD_BYTES)
-            return wrong("bytes=%llu > %d", (unsigned long long)c->bytes, THRUM_LINE_PAYLOAD_BYTES);
+        if (c->bytes > (c->nsrc ? THRUM_LINE_LONG_BYTES : THRUM_LINE_PAYLOAD_BYTES))
+            return wrong("bytes=%llu are more than a line from %s takes",
+                         (unsigned long long)c->bytes, c->nsrc ? "src[0]" : "payload");
         if (c->bytes && !c->nsrc && !c->payload)
             return wrong("nsrc=0 and payload=NULL with bytes=%llu", (unsigned long long)c->bytes);
         break;
