@@ -190,7 +190,8 @@ static thrum_status_t bind(const struct binding *b)
     struct exec_program *p = b->program;
     uint32_t i = 0;
 
-    if (p->bound_send == b->buffers->send && p->bound_recv == b->buffers->recv)
+    if ((p->bound_send || p->bound_recv) && p->bound_send == b->buffers->send &&
+        p->bound_recv == b->buffers->recv)
         i = p->nbuffer_patches;
     p->bound_send = b->buffers->send;
     p->bound_recv = b->buffers->recv;
@@ -381,21 +382,23 @@ static thrum_status_t submit_staged(struct thrum_comm *comm, struct exec_program
 {
     const struct thrum_command *commands = &program->commands[program->lanes[0].first_command];
     uint32_t n = program->lanes[0].ncommands;
-    struct exec_list list;
-    thrum_status_t status = exec_list_init(&list, comm, staging, n);
+    struct exec_list *list;
+    thrum_status_t status = exec_list_begin(comm, staging, n, &list);
 
     if (status)
         return status;
-    exec_list_add(&list, &commands[0], 1);
-    exec_list_add_copies(&list, staging->in, staging->nin, true);
-    exec_list_add(&list, &commands[1], n - 2);
-    exec_list_add_copies(&list, staging->out, staging->nout, false);
-    exec_list_add(&list, &commands[n - 1], 1);
-    status = queue->ops->submit(queue->impl, list.commands, list.n, &operation->ticket);
-    operation->has_more = true;
-    operation->host_memory = list.contexts; /* exec_run frees it where the submission was refused */
-    free(list.commands);
-    free(list.operands);
+    exec_list_add(list, &commands[0], 1);
+    exec_list_add_copies(list, staging->in, staging->nin, true);
+    exec_list_add(list, &commands[1], n - 2);
+    exec_list_add_copies(list, staging->out, staging->nout, false);
+    exec_list_add(list, &commands[n - 1], 1);
+    /* the program was checked; there is nothing to check in a copy from here to there */
+    status = queue->ops->submit_checked(queue->impl, list->commands, list->n, &operation->ticket);
+    if (list->contexts) { /* exec_run frees them where the submission was refused */
+        operation->has_more = true;
+        operation->host_memory = list->contexts;
+    }
+    exec_list_end(list);
     return status;
 }
 
@@ -450,8 +453,12 @@ thrum_status_t exec_run(struct thrum_comm *comm, struct exec_program *program,
     uint64_t number = atomic_load_explicit(&comm->issued, memory_order_relaxed) + 1;
     struct comm_operation *operation = &comm->operations[number % COMM_IN_FLIGHT];
     struct binding binding = {.comm = comm, .program = program, .buffers = buffers};
-    thrum_status_t status = has_room(comm, number) ? THRUM_OK : reserve(comm);
+    thrum_status_t status = THRUM_OK;
 
+    if (queue_is_capturing(queue))
+        return capture_refuse(queue, "a call that no graph records");
+    if (!has_room(comm, number))
+        status = reserve(comm);
     if (!status && queue != comm->last_queue)
         status = exec_hold_queue(comm, queue);
     if (status)

@@ -103,7 +103,9 @@ static inline bool translate_all(const struct run *run, unsigned first, unsigned
         void *cpu;
         if (!operand_address(run, first + i, &address, bad_out))
             return false;
-        cpu = sim_lookup(run->queue, address, bytes);
+        cpu = run->command->flags & THRUM_CMD_FLAG_HOST && !sim_is_device_address(address)
+                  ? (void *)(uintptr_t)address /* the engines are threads of the process */
+                  : sim_lookup(run->queue, address, bytes);
         if (sim_unlikely(!cpu)) {
             *bad_out = address;
             return false;
