@@ -10,7 +10,7 @@ const char *thrum_version(void)
     return TEXT(THRUM_VERSION_MAJOR) "." TEXT(THRUM_VERSION_MINOR) "." TEXT(THRUM_VERSION_PATCH);
 }
 
-static thrum_status_t check_comm(struct thrum_comm *comm)
+thrum_status_t check_comm(struct thrum_comm *comm)
 {
     if (!comm_is_valid(comm))
         return thrum_fail(THRUM_ERR_INVALID_COMM, "comm=%p is not a live communicator",
@@ -20,7 +20,7 @@ static thrum_status_t check_comm(struct thrum_comm *comm)
     return comm_failure(comm);
 }
 
-static thrum_status_t check_queue(const struct thrum_comm *comm, const struct thrum_queue *queue)
+thrum_status_t check_queue(const struct thrum_comm *comm, const struct thrum_queue *queue)
 {
     if (!queue_is_valid(queue))
         return thrum_fail(THRUM_ERR_INVALID_QUEUE, "queue=%p is not a live queue",
@@ -32,8 +32,7 @@ static thrum_status_t check_queue(const struct thrum_comm *comm, const struct th
     return THRUM_OK;
 }
 
-static thrum_status_t check_count(const struct thrum_comm *comm, uint64_t count,
-                                  thrum_datatype_t dtype)
+thrum_status_t check_count(const struct thrum_comm *comm, uint64_t count, thrum_datatype_t dtype)
 {
     size_t bytes;
 
