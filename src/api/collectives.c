@@ -84,8 +84,11 @@ thrum_status_t collective_check(const struct coll_args *args)
 
 static thrum_status_t collective_call(const struct coll_args *args)
 {
-    thrum_status_t status = collective_check(args);
+    thrum_status_t status;
 
+    if (!group_is_open() && collective_repeat(args, &status))
+        return status;
+    status = collective_check(args);
     if (group_is_open()) {
         if (!status)
             status = collective_check_buffers(args);

@@ -19,7 +19,7 @@ struct group_call {
     struct one_sided_call one_sided;
 };
 
-static _Thread_local struct {
+static _Thread_local BASE_FAST_TLS struct {
     int depth;
     struct group_call *calls;
     size_t n, capacity;

@@ -27,6 +27,16 @@ static void fill_params(const struct coll_args *args, bool in_place, struct plan
                                 .scratch_bytes = comm->scratch_bytes};
 }
 
+static struct call_record record_of(const struct coll_args *args)
+{
+    return (struct call_record){.sequence = args->comm->sequence + 1,
+                                .count = args->count,
+                                .root = args->root,
+                                .collective = (uint8_t)args->collective,
+                                .dtype = (uint8_t)args->dtype,
+                                .redop = (uint8_t)args->redop};
+}
+
 /* Select, build, compile. Only on a miss of the plan cache. */
 static thrum_status_t make_program(const struct coll_args *args, const struct exec_key *key,
                                    struct exec_program **program_out)
@@ -35,6 +45,7 @@ static thrum_status_t make_program(const struct coll_args *args, const struct ex
     struct plan_params params;
     const struct algo *algo;
     struct exec_program *program;
+    struct call_record call = record_of(args);
     struct plan plan;
     thrum_status_t status;
 
@@ -49,9 +60,28 @@ static thrum_status_t make_program(const struct coll_args *args, const struct ex
     plan_fini(&plan);
     if (status)
         return status;
+    program->signature = exec_signature(&call);
     exec_cache_insert(comm->cache, key, program);
     *program_out = program;
     return THRUM_OK;
+}
+
+/* The last step: the call takes its place in the communicator's order, and its program is run. */
+static thrum_status_t run_program(const struct coll_args *args, struct exec_program *program,
+                                  const struct exec_buffers *buffers,
+                                  const struct exec_staging *staging)
+{
+    struct thrum_comm *comm = args->comm;
+    struct call_record call = record_of(args);
+    thrum_status_t status;
+
+    comm_record(comm, &call);
+    status = exec_run(comm, program, buffers, staging, args->queue, &call);
+    if (!status)
+        comm->sequence++;
+    else
+        comm_unrecord(comm, &call);
+    return status;
 }
 
 static uint64_t send_bytes(const struct coll_args *args)
@@ -185,13 +215,9 @@ thrum_status_t collective_run(const struct coll_args *args)
                            .dtype = (uint8_t)args->dtype,
                            .redop = (uint8_t)args->redop,
                            .in_place = in_place};
-    struct call_record call = {.count = args->count,
-                               .root = args->root,
-                               .collective = (uint8_t)args->collective,
-                               .dtype = (uint8_t)args->dtype,
-                               .redop = (uint8_t)args->redop};
     struct exec_program *program;
     struct placement placement;
+    uint64_t epoch = device_memory_epoch(comm->device); /* before the buffers are looked at */
     thrum_status_t status = place(args, in_place, &placement);
 
     if (status)
@@ -202,15 +228,26 @@ thrum_status_t collective_run(const struct coll_args *args)
         if (status)
             return status;
     }
-    call.sequence = comm->sequence + 1;
-    comm_record(comm, &call);
-    status = exec_run(comm, program, &placement.buffers,
-                      placement.staged ? &placement.staging : NULL, args->queue, &call);
-    if (!status)
-        comm->sequence++;
-    else
-        comm_unrecord(comm, &call);
-    return status;
+    if (placement.staged)
+        return run_program(args, program, &placement.buffers, &placement.staging);
+    exec_cache_remember(comm->cache, args, epoch, program, &placement.buffers);
+    return run_program(args, program, &placement.buffers, NULL);
+}
+
+bool collective_repeat(const struct coll_args *args, thrum_status_t *status_out)
+{
+    struct thrum_comm *comm = args->comm;
+    struct exec_program *program;
+    struct exec_buffers buffers;
+
+    if (!comm_is_valid(comm) || comm->finalized || !queue_is_valid(args->queue) ||
+        atomic_load_explicit(&comm->status, memory_order_acquire))
+        return false;
+    program = exec_cache_recall(comm->cache, args, device_memory_epoch(comm->device), &buffers);
+    if (!program)
+        return false;
+    *status_out = run_program(args, program, &buffers, NULL);
+    return true;
 }
 
 const char *thrum_comm_algorithm(thrum_comm_t comm, const char *collective, size_t count,

@@ -100,6 +100,9 @@ struct comm_operation {
     uint64_t number; /* in issue order, from 1; the area's `done` reaches it when it ends */
     struct thrum_queue *queue; /* held by comm.queues */
     uint64_t ticket;
+    struct call_record call; /* sequence 0 for point-to-point */
+    uint32_t told; /* bit per lane: its queue has the failure; under retire_lock */
+    bool has_more; /* what follows is not all NULL; most operations never touch it */
     struct thrum_queue *lane_queue[PLAN_MAX_LANES]; /* NULL: lane not used */
     uint64_t lane_ticket[PLAN_MAX_LANES];
     struct thrum_queue
@@ -108,8 +111,6 @@ struct comm_operation {
     void *host_memory; /* freed when it ends; NULL: none */
     struct comm_message *messages; /* the same; sends of a point-to-point operation */
     uint32_t nmessages;
-    uint32_t told; /* bit per lane: its queue has the failure; under retire_lock */
-    struct call_record call; /* sequence 0 for point-to-point */
 };
 
 /* A stage that became too small; freed when operation `number` has ended. */
