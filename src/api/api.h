@@ -73,9 +73,11 @@ thrum_status_t setup_call(const struct setup_call *call, thrum_status_t check);
 thrum_status_t setup_run_all(const struct setup_call *calls, size_t n);
 
 /* ---- checks of collectives.c that other calls share ---- */
-thrum_status_t check_comm(struct thrum_comm *comm);
-thrum_status_t check_queue(const struct thrum_comm *comm, const struct thrum_queue *queue);
-thrum_status_t check_count(const struct thrum_comm *comm, uint64_t count, thrum_datatype_t dtype);
+thrum_status_t collective_check_comm(struct thrum_comm *comm);
+thrum_status_t collective_check_queue(const struct thrum_comm *comm,
+                                      const struct thrum_queue *queue);
+thrum_status_t collective_check_count(const struct thrum_comm *comm, const char *argument,
+                                      uint64_t count, thrum_datatype_t dtype);
 
 /* ---- groups (group.c) ---- */
 

@@ -129,7 +129,7 @@ thrum_status_t thrum_comm_split(thrum_comm_t comm, int color, int key,
 {
     struct setup_call call = {
         .kind = SETUP_SPLIT, .comm = comm, .color = color, .key = key, .comm_out = comm_out};
-    thrum_status_t status = check_comm(comm);
+    thrum_status_t status = collective_check_comm(comm);
 
     if (!status && !comm_out)
         status = thrum_fail(THRUM_ERR_INVALID_ARGUMENT, "comm_out is NULL");

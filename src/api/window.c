@@ -17,7 +17,7 @@ thrum_status_t thrum_comm_register(thrum_comm_t comm, void *buffer, size_t bytes
                               .bytes = bytes,
                               .window_out = window_out};
     enum thrum_mem_kind kind = THRUM_MEM_DEVICE;
-    thrum_status_t status = check_comm(comm);
+    thrum_status_t status = collective_check_comm(comm);
 
     if (!status && !window_out)
         status = thrum_fail(THRUM_ERR_INVALID_ARGUMENT, "window_out is NULL");
@@ -78,15 +78,15 @@ static thrum_status_t check_window(const struct thrum_comm *comm, const struct o
 static thrum_status_t check(struct thrum_comm *comm, const struct one_sided_call *call)
 {
     enum thrum_mem_kind kind;
-    thrum_status_t status = check_comm(comm);
+    thrum_status_t status = collective_check_comm(comm);
 
     if (!status)
-        status = check_queue(comm, call->queue);
+        status = collective_check_queue(comm, call->queue);
     if (!status)
         status = check_peer(comm, call->peer);
     if (status || call->kind != EXEC_PUT)
         return status;
-    status = check_count(comm, call->count, call->dtype);
+    status = collective_check_count(comm, "count", call->count, call->dtype);
     if (!status)
         status = check_window(comm, call);
     if (!status && call->count)

@@ -400,7 +400,7 @@ static thrum_status_t make_area(struct thrum_comm *comm)
 {
     comm->area_bytes = comm_area_bytes(comm->nranks, comm->scratch_bytes, &comm->own_offset,
                                        &comm->scratch_offset);
-    return comm->ops->mem_alloc(comm->device->impl, comm->area_bytes, &comm->area);
+    return comm->ops->mem_reserve(comm->device->impl, comm->area_bytes, &comm->area);
 }
 
 /* What exec builds programs from; there is no other lowering yet. */

@@ -32,11 +32,12 @@
  *   scratch
  */
 enum comm_channel { CHANNEL_COLLECTIVE, CHANNEL_P2P, CHANNEL_ONE_SIDED, CHANNEL_COUNT };
+#define COMM_LINE_CHANNELS CHANNEL_ONE_SIDED /* the channels before it have lines */
 #define COMM_LINES_PER_CHANNEL 2
 #define COMM_SEMAPHORE_STRIDE CACHE_LINE_BYTES
 
 struct comm_peer_block {
-    struct thrum_line lines[CHANNEL_COUNT][COMM_LINES_PER_CHANNEL];
+    struct thrum_line lines[COMM_LINE_CHANNELS][COMM_LINES_PER_CHANNEL];
     struct {
         uint64_t value;
         uint8_t pad[COMM_SEMAPHORE_STRIDE - 8];

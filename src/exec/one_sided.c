@@ -56,15 +56,20 @@ static thrum_status_t end(struct short_program *s, struct thrum_comm *comm,
                           const struct call_record *call)
 {
     static const struct exec_buffers none = {0};
+    thrum_status_t status;
 
     s->operands[s->program.noperands].base = done_word(comm);
     add(s, THRUM_CMD_SIGNAL, 1, 0)->flags = THRUM_CMD_FLAG_SET;
     s->program.lanes[0] = (struct exec_lane){0, s->program.ncommands};
+    status = comm->ops->check(comm->device->impl, s->commands, s->program.ncommands);
+    if (status)
+        return status;
     return exec_run(comm, &s->program, &none, staging, queue, call);
 }
 
 /* Of the newest command. */
-static void patch(struct short_program *s, enum patch_kind kind, int peer, uint64_t addend)
+static void patch(struct short_program *s, struct thrum_comm *comm, enum patch_kind kind, int peer,
+                  uint64_t addend)
 {
     uint32_t command = s->program.ncommands - 1;
 
@@ -73,7 +78,8 @@ static void patch(struct short_program *s, enum patch_kind kind, int peer, uint6
                             .peer = peer,
                             .command = command,
                             .operand = (uint32_t)(s->commands[command].operands - s->operands),
-                            .addend = addend};
+                            .addend = addend,
+                            .pair = &comm->peers[peer].pairs[CHANNEL_ONE_SIDED]};
     s->program.npatches = 1;
 }
 
@@ -115,7 +121,7 @@ thrum_status_t exec_put(struct thrum_comm *comm, int peer, uint64_t source,
         command = add_put(&s, comm, peer, 1, 1);
         command->bytes = bytes;
         command->put.remote_key = part->key;
-        patch(&s, PATCH_REGION, peer, 0);
+        patch(&s, comm, PATCH_REGION, peer, 0);
         add_put(&s, comm, peer, 0, 0)->flags = THRUM_CMD_FLAG_FLUSH;
     }
     return end(&s, comm, staging, queue, call);
@@ -142,7 +148,7 @@ thrum_status_t exec_signal(struct thrum_comm *comm, int peer, struct thrum_queue
         command->put.signal_key = other->area_key;
         command->put.signal_offset = other->area_put_offset + offset;
     }
-    patch(&s, PATCH_RAISE, peer, 1);
+    patch(&s, comm, PATCH_RAISE, peer, 1);
     s.delta.sent[0] = 1;
     s.program.ndeltas = 1;
     return end(&s, comm, NULL, queue, call);
@@ -156,7 +162,7 @@ thrum_status_t exec_wait_signal(struct thrum_comm *comm, int peer, uint64_t n,
     begin(&s, comm, peer);
     s.operands[1].base = comm->area + comm_semaphore_offset(CHANNEL_ONE_SIDED, peer, 0);
     add(&s, THRUM_CMD_WAIT, 0, 1);
-    patch(&s, PATCH_AWAIT, peer, n);
+    patch(&s, comm, PATCH_AWAIT, peer, n);
     s.delta.received[0] = n;
     s.program.ndeltas = 1;
     return end(&s, comm, NULL, queue, call);
