@@ -6,9 +6,40 @@
  */
 #include "api/api.h"
 
+#include <stdlib.h>
+
 #include "algo/algo.h"
 #include "base/base.h"
 #include "select/select.h"
+
+/* Whether another order of folding could give other bits. */
+static bool rounds(thrum_datatype_t dtype)
+{
+    switch (dtype) {
+    case THRUM_FLOAT8_E4M3:
+    case THRUM_FLOAT8_E5M2:
+    case THRUM_FLOAT16:
+    case THRUM_BFLOAT16:
+    case THRUM_FLOAT32:
+    case THRUM_FLOAT64:
+    case THRUM_COMPLEX64:
+    case THRUM_COMPLEX128:
+        return true;
+    default:
+        return false;
+    }
+}
+
+/* A reduction of the caller's says itself whether it needs the order. */
+static bool is_ordered(const struct coll_args *args)
+{
+    const struct comm_redop *redop =
+        args->redop >= THRUM_REDOP_COUNT ? comm_redop_find(args->comm, args->redop) : NULL;
+
+    if (redop && redop->fold)
+        return !redop->commutative || args->comm->reproducible;
+    return args->comm->reproducible && rounds(args->dtype);
+}
 
 static void fill_params(const struct coll_args *args, bool in_place, struct plan_params *out)
 {
@@ -24,34 +55,46 @@ static void fill_params(const struct coll_args *args, bool in_place, struct plan
                                 .in_place = in_place,
                                 .peer_access = comm->peer_access,
                                 .lanes = comm->lanes,
-                                .scratch_bytes = comm->scratch_bytes};
+                                .scratch_bytes = comm->scratch_bytes,
+                                .counts = args->counts,
+                                .displs = args->displs,
+                                .ordered = is_ordered(args)};
 }
 
-/* Select, build, compile. Only on a miss of the plan cache. */
-static thrum_status_t make_program(const struct coll_args *args, const struct exec_key *key,
-                                   struct exec_program **program_out)
+/* Select, build, compile. */
+static thrum_status_t build_program(const struct coll_args *args, const struct exec_key *key,
+                                    struct exec_program **program_out)
 {
-    struct thrum_comm *comm = args->comm;
     struct plan_params params;
     const struct algo *algo;
-    struct exec_program *program;
     struct plan plan;
     thrum_status_t status;
 
     fill_params(args, key->in_place, &params);
+    params.redop = (thrum_redop_t)key->redop;
     status = select_algorithm(&params, &algo);
     if (status)
         return status;
     status = algo_build(algo, &params, &plan);
     if (status)
         return status;
-    status = exec_compile(comm, &plan, CHANNEL_COLLECTIVE, &program);
+    status = exec_compile(args->comm, &plan, CHANNEL_COLLECTIVE, program_out);
     plan_fini(&plan);
-    if (status)
-        return status;
-    exec_cache_insert(comm->cache, key, program);
-    *program_out = program;
-    return THRUM_OK;
+    return status;
+}
+
+/* Only on a miss of the plan cache. */
+static thrum_status_t make_program(const struct coll_args *args, const struct exec_key *key,
+                                   struct exec_program **program_out)
+{
+    struct exec_program *program;
+    thrum_status_t status = build_program(args, key, &program);
+
+    if (!status)
+        status = exec_cache_insert(args->comm->cache, key, program);
+    if (!status)
+        *program_out = program;
+    return status;
 }
 
 static uint64_t send_bytes(const struct coll_args *args)
@@ -62,10 +105,13 @@ static uint64_t send_bytes(const struct coll_args *args)
     return plan_send_bytes(&params, args->comm->rank);
 }
 
+/* Of what is written: that of exscan's rank 0 is left alone. */
 static uint64_t recv_bytes(const struct coll_args *args)
 {
     struct plan_params params;
 
+    if (args->collective == COLL_EXSCAN && args->comm->rank == 0)
+        return 0;
     fill_params(args, false, &params);
     return plan_recv_bytes(&params, args->comm->rank);
 }
@@ -73,30 +119,31 @@ static uint64_t recv_bytes(const struct coll_args *args)
 /* Whether the call is in place by the collective's rule in thrum.h. */
 static bool is_in_place(const struct coll_args *args)
 {
-    uint64_t block = args->count * thrum_datatype_size(args->dtype);
+    uint64_t element = thrum_datatype_size(args->dtype), rank = (uint64_t)args->comm->rank;
+    uint64_t own = (args->displs ? args->displs[rank] : args->count * rank) * element;
+    bool at_root = args->comm->rank == args->root;
     const uint8_t *send = args->send, *recv = args->recv;
 
     switch (args->collective) {
     case COLL_ALLREDUCE:
+    case COLL_SCAN:
+    case COLL_EXSCAN:
         return send == recv;
     case COLL_BROADCAST:
-        return args->comm->rank == args->root && send == recv;
+    case COLL_REDUCE:
+        return at_root && send == recv;
     case COLL_ALLGATHER:
-        return send == recv + (uint64_t)args->comm->rank * block;
+        return send == recv + own;
     case COLL_REDUCE_SCATTER:
-        return recv == send + (uint64_t)args->comm->rank * block;
+        return recv == send + own;
+    case COLL_GATHER:
+        return at_root && send == recv + own;
+    case COLL_SCATTER:
+        return at_root && recv == send + own;
     default:
         return false;
     }
 }
-
-/* Where the buffers are for the device, with the copies that host memory needs around the program. */
-struct placement {
-    struct exec_buffers buffers;
-    struct exec_copy in, out;
-    struct exec_staging staging;
-    bool staged;
-};
 
 /* What send and recv are; INVALID_POINTER where a range is bad, or both overlap and are not in place. */
 static thrum_status_t classify(const struct coll_args *args, bool in_place, uint64_t nsend,
@@ -111,7 +158,8 @@ static thrum_status_t classify(const struct coll_args *args, bool in_place, uint
         status = exec_classify(args->comm, "send", args->send, nsend, send_kind_out);
     if (!status && nrecv)
         status = exec_classify(args->comm, "recv", args->recv, nrecv, recv_kind_out);
-    if (!status && !in_place && nsend && nrecv && send < recv + nrecv && recv < send + nsend)
+    if (!status && !in_place && nsend && nrecv && send < recv + nrecv && recv < send + nsend &&
+        !(args->counts && !vector_overlaps(args, nsend)))
         status = thrum_fail(THRUM_ERR_INVALID_POINTER,
                             "send=%p (%llu bytes) and recv=%p (%llu bytes) overlap and are not in "
                             "place",
@@ -175,6 +223,114 @@ static thrum_status_t place(const struct coll_args *args, bool in_place, struct 
     return THRUM_OK;
 }
 
+/* ---- what is not on the fast path: v-variants, the caller's reductions, persistent calls ---- */
+
+/* The key of the program that a placed call runs; it borrows the arrays. */
+static struct exec_key prepared_key(const struct coll_args *args, const struct prepared *prepared)
+{
+    struct exec_key key = {.count = args->count,
+                           .detail = prepared->call.detail,
+                           .counts = args->counts,
+                           .displs = args->displs,
+                           .nranks = args->comm->nranks,
+                           .root = args->root,
+                           .redop = (uint16_t)prepared->program_op,
+                           .collective = (uint8_t)args->collective,
+                           .dtype = (uint8_t)args->dtype,
+                           .in_place = prepared->in_place};
+    return key;
+}
+
+thrum_status_t collective_place(const struct coll_args *args, struct prepared *out)
+{
+    thrum_status_t status;
+
+    *out = (struct prepared){.in_place = is_in_place(args),
+                             .program_op = args->redop,
+                             .call = {.count = args->count,
+                                      .root = args->root,
+                                      .collective = (uint8_t)args->collective,
+                                      .dtype = (uint8_t)args->dtype,
+                                      .redop = (uint16_t)args->redop}};
+    status = place(args, out->in_place, &out->placement);
+    out->on_stage = out->placement.staged;
+    if (!status && args->counts)
+        status = vector_place(args, out);
+    if (!status && args->redop >= THRUM_REDOP_COUNT)
+        status = redop_place(args, send_bytes(args), out);
+    if (status)
+        collective_unplace(out);
+    return status;
+}
+
+void collective_unplace(struct prepared *prepared)
+{
+    free(prepared->outs);
+    prepared->outs = NULL;
+}
+
+thrum_status_t collective_build(const struct coll_args *args, const struct prepared *prepared,
+                                struct exec_program **program_out)
+{
+    struct exec_key key = prepared_key(args, prepared);
+
+    return build_program(args, &key, program_out);
+}
+
+thrum_status_t collective_begin(const struct coll_args *args, struct exec_program *program,
+                                struct prepared *prepared)
+{
+    struct thrum_comm *comm = args->comm;
+    struct placement *p = &prepared->placement;
+    thrum_status_t status;
+
+    prepared->call.sequence = comm->sequence + 1;
+    comm_record(comm, &prepared->call);
+    status = exec_run(comm, program, &p->buffers, p->staged ? &p->staging : NULL, args->queue,
+                      &prepared->call);
+    if (!status)
+        comm->sequence++;
+    else
+        comm_unrecord(comm, &prepared->call);
+    return status;
+}
+
+thrum_status_t collective_plan(const struct coll_args *args)
+{
+    struct prepared prepared = {.in_place = is_in_place(args), .program_op = args->redop};
+    struct exec_program *program;
+    struct exec_key key;
+
+    if (args->redop >= THRUM_REDOP_COUNT && !comm_redop_find(args->comm, args->redop)->fold)
+        return THRUM_OK; /* whether it is in place depends on where it is placed */
+    if (args->counts)
+        vector_record(args, &prepared.call);
+    key = prepared_key(args, &prepared);
+    if (exec_cache_find(args->comm->cache, &key))
+        return THRUM_OK;
+    return make_program(args, &key, &program);
+}
+
+/* collective_run for any call. */
+static thrum_status_t run_prepared(const struct coll_args *args)
+{
+    struct exec_program *program;
+    struct prepared prepared;
+    struct exec_key key;
+    thrum_status_t status = collective_place(args, &prepared);
+
+    if (status)
+        return status;
+    key = prepared_key(args, &prepared);
+    program = exec_cache_find(args->comm->cache, &key);
+    if (!program)
+        status = make_program(args, &key, &program);
+    if (!status)
+        status = collective_begin(args, program, &prepared);
+    collective_unplace(&prepared);
+    return status;
+}
+
 thrum_status_t collective_run(const struct coll_args *args)
 {
     struct thrum_comm *comm = args->comm;
@@ -183,17 +339,20 @@ thrum_status_t collective_run(const struct coll_args *args)
                            .root = args->root,
                            .collective = (uint8_t)args->collective,
                            .dtype = (uint8_t)args->dtype,
-                           .redop = (uint8_t)args->redop,
+                           .redop = (uint16_t)args->redop,
                            .in_place = in_place};
     struct call_record call = {.count = args->count,
                                .root = args->root,
                                .collective = (uint8_t)args->collective,
                                .dtype = (uint8_t)args->dtype,
-                               .redop = (uint8_t)args->redop};
+                               .redop = (uint16_t)args->redop};
     struct exec_program *program;
     struct placement placement;
-    thrum_status_t status = place(args, in_place, &placement);
+    thrum_status_t status;
 
+    if (args->counts || args->redop >= THRUM_REDOP_COUNT)
+        return run_prepared(args);
+    status = place(args, in_place, &placement);
     if (status)
         return status;
     program = exec_cache_find(comm->cache, &key);
