@@ -73,20 +73,12 @@ static thrum_status_t build_all(const struct algo *algo, const struct plan_param
     return THRUM_OK;
 }
 
-/* With more sources than one REDUCE can take, 16-bit sums are rounded on the way. */
-static bool must_be_ordered(const struct algo *algo, const struct plan_params *params)
-{
-    bool one_reduce = params->nranks < PLAN_MAX_OPERANDS;
-    return !(algo->flags & ALGO_COMMUTATIVE) &&
-           (one_reduce || thrum_datatype_size(params->dtype) > 2);
-}
-
 thrum_status_t algo_prove_case(const struct algo *algo, const struct plan_params *params,
                                enum algo_pattern pattern, enum algo_fault fault, FILE *report,
                                struct algo_proof *proof)
 {
     thrum_status_t (*prove)(const struct plan *plans, int nranks, int rounds, FILE *file) =
-        must_be_ordered(algo, params) ? plan_check_ordered : plan_check;
+        algo->flags & ALGO_ORDERED ? plan_check_ordered : plan_check;
     size_t n = (size_t)params->nranks;
     bool sendrecv = algo->collective == COLL_SENDRECV;
     thrum_status_t status = THRUM_ERR_NO_MEMORY;
@@ -140,7 +132,9 @@ struct load {
  */
 static uint64_t large_count(enum collective collective, int nranks, bool quick)
 {
-    bool per_rank = collective == COLL_ALLGATHER || collective == COLL_REDUCE_SCATTER;
+    bool per_rank = collective == COLL_ALLGATHER || collective == COLL_REDUCE_SCATTER ||
+                    collective == COLL_GATHER || collective == COLL_SCATTER ||
+                    collective == COLL_ALLTOALL;
     uint64_t few = per_rank ? 20011 : 100003, many = per_rank ? 4999 : 40009;
     if (quick && nranks > 5)
         return per_rank ? 1999 : 20011;
@@ -149,13 +143,19 @@ static uint64_t large_count(enum collective collective, int nranks, bool quick)
     return nranks <= 9 ? few : many;
 }
 
+static bool has_root(enum collective collective)
+{
+    return collective == COLL_BROADCAST || collective == COLL_REDUCE || collective == COLL_GATHER ||
+           collective == COLL_SCATTER;
+}
+
 static thrum_status_t prove_load(const struct algo *algo, const struct plan_params *base,
                                  enum algo_fault fault, FILE *report, struct algo_proof *proof)
 {
     int n = base->nranks;
     bool sendrecv = algo->collective == COLL_SENDRECV;
     int roots[3] = {0, n - 1, n / 2};
-    int nroots = algo->collective != COLL_BROADCAST ? 1 : n < 3 ? n : 3;
+    int nroots = !has_root(algo->collective) ? 1 : n < 3 ? n : 3;
     int npatterns = sendrecv ? ALGO_PATTERN_COUNT : 1;
     bool buffers = algo->collective != COLL_BARRIER && !sendrecv;
     for (int mask = 0; mask < 4 * nroots * npatterns; mask++) {

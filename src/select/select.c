@@ -23,6 +23,7 @@ static const struct {
     {COLL_ALLREDUCE, 64, ANY, "direct"},
     {COLL_ALLREDUCE, INT32_MAX, 65536, "recursive_doubling"},
     {COLL_ALLREDUCE, INT32_MAX, ANY, "ring"},
+    {COLL_ALLREDUCE, INT32_MAX, ANY, "chain"},
     {COLL_BROADCAST, 64, ANY, "direct"},
     {COLL_BROADCAST, INT32_MAX, ANY, "binomial"},
     {COLL_ALLGATHER, 64, ANY, "direct"},
@@ -33,6 +34,17 @@ static const struct {
     {COLL_REDUCE_SCATTER, INT32_MAX, ANY, "ring"},
     {COLL_BARRIER, INT32_MAX, ANY, "dissemination"},
     {COLL_SENDRECV, INT32_MAX, ANY, "rendezvous"},
+    {COLL_REDUCE, 64, ANY, "direct"},
+    {COLL_REDUCE, INT32_MAX, 1 << 20, "binomial"},
+    {COLL_REDUCE, INT32_MAX, ANY, "chain"},
+    {COLL_GATHER, INT32_MAX, ANY, "direct"},
+    {COLL_SCATTER, INT32_MAX, ANY, "direct"},
+    {COLL_ALLTOALL, INT32_MAX, ANY, "direct"},
+    {COLL_ALLTOALL, INT32_MAX, ANY, "pairwise"},
+    {COLL_SCAN, 64, ANY, "direct"},
+    {COLL_SCAN, INT32_MAX, ANY, "chain"},
+    {COLL_EXSCAN, 64, ANY, "direct"},
+    {COLL_EXSCAN, INT32_MAX, ANY, "chain"},
 };
 
 /* Cost model: what an exchange and a byte take on a host with shared caches; microseconds. */
