@@ -219,7 +219,8 @@ static thrum_status_t place(const struct coll_args *args, bool in_place, struct 
     }
     p->in.device = p->buffers.send;
     p->out.device = p->buffers.recv;
-    p->staging = (struct exec_staging){&p->in, &p->out, p->in.bytes ? 1 : 0, p->out.bytes ? 1 : 0};
+    p->staging =
+        (struct exec_staging){&p->in, &p->out, p->in.bytes ? 1 : 0, p->out.bytes ? 1 : 0, NULL};
     return THRUM_OK;
 }
 
