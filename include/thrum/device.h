@@ -195,10 +195,12 @@ struct thrum_operand {
 };
 
 /*
- * A line: 64 aligned bytes, a flag and up to 56 bytes that travel with it; whoever sees the flag sees the payload.
+ * A line: 64 aligned bytes, a flag and up to 56 bytes that travel with it; whoever sees the flag sees the payload. A
+ * long line goes on behind its first 64 bytes, up to THRUM_LINE_LONG_BYTES of payload.
  */
 #define THRUM_LINE_BYTES 64
 #define THRUM_LINE_PAYLOAD_BYTES 56
+#define THRUM_LINE_LONG_BYTES 4088
 struct thrum_line {
     uint64_t flag;
     uint8_t payload[THRUM_LINE_PAYLOAD_BYTES];

@@ -10,6 +10,12 @@
  */
 thrum_status_t collective_run(const struct coll_args *args);
 
+/*
+ * The same for a call that has been made before with these very arguments, and was good: true if it has been made
+ * again; false, with nothing done, if it has to be looked at anew. The arguments may be anything.
+ */
+bool collective_repeat(const struct coll_args *args, thrum_status_t *status_out);
+
 /* Where the buffers are for the device, with the copies that host memory needs around the program. */
 struct placement {
     struct exec_buffers buffers;

@@ -112,6 +112,10 @@ thrum_status_t collective_call_checked(const struct coll_args *args, thrum_statu
 
 static thrum_status_t collective_call(struct coll_args args)
 {
+    thrum_status_t status;
+
+    if (!group_is_open() && collective_repeat(&args, &status))
+        return status;
     return collective_call_checked(&args, collective_check(&args));
 }
 

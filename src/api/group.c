@@ -23,7 +23,7 @@ struct group_call {
     struct p2p_call message;
 };
 
-static _Thread_local struct {
+static _Thread_local BASE_FAST_TLS struct {
     int depth;
     struct group_call *calls;
     size_t n, capacity;

@@ -61,8 +61,19 @@ static void fill_params(const struct coll_args *args, bool in_place, struct plan
                                 .ordered = is_ordered(args)};
 }
 
-/* Select, build, compile. */
-static thrum_status_t build_program(const struct coll_args *args, const struct exec_key *key,
+static struct call_record record_of(const struct coll_args *args)
+{
+    return (struct call_record){.sequence = args->comm->sequence + 1,
+                                .count = args->count,
+                                .root = args->root,
+                                .collective = (uint8_t)args->collective,
+                                .dtype = (uint8_t)args->dtype,
+                                .redop = (uint16_t)args->redop};
+}
+
+/* Select, build, compile. `op`: what the program folds by. */
+static thrum_status_t build_program(const struct coll_args *args, bool in_place, thrum_redop_t op,
+                                    const struct call_record *call,
                                     struct exec_program **program_out)
 {
     struct plan_params params;
@@ -70,8 +81,8 @@ static thrum_status_t build_program(const struct coll_args *args, const struct e
     struct plan plan;
     thrum_status_t status;
 
-    fill_params(args, key->in_place, &params);
-    params.redop = (thrum_redop_t)key->redop;
+    fill_params(args, in_place, &params);
+    params.redop = op;
     status = select_algorithm(&params, &algo);
     if (status)
         return status;
@@ -80,20 +91,40 @@ static thrum_status_t build_program(const struct coll_args *args, const struct e
         return status;
     status = exec_compile(args->comm, &plan, CHANNEL_COLLECTIVE, program_out);
     plan_fini(&plan);
+    if (!status)
+        (*program_out)->signature = exec_signature(call);
     return status;
 }
 
 /* Only on a miss of the plan cache. */
-static thrum_status_t make_program(const struct coll_args *args, const struct exec_key *key,
+static thrum_status_t make_program(const struct coll_args *args, thrum_redop_t op,
+                                   const struct call_record *call, const struct exec_key *key,
                                    struct exec_program **program_out)
 {
     struct exec_program *program;
-    thrum_status_t status = build_program(args, key, &program);
+    thrum_status_t status = build_program(args, key->in_place, op, call, &program);
 
     if (!status)
         status = exec_cache_insert(args->comm->cache, key, program);
     if (!status)
         *program_out = program;
+    return status;
+}
+
+/* The last step: the call takes its place in the communicator's order, and its program is run. */
+static thrum_status_t run_program(const struct coll_args *args, const struct call_record *call,
+                                  struct exec_program *program, const struct exec_buffers *buffers,
+                                  const struct exec_staging *staging)
+{
+    struct thrum_comm *comm = args->comm;
+    thrum_status_t status;
+
+    comm_record(comm, call);
+    status = exec_run(comm, program, buffers, staging, args->queue, call);
+    if (!status)
+        comm->sequence++;
+    else
+        comm_unrecord(comm, call);
     return status;
 }
 
@@ -224,35 +255,37 @@ static thrum_status_t place(const struct coll_args *args, bool in_place, struct 
     return THRUM_OK;
 }
 
-/* ---- what is not on the fast path: v-variants, the caller's reductions, persistent calls ---- */
+/* ---- what is not on the fast path: v-variants, premultiplied sums, persistent calls ---- */
 
 /* The key of the program that a placed call runs; it borrows the arrays. */
 static struct exec_key prepared_key(const struct coll_args *args, const struct prepared *prepared)
 {
-    struct exec_key key = {.count = args->count,
-                           .detail = prepared->call.detail,
-                           .counts = args->counts,
-                           .displs = args->displs,
-                           .nranks = args->comm->nranks,
-                           .root = args->root,
-                           .redop = (uint16_t)prepared->program_op,
-                           .collective = (uint8_t)args->collective,
-                           .dtype = (uint8_t)args->dtype,
-                           .in_place = prepared->in_place};
-    return key;
+    return (struct exec_key){.count = args->count,
+                             .detail = prepared->call.detail,
+                             .counts = args->counts,
+                             .displs = args->displs,
+                             .nranks = args->comm->nranks,
+                             .root = args->root,
+                             .redop = (uint16_t)args->redop,
+                             .collective = (uint8_t)args->collective,
+                             .dtype = (uint8_t)args->dtype,
+                             .in_place = prepared->in_place};
+}
+
+/* Before the buffers are placed. */
+static void prepare(const struct coll_args *args, struct prepared *out)
+{
+    *out = (struct prepared){
+        .in_place = is_in_place(args), .program_op = args->redop, .call = record_of(args)};
+    if (args->counts)
+        vector_record(args, &out->call);
 }
 
 thrum_status_t collective_place(const struct coll_args *args, struct prepared *out)
 {
     thrum_status_t status;
 
-    *out = (struct prepared){.in_place = is_in_place(args),
-                             .program_op = args->redop,
-                             .call = {.count = args->count,
-                                      .root = args->root,
-                                      .collective = (uint8_t)args->collective,
-                                      .dtype = (uint8_t)args->dtype,
-                                      .redop = (uint16_t)args->redop}};
+    prepare(args, out);
     status = place(args, out->in_place, &out->placement);
     out->on_stage = out->placement.staged;
     if (!status && args->counts)
@@ -273,43 +306,45 @@ void collective_unplace(struct prepared *prepared)
 thrum_status_t collective_build(const struct coll_args *args, const struct prepared *prepared,
                                 struct exec_program **program_out)
 {
-    struct exec_key key = prepared_key(args, prepared);
-
-    return build_program(args, &key, program_out);
+    return build_program(args, prepared->in_place, prepared->program_op, &prepared->call,
+                         program_out);
 }
 
 thrum_status_t collective_begin(const struct coll_args *args, struct exec_program *program,
                                 struct prepared *prepared)
 {
-    struct thrum_comm *comm = args->comm;
-    struct placement *p = &prepared->placement;
-    thrum_status_t status;
+    const struct placement *p = &prepared->placement;
 
-    prepared->call.sequence = comm->sequence + 1;
-    comm_record(comm, &prepared->call);
-    status = exec_run(comm, program, &p->buffers, p->staged ? &p->staging : NULL, args->queue,
-                      &prepared->call);
-    if (!status)
-        comm->sequence++;
-    else
-        comm_unrecord(comm, &prepared->call);
-    return status;
+    prepared->call.sequence = args->comm->sequence + 1;
+    return run_program(args, &prepared->call, program, &p->buffers, p->staged ? &p->staging : NULL);
+}
+
+static bool is_premultiplied(const struct coll_args *args)
+{
+    return args->redop >= THRUM_REDOP_COUNT && !comm_redop_find(args->comm, args->redop)->fold;
+}
+
+/* From the cache, or made for it. */
+static thrum_status_t find_program(const struct coll_args *args, const struct prepared *prepared,
+                                   struct exec_program **program_out)
+{
+    struct exec_key key = prepared_key(args, prepared);
+
+    *program_out = exec_cache_find(args->comm->cache, &key);
+    if (*program_out)
+        return THRUM_OK;
+    return make_program(args, prepared->program_op, &prepared->call, &key, program_out);
 }
 
 thrum_status_t collective_plan(const struct coll_args *args)
 {
-    struct prepared prepared = {.in_place = is_in_place(args), .program_op = args->redop};
     struct exec_program *program;
-    struct exec_key key;
+    struct prepared prepared;
 
-    if (args->redop >= THRUM_REDOP_COUNT && !comm_redop_find(args->comm, args->redop)->fold)
-        return THRUM_OK; /* whether it is in place depends on where it is placed */
-    if (args->counts)
-        vector_record(args, &prepared.call);
-    key = prepared_key(args, &prepared);
-    if (exec_cache_find(args->comm->cache, &key))
-        return THRUM_OK;
-    return make_program(args, &key, &program);
+    if (is_premultiplied(args))
+        return THRUM_OK; /* where it is placed decides whether it is in place */
+    prepare(args, &prepared);
+    return find_program(args, &prepared, &program);
 }
 
 /* collective_run for any call. */
@@ -317,15 +352,11 @@ static thrum_status_t run_prepared(const struct coll_args *args)
 {
     struct exec_program *program;
     struct prepared prepared;
-    struct exec_key key;
     thrum_status_t status = collective_place(args, &prepared);
 
     if (status)
         return status;
-    key = prepared_key(args, &prepared);
-    program = exec_cache_find(args->comm->cache, &key);
-    if (!program)
-        status = make_program(args, &key, &program);
+    status = find_program(args, &prepared, &program);
     if (!status)
         status = collective_begin(args, program, &prepared);
     collective_unplace(&prepared);
@@ -342,35 +373,45 @@ thrum_status_t collective_run(const struct coll_args *args)
                            .dtype = (uint8_t)args->dtype,
                            .redop = (uint16_t)args->redop,
                            .in_place = in_place};
-    struct call_record call = {.count = args->count,
-                               .root = args->root,
-                               .collective = (uint8_t)args->collective,
-                               .dtype = (uint8_t)args->dtype,
-                               .redop = (uint16_t)args->redop};
     struct exec_program *program;
     struct placement placement;
+    struct call_record call = record_of(args);
+    uint64_t epoch = device_memory_epoch(comm->device); /* before the buffers are looked at */
     thrum_status_t status;
 
-    if (args->counts || args->redop >= THRUM_REDOP_COUNT)
+    if (args->counts || is_premultiplied(args))
         return run_prepared(args);
     status = place(args, in_place, &placement);
     if (status)
         return status;
     program = exec_cache_find(comm->cache, &key);
     if (!program) {
-        status = make_program(args, &key, &program);
+        status = make_program(args, args->redop, &call, &key, &program);
         if (status)
             return status;
     }
-    call.sequence = comm->sequence + 1;
-    comm_record(comm, &call);
-    status = exec_run(comm, program, &placement.buffers,
-                      placement.staged ? &placement.staging : NULL, args->queue, &call);
-    if (!status)
-        comm->sequence++;
-    else
-        comm_unrecord(comm, &call);
-    return status;
+    if (placement.staged)
+        return run_program(args, &call, program, &placement.buffers, &placement.staging);
+    exec_cache_remember(comm->cache, args, epoch, program, &placement.buffers);
+    return run_program(args, &call, program, &placement.buffers, NULL);
+}
+
+bool collective_repeat(const struct coll_args *args, thrum_status_t *status_out)
+{
+    struct thrum_comm *comm = args->comm;
+    struct exec_program *program;
+    struct exec_buffers buffers;
+    struct call_record call;
+
+    if (!comm_is_valid(comm) || comm->finalized || !queue_is_valid(args->queue) ||
+        atomic_load_explicit(&comm->status, memory_order_acquire))
+        return false;
+    program = exec_cache_recall(comm->cache, args, device_memory_epoch(comm->device), &buffers);
+    if (!program)
+        return false;
+    call = record_of(args);
+    *status_out = run_program(args, &call, program, &buffers, NULL);
+    return true;
 }
 
 const char *thrum_comm_algorithm(thrum_comm_t comm, const char *collective, size_t count,

@@ -10,6 +10,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
+#include <stddef.h>
 
 #include <thrum/thrum.h>
 
@@ -35,12 +36,22 @@ enum comm_channel { CHANNEL_COLLECTIVE, CHANNEL_P2P, CHANNEL_COUNT };
 #define COMM_SEMAPHORE_STRIDE CACHE_LINE_BYTES
 
 struct comm_peer_block {
-    struct thrum_line lines[CHANNEL_COUNT][COMM_LINES_PER_CHANNEL];
+    /*
+     * Collectives send small contributions in them, whole: long lines. They do not begin at equal offsets of pages,
+     * which would make them compete for the same sets of a cache.
+     */
+    union {
+        struct thrum_line line;
+        uint8_t
+            bytes[offsetof(struct thrum_line, payload) + THRUM_LINE_LONG_BYTES + CACHE_LINE_BYTES];
+    } lines[CHANNEL_COUNT][COMM_LINES_PER_CHANNEL];
     struct {
         uint64_t value;
         uint8_t pad[COMM_SEMAPHORE_STRIDE - 8];
     } semaphores[CHANNEL_COUNT][PLAN_MAX_LANES];
 };
+
+#define COMM_LINE_STRIDE sizeof(((struct comm_peer_block *)0)->lines[0][0])
 
 struct comm_own_block {
     struct {
@@ -114,6 +125,9 @@ struct comm_operation {
     uint64_t number; /* in issue order, from 1; the area's `done` reaches it when it ends */
     struct thrum_queue *queue; /* held by comm.queues */
     uint64_t ticket;
+    struct call_record call; /* sequence 0 for point-to-point */
+    uint32_t told; /* bit per lane: its queue has the failure; under retire_lock */
+    bool has_more; /* what follows is not all NULL; most operations never touch it */
     struct thrum_queue *lane_queue[PLAN_MAX_LANES]; /* NULL: lane not used */
     uint64_t lane_ticket[PLAN_MAX_LANES];
     struct thrum_queue
@@ -122,8 +136,6 @@ struct comm_operation {
     void *host_memory; /* freed when it ends; NULL: none */
     struct comm_message *messages; /* the same; sends of a point-to-point operation */
     uint32_t nmessages;
-    uint32_t told; /* bit per lane: its queue has the failure; under retire_lock */
-    struct call_record call; /* sequence 0 for point-to-point */
 };
 
 /* A stage that became too small; freed when operation `number` has ended. */

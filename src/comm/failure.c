@@ -30,6 +30,8 @@ thrum_status_t comm_failure(struct thrum_comm *comm)
 
 void comm_free_operation(struct comm_operation *operation)
 {
+    if (!operation->has_more)
+        return;
     free(operation->host_memory);
     free(operation->messages);
     operation->host_memory = NULL;

@@ -26,6 +26,7 @@ struct thrum_device {
     struct thrum_device_properties
         properties; /* as at open; free bytes and generation are read anew */
     uint64_t own_base; /* read anew after a hard reset */
+    _Atomic uint64_t memory_epoch; /* grows whenever memory that was known is given back */
     struct thrum_device *next; /* registry list, under the registry lock */
     pthread_mutex_t staging_lock;
     struct staging *staging; /* free chunks, under staging_lock */
@@ -112,6 +113,13 @@ bool handle_is_valid(enum handle_kind kind, const void *object);
 /* The i-th entry if it is alive, else NULL; for sweeps at close. */
 void *handle_at(enum handle_kind kind, size_t i);
 size_t handle_high(enum handle_kind kind); /* entries from here on were never used */
+
+/* Equal values: what was known of the device's memory in between still holds. */
+static inline uint64_t device_memory_epoch(const struct thrum_device *device)
+{
+    return atomic_load_explicit(&device->memory_epoch, memory_order_acquire) << 32 |
+           device->ops->generation(device->impl);
+}
 
 /* THRUM_ERR_INVALID_ARGUMENT with a message unless the device is open. */
 thrum_status_t device_check(const struct thrum_device *device);

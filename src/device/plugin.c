@@ -33,6 +33,8 @@ static void complete(struct thrum_device_ops *ops, const struct thrum_device_ops
         if (entry)
             memcpy((char *)ops + at, &entry, sizeof entry);
     }
+    if (!ops->submit_checked)
+        ops->submit_checked = ops->submit;
     ops->size = sizeof *ops;
 }
 

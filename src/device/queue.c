@@ -154,8 +154,8 @@ thrum_status_t thrum_fill(thrum_queue_t queue, void *dst, uint8_t byte, size_t b
     return thrum_queue_submit(queue, &command, 1, NULL);
 }
 
-thrum_status_t thrum_queue_reduce(thrum_queue_t queue, void *dst, const void *const *srcs, int nsrcs,
-                            size_t count, thrum_datatype_t dtype, thrum_redop_t op)
+thrum_status_t thrum_queue_reduce(thrum_queue_t queue, void *dst, const void *const *srcs,
+                                  int nsrcs, size_t count, thrum_datatype_t dtype, thrum_redop_t op)
 {
     struct thrum_operand *operands;
     struct thrum_command command = {.opcode = THRUM_CMD_REDUCE,

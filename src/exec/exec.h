@@ -7,6 +7,8 @@
 #ifndef EXEC_EXEC_H
 #define EXEC_EXEC_H
 
+#include <stddef.h>
+
 #include "comm/comm.h"
 #include "plan/plan.h"
 
@@ -47,6 +49,8 @@ struct exec_patch {
     int32_t peer;
     uint32_t command, operand; /* indexes */
     uint64_t addend;
+    uint64_t base; /* lines: of the pair's first slot */
+    struct comm_pair *pair; /* of the peer, on the program's channel */
 };
 
 /* What a program adds to the counters of a pair. */
@@ -73,7 +77,7 @@ struct exec_program {
     bool puts; /* commands need a fabric */
     struct thrum_command *commands; /* lane after lane */
     struct thrum_operand *operands;
-    struct exec_patch *patches;
+    struct exec_patch *patches; /* those of the own buffers first */
     struct exec_delta *deltas;
     struct comm_arrival
         *arrivals; /* payloads of arrival lines: 1 for collectives, 1 a peer for p2p */
@@ -81,6 +85,10 @@ struct exec_program {
     uint32_t nmessages;
     struct exec_lane lanes[PLAN_MAX_LANES];
     uint32_t ncommands, noperands, npatches, ndeltas, nlanes;
+    uint32_t nbuffer_patches;
+    uint64_t bound_send, bound_recv; /* what the buffers' patches hold now; 0: nothing */
+    bool arrives; /* sends arrival lines */
+    uint64_t signature; /* of the call; collectives only */
     size_t host_bytes;
 };
 
@@ -125,6 +133,13 @@ thrum_status_t exec_run(struct thrum_comm *comm, struct exec_program *program,
 #define EXEC_SEQUENCE_MASK (~(uint64_t)0 << EXEC_SIGNATURE_BITS)
 uint64_t exec_signature(const struct call_record *call);
 
+/* Where the first of a peer's lines lies in an area. */
+static inline uint64_t exec_line_offset(int from, enum comm_channel channel)
+{
+    return comm_block_offset(from) + offsetof(struct comm_peer_block, lines) +
+           COMM_LINE_STRIDE * (uint64_t)channel * COMM_LINES_PER_CHANNEL;
+}
+
 /* Keeps a reference on a queue that carries work of the communicator, until its end. user. */
 thrum_status_t exec_hold_queue(struct thrum_comm *comm, struct thrum_queue *queue);
 
@@ -149,6 +164,14 @@ thrum_status_t exec_cache_insert(struct exec_cache *cache, const struct exec_key
                                  struct exec_program *program);
 /* Drops the programs of a reduction that is no more. */
 void exec_cache_forget_redop(struct exec_cache *cache, thrum_redop_t redop);
+/*
+ * A call that is made again with the arguments of an earlier one, whose buffers were found good and lie where they lay
+ * (equal epoch: device_memory_epoch), needs no second look at them. recall: its program, or NULL.
+ */
+struct exec_program *exec_cache_recall(struct exec_cache *cache, const struct coll_args *args,
+                                       uint64_t epoch, struct exec_buffers *buffers_out);
+void exec_cache_remember(struct exec_cache *cache, const struct coll_args *args, uint64_t epoch,
+                         struct exec_program *program, const struct exec_buffers *buffers);
 uint64_t exec_cache_bytes(const struct exec_cache *cache);
 #define EXEC_CACHE_LIMIT_BYTES (16u << 20)
 

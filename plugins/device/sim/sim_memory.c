@@ -180,6 +180,7 @@ void sim_memory_close(struct sim_device *device)
     if (device->mapping) {
         /* peers that still map the memory fault from now on */
         atomic_fetch_add_explicit(&device->shared->memory_generation, 1, memory_order_acq_rel);
+        atomic_fetch_add_explicit(&device->shared->unmapped, 1, memory_order_acq_rel);
         drop_rights(device);
         if (sim_slots[device->slot].mapping == device->mapping)
             sim_slot_put(device->slot);
@@ -204,6 +205,7 @@ thrum_status_t sim_memory_reset(struct sim_device *device)
     pthread_mutex_lock(&device->memory_lock);
     uint32_t generation =
         atomic_fetch_add_explicit(&shared->memory_generation, 1, memory_order_acq_rel) + 1;
+    atomic_fetch_add_explicit(&shared->unmapped, 1, memory_order_acq_rel);
     atomic_store_explicit(&device->rights[old], SIM_RIGHT_NONE, memory_order_release);
     device->was_own[old] = true;
     /* tables and HBM become holes, which read as zero: no allocation, no data */
@@ -331,6 +333,7 @@ static void free_own(struct sim_device *device, uint64_t page)
 
     for (uint64_t i = 0; i < pages; i++)
         atomic_store_explicit(&slot->page_table[page + i], 0, memory_order_release);
+    atomic_fetch_add_explicit(&device->shared->unmapped, 1, memory_order_acq_rel);
     if (pages << SIM_PAGE_SHIFT >= PUNCH_BYTES)
         punch(device, page, pages);
     extent_give(device, page, pages);
