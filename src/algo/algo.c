@@ -1,6 +1,7 @@
 /* The algorithm table and its look-ups; see algo.h. Called by select, exec, thrum-info and thrum-plan. */
 #include "algo/algo.h"
 #include "algo/build.h"
+#include "algo/pairwise.h"
 
 #include <string.h>
 
@@ -37,6 +38,11 @@ static const struct {
     bool (*fits)(const struct plan_params *params);
 } needs[] = {
     {algo_reduce_scatter_recursive_halving_build, algo_recursive_halving_fits},
+    {algo_reduce_scatter_pairwise_build, pairwise_fits},
+    {algo_allreduce_pairwise_build, pairwise_fits},
+    {algo_gather_binomial_build, algo_gather_binomial_fits},
+    {algo_scatter_binomial_build, algo_scatter_binomial_fits},
+    {algo_alltoall_bruck_build, algo_alltoall_bruck_fits},
 };
 
 static bool fits_scratch(const struct algo *algo, const struct plan_params *params)

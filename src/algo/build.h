@@ -145,5 +145,8 @@ void algo_copy_everywhere(struct plan *plan, struct plan_operand src, uint64_t d
 
 /* Whether an algorithm can work in this scratch. */
 bool algo_recursive_halving_fits(const struct plan_params *params);
+bool algo_gather_binomial_fits(const struct plan_params *params);
+bool algo_scatter_binomial_fits(const struct plan_params *params);
+bool algo_alltoall_bruck_fits(const struct plan_params *params);
 
 #endif
