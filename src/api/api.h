@@ -16,17 +16,11 @@ thrum_status_t collective_run(const struct coll_args *args);
  */
 bool collective_repeat(const struct coll_args *args, thrum_status_t *status_out);
 
-/* Where the buffers are for the device, with the copies that host memory needs around the program. */
-struct placement {
-    struct exec_buffers buffers;
-    struct exec_copy in, out;
-    struct exec_staging staging;
-    bool staged;
-};
-
 /* A call whose buffers are placed. Points into itself: it may not be moved. */
 struct prepared {
-    struct placement placement;
+    struct exec_placement placement;
+    struct exec_staging staging;
+    bool staged; /* the staging has anything to do */
     bool in_place; /* what the program takes it for */
     bool on_stage; /* needs a stage of the communicator's, which is placed anew for each run */
     thrum_redop_t program_op; /* what the program folds by */
@@ -131,6 +125,15 @@ thrum_status_t p2p_open(struct thrum_comm *comm, const struct p2p_call *calls, s
                         struct p2p_work **work_out);
 thrum_status_t p2p_step(struct p2p_work *work);
 thrum_status_t p2p_close(struct p2p_work *work);
+
+/* ---- capture (capture.c) ---- */
+
+/*
+ * collective_run and p2p_run, for calls that are known to be good; or their recording, where the call's queue is being
+ * captured. A launch of the graph checks and runs the call on its own queue, outside any group.
+ */
+thrum_status_t collective_issue(const struct coll_args *args);
+thrum_status_t p2p_issue(struct thrum_comm *comm, const struct p2p_call *calls, size_t n);
 
 /* ---- groups (group.c) ---- */
 

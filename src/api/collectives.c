@@ -107,7 +107,7 @@ thrum_status_t collective_call_checked(const struct coll_args *args, thrum_statu
             check = collective_check_buffers(args);
         return group_add_collective(args, check);
     }
-    return check ? check : collective_run(args);
+    return check ? check : collective_issue(args);
 }
 
 static thrum_status_t collective_call(struct coll_args args)
@@ -215,7 +215,7 @@ static thrum_status_t p2p_call(thrum_comm_t comm, const struct p2p_call *call)
                             "peer=%d is this rank: a message to oneself needs its send and receive "
                             "in one group",
                             call->peer);
-    return status ? status : p2p_run(comm, call, 1);
+    return status ? status : p2p_issue(comm, call, 1);
 }
 
 thrum_status_t thrum_send(const void *send, size_t count, thrum_datatype_t dtype, int peer,

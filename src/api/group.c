@@ -135,8 +135,18 @@ static int by_comm(const void *a, const void *b)
 struct comm_work {
     struct group_call *calls;
     size_t n, at;
-    struct p2p_work *p2p;
+    struct p2p_work *p2p; /* NULL: no messages, or they are all issued */
+    struct p2p_call *captured; /* messages for a graph, from malloc; NULL: none */
+    size_t ncaptured;
 };
+
+static bool is_captured(const struct p2p_call *messages, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        if (queue_is_capturing(messages[i].queue))
+            return true;
+    return false;
+}
 
 static thrum_status_t open_messages(struct comm_work *work)
 {
@@ -151,6 +161,11 @@ static thrum_status_t open_messages(struct comm_work *work)
             messages[n++] = work->calls[i].message;
     if (n)
         status = p2p_check(work->calls[0].comm, messages, n);
+    if (!status && is_captured(messages, n)) {
+        work->captured = messages;
+        work->ncaptured = n;
+        return THRUM_OK;
+    }
     if (n && !status)
         status = p2p_open(work->calls[0].comm, messages, n, &work->p2p);
     free(messages);
@@ -173,6 +188,8 @@ static thrum_status_t close_messages(struct comm_work *work)
     struct p2p_work *p2p = work->p2p;
 
     work->p2p = NULL;
+    free(work->captured);
+    work->captured = NULL;
     return p2p ? p2p_close(p2p) : THRUM_OK;
 }
 
@@ -181,8 +198,9 @@ static thrum_status_t step_work(struct comm_work *work)
 {
     thrum_status_t status;
 
-    if (work->p2p) {
-        status = p2p_step(work->p2p);
+    if (work->p2p || work->captured) {
+        status = work->p2p ? p2p_step(work->p2p)
+                           : p2p_issue(work->calls[0].comm, work->captured, work->ncaptured);
         if (status != THRUM_OK)
             return status;
         status = close_messages(work);
@@ -196,7 +214,7 @@ static thrum_status_t step_work(struct comm_work *work)
     if (work->calls[work->at].kind == CALL_PERSISTENT)
         status = persistent_run(work->calls[work->at].persistent);
     else
-        status = collective_run(&work->calls[work->at].collective);
+        status = collective_issue(&work->calls[work->at].collective);
     work->at++;
     return status ? status : THRUM_IN_PROGRESS;
 }

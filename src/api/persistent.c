@@ -198,6 +198,8 @@ thrum_status_t persistent_run(struct thrum_persistent *persistent)
 {
     thrum_status_t status = THRUM_OK;
 
+    if (queue_is_capturing(persistent->queue))
+        return collective_issue(persistent->args); /* the graph has the call */
     if (persistent->args->redop >= THRUM_REDOP_COUNT)
         status = redop_check(persistent->args); /* it may be gone */
     if (!status && !persistent->placed)
@@ -232,7 +234,7 @@ static thrum_status_t start_messages(struct thrum_persistent *persistent)
 {
     if (!persistent->nmessages)
         return THRUM_OK;
-    return p2p_run(persistent->link.comm, persistent->messages, persistent->nmessages);
+    return p2p_issue(persistent->link.comm, persistent->messages, persistent->nmessages);
 }
 
 thrum_status_t thrum_start(thrum_persistent_t persistent)

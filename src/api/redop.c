@@ -191,7 +191,7 @@ static bool fits_recv(const struct coll_args *args)
 thrum_status_t redop_place(const struct coll_args *args, uint64_t nsend, struct prepared *prepared)
 {
     const struct comm_redop *redop = comm_redop_find(args->comm, args->redop);
-    struct placement *p = &prepared->placement;
+    struct exec_placement *p = &prepared->placement;
     uint64_t from = p->buffers.send;
     thrum_status_t status = THRUM_OK;
 
@@ -200,9 +200,7 @@ thrum_status_t redop_place(const struct coll_args *args, uint64_t nsend, struct 
     prepared->program_op = THRUM_SUM;
     if (!nsend)
         return THRUM_OK;
-    if (!p->staged)
-        p->staging = (struct exec_staging){0};
-    if (p->staged && p->staging.nin) {
+    if (p->in.bytes) {
         /* the stage is ours already: multiplied where it lies */
     } else if (fits_recv(args)) {
         p->buffers.send = p->buffers.recv;
@@ -213,7 +211,7 @@ thrum_status_t redop_place(const struct coll_args *args, uint64_t nsend, struct 
         status = exec_stage(args->comm, 0, nsend, &p->buffers.send);
     }
     fill_scale(args, redop, p->buffers.send, from, nsend, prepared);
-    p->staging.prologue = &prepared->scale;
-    p->staged = true;
+    prepared->staging.prologue = &prepared->scale;
+    prepared->staged = true;
     return status;
 }

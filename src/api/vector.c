@@ -137,7 +137,7 @@ void vector_record(const struct coll_args *args, struct call_record *call)
 /* Out of a stage only the blocks are copied: what lies between them is the caller's. */
 static thrum_status_t copy_blocks_out(const struct coll_args *args, struct prepared *prepared)
 {
-    struct placement *p = &prepared->placement;
+    const struct exec_placement *p = &prepared->placement;
     uint64_t element = thrum_datatype_size(args->dtype);
     size_t n = 0;
 
@@ -154,17 +154,15 @@ static thrum_status_t copy_blocks_out(const struct coll_args *args, struct prepa
                                                      .bytes = args->counts[r] * element,
                                                      .registered = p->out.registered};
     }
-    p->staging.out = prepared->outs;
-    p->staging.nout = n;
+    prepared->staging.out = prepared->outs;
+    prepared->staging.nout = n;
     return THRUM_OK;
 }
 
 thrum_status_t vector_place(const struct coll_args *args, struct prepared *prepared)
 {
-    const struct placement *p = &prepared->placement;
-
     vector_record(args, &prepared->call);
-    if (!p->staged || !p->staging.nout || args->collective != COLL_ALLGATHER)
+    if (!prepared->placement.out.bytes || args->collective != COLL_ALLGATHER)
         return THRUM_OK;
     return copy_blocks_out(args, prepared);
 }
@@ -483,7 +481,7 @@ static thrum_status_t call_messages(struct vector_call v, struct thrum_persisten
     else if (group_is_open())
         status = group_add_messages(v.comm, calls, n, status);
     else if (!status && n)
-        status = p2p_run(v.comm, calls, n);
+        status = p2p_issue(v.comm, calls, n);
     free(v.send.starts);
     free(v.recv.starts);
     free(calls);

@@ -368,6 +368,7 @@ static void release(struct thrum_comm *comm)
     free(comm->redops);
     for (struct comm_link *link = comm->links; link; link = link->next)
         link->comm = NULL;
+    exec_list_destroy(comm->list);
     pthread_mutex_destroy(&comm->retire_lock);
     free(comm->peers);
     thrum_device_close(comm->held_device);

@@ -145,6 +145,7 @@ struct comm_old_stage {
 };
 
 struct exec_cache;
+struct exec_list;
 
 /* A call record that one thread writes and another reads without a lock: `sequence` is stored last, 0 meanwhile. */
 struct comm_history {
@@ -201,9 +202,11 @@ struct thrum_comm {
     struct exec_cache *cache; /* user */
     thrum_queue_t lane_queues[PLAN_MAX_LANES]; /* user; made when first used; [0] is never used */
     uint64_t stage[2], stage_bytes[2]; /* user: device memory that stands for host buffers */
+    uint64_t stage_moves; /* user: how often a stage got a new address */
     struct comm_old_stage *old_stages; /* user: outgrown, some operation may still use them */
     uint64_t old_stage_bytes; /* user */
     void *bounce; /* user: registered host memory between plain and device */
+    struct exec_list *list; /* user: of the submission with staging that is being made */
 
     /* Operations in flight: user writes operations[issued % N] then `issued`; control reads up to it. */
     struct comm_operation operations[COMM_IN_FLIGHT];
