@@ -1,7 +1,8 @@
 /*
  * Groups: calls of a thread between thrum_group_start and the outermost thrum_group_end begin together. All
  * point-to-point messages of a communicator (also those of alltoallv, gatherv, scatterv) become one piece of work (a
- * round per repeated pair); then its collectives follow in call order. Communicators are taken in the order of their
+ * round per repeated pair); then its collectives and one-sided calls follow in call order. Calls that block until all
+ * ranks have come (splits, windows) are made last. Communicators are taken in the order of their
  * ids, which is the same on all ranks, so that ranks that name them in different orders do not deadlock. Where ranks of
  * one process are in a group, they take turns, an operation each, so that none runs into the limit of what may be in
  * flight while the others have not begun.
@@ -14,19 +15,22 @@
 #include "base/base.h"
 
 struct group_call {
-    enum { CALL_COLLECTIVE, CALL_PERSISTENT, CALL_MESSAGE } kind;
+    enum { CALL_COLLECTIVE, CALL_PERSISTENT, CALL_MESSAGE, CALL_ONE_SIDED } kind;
     struct thrum_comm *comm;
     size_t index; /* in call order */
     struct coll_args collective;
     struct coll_args *copy; /* owned: holds the arrays of `collective`; NULL: it has none */
     struct thrum_persistent *persistent; /* one reference */
     struct p2p_call message;
+    struct one_sided_call one_sided;
 };
 
 static _Thread_local BASE_FAST_TLS struct {
     int depth;
     struct group_call *calls;
     size_t n, capacity;
+    struct setup_call *setups;
+    size_t nsetups;
     thrum_status_t status; /* of the first call that was refused */
     char message[512];
 } group;
@@ -102,6 +106,28 @@ thrum_status_t group_add_messages(struct thrum_comm *comm, const struct p2p_call
     for (size_t i = 0; i < n && !check; i++)
         check = add((struct group_call){.kind = CALL_MESSAGE, .comm = comm, .message = calls[i]});
     return check;
+}
+
+thrum_status_t group_add_one_sided(struct thrum_comm *comm, const struct one_sided_call *one_sided,
+                                   thrum_status_t check)
+{
+    if (check)
+        return refuse(check);
+    return add((struct group_call){.kind = CALL_ONE_SIDED, .comm = comm, .one_sided = *one_sided});
+}
+
+thrum_status_t group_add_setup(const struct setup_call *call, thrum_status_t check)
+{
+    struct setup_call *setups;
+
+    if (check)
+        return refuse(check);
+    setups = realloc(group.setups, (group.nsetups + 1) * sizeof *setups);
+    if (!setups)
+        return refuse(thrum_fail(THRUM_ERR_NO_MEMORY, "no host memory for a group"));
+    group.setups = setups;
+    setups[group.nsetups++] = *call;
+    return THRUM_OK;
 }
 
 thrum_status_t thrum_group_start(void)
@@ -196,6 +222,7 @@ static thrum_status_t close_messages(struct comm_work *work)
 /* Issues the next operation: IN_PROGRESS; OK when all is issued. */
 static thrum_status_t step_work(struct comm_work *work)
 {
+    struct group_call *call;
     thrum_status_t status;
 
     if (work->p2p || work->captured) {
@@ -211,11 +238,13 @@ static thrum_status_t step_work(struct comm_work *work)
         work->at++;
     if (work->at == work->n)
         return THRUM_OK;
-    if (work->calls[work->at].kind == CALL_PERSISTENT)
-        status = persistent_run(work->calls[work->at].persistent);
+    call = &work->calls[work->at++];
+    if (call->kind == CALL_PERSISTENT)
+        status = persistent_run(call->persistent);
+    else if (call->kind == CALL_ONE_SIDED)
+        status = one_sided_run(call->comm, &call->one_sided);
     else
-        status = collective_issue(&work->calls[work->at].collective);
-    work->at++;
+        status = collective_issue(&call->collective);
     return status ? status : THRUM_IN_PROGRESS;
 }
 
@@ -277,15 +306,26 @@ static thrum_status_t run_calls(struct group_call *calls, size_t ncalls)
     return status;
 }
 
+static const struct thrum_queue *queue_of(const struct group_call *call)
+{
+    switch (call->kind) {
+    case CALL_MESSAGE:
+        return call->message.queue;
+    case CALL_ONE_SIDED:
+        return call->one_sided.queue;
+    case CALL_PERSISTENT:
+        return persistent_queue(call->persistent);
+    default:
+        return call->collective.queue;
+    }
+}
+
 /* What the calls name may have been destroyed since. */
 static thrum_status_t check_alive(const struct group_call *calls, size_t n)
 {
     for (size_t i = 0; i < n; i++) {
         const struct group_call *call = &calls[i];
-        const struct thrum_queue *queue = call->kind == CALL_MESSAGE ? call->message.queue
-                                          : call->kind == CALL_COLLECTIVE
-                                              ? call->collective.queue
-                                              : persistent_queue(call->persistent);
+        const struct thrum_queue *queue = queue_of(call);
 
         if (!comm_is_valid(call->comm) ||
             (call->kind == CALL_PERSISTENT && !persistent_comm(call->persistent)))
@@ -313,8 +353,10 @@ static void drop_calls(void)
             persistent_release(group.calls[i].persistent);
     }
     free(group.calls);
+    free(group.setups);
     group.calls = NULL;
-    group.n = group.capacity = 0;
+    group.setups = NULL;
+    group.n = group.capacity = group.nsetups = 0;
     group.status = THRUM_OK;
 }
 
@@ -332,6 +374,8 @@ thrum_status_t thrum_group_end(void)
         status = check_alive(group.calls, group.n);
     if (!status && group.n)
         status = run_calls(group.calls, group.n);
+    if (!status && group.nsetups)
+        status = setup_run_all(group.setups, group.nsetups);
     drop_calls();
     return status;
 }

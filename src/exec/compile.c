@@ -112,9 +112,7 @@ static struct exec_delta *delta(struct builder *b, int peer)
 
 static uint64_t semaphore_offset(const struct builder *b, int from, int lane)
 {
-    return comm_block_offset(from) + offsetof(struct comm_peer_block, semaphores) +
-           sizeof(((struct comm_peer_block *)0)->semaphores[0][0]) *
-               ((uint64_t)b->program->channel * PLAN_MAX_LANES + (uint64_t)lane);
+    return comm_semaphore_offset(b->program->channel, from, lane);
 }
 
 /* The peer's area as this device addresses it. */

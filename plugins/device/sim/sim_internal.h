@@ -415,6 +415,7 @@ void sim_memory_close(struct sim_device *device);
 /* Hard reset: every allocation is gone, addresses change. Caller owns every queue or has stopped it. */
 thrum_status_t sim_memory_reset(struct sim_device *device);
 thrum_status_t sim_mem_alloc(void *device, size_t bytes, uint64_t *address_out);
+thrum_status_t sim_mem_reserve(void *device, size_t bytes, uint64_t *address_out);
 thrum_status_t sim_mem_free(void *device, uint64_t address);
 thrum_status_t sim_host_register(void *device, void *address, size_t bytes);
 thrum_status_t sim_host_unregister(void *device, void *address);
