@@ -154,8 +154,8 @@ thrum_status_t thrum_fill(thrum_queue_t queue, void *dst, uint8_t byte, size_t b
     return thrum_queue_submit(queue, &command, 1, NULL);
 }
 
-thrum_status_t thrum_queue_reduce(thrum_queue_t queue, void *dst, const void *const *srcs, int nsrcs,
-                            size_t count, thrum_datatype_t dtype, thrum_redop_t op)
+thrum_status_t thrum_queue_reduce(thrum_queue_t queue, void *dst, const void *const *srcs,
+                                  int nsrcs, size_t count, thrum_datatype_t dtype, thrum_redop_t op)
 {
     struct thrum_operand *operands;
     struct thrum_command command = {.opcode = THRUM_CMD_REDUCE,
@@ -203,8 +203,9 @@ thrum_status_t thrum_queue_callback(thrum_queue_t queue, thrum_callback_t callba
 
 static thrum_status_t explain(struct thrum_queue *queue, thrum_status_t status)
 {
-    static const char *const commands[] = {"NOP",  "COPY",       "FILL",      "REDUCE", "SIGNAL",
-                                           "WAIT", "WRITE_LINE", "WAIT_LINE", "PUT",    "CALLBACK"};
+    static const char *const commands[] = {"NOP",    "COPY",     "FILL",       "REDUCE",
+                                           "SIGNAL", "WAIT",     "WRITE_LINE", "WAIT_LINE",
+                                           "PUT",    "CALLBACK", "SCALE"};
     uint64_t id = queue->ops->queue_id(queue->impl);
     const char *name = queue->device->properties.name;
     struct thrum_ras_event fault;

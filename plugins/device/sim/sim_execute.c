@@ -126,23 +126,67 @@ static bool translate_all(const struct run *run, unsigned first, unsigned n, uin
     return true;
 }
 
-/* ---- DMA and REDUCE engines ------------------------------------------------------------------------------------ */
-
-static bool overlap(const void *a, const void *b, uint64_t bytes)
+static const void *payload_of(const struct run *run)
 {
-    uintptr_t x = (uintptr_t)a, y = (uintptr_t)b;
-    return x < y ? y - x < bytes : x - y < bytes;
+    uint64_t at = run->position + 1 + operand_slots(run->packet);
+    return run->queue->ring[at & run->queue->mask].payload;
 }
 
-/* A REDUCE destination may be exactly a source; anything between gives results that depend on the vector width. */
+/* ---- DMA and REDUCE engines ------------------------------------------------------------------------------------ */
+
+static bool overlap(const void *a, uint64_t a_bytes, const void *b, uint64_t b_bytes)
+{
+    uintptr_t x = (uintptr_t)a, y = (uintptr_t)b;
+    return x < y ? y - x < a_bytes : x - y < b_bytes;
+}
+
+/* Bytes of each operand of a REDUCE or SCALE for each byte that the command counts: partial results are float32. */
+struct widths {
+    uint64_t dst, first, others;
+};
+
+static struct widths widths_of(const struct sim_packet *p)
+{
+    uint64_t wide = sim_type_widens((thrum_datatype_t)p->dtype)
+                        ? sizeof(float) / thrum_datatype_size((thrum_datatype_t)p->dtype)
+                        : 1;
+    bool all = p->flags & THRUM_CMD_FLAG_WIDE_SRC;
+
+    return (struct widths){.dst = p->flags & THRUM_CMD_FLAG_WIDE_DST ? wide : 1,
+                           .first = all || (p->flags & THRUM_CMD_FLAG_WIDE_FIRST) ? wide : 1,
+                           .others = all ? wide : 1};
+}
+
+/*
+ * A destination may be exactly a source that is as wide; anything between gives results that depend on the vector
+ * width.
+ */
 static bool reduce_overlaps(void *const *dst, unsigned ndst, void *const *src, unsigned nsrc,
-                            uint64_t bytes)
+                            uint64_t bytes, const struct widths *widths)
 {
     for (unsigned d = 0; d < ndst; d++)
-        for (unsigned s = 0; s < nsrc; s++)
-            if (dst[d] != src[s] && overlap(dst[d], src[s], bytes))
+        for (unsigned s = 0; s < nsrc; s++) {
+            uint64_t width = s ? widths->others : widths->first;
+            if ((dst[d] != src[s] || widths->dst != width) &&
+                overlap(dst[d], bytes * widths->dst, src[s], bytes * width))
                 return true;
+        }
     return false;
+}
+
+/* Host pointers of all operands of a REDUCE, or of a SCALE but for its scalar, from piece_offset on. */
+static bool translate_elements(const struct run *run, const struct widths *widths, unsigned nsrc,
+                               void **cpu_out, uint64_t *bad_out)
+{
+    const struct sim_packet *p = run->packet;
+    uint64_t offset = run->queue->piece_offset;
+
+    return translate_all(run, 0, p->ndst, p->bytes * widths->dst, offset * widths->dst, cpu_out,
+                         bad_out) &&
+           translate_all(run, p->ndst, 1, p->bytes * widths->first, offset * widths->first,
+                         cpu_out + p->ndst, bad_out) &&
+           translate_all(run, p->ndst + 1u, nsrc - 1, p->bytes * widths->others,
+                         offset * widths->others, cpu_out + p->ndst + 1, bad_out);
 }
 
 /* Bytes to do now, from piece_offset; 0: over budget. */
@@ -198,7 +242,7 @@ static thrum_status_t run_copy(struct run *run)
     if (!translate_all(run, 0, (unsigned)p->ndst + p->nsrc, p->bytes, offset, cpu, &bad))
         return report(run, THRUM_RAS_PAGE_FAULT, bad);
     src = cpu[p->ndst]; /* not set for FILL */
-    whole = !fill && p->ndst == 1 && overlap(cpu[0], src, p->bytes);
+    whole = !fill && p->ndst == 1 && overlap(cpu[0], p->bytes, src, p->bytes);
     bytes = take_piece(run, (unsigned)p->ndst + 1, whole);
     if (!bytes)
         return SIM_RUN_LARGE;
@@ -211,32 +255,109 @@ static thrum_status_t run_copy(struct run *run)
     return piece_done(run, bytes);
 }
 
+static thrum_status_t reduce_piece(const struct sim_packet *p, const struct sim_reduce_args *args)
+{
+    thrum_datatype_t dtype = (thrum_datatype_t)p->dtype;
+    thrum_status_t status;
+
+    if (p->redop != THRUM_REDOP_CALLBACK) {
+        sim_reduce(dtype, (thrum_redop_t)p->redop, args);
+        return THRUM_OK;
+    }
+    status = sim_reduce_by_callback(dtype, p->reduce, p->reduce_context, args);
+    return status > 0 ? THRUM_ERR_INVALID_USAGE : status; /* it cannot ask to be called again */
+}
+
 static thrum_status_t run_reduce(struct run *run)
 {
     const struct sim_packet *p = run->packet;
-    size_t size = thrum_datatype_size((thrum_datatype_t)p->dtype);
-    uint64_t offset = run->queue->piece_offset, bytes, bad;
+    const struct widths widths = widths_of(p);
     void *cpu[2 * SIM_MAX_OPERANDS];
     struct sim_reduce_args args;
+    thrum_status_t status;
+    uint64_t bytes, bad;
 
     if (!p->bytes)
         return THRUM_OK;
-    if (!translate_all(run, 0, (unsigned)p->ndst + p->nsrc, p->bytes, offset, cpu, &bad))
+    if (!translate_elements(run, &widths, p->nsrc, cpu, &bad))
         return report(run, THRUM_RAS_PAGE_FAULT, bad);
-    if (!offset && reduce_overlaps(cpu, p->ndst, cpu + p->ndst, p->nsrc, p->bytes))
+    if (!run->queue->piece_offset &&
+        reduce_overlaps(cpu, p->ndst, cpu + p->ndst, p->nsrc, p->bytes, &widths))
         return report(run, THRUM_RAS_BAD_PACKET, 0);
-    bytes = take_piece(run, (unsigned)p->ndst + p->nsrc, false);
+    bytes = take_piece(
+        run, (unsigned)(p->ndst * widths.dst + widths.first + (p->nsrc - 1u) * widths.others),
+        false);
     if (!bytes)
         return SIM_RUN_LARGE;
-    args = (struct sim_reduce_args){.dsts = cpu,
-                                    .srcs = (const void *const *)(cpu + p->ndst),
-                                    .ndst = p->ndst,
-                                    .nsrc = p->nsrc,
-                                    .count = bytes / size,
-                                    .divisor = p->divisor ? p->divisor : 1,
-                                    .stream = p->flags & THRUM_CMD_FLAG_STREAM};
-    sim_reduce_kernel((thrum_datatype_t)p->dtype, (thrum_redop_t)p->redop)(&args);
+    args =
+        (struct sim_reduce_args){.dsts = cpu,
+                                 .srcs = (const void *const *)(cpu + p->ndst),
+                                 .ndst = p->ndst,
+                                 .nsrc = p->nsrc,
+                                 .count = bytes / thrum_datatype_size((thrum_datatype_t)p->dtype),
+                                 .divisor = p->redop == THRUM_AVG && p->divisor ? p->divisor : 1,
+                                 .stream = p->flags & THRUM_CMD_FLAG_STREAM,
+                                 .wide_dst = p->flags & THRUM_CMD_FLAG_WIDE_DST,
+                                 .wide_src = p->flags & THRUM_CMD_FLAG_WIDE_SRC,
+                                 .wide_first = p->flags & THRUM_CMD_FLAG_WIDE_FIRST};
+    status = reduce_piece(p, &args);
+    if (status)
+        return status;
     add_relaxed(&run->queue->bytes_reduced, bytes * p->nsrc);
+    return piece_done(run, bytes);
+}
+
+/* The scalar, in the packet or in memory that no destination may reach into. */
+static const void *scalar_of(const struct run *run, uint64_t *bad_out)
+{
+    void *cpu;
+
+    if (run->packet->form & SIM_PACKET_PAYLOAD)
+        return payload_of(run);
+    return translate_all(run, run->packet->ndst + 1u, 1,
+                         thrum_datatype_size((thrum_datatype_t)run->packet->dtype), 0, &cpu,
+                         bad_out)
+               ? cpu
+               : NULL;
+}
+
+static bool scale_overlaps(const struct sim_packet *p, void *const *cpu, const void *scalar)
+{
+    static const struct widths same = {1, 1, 1};
+    size_t size = thrum_datatype_size((thrum_datatype_t)p->dtype);
+
+    for (unsigned d = 0; d < p->ndst; d++)
+        if (overlap(cpu[d], p->bytes, scalar, size))
+            return true;
+    return reduce_overlaps(cpu, p->ndst, cpu + p->ndst, 1, p->bytes, &same);
+}
+
+static thrum_status_t run_scale(struct run *run)
+{
+    static const struct widths same = {1, 1, 1};
+    const struct sim_packet *p = run->packet;
+    void *cpu[SIM_MAX_OPERANDS + 1];
+    struct sim_scale_args args;
+    uint64_t bytes, bad;
+    const void *scalar;
+
+    if (!p->bytes)
+        return THRUM_OK;
+    if (!translate_elements(run, &same, 1, cpu, &bad) || !(scalar = scalar_of(run, &bad)))
+        return report(run, THRUM_RAS_PAGE_FAULT, bad);
+    if (!run->queue->piece_offset && scale_overlaps(p, cpu, scalar))
+        return report(run, THRUM_RAS_BAD_PACKET, 0);
+    bytes = take_piece(run, p->ndst + 1u, false);
+    if (!bytes)
+        return SIM_RUN_LARGE;
+    args = (struct sim_scale_args){.dsts = cpu,
+                                   .ndst = p->ndst,
+                                   .src = cpu[p->ndst],
+                                   .scalar = scalar,
+                                   .count = bytes / thrum_datatype_size((thrum_datatype_t)p->dtype),
+                                   .stream = p->flags & THRUM_CMD_FLAG_STREAM};
+    sim_scale((thrum_datatype_t)p->dtype, &args);
+    add_relaxed(&run->queue->bytes_reduced, bytes);
     return piece_done(run, bytes);
 }
 
@@ -303,12 +424,6 @@ static thrum_status_t run_wait(struct run *run)
     if (status)
         return status;
     return load_word(cpu) >= run->packet->value ? THRUM_OK : blocked_at(run, address);
-}
-
-static const void *payload_of(const struct run *run)
-{
-    uint64_t at = run->position + 1 + operand_slots(run->packet);
-    return run->queue->ring[at & run->queue->mask].payload;
 }
 
 static thrum_status_t run_write_line(struct run *run)
@@ -461,6 +576,8 @@ static thrum_status_t run_engine(struct run *run)
         return run_copy(run);
     case THRUM_CMD_REDUCE:
         return run_reduce(run);
+    case THRUM_CMD_SCALE:
+        return run_scale(run);
     case THRUM_CMD_SIGNAL:
         return run_signal(run);
     case THRUM_CMD_WAIT:
@@ -553,6 +670,7 @@ static void retire(struct sim_queue *queue, const struct sim_packet *packet, uin
     bool last = packet->form & SIM_PACKET_LAST;
 
     queue->counted = false;
+    queue->piece_offset = 0; /* one that failed may have done a part */
     add_relaxed(&queue->commands, 1);
     add_relaxed(&queue->progress, 1);
     atomic_store_explicit(&queue->head, head + packet->slots, memory_order_release);
