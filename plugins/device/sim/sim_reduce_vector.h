@@ -321,14 +321,14 @@ static SIM_ALWAYS_INLINE struct acc open_float8(enum sim_elem elem, vec v)
 static SIM_ALWAYS_INLINE vec round_to_float8(enum sim_elem elem, vec x)
 {
     unsigned least = elem == ELEM_E4M3 ? 121 : 113, bits = elem == ELEM_E4M3 ? 20 : 21;
-    vec exponent = x & splat(ELEM_F32, 0x7f800000);
+    vec exponent = x & splat(ELEM_F32, 0x7f800000), sign = x & splat(ELEM_F32, 1u << 31);
     vec big;
 
     exponent = int_max(ELEM_I32, exponent, splat(ELEM_F32, least << 23));
     exponent = int_min(ELEM_I32, exponent, splat(ELEM_F32, 200u << 23));
     big = int_add(ELEM_I32, exponent, splat(ELEM_F32, (bits << 23) + 0x400000));
     x = (vec)((vec_f32)x + (vec_f32)big);
-    return (vec)((vec_f32)x - (vec_f32)big);
+    return (vec)((vec_f32)x - (vec_f32)big) | sign; /* of what became zero */
 }
 
 static SIM_ALWAYS_INLINE vec float8_from_f32(enum sim_elem elem, vec a, vec b)
