@@ -147,6 +147,10 @@ struct sim_packet {
             thrum_callback_t callback;
             void *argument;
         };
+        struct {
+            thrum_reduce_fn reduce;
+            void *reduce_context;
+        };
     };
 };
 
