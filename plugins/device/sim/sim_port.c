@@ -41,9 +41,10 @@ thrum_status_t sim_port_attach(void *handle, const struct thrum_fabric_ops *fabr
                           fabric ? "endpoint" : "fabric");
     ports_lock(device);
     n = atomic_load_explicit(&device->nports, memory_order_relaxed);
-    if (n == SIM_MAX_PORTS) {
+    if (n == SIM_MAX_ENDPOINTS) {
         status =
-            thrum_fail(THRUM_ERR_LIMIT, "sim%d: has only %d ports", device->index, SIM_MAX_PORTS);
+            thrum_fail(THRUM_ERR_LIMIT, "sim%d: %d endpoints are attached, more are not possible",
+                       device->index, SIM_MAX_ENDPOINTS);
     } else if (n && device->ports[0].fabric != fabric) {
         status = thrum_fail(THRUM_ERR_BUSY, "sim%d: its ports belong to fabric %s", device->index,
                             device->ports[0].fabric->name);
