@@ -268,6 +268,9 @@ static size_t many_copies(struct job *job)
     errors += sum != 0;
     for (int i = 0; i < n; i++)
         thrum_comm_destroy(copies[(i + job->rank) % n]);
+    sum_on(job, job->comm, job->queue, 1);
+    for (int wait = 0; wait < 200 && count_entries("/proc/self/fd") > descriptors; wait++)
+        poll(NULL, 0, 10); /* the ends of what others have just closed */
     if (count_entries("/proc/self/fd") > descriptors) {
         job_complain(job, "%d descriptors before, %d after", descriptors,
                      count_entries("/proc/self/fd"));

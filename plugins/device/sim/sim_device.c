@@ -178,7 +178,7 @@ static thrum_status_t sim_properties(void *handle, struct thrum_device_propertie
         .semaphore_bits = 64,
         .engines_dma = 1,
         .engines_reduce = 1,
-        .ports = SIM_PORTS,
+        .ports = SIM_MAX_PORTS,
         .max_reduce_sources = SIM_MAX_OPERANDS,
         .numa_node = -1,
     };

@@ -20,8 +20,7 @@
 #define SIM_PAGE_SHIFT 12
 #define SIM_PAGE_BYTES (1u << SIM_PAGE_SHIFT)
 #define SIM_MAX_OPERANDS 256 /* destinations, and as many sources */
-#define SIM_PORTS 8 /* as the device tells */
-#define SIM_MAX_ENDPOINTS 256 /* attached to them at once: one a communicator */
+#define SIM_MAX_PORTS 8
 #define SIM_STATUS_KEPT 1024 /* submissions whose status poll remembers */
 #define SIM_KEY_BYTES 16
 
@@ -270,6 +269,7 @@ struct sim_ras {
 struct sim_port {
     const struct thrum_fabric_ops *fabric;
     void *endpoint;
+    unsigned users; /* how many times it is attached */
 };
 
 struct sim_device {
@@ -298,8 +298,7 @@ struct sim_device {
     int64_t spin_ns;
 
     _Atomic uint32_t nports;
-    struct sim_port
-        ports[SIM_MAX_ENDPOINTS]; /* under ports_lock; PUT reads [0] as owner of a queue */
+    struct sim_port ports[SIM_MAX_PORTS]; /* under ports_lock; PUT reads [0] as owner of a queue */
     _Atomic uint32_t ports_lock;
 
     pthread_t engine;
