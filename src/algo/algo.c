@@ -42,8 +42,8 @@ const char *algo_refusal(const struct algo *algo, const struct plan_params *para
         return NULL; /* a copy, whatever the algorithm */
     if ((algo->flags & ALGO_NEEDS_PEER_ACCESS) && !params->peer_access)
         return "needs load and store access to the peers' memory";
-    if ((algo->flags & ALGO_INLINE_ONLY) && algo_count_bytes(params) > PLAN_INLINE_BYTES)
-        return "a contribution must fit a line of 56 bytes";
+    if ((algo->flags & ALGO_INLINE_ONLY) && algo_count_bytes(params) > plan_inline_bytes(params))
+        return "a contribution must fit a line: 4088 bytes, 56 without peer access";
     if ((algo->flags & ALGO_POWER_OF_TWO) && (n & (n - 1)) != 0)
         return "needs a power of two of ranks";
     if (uses_scratch(params->collective) && params->scratch_bytes < ALGO_MIN_SCRATCH_BYTES)

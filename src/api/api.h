@@ -35,6 +35,15 @@ struct p2p_call {
 /* Runs the point-to-point calls of one group on one communicator. */
 thrum_status_t p2p_run(struct thrum_comm *comm, const struct p2p_call *calls, size_t n);
 
+/* ---- capture (capture.c) ---- */
+
+/*
+ * collective_run and p2p_run, for calls that are known to be good; or their recording, where the call's queue is being
+ * captured. A launch of the graph checks and runs the call on its own queue, outside any group.
+ */
+thrum_status_t collective_issue(const struct coll_args *args);
+thrum_status_t p2p_issue(struct thrum_comm *comm, const struct p2p_call *calls, size_t n);
+
 /* ---- one-sided (window.c) ---- */
 
 struct one_sided_call {

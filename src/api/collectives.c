@@ -96,7 +96,7 @@ static thrum_status_t collective_call(const struct coll_args *args)
             status = collective_check_buffers(args);
         return group_add_collective(args, status);
     }
-    return status ? status : collective_run(args);
+    return status ? status : collective_issue(args);
 }
 
 thrum_status_t thrum_allreduce(const void *send, void *recv, size_t count, thrum_datatype_t dtype,
@@ -187,7 +187,7 @@ static thrum_status_t p2p_call(thrum_comm_t comm, const struct p2p_call *call)
                             "peer=%d is this rank: a message to oneself needs its send and receive "
                             "in one group",
                             call->peer);
-    return status ? status : p2p_run(comm, call, 1);
+    return status ? status : p2p_issue(comm, call, 1);
 }
 
 thrum_status_t thrum_send(const void *send, size_t count, thrum_datatype_t dtype, int peer,

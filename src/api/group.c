@@ -149,11 +149,11 @@ static thrum_status_t run_comm(const struct group_call *calls, size_t n)
         if (calls[i].kind == CALL_P2P)
             p2p[np2p++] = calls[i].p2p;
     if (np2p)
-        status = p2p_run(calls[0].comm, p2p, np2p);
+        status = p2p_issue(calls[0].comm, p2p, np2p);
     free(p2p);
     for (size_t i = 0; i < n && !status; i++) {
         if (calls[i].kind == CALL_COLLECTIVE)
-            status = collective_run(&calls[i].collective);
+            status = collective_issue(&calls[i].collective);
         else if (calls[i].kind == CALL_ONE_SIDED)
             status = one_sided_run(calls[i].comm, &calls[i].one_sided);
     }

@@ -386,6 +386,7 @@ static void release(struct thrum_comm *comm)
     if (comm->area)
         (void)comm->ops->mem_free(comm->device->impl, comm->area);
     exec_cache_destroy(comm->cache);
+    exec_list_destroy(comm->list);
     pthread_mutex_destroy(&comm->retire_lock);
     free(comm->peers);
     thrum_device_close(comm->held_device);

@@ -37,12 +37,22 @@ enum comm_channel { CHANNEL_COLLECTIVE, CHANNEL_P2P, CHANNEL_ONE_SIDED, CHANNEL_
 #define COMM_SEMAPHORE_STRIDE CACHE_LINE_BYTES
 
 struct comm_peer_block {
-    struct thrum_line lines[COMM_LINE_CHANNELS][COMM_LINES_PER_CHANNEL];
+    /*
+     * Collectives send small contributions in them, whole: long lines. They do not begin at equal offsets of pages,
+     * which would make them compete for the same sets of a cache.
+     */
+    union {
+        struct thrum_line line;
+        uint8_t
+            bytes[offsetof(struct thrum_line, payload) + THRUM_LINE_LONG_BYTES + CACHE_LINE_BYTES];
+    } lines[COMM_LINE_CHANNELS][COMM_LINES_PER_CHANNEL];
     struct {
         uint64_t value;
         uint8_t pad[COMM_SEMAPHORE_STRIDE - 8];
     } semaphores[CHANNEL_COUNT][PLAN_MAX_LANES];
 };
+
+#define COMM_LINE_STRIDE sizeof(((struct comm_peer_block *)0)->lines[0][0])
 
 struct comm_own_block {
     struct {
@@ -138,6 +148,7 @@ struct thrum_window {
 
 struct exec_cache;
 struct comm_endpoint;
+struct exec_list;
 
 /* A call record that one thread writes and another reads without a lock: `sequence` is stored last, 0 meanwhile. */
 struct comm_history {
@@ -175,9 +186,11 @@ struct thrum_comm {
     struct exec_cache *cache; /* user */
     thrum_queue_t lane_queues[PLAN_MAX_LANES]; /* user; made when first used; [0] is never used */
     uint64_t stage[2], stage_bytes[2]; /* user: device memory that stands for host buffers */
+    uint64_t stage_moves; /* user: how often a stage got a new address */
     struct comm_old_stage *old_stages; /* user: outgrown, some operation may still use them */
     uint64_t old_stage_bytes; /* user */
     void *bounce; /* user: registered host memory between plain and device */
+    struct exec_list *list; /* user: of the submission with staging that is being made */
     struct thrum_window *windows; /* user: open ones */
     uint64_t setups; /* user: splits and calls that open or close windows; the same on all ranks */
 

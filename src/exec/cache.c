@@ -22,8 +22,8 @@ struct entry {
 /* A call whose buffers have been checked. */
 struct repeat {
     struct coll_args args;
-    struct exec_buffers buffers;
-    uint64_t epoch;
+    struct exec_placement placement;
+    uint64_t epoch, stage_moves;
     struct exec_program *program; /* NULL: free */
 };
 
@@ -75,7 +75,7 @@ struct exec_program *exec_cache_find(struct exec_cache *cache, const struct exec
     return NULL;
 }
 
-static struct repeat *repeat_of(struct exec_cache *cache, const struct coll_args *args)
+static inline struct repeat *repeat_of(struct exec_cache *cache, const struct coll_args *args)
 {
     uint64_t h = ((uint64_t)(uintptr_t)args->send ^ (uint64_t)(uintptr_t)args->recv << 7 ^
                   (uint64_t)args->collective << 60 ^ args->count) *
@@ -85,7 +85,7 @@ static struct repeat *repeat_of(struct exec_cache *cache, const struct coll_args
 }
 
 struct exec_program *exec_cache_recall(struct exec_cache *cache, const struct coll_args *args,
-                                       uint64_t epoch, struct exec_buffers *buffers_out)
+                                       uint64_t epoch, const struct exec_placement **placement_out)
 {
     const struct repeat *r = repeat_of(cache, args);
 
@@ -94,15 +94,21 @@ struct exec_program *exec_cache_recall(struct exec_cache *cache, const struct co
         r->args.collective != args->collective || r->args.dtype != args->dtype ||
         r->args.redop != args->redop || r->args.root != args->root || r->args.queue != args->queue)
         return NULL;
-    *buffers_out = r->buffers;
+    if (exec_is_staged(&r->placement) &&
+        (r->stage_moves != args->comm->stage_moves || args->comm->old_stages))
+        return NULL; /* old stages wait for a call that frees them */
+    *placement_out = &r->placement;
     return r->program;
 }
 
 void exec_cache_remember(struct exec_cache *cache, const struct coll_args *args, uint64_t epoch,
-                         struct exec_program *program, const struct exec_buffers *buffers)
+                         struct exec_program *program, const struct exec_placement *placement)
 {
-    *repeat_of(cache, args) =
-        (struct repeat){.args = *args, .epoch = epoch, .program = program, .buffers = *buffers};
+    *repeat_of(cache, args) = (struct repeat){.args = *args,
+                                              .placement = *placement,
+                                              .epoch = epoch,
+                                              .stage_moves = args->comm->stage_moves,
+                                              .program = program};
 }
 
 static void drop(struct exec_cache *cache, struct entry *entry)

@@ -103,7 +103,7 @@ static struct exec_delta *delta(struct builder *b, int peer)
 
     if (!b->delta_of[peer]) {
         b->delta_of[peer] = &p->deltas[p->ndeltas++];
-        b->delta_of[peer]->peer = peer;
+        b->delta_of[peer]->pair = &b->comm->peers[peer].pairs[p->channel];
     }
     return b->delta_of[peer];
 }
@@ -505,6 +505,8 @@ static void resolve_operands(struct builder *b)
     if (deltas)
         p->deltas = deltas;
     sort_patches(p);
+    p->head_value = &p->commands[p->lanes[0].first_command].value;
+    p->tail_value = &p->commands[p->lanes[0].first_command + p->lanes[0].ncommands - 1].value;
     for (uint32_t i = 0; i < p->ncommands; i++)
         p->commands[i].operands = &p->operands[b->first_operand[i]];
     p->host_bytes = sizeof *p + b->commands_capacity * sizeof *p->commands +

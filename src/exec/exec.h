@@ -53,7 +53,7 @@ struct exec_patch {
 
 /* What a program adds to the counters of a pair. */
 struct exec_delta {
-    int32_t peer;
+    struct comm_pair *pair;
     uint32_t lines_sent, lines_received;
     uint64_t sent[PLAN_MAX_LANES], received[PLAN_MAX_LANES];
 };
@@ -87,6 +87,7 @@ struct exec_program {
     uint64_t bound_send, bound_recv; /* what the buffers' patches hold now; 0: nothing */
     bool arrives; /* sends arrival lines */
     uint64_t signature; /* of the call; collectives only */
+    uint64_t *head_value, *tail_value; /* of lane 0's first and last command */
     size_t host_bytes;
 };
 
@@ -105,14 +106,25 @@ struct exec_copy {
     void *host;
     uint64_t device;
     uint64_t bytes;
-    bool registered; /* the device reaches it; else it goes through the bounce buffer */
+    bool registered; /* the device reaches it; else by THRUM_CMD_FLAG_HOST or the bounce buffer */
 };
 
 /* Copies before and after the program; borrowed for the call. */
 struct exec_staging {
-    struct exec_copy *in, *out;
+    const struct exec_copy *in, *out;
     size_t nin, nout;
 };
+
+/* Where the buffers of a collective are for the device, with the copies that host memory needs around the program. */
+struct exec_placement {
+    struct exec_buffers buffers;
+    struct exec_copy in, out; /* bytes 0: none is needed */
+};
+
+static inline bool exec_is_staged(const struct exec_placement *placement)
+{
+    return placement->in.bytes || placement->out.bytes;
+}
 
 /*
  * Binds and submits one operation: staging in, the program, staging out, done. Does not wait. `call` is what the
@@ -134,7 +146,7 @@ uint64_t exec_signature(const struct call_record *call);
 static inline uint64_t exec_line_offset(int from, enum comm_channel channel)
 {
     return comm_block_offset(from) + offsetof(struct comm_peer_block, lines) +
-           sizeof(struct thrum_line) * (uint64_t)channel * COMM_LINES_PER_CHANNEL;
+           COMM_LINE_STRIDE * (uint64_t)channel * COMM_LINES_PER_CHANNEL;
 }
 
 /* Keeps a reference on a queue that carries work of the communicator, until its end. user. */
@@ -174,12 +186,13 @@ void exec_cache_insert(struct exec_cache *cache, const struct exec_key *key,
                        struct exec_program *program);
 /*
  * A call that is made again with the arguments of an earlier one, whose buffers were found good and lie where they lay
- * (equal epoch: device_memory_epoch), needs no second look at them. recall: its program, or NULL.
+ * (equal epoch: device_memory_epoch; the stages are looked after here), needs no second look at them. recall: its
+ * program and placement, which is the cache's, or NULL.
  */
 struct exec_program *exec_cache_recall(struct exec_cache *cache, const struct coll_args *args,
-                                       uint64_t epoch, struct exec_buffers *buffers_out);
+                                       uint64_t epoch, const struct exec_placement **placement_out);
 void exec_cache_remember(struct exec_cache *cache, const struct coll_args *args, uint64_t epoch,
-                         struct exec_program *program, const struct exec_buffers *buffers);
+                         struct exec_program *program, const struct exec_placement *placement);
 uint64_t exec_cache_bytes(const struct exec_cache *cache);
 #define EXEC_CACHE_LIMIT_BYTES (16u << 20)
 
@@ -202,23 +215,31 @@ thrum_status_t exec_region(struct thrum_comm *comm, uint64_t address, uint64_t *
                            uint64_t *offset_out);
 
 /*
- * A submission put together from a program and the copies around it. Plain host memory goes in pieces through the
- * communicator's bounce buffer: a callback copies on the host, a COPY moves the piece. commands and operands may be
- * freed after submit, contexts (what the callbacks need) only when the operation has ended.
+ * A submission put together from a program and the copies around it. Registered memory, and plain memory where the
+ * device has THRUM_CAP_PAGEABLE, is one COPY. Else plain memory goes in pieces through the communicator's bounce buffer:
+ * a callback copies on the host, a COPY moves the piece. A communicator has one list and uses it again and again; only
+ * contexts, what the callbacks need, has to live until the operation has ended.
  */
 #define EXEC_BOUNCE_BYTES (256u << 10)
+#define EXEC_LIST_KEPT_BYTES (1u << 20)
 struct exec_list {
     struct thrum_command *commands;
     struct thrum_operand *operands;
-    void *contexts;
+    size_t commands_capacity, operands_capacity;
     size_t n, noperands, ncontexts;
+    void *contexts; /* the operation's after submit; NULL: none are needed */
     uint8_t *bounce;
+    bool pageable;
 };
-/* Room for `ncommands` and all copies of the staging. On error nothing is held. */
-thrum_status_t exec_list_init(struct exec_list *list, struct thrum_comm *comm,
-                              const struct exec_staging *staging, size_t ncommands);
+/* The communicator's list, empty, with room for `ncommands` and all copies of the staging. NO_MEMORY. */
+thrum_status_t exec_list_begin(struct thrum_comm *comm, const struct exec_staging *staging,
+                               size_t ncommands, struct exec_list **list_out);
 void exec_list_add(struct exec_list *list, const struct thrum_command *commands, size_t n);
 void exec_list_add_copies(struct exec_list *list, const struct exec_copy *copies, size_t n,
                           bool to_device);
+/* After submit: keeps memory for the next time, but no more than EXEC_LIST_KEPT_BYTES. */
+void exec_list_end(struct exec_list *list);
+uint64_t exec_list_bytes(const struct exec_list *list); /* NULL: 0 */
+void exec_list_destroy(struct exec_list *list); /* takes NULL */
 
 #endif

@@ -36,7 +36,7 @@ static uint64_t done_word(const struct thrum_comm *comm)
     return comm->area + comm->own_offset + offsetof(struct comm_own_block, done);
 }
 
-static void begin(struct short_program *s, const struct thrum_comm *comm, int peer)
+static void begin(struct short_program *s, struct thrum_comm *comm, int peer)
 {
     memset(s, 0, sizeof *s);
     s->program = (struct exec_program){.algorithm = "one-sided",
@@ -46,7 +46,7 @@ static void begin(struct short_program *s, const struct thrum_comm *comm, int pe
                                        .patches = &s->patch,
                                        .deltas = &s->delta,
                                        .nlanes = 1};
-    s->delta.peer = peer;
+    s->delta.pair = &comm->peers[peer].pairs[CHANNEL_ONE_SIDED];
     s->operands[0].base = done_word(comm);
     add(s, THRUM_CMD_WAIT, 0, 1);
 }
@@ -61,6 +61,8 @@ static thrum_status_t end(struct short_program *s, struct thrum_comm *comm,
     s->operands[s->program.noperands].base = done_word(comm);
     add(s, THRUM_CMD_SIGNAL, 1, 0)->flags = THRUM_CMD_FLAG_SET;
     s->program.lanes[0] = (struct exec_lane){0, s->program.ncommands};
+    s->program.head_value = &s->commands[0].value;
+    s->program.tail_value = &s->commands[s->program.ncommands - 1].value;
     status = comm->ops->check(comm->device->impl, s->commands, s->program.ncommands);
     if (status)
         return status;

@@ -35,7 +35,7 @@ struct binding {
 /* The slot that the pair's next line goes to or comes to; patch->base is the first. */
 static inline uint64_t line_slot(const struct exec_patch *patch, uint32_t count)
 {
-    return patch->base + count % COMM_LINES_PER_CHANNEL * sizeof(struct thrum_line);
+    return patch->base + count % COMM_LINES_PER_CHANNEL * COMM_LINE_STRIDE;
 }
 
 /* A field of the arrival line that has come from the peer. */
@@ -190,7 +190,8 @@ static thrum_status_t bind(const struct binding *b)
     struct exec_program *p = b->program;
     uint32_t i = 0;
 
-    if (p->bound_send == b->buffers->send && p->bound_recv == b->buffers->recv)
+    if ((p->bound_send || p->bound_recv) && p->bound_send == b->buffers->send &&
+        p->bound_recv == b->buffers->recv)
         i = p->nbuffer_patches;
     p->bound_send = b->buffers->send;
     p->bound_recv = b->buffers->recv;
@@ -202,15 +203,17 @@ static thrum_status_t bind(const struct binding *b)
     return THRUM_OK;
 }
 
-static void advance_pairs(struct thrum_comm *comm, const struct exec_program *program)
+static inline void advance_pairs(const struct exec_program *program)
 {
     for (uint32_t i = 0; i < program->ndeltas; i++) {
         const struct exec_delta *delta = &program->deltas[i];
-        struct comm_pair *pair = &comm->peers[delta->peer].pairs[program->channel];
+        struct comm_pair *pair = delta->pair;
 
         pair->lines_sent += delta->lines_sent;
         pair->lines_received += delta->lines_received;
-        for (uint32_t lane = 0; lane < program->nlanes; lane++) {
+        pair->sent[0] += delta->sent[0];
+        pair->received[0] += delta->received[0];
+        for (uint32_t lane = 1; lane < program->nlanes; lane++) {
             pair->sent[lane] += delta->sent[lane];
             pair->received[lane] += delta->received[lane];
         }
@@ -237,7 +240,13 @@ static thrum_status_t fill_arrival(const struct binding *b, const struct call_re
 
 /* ---- operations in flight ---- */
 
-/* Room for one more operation record: waits for the oldest where the host is too far ahead. */
+static inline bool has_room(const struct thrum_comm *comm, uint64_t number)
+{
+    return number - atomic_load_explicit(&comm->retired_number, memory_order_acquire) <=
+           COMM_IN_FLIGHT;
+}
+
+/* Makes room for one more operation record: waits for the oldest where the host is too far ahead. */
 static thrum_status_t reserve(struct thrum_comm *comm)
 {
     uint64_t issued = atomic_load_explicit(&comm->issued, memory_order_relaxed);
@@ -346,19 +355,24 @@ static thrum_status_t submit_lanes(struct thrum_comm *comm, struct exec_program 
     return THRUM_OK;
 }
 
-/* Sets the values that order operations and lanes: see struct exec_program. */
-static void number_lane0(struct exec_program *program, uint64_t number)
+/* Of start and join: see struct exec_program. */
+static void number_lanes(struct exec_program *program, uint64_t number)
 {
     struct thrum_command *commands = &program->commands[program->lanes[0].first_command];
     uint32_t n = program->lanes[0].ncommands;
 
-    commands[0].value = number - 1;
-    commands[n - 1].value = number;
-    if (program->nlanes == 1)
-        return;
     commands[1].value = number;
     for (uint32_t lane = 1; lane < program->nlanes; lane++)
         commands[n - 1 - lane].value = number;
+}
+
+/* Sets the values that order operations and lanes. */
+static void number_lane0(struct exec_program *program, uint64_t number)
+{
+    *program->head_value = number - 1;
+    *program->tail_value = number;
+    if (program->nlanes > 1)
+        number_lanes(program, number);
 }
 
 /* Lane 0 with the copies around it, in one submission. */
@@ -368,21 +382,23 @@ static thrum_status_t submit_staged(struct thrum_comm *comm, struct exec_program
 {
     const struct thrum_command *commands = &program->commands[program->lanes[0].first_command];
     uint32_t n = program->lanes[0].ncommands;
-    struct exec_list list;
-    thrum_status_t status = exec_list_init(&list, comm, staging, n);
+    struct exec_list *list;
+    thrum_status_t status = exec_list_begin(comm, staging, n, &list);
 
     if (status)
         return status;
-    exec_list_add(&list, &commands[0], 1);
-    exec_list_add_copies(&list, staging->in, staging->nin, true);
-    exec_list_add(&list, &commands[1], n - 2);
-    exec_list_add_copies(&list, staging->out, staging->nout, false);
-    exec_list_add(&list, &commands[n - 1], 1);
-    status = queue->ops->submit(queue->impl, list.commands, list.n, &operation->ticket);
-    operation->has_more = true;
-    operation->host_memory = list.contexts; /* exec_run frees it where the submission was refused */
-    free(list.commands);
-    free(list.operands);
+    exec_list_add(list, &commands[0], 1);
+    exec_list_add_copies(list, staging->in, staging->nin, true);
+    exec_list_add(list, &commands[1], n - 2);
+    exec_list_add_copies(list, staging->out, staging->nout, false);
+    exec_list_add(list, &commands[n - 1], 1);
+    /* the program was checked; there is nothing to check in a copy from here to there */
+    status = queue->ops->submit_checked(queue->impl, list->commands, list->n, &operation->ticket);
+    if (list->contexts) { /* exec_run frees them where the submission was refused */
+        operation->has_more = true;
+        operation->host_memory = list->contexts;
+    }
+    exec_list_end(list);
     return status;
 }
 
@@ -408,7 +424,7 @@ static void hand_on_messages(struct thrum_comm *comm, struct exec_program *progr
         uint32_t count = comm->peers[m->peer].pairs[CHANNEL_P2P].lines_received;
 
         m->line = comm->area + exec_line_offset(m->peer, CHANNEL_P2P) +
-                  count % COMM_LINES_PER_CHANNEL * sizeof(struct thrum_line);
+                  count % COMM_LINES_PER_CHANNEL * COMM_LINE_STRIDE;
         m->flag |= ((uint64_t)count + 1) << EXEC_SIGNATURE_BITS;
     }
     operation->has_more = true;
@@ -437,8 +453,12 @@ thrum_status_t exec_run(struct thrum_comm *comm, struct exec_program *program,
     uint64_t number = atomic_load_explicit(&comm->issued, memory_order_relaxed) + 1;
     struct comm_operation *operation = &comm->operations[number % COMM_IN_FLIGHT];
     struct binding binding = {.comm = comm, .program = program, .buffers = buffers};
-    thrum_status_t status = reserve(comm);
+    thrum_status_t status = THRUM_OK;
 
+    if (queue_is_capturing(queue))
+        return capture_refuse(queue, "a call that no graph records");
+    if (!has_room(comm, number))
+        status = reserve(comm);
     if (!status && queue != comm->last_queue)
         status = exec_hold_queue(comm, queue);
     if (status)
@@ -460,8 +480,9 @@ thrum_status_t exec_run(struct thrum_comm *comm, struct exec_program *program,
         return status;
     }
     queue_raise(&queue->last_ticket, operation->ticket);
-    status = submit_lanes(comm, program, operation);
-    advance_pairs(comm, program);
+    if (program->nlanes > 1)
+        status = submit_lanes(comm, program, operation);
+    advance_pairs(program);
     comm->last_queue = queue;
     atomic_store_explicit(&comm->issued, number, memory_order_release);
     if (status)

@@ -173,7 +173,7 @@ static thrum_status_t sim_properties(void *handle, struct thrum_device_propertie
         .generation = sim_generation(device),
         .capabilities = THRUM_CAP_LOAD_STORE | THRUM_CAP_INDIRECT | THRUM_CAP_DIRECT_SUBMIT |
                         THRUM_CAP_MULTICAST | THRUM_CAP_HOST_CALLBACK | THRUM_CAP_EXCLUSIVE |
-                        THRUM_CAP_INLINE_LINE,
+                        THRUM_CAP_INLINE_LINE | THRUM_CAP_PAGEABLE,
         .memory_bytes = device->shared->hbm_bytes,
         .semaphore_bits = 64,
         .engines_dma = 1,

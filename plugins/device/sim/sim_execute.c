@@ -103,7 +103,9 @@ static inline bool translate_all(const struct run *run, unsigned first, unsigned
         void *cpu;
         if (!operand_address(run, first + i, &address, bad_out))
             return false;
-        cpu = sim_lookup(run->queue, address, bytes);
+        cpu = run->command->flags & THRUM_CMD_FLAG_HOST && !sim_is_device_address(address)
+                  ? (void *)(uintptr_t)address /* the engines are threads of the process */
+                  : sim_lookup(run->queue, address, bytes);
         if (sim_unlikely(!cpu)) {
             *bad_out = address;
             return false;
@@ -230,7 +232,7 @@ static inline thrum_status_t run_reduce(struct run *run)
 /* ---- synchronisation ------------------------------------------------------------------------------------------- */
 
 /* The aligned word or line of one operand, or the status of the fault. */
-static inline thrum_status_t sync_target(const struct run *run, unsigned i, unsigned bytes,
+static inline thrum_status_t sync_target(const struct run *run, unsigned i, uint64_t bytes,
                                          void **cpu_out, uint64_t *address_out)
 {
     uint64_t address, bad;
@@ -238,7 +240,9 @@ static inline thrum_status_t sync_target(const struct run *run, unsigned i, unsi
 
     if (!operand_address(run, i, &address, &bad))
         return report(run, THRUM_RAS_PAGE_FAULT, bad);
-    if (sim_unlikely(address % bytes)) /* only an indirect one can be: others were checked */
+    if (sim_unlikely(address % (bytes > 8
+                                    ? THRUM_LINE_BYTES
+                                    : 8))) /* only an indirect one can be: others were checked */
         return report(run, THRUM_RAS_BAD_PACKET, address);
     cpu = sim_lookup(run->queue, address, bytes);
     if (sim_unlikely(!cpu))
@@ -295,26 +299,27 @@ static inline thrum_status_t run_wait(struct run *run)
 static inline thrum_status_t run_write_line(struct run *run)
 {
     const struct thrum_command *c = run->command;
-    struct thrum_line *line;
     uint64_t address, source, bad;
-    void *cpu;
-    thrum_status_t status = sync_target(run, 0, THRUM_LINE_BYTES, &cpu, &address);
+    char *payload;
+    void *line, *cpu;
+    thrum_status_t status =
+        sync_target(run, 0, offsetof(struct thrum_line, payload) + c->bytes, &line, &address);
 
     if (status)
         return status;
-    line = cpu;
+    payload = (char *)line + offsetof(struct thrum_line, payload); /* long ones leave the struct */
     if (!c->nsrc) {
         if (c->bytes)
-            memcpy(line->payload, c->payload, c->bytes);
+            memcpy(payload, c->payload, c->bytes);
     } else if (c->bytes) {
         if (!operand_address(run, 1, &source, &bad))
             return report(run, THRUM_RAS_PAGE_FAULT, bad);
         cpu = sim_lookup(run->queue, source, c->bytes);
         if (!cpu)
             return report(run, THRUM_RAS_PAGE_FAULT, source);
-        memmove(line->payload, cpu, c->bytes);
+        memmove(payload, cpu, c->bytes);
     }
-    atomic_store_explicit((_Atomic uint64_t *)&line->flag, c->value, memory_order_release);
+    atomic_store_explicit((_Atomic uint64_t *)line, c->value, memory_order_release);
     sim_wake(sim_shared_of(run->device, address));
     return THRUM_OK;
 }
@@ -684,17 +689,19 @@ static inline void store_word(struct near at, uint64_t value)
 
 static inline bool write_line_near(struct sim_queue *queue, const struct thrum_command *c)
 {
-    struct near line = find_near(queue, &c->operands[0], THRUM_LINE_BYTES), source;
+    struct near line =
+        find_near(queue, &c->operands[0], offsetof(struct thrum_line, payload) + c->bytes);
+    char *source = (char *)(uintptr_t)c->payload, *payload;
 
-    if (!line.cpu || (c->bytes & 7))
-        return false;
-    source.cpu = (char *)(uintptr_t)c->payload;
     if (c->nsrc)
-        source = find_near(queue, &c->operands[1], THRUM_LINE_BYTES);
-    if (!source.cpu)
+        source = find_near(queue, &c->operands[1], c->bytes).cpu;
+    if (!line.cpu || (c->bytes && !source))
         return false;
-    for (uint64_t i = 0; i < c->bytes; i += 8)
-        memcpy(line.cpu + offsetof(struct thrum_line, payload) + i, source.cpu + i, 8);
+    payload = line.cpu + offsetof(struct thrum_line, payload);
+    if (c->bytes == 8)
+        memcpy(payload, source, 8);
+    else if (c->bytes)
+        memmove(payload, source, c->bytes);
     store_word(line, c->value);
     return true;
 }
@@ -704,7 +711,7 @@ static inline bool reduce_near(struct sim_queue *queue, const struct thrum_comma
     struct near at[4];
     void *dst;
     const void *srcs[3];
-    unsigned n = (unsigned)c->ndst + c->nsrc;
+    unsigned n = (unsigned)c->ndst + c->nsrc, key = 1u << 16 | (unsigned)c->dtype << 8 | c->redop;
     struct sim_reduce_args args = {.dsts = &dst, .srcs = srcs, .ndst = 1, .nsrc = c->nsrc};
 
     if (c->ndst != 1 || n > 4 || c->bytes > SIM_PAGE_BYTES || c->redop >= THRUM_REDOP_COUNT ||
@@ -718,9 +725,15 @@ static inline bool reduce_near(struct sim_queue *queue, const struct thrum_comma
     dst = at[0].cpu;
     for (unsigned i = 1; i < n; i++)
         srcs[i - 1] = at[i].cpu;
-    args.count = c->bytes / thrum_datatype_size((thrum_datatype_t)c->dtype);
+    if (sim_unlikely(queue->kernel_key != key)) {
+        queue->kernel = sim_reduce_kernel((thrum_datatype_t)c->dtype, (thrum_redop_t)c->redop);
+        queue->kernel_shift =
+            (unsigned)__builtin_ctzll(thrum_datatype_size((thrum_datatype_t)c->dtype));
+        queue->kernel_key = key;
+    }
+    args.count = c->bytes >> queue->kernel_shift;
     args.divisor = c->divisor ? c->divisor : 1;
-    sim_reduce_kernel((thrum_datatype_t)c->dtype, (thrum_redop_t)c->redop)(&args);
+    queue->kernel(&args);
     add_relaxed(&queue->bytes_reduced, c->bytes * c->nsrc);
     return true;
 }
@@ -760,17 +773,18 @@ size_t sim_execute_now(struct sim_queue *queue, const struct thrum_command *comm
                       .ticket = ticket,
                       .budget = SIM_BUDGET_SUBMIT,
                       .unchecked = unchecked};
+    bool quick = !is_watchful(&run) && !queue->ending;
     size_t done = 0;
 
     for (; done < n; done++) {
         thrum_status_t status;
 
-        run.command = &commands[done];
-        if (sim_likely(!is_watchful(&run) && !queue->ending &&
-                       !atomic_load_explicit(&queue->attention, memory_order_acquire)) &&
-            step_near(queue, run.command))
+        if (sim_likely(quick && !atomic_load_explicit(&queue->attention, memory_order_acquire)) &&
+            step_near(queue, &commands[done]))
             continue;
+        run.command = &commands[done];
         status = step(&run);
+        quick = quick && !queue->ending;
         if (status == SIM_RUN_BLOCKED)
             status = step_again(&run);
         if (status)

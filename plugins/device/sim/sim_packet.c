@@ -45,7 +45,8 @@ static const struct {
     uint8_t flags;
 } shapes[OPCODES] = {
     [THRUM_CMD_NOP] = {0, 0, 0, 0, 0},
-    [THRUM_CMD_COPY] = {1, SIM_MAX_OPERANDS, 1, 1, THRUM_CMD_FLAG_STREAM | THRUM_CMD_FLAG_CONTAIN},
+    [THRUM_CMD_COPY] = {1, SIM_MAX_OPERANDS, 1, 1,
+                        THRUM_CMD_FLAG_STREAM | THRUM_CMD_FLAG_CONTAIN | THRUM_CMD_FLAG_HOST},
     [THRUM_CMD_FILL] = {1, SIM_MAX_OPERANDS, 0, 0, THRUM_CMD_FLAG_STREAM},
     [THRUM_CMD_REDUCE] = {1, SIM_MAX_OPERANDS, 1, SIM_MAX_OPERANDS,
                           THRUM_CMD_FLAG_STREAM | THRUM_CMD_FLAG_CONTAIN},
@@ -170,8 +171,9 @@ bool sim_command_check(const struct sim_device *device, const struct thrum_comma
             return wrong("value=%llu is no byte", (unsigned long long)c->value);
         break;
     case THRUM_CMD_WRITE_LINE:
-        if (c->bytes > THRUM_LINE_PAYLOAD_BYTES)
-            return wrong("bytes=%llu > %d", (unsigned long long)c->bytes, THRUM_LINE_PAYLOAD_BYTES);
+        if (c->bytes > (c->nsrc ? THRUM_LINE_LONG_BYTES : THRUM_LINE_PAYLOAD_BYTES))
+            return wrong("bytes=%llu are more than a line from %s takes",
+                         (unsigned long long)c->bytes, c->nsrc ? "src[0]" : "payload");
         if (c->bytes && !c->nsrc && !c->payload)
             return wrong("nsrc=0 and payload=NULL with bytes=%llu", (unsigned long long)c->bytes);
         break;

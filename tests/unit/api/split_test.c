@@ -441,7 +441,7 @@ static void one_does_not_come(void **state)
 
     (void)state;
     for (int r = 0; r < RANKS; r++)
-        callers[r] = (struct caller){.comm = world[r], .init_deadline_ms = 150, .rounds = 1};
+        callers[r] = (struct caller){.comm = world[r], .init_deadline_ms = 400, .rounds = 1};
     for (int r = 0; r < RANKS; r++)
         if (r != 2)
             start(&callers[r]);
@@ -462,7 +462,7 @@ static void rank_0_does_not_come(void **state)
 
     (void)state;
     for (int r = 0; r < RANKS; r++)
-        callers[r] = (struct caller){.comm = world[r], .init_deadline_ms = 150, .rounds = 1};
+        callers[r] = (struct caller){.comm = world[r], .init_deadline_ms = 400, .rounds = 1};
     for (int r = 1; r < RANKS; r++)
         start(&callers[r]);
     for (int r = 1; r < RANKS; r++)

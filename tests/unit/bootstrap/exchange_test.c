@@ -90,9 +90,10 @@ static void run_late(struct world *world, int rank)
     struct node node;
 
     enter(world, rank, &node);
+    WORLD_CHECK(!exchange(&node, 1, 1, 30000)); /* all are there */
     if (late)
         world_await(&world->counter, world->nranks - 2);
-    world_note(world, rank, exchange(&node, 2, 64, 300));
+    world_note(world, rank, exchange(&node, 2, 64, 1000));
     atomic_fetch_add(&world->counter, 1);
     WORLD_CHECK(world->ranks[rank].status == THRUM_ERR_TIMEOUT);
     WORLD_CHECK(!exchange(&node, 4, 64, 30000));
@@ -106,7 +107,8 @@ static void late_ranks(void **state)
     (void)state;
     assert_int_equal(world_wait(world), 0);
     for (int r = 0; r < RANKS; r++)
-        if (!strstr(world->ranks[r].message, "ranks 3, 20 did not call thrum_comm_split"))
+        if (!strstr(world->ranks[r].message,
+                    "ranks 3, 20 did not call thrum_comm_split within 1000 ms"))
             fail_msg("rank %d: %s", r, world->ranks[r].message);
     world_free(world);
 }
