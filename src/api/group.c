@@ -155,7 +155,7 @@ static thrum_status_t run_comm(const struct group_call *calls, size_t n)
         if (calls[i].kind == CALL_COLLECTIVE)
             status = collective_issue(&calls[i].collective);
         else if (calls[i].kind == CALL_ONE_SIDED)
-            status = one_sided_run(calls[i].comm, &calls[i].one_sided);
+            status = one_sided_issue(calls[i].comm, &calls[i].one_sided);
     }
     return status;
 }

@@ -274,6 +274,30 @@ static void in_a_group(void **state)
     deregister_all(windows);
 }
 
+/* Puts and signals of a graph: one for each launch, from what is in the source then. */
+static void captured(void **state)
+{
+    thrum_graph_t graph;
+
+    (void)state;
+    ok(thrum_queue_capture_begin(queues[0]));
+    put(0, 1, 0, 10, 0);
+    ok(thrum_signal(1, comms[0], queues[0]));
+    ok(thrum_queue_capture_end(queues[0], &graph));
+    for (int round = 0; round < 3; round++) {
+        int32_t first = 1000 + round;
+
+        ok(thrum_copy_to_device(queues[0], sources[0], &first, sizeof first));
+        ok(thrum_graph_launch(graph, queues[0]));
+        ok(thrum_wait_signal(0, 1, comms[1], queues[1]));
+        read_target(1);
+        assert_int_equal(host[1][0], first);
+        check_range(1, 1, 9, 0, 1);
+        ok(thrum_queue_synchronize(queues[0]));
+    }
+    thrum_graph_destroy(graph);
+}
+
 /* ---- windows ---- */
 
 static void parts_of_any_size(void **state)
@@ -416,17 +440,10 @@ static void memory_is_gone(void **state)
 static int run(bool access)
 {
     const struct CMUnitTest tests[] = {
-        test(ring),
-        test(all_to_all),
-        test(signals_are_counted),
-        test(ping_pong),
-        test(host_memory),
-        test(in_a_group),
-        test(parts_of_any_size),
-        test(refusals),
-        test(left_open),
-        test(signal_does_not_come),
-        test(abort_ends_a_wait),
+        test(ring),           test(all_to_all),           test(signals_are_counted),
+        test(ping_pong),      test(host_memory),          test(in_a_group),
+        test(captured),       test(parts_of_any_size),    test(refusals),
+        test(left_open),      test(signal_does_not_come), test(abort_ends_a_wait),
         test(memory_is_gone),
     };
 
