@@ -91,8 +91,10 @@ static void deregister_all(thrum_window_t *list)
 
 static int make(void **state)
 {
+    struct thrum_comm_config config = {.size = sizeof config, .deadline_ms = 10000};
+
     (void)state;
-    ok(thrum_comm_init_all(devices, RANKS, NULL, comms));
+    ok(thrum_comm_init_all(devices, RANKS, &config, comms));
     register_all(sizeof host[0], windows);
     for (int r = 0; r < RANKS; r++) {
         for (int i = 0; i < COUNT; i++)
