@@ -178,7 +178,7 @@ static bool sleep_on_descriptors(struct engine *engine, int64_t timeout_ns)
     struct timespec timeout = {.tv_sec = timeout_ns / 1000000000,
                                .tv_nsec = timeout_ns % 1000000000};
     struct pollfd fds[2 + SIM_MAX_PORTS] = {{.fd = device->wake_fd, .events = POLLIN},
-                                                {.fd = device->listen_fd, .events = POLLIN}};
+                                            {.fd = device->listen_fd, .events = POLLIN}};
     nfds_t n = 2;
 
     if (atomic_load_explicit(&device->nports, memory_order_acquire) &&
