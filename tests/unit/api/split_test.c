@@ -566,17 +566,16 @@ static void a_hundred(void **state)
     struct thrum_device_properties before = {.size = sizeof before}, after = {.size = sizeof after};
     struct thrum_comm_config config = {.size = sizeof config, .scratch_bytes = 65536};
     static thrum_comm_t copies[MANY][PAIR];
+    thrum_comm_t not_made[RANKS];
     int descriptors = count_entries("/proc/self/fd"), threads = settled_threads(1000);
 
     (void)state;
     ok(thrum_device_get_properties(devices[0], &before));
     for (int i = 0; i < MANY; i++) {
         ok(thrum_group_start());
-        for (int r = 0; r < RANKS; r++) {
-            thrum_comm_t not_made;
+        for (int r = 0; r < RANKS; r++)
             ok(thrum_comm_split(world[r], r < PAIR ? 0 : THRUM_SPLIT_NONE, 0, &config,
-                                r < PAIR ? &copies[i][r] : &not_made));
-        }
+                                r < PAIR ? &copies[i][r] : &not_made[r]));
         ok(thrum_group_end());
     }
     assert_true(settled_threads(threads) <= threads);
