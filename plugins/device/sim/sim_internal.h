@@ -273,6 +273,7 @@ struct sim_ras {
 struct sim_port {
     const struct thrum_fabric_ops *fabric;
     void *endpoint;
+    unsigned users; /* how many times it is attached */
 };
 
 struct sim_device {
