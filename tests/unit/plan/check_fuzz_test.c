@@ -308,7 +308,8 @@ static void run_mutants(const struct algo *algo, struct plan_params params)
 #ifndef THRUM_SANITIZED /* one thread, no memory of its own: nothing new for a sanitizer, and slow */
     params.nranks = 4;
     params.count = 5;
-    with_plans(algo, params, true);
+    if (params.in_place == params.peer_access)
+        with_plans(algo, params, true);
 #endif
 }
 
