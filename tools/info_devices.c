@@ -57,6 +57,7 @@ static const struct {
     {THRUM_CAP_DIRECT_SUBMIT, "direct-submit"}, {THRUM_CAP_MULTICAST, "multicast"},
     {THRUM_CAP_HOST_CALLBACK, "host-callback"}, {THRUM_CAP_NATIVE_FABRIC, "native-fabric"},
     {THRUM_CAP_EXCLUSIVE, "exclusive"},         {THRUM_CAP_INLINE_LINE, "inline-line"},
+    {THRUM_CAP_PAGEABLE, "pageable"},
 };
 enum { CAPABILITIES = sizeof capabilities / sizeof *capabilities };
 

@@ -285,6 +285,7 @@ static void guard_join(struct thrum_comm *comm, const struct join *join, uint64_
         return;
     }
     pthread_mutex_lock(&comm->retire_lock);
+    operation->has_more = true;
     memcpy(operation->join_queue, join->queue, sizeof join->queue);
     memcpy(operation->join_ticket, join->ticket, sizeof join->ticket);
     pthread_mutex_unlock(&comm->retire_lock);
@@ -306,6 +307,7 @@ static thrum_status_t release_others(struct thrum_comm *comm, const struct other
         if (status)
             return status;
         pthread_mutex_lock(&comm->retire_lock);
+        operation->has_more = true;
         operation->lane_ticket[i + 1] = ticket;
         operation->lane_queue[i + 1] = others->queue[i];
         pthread_mutex_unlock(&comm->retire_lock);

@@ -27,6 +27,16 @@ static void fill_params(const struct coll_args *args, bool in_place, struct plan
                                 .scratch_bytes = comm->scratch_bytes};
 }
 
+static struct call_record record_of(const struct coll_args *args)
+{
+    return (struct call_record){.sequence = args->comm->sequence + 1,
+                                .count = args->count,
+                                .root = args->root,
+                                .collective = (uint8_t)args->collective,
+                                .dtype = (uint8_t)args->dtype,
+                                .redop = (uint8_t)args->redop};
+}
+
 /* Select, build, compile. Only on a miss of the plan cache. */
 static thrum_status_t make_program(const struct coll_args *args, const struct exec_key *key,
                                    struct exec_program **program_out)
@@ -35,6 +45,7 @@ static thrum_status_t make_program(const struct coll_args *args, const struct ex
     struct plan_params params;
     const struct algo *algo;
     struct exec_program *program;
+    struct call_record call = record_of(args);
     struct plan plan;
     thrum_status_t status;
 
@@ -49,9 +60,30 @@ static thrum_status_t make_program(const struct coll_args *args, const struct ex
     plan_fini(&plan);
     if (status)
         return status;
+    program->signature = exec_signature(&call);
     exec_cache_insert(comm->cache, key, program);
     *program_out = program;
     return THRUM_OK;
+}
+
+/* The last step: the call takes its place in the communicator's order, and its program is run. */
+static thrum_status_t run_program(const struct coll_args *args, struct exec_program *program,
+                                  const struct exec_placement *placement)
+{
+    struct thrum_comm *comm = args->comm;
+    struct call_record call = record_of(args);
+    const struct exec_staging staging = {&placement->in, &placement->out,
+                                         placement->in.bytes ? 1 : 0, placement->out.bytes ? 1 : 0};
+    thrum_status_t status;
+
+    comm_record(comm, &call);
+    status = exec_run(comm, program, &placement->buffers,
+                      exec_is_staged(placement) ? &staging : NULL, args->queue, &call);
+    if (!status)
+        comm->sequence++;
+    else
+        comm_unrecord(comm, &call);
+    return status;
 }
 
 static uint64_t send_bytes(const struct coll_args *args)
@@ -90,14 +122,6 @@ static bool is_in_place(const struct coll_args *args)
     }
 }
 
-/* Where the buffers are for the device, with the copies that host memory needs around the program. */
-struct placement {
-    struct exec_buffers buffers;
-    struct exec_copy in, out;
-    struct exec_staging staging;
-    bool staged;
-};
-
 /* What send and recv are; INVALID_POINTER where a range is bad, or both overlap and are not in place. */
 static thrum_status_t classify(const struct coll_args *args, bool in_place, uint64_t nsend,
                                uint64_t nrecv, enum thrum_mem_kind *send_kind_out,
@@ -128,89 +152,136 @@ thrum_status_t collective_check_buffers(const struct coll_args *args)
                     &recv_kind);
 }
 
-static thrum_status_t place(const struct coll_args *args, bool in_place, struct placement *p)
+/*
+ * Whether one stage can hold both buffers of a call that is not in place: its program then is the one that is, which
+ * touches half the memory. Every algorithm has it, and peers do not see which it is.
+ */
+static bool can_stage_in_place(const struct coll_args *args)
 {
-    struct thrum_comm *comm = args->comm;
-    uint64_t nsend = send_bytes(args), nrecv = recv_bytes(args), shift;
+    switch (args->collective) {
+    case COLL_ALLREDUCE:
+    case COLL_ALLGATHER:
+    case COLL_REDUCE_SCATTER:
+        return true;
+    case COLL_BROADCAST:
+        return args->comm->rank == args->root;
+    default:
+        return false;
+    }
+}
+
+/* Where the smaller buffer lies in the larger one, in place. */
+static uint64_t inner_offset(const struct coll_args *args)
+{
+    switch (args->collective) {
+    case COLL_ALLGATHER:
+    case COLL_REDUCE_SCATTER:
+        return (uint64_t)args->comm->rank * args->count * thrum_datatype_size(args->dtype);
+    default:
+        return 0;
+    }
+}
+
+static thrum_status_t stage_in_place(const struct coll_args *args, uint64_t nsend, uint64_t nrecv,
+                                     struct exec_buffers *buffers)
+{
+    uint64_t whole, part;
+    thrum_status_t status = exec_stage(args->comm, 0, max_u64(nsend, nrecv), &whole);
+
+    if (status)
+        return status;
+    part = whole + inner_offset(args);
+    buffers->send = nrecv >= nsend ? part : whole;
+    buffers->recv = nrecv >= nsend ? whole : part;
+    return THRUM_OK;
+}
+
+/* Gives host buffers their stages, and the copies between both. *in_place: the caller's; then the program's. */
+static thrum_status_t stage(const struct coll_args *args, bool *in_place, uint64_t nsend,
+                            uint64_t nrecv, struct exec_placement *p)
+{
+    thrum_status_t status = THRUM_OK;
+
+    if (*in_place && args->collective == COLL_BROADCAST)
+        p->out.bytes = 0; /* root has it */
+    if (*in_place || (p->in.bytes && p->out.bytes && can_stage_in_place(args))) {
+        *in_place = true;
+        status = stage_in_place(args, nsend, nrecv, &p->buffers);
+    } else {
+        if (p->in.bytes)
+            status = exec_stage(args->comm, 0, nsend, &p->buffers.send);
+        if (!status && p->out.bytes)
+            status = exec_stage(args->comm, 1, nrecv, &p->buffers.recv);
+    }
+    p->in.device = p->buffers.send;
+    p->out.device = p->buffers.recv;
+    return status;
+}
+
+/* Where the buffers are for the device. *in_place is whether the program is the one for calls in place. */
+static thrum_status_t place(const struct coll_args *args, bool *in_place, struct exec_placement *p)
+{
+    uint64_t nsend = send_bytes(args), nrecv = recv_bytes(args);
     enum thrum_mem_kind send_kind, recv_kind;
-    bool send_inside_recv = nrecv >= nsend; /* in place: which of the two is the whole */
     thrum_status_t status;
 
-    p->buffers = (struct exec_buffers){nsend ? (uint64_t)(uintptr_t)args->send : 0,
-                                       nrecv ? (uint64_t)(uintptr_t)args->recv : 0};
-    p->staged = false;
-    status = classify(args, in_place, nsend, nrecv, &send_kind, &recv_kind);
+    *in_place = is_in_place(args);
+    *p = (struct exec_placement){.buffers = {nsend ? (uint64_t)(uintptr_t)args->send : 0,
+                                             nrecv ? (uint64_t)(uintptr_t)args->recv : 0}};
+    status = classify(args, *in_place, nsend, nrecv, &send_kind, &recv_kind);
     if (status || (send_kind == THRUM_MEM_DEVICE && recv_kind == THRUM_MEM_DEVICE))
         return status;
-
-    p->staged = true;
     p->in = (struct exec_copy){.host = (void *)(uintptr_t)args->send,
                                .bytes = send_kind == THRUM_MEM_DEVICE ? 0 : nsend,
                                .registered = send_kind == THRUM_MEM_HOST_REGISTERED};
     p->out = (struct exec_copy){.host = args->recv,
                                 .bytes = recv_kind == THRUM_MEM_DEVICE ? 0 : nrecv,
                                 .registered = recv_kind == THRUM_MEM_HOST_REGISTERED};
-    if (in_place) {
-        /* One stage for the whole; the part lies in it as in the caller's memory. */
-        uint64_t whole;
-        status = exec_stage(comm, 0, max_u64(nsend, nrecv), &whole);
-        if (status)
-            return status;
-        shift = send_inside_recv
-                    ? (uint64_t)((const uint8_t *)args->send - (const uint8_t *)args->recv)
-                    : (uint64_t)((const uint8_t *)args->recv - (const uint8_t *)args->send);
-        p->buffers.send = send_inside_recv ? whole + shift : whole;
-        p->buffers.recv = send_inside_recv ? whole : whole + shift;
-    } else {
-        if (p->in.bytes)
-            status = exec_stage(comm, 0, nsend, &p->buffers.send);
-        if (!status && p->out.bytes)
-            status = exec_stage(comm, 1, nrecv, &p->buffers.recv);
-        if (status)
-            return status;
-    }
-    p->in.device = p->buffers.send;
-    p->out.device = p->buffers.recv;
-    p->staging = (struct exec_staging){&p->in, &p->out, p->in.bytes ? 1 : 0, p->out.bytes ? 1 : 0};
-    return THRUM_OK;
+    return stage(args, in_place, nsend, nrecv, p);
 }
 
 thrum_status_t collective_run(const struct coll_args *args)
 {
     struct thrum_comm *comm = args->comm;
-    bool in_place = is_in_place(args);
     struct exec_key key = {.count = args->count,
                            .root = args->root,
                            .collective = (uint8_t)args->collective,
                            .dtype = (uint8_t)args->dtype,
-                           .redop = (uint8_t)args->redop,
-                           .in_place = in_place};
-    struct call_record call = {.count = args->count,
-                               .root = args->root,
-                               .collective = (uint8_t)args->collective,
-                               .dtype = (uint8_t)args->dtype,
-                               .redop = (uint8_t)args->redop};
+                           .redop = (uint8_t)args->redop};
     struct exec_program *program;
-    struct placement placement;
-    thrum_status_t status = place(args, in_place, &placement);
+    struct exec_placement placement;
+    uint64_t epoch = device_memory_epoch(comm->device); /* before the buffers are looked at */
+    bool in_place;
+    thrum_status_t status = place(args, &in_place, &placement);
 
     if (status)
         return status;
+    key.in_place = in_place;
     program = exec_cache_find(comm->cache, &key);
     if (!program) {
         status = make_program(args, &key, &program);
         if (status)
             return status;
     }
-    call.sequence = comm->sequence + 1;
-    comm_record(comm, &call);
-    status = exec_run(comm, program, &placement.buffers,
-                      placement.staged ? &placement.staging : NULL, args->queue, &call);
-    if (!status)
-        comm->sequence++;
-    else
-        comm_unrecord(comm, &call);
-    return status;
+    exec_cache_remember(comm->cache, args, epoch, program, &placement);
+    return run_program(args, program, &placement);
+}
+
+bool collective_repeat(const struct coll_args *args, thrum_status_t *status_out)
+{
+    struct thrum_comm *comm = args->comm;
+    struct exec_program *program;
+    const struct exec_placement *placement;
+
+    if (!comm_is_valid(comm) || comm->finalized ||
+        atomic_load_explicit(&comm->status, memory_order_acquire))
+        return false;
+    program = exec_cache_recall(comm->cache, args, device_memory_epoch(comm->device), &placement);
+    if (!program || !queue_is_still_valid(args->queue) || args->queue->device != comm->device ||
+        queue_is_capturing(args->queue))
+        return false;
+    *status_out = run_program(args, program, placement);
+    return true;
 }
 
 const char *thrum_comm_algorithm(thrum_comm_t comm, const char *collective, size_t count,

@@ -20,8 +20,9 @@ static _Atomic uint64_t registry_serial; /* grows whenever a communicator ends *
 
 bool comm_is_valid(const struct thrum_comm *comm)
 {
-    static _Thread_local const struct thrum_comm *last; /* the handle of the last call, mostly */
-    static _Thread_local uint64_t last_serial;
+    static _Thread_local BASE_FAST_TLS const struct thrum_comm
+        *last; /* the handle of the last call, mostly */
+    static _Thread_local BASE_FAST_TLS uint64_t last_serial;
     bool found = false;
 
     if (comm && comm == last && atomic_load(&registry_serial) == last_serial)

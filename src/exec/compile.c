@@ -68,14 +68,33 @@ static struct thrum_command *add_command(struct builder *b, enum thrum_opcode op
     return &p->commands[p->ncommands++];
 }
 
+/* First slot of the lines that a patch is about: the peer's in the own area, or the own ones in the peer's. */
+static uint64_t line_base(const struct builder *b, enum patch_kind kind, int peer)
+{
+    const struct comm_peer *p = &b->comm->peers[peer];
+    uint64_t out = exec_line_offset(b->comm->rank, b->program->channel);
+
+    switch (kind) {
+    case PATCH_LINE_OUT:
+        return p->window_base + p->area_offset + out;
+    case PATCH_LINE_PUT:
+        return p->area_put_offset + out;
+    default:
+        return b->comm->area + exec_line_offset(peer, b->program->channel);
+    }
+}
+
 /* A patch of the newest command (which is added next unless `command` says otherwise). */
 static void add_patch(struct builder *b, struct exec_patch patch)
 {
     struct exec_program *p = b->program;
 
     p->patches = grow(b, p->patches, p->npatches, &b->patches_capacity, sizeof *p->patches);
-    if (!b->status)
-        p->patches[p->npatches++] = patch;
+    if (b->status)
+        return;
+    patch.pair = &b->comm->peers[patch.peer].pairs[p->channel];
+    patch.base = line_base(b, (enum patch_kind)patch.kind, patch.peer);
+    p->patches[p->npatches++] = patch;
 }
 
 static struct exec_delta *delta(struct builder *b, int peer)
@@ -84,7 +103,7 @@ static struct exec_delta *delta(struct builder *b, int peer)
 
     if (!b->delta_of[peer]) {
         b->delta_of[peer] = &p->deltas[p->ndeltas++];
-        b->delta_of[peer]->peer = peer;
+        b->delta_of[peer]->pair = &b->comm->peers[peer].pairs[p->channel];
     }
     return b->delta_of[peer];
 }
@@ -93,9 +112,7 @@ static struct exec_delta *delta(struct builder *b, int peer)
 
 static uint64_t semaphore_offset(const struct builder *b, int from, int lane)
 {
-    return comm_block_offset(from) + offsetof(struct comm_peer_block, semaphores) +
-           sizeof(((struct comm_peer_block *)0)->semaphores[0][0]) *
-               ((uint64_t)b->program->channel * PLAN_MAX_LANES + (uint64_t)lane);
+    return comm_semaphore_offset(b->program->channel, from, lane);
 }
 
 /* The peer's area as this device addresses it. */
@@ -308,6 +325,7 @@ static void lower_line(struct builder *b, const struct plan_op *op)
         command->put.signal_key = b->comm->peers[op->peer].area_key;
     patch_command(b, b->comm->peer_access ? PATCH_LINE_OUT : PATCH_LINE_PUT, op->peer, op->lane,
                   p2p_signature(b, op->peer, true));
+    b->program->arrives |= !inline_data;
     delta(b, op->peer)->lines_sent++;
 }
 
@@ -495,6 +513,20 @@ static thrum_status_t reach_peers(struct thrum_comm *comm, const struct plan *pl
     return THRUM_OK;
 }
 
+/* A call with the buffers of the last one need not patch them in again. */
+static void sort_patches(struct exec_program *p)
+{
+    for (uint32_t i = 0; i < p->npatches; i++) {
+        struct exec_patch patch = p->patches[i];
+
+        if (patch.kind != PATCH_SEND && patch.kind != PATCH_RECV)
+            continue;
+        memmove(&p->patches[p->nbuffer_patches + 1], &p->patches[p->nbuffer_patches],
+                (i - p->nbuffer_patches) * sizeof patch);
+        p->patches[p->nbuffer_patches++] = patch;
+    }
+}
+
 static void resolve_operands(struct builder *b)
 {
     struct exec_program *p = b->program;
@@ -502,6 +534,9 @@ static void resolve_operands(struct builder *b)
 
     if (deltas)
         p->deltas = deltas;
+    sort_patches(p);
+    p->head_value = &p->commands[p->lanes[0].first_command].value;
+    p->tail_value = &p->commands[p->lanes[0].first_command + p->lanes[0].ncommands - 1].value;
     for (uint32_t i = 0; i < p->ncommands; i++)
         p->commands[i].operands = &p->operands[b->first_operand[i]];
     p->host_bytes = sizeof *p + b->commands_capacity * sizeof *p->commands +
@@ -538,6 +573,8 @@ thrum_status_t exec_compile(struct thrum_comm *comm, const struct plan *plan,
         note_messages(&b);
     if (!b.status)
         resolve_operands(&b);
+    if (!b.status) /* once, for submit_checked */
+        b.status = comm->ops->check(comm->device->impl, b.program->commands, b.program->ncommands);
     free(b.delta_of);
     free(b.put_to);
     free(b.first_operand);

@@ -64,6 +64,7 @@ const char *collective_name(enum collective collective);
 int collective_by_name(const char *name);
 
 #define PLAN_INLINE_BYTES 56 /* payload of a line */
+#define PLAN_INLINE_LONG_BYTES 4088 /* of a long one, which only load and store can write */
 #define PLAN_MAX_LANES 4
 #define PLAN_MAX_OPERANDS 256 /* of one op */
 
@@ -192,6 +193,12 @@ void plan_wait(struct plan *plan, int lane, int peer, uint64_t value);
 void plan_arrive(struct plan *plan, int lane, int peer); /* SIGNAL|ARRIVE */
 void plan_wait_arrival(struct plan *plan, int lane, int peer); /* WAIT|ARRIVE */
 void plan_wait_inline(struct plan *plan, int lane, int peer); /* WAIT|INLINE */
+
+/* What a line of this call's plans can carry. */
+static inline uint64_t plan_inline_bytes(const struct plan_params *params)
+{
+    return params->peer_access ? PLAN_INLINE_LONG_BYTES : PLAN_INLINE_BYTES;
+}
 
 static inline struct plan_operand plan_at(enum plan_space space, int rank, uint64_t offset)
 {
