@@ -330,7 +330,7 @@ static int list(const struct options *options)
             continue;
         printf("%-15s %-18s %s%s%s%s\n", collective_name(algo->collective), algo->name, algo->help,
                algo->flags & ALGO_NEEDS_PEER_ACCESS ? "; needs peer access" : "",
-               algo->flags & ALGO_INLINE_ONLY ? "; up to 56 bytes" : "",
+               algo->flags & ALGO_INLINE_ONLY ? "; in lines" : "",
                algo->flags & ALGO_ORDERED ? "; folds in rank order" : "");
     }
     return 0;
