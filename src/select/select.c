@@ -8,6 +8,8 @@
 #include "base/config.h"
 
 #define ANY UINT64_MAX
+#define ANYWHERE false
+#define WITH_PEER_ACCESS true
 #define LINE PLAN_INLINE_LONG_BYTES /* or a short one: "inline" refuses what does not fit */
 
 /*
