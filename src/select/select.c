@@ -14,8 +14,8 @@
 
 /*
  * First row that fits and whose algorithm can serve wins. Bytes are the largest that any rank sends or receives, so that
- * all ranks choose the same. What needs peer access comes before what does without. The limits come from sweeps with
- * thrum-perf --algorithm on two cores.
+ * all ranks choose the same. The last rows of a reduction are for those that must be in rank order, which the ones before
+ * refuse where ranks are many. The limits come from sweeps with thrum-perf --algorithm on two cores.
  */
 static const struct {
     enum collective collective;
@@ -31,6 +31,9 @@ static const struct {
     {COLL_ALLREDUCE, 64, ANY, "pairwise", ANYWHERE},
     {COLL_ALLREDUCE, INT32_MAX, 4 << 20, "rabenseifner", ANYWHERE},
     {COLL_ALLREDUCE, INT32_MAX, ANY, "double_tree", ANYWHERE},
+    {COLL_ALLREDUCE, INT32_MAX, 1024, "inline", ANYWHERE},
+    {COLL_ALLREDUCE, INT32_MAX, ANY, "direct", ANYWHERE},
+    {COLL_ALLREDUCE, 255, ANY, "pairwise", ANYWHERE},
     {COLL_ALLREDUCE, INT32_MAX, ANY, "chain", ANYWHERE},
     {COLL_BROADCAST, 4, LINE, "inline", ANYWHERE},
     {COLL_BROADCAST, 16, 1024, "inline", ANYWHERE},
@@ -50,6 +53,7 @@ static const struct {
     {COLL_REDUCE_SCATTER, INT32_MAX, 65536, "recursive_halving", ANYWHERE},
     {COLL_REDUCE_SCATTER, 64, ANY, "pairwise", ANYWHERE},
     {COLL_REDUCE_SCATTER, INT32_MAX, ANY, "ring", ANYWHERE},
+    {COLL_REDUCE_SCATTER, INT32_MAX, ANY, "direct", ANYWHERE},
     {COLL_REDUCE_SCATTER, INT32_MAX, ANY, "pairwise", ANYWHERE},
     {COLL_BARRIER, INT32_MAX, ANY, "dissemination", ANYWHERE},
     {COLL_SENDRECV, INT32_MAX, ANY, "rendezvous", ANYWHERE},
@@ -57,6 +61,8 @@ static const struct {
     {COLL_REDUCE, 64, 512, "inline", ANYWHERE},
     {COLL_REDUCE, 64, ANY, "direct", ANYWHERE},
     {COLL_REDUCE, INT32_MAX, 1 << 20, "binomial", ANYWHERE},
+    {COLL_REDUCE, INT32_MAX, 1024, "inline", ANYWHERE},
+    {COLL_REDUCE, INT32_MAX, ANY, "direct", ANYWHERE},
     {COLL_REDUCE, INT32_MAX, ANY, "chain", ANYWHERE},
     {COLL_GATHER, 4, 4 * LINE, "inline", ANYWHERE},
     {COLL_GATHER, 64, 64 * 128, "inline", ANYWHERE},
@@ -77,11 +83,15 @@ static const struct {
     {COLL_SCAN, 16, 1024, "inline", ANYWHERE},
     {COLL_SCAN, 64, ANY, "direct", ANYWHERE},
     {COLL_SCAN, INT32_MAX, 65536, "recursive_doubling", ANYWHERE},
+    {COLL_SCAN, INT32_MAX, 1024, "inline", ANYWHERE},
+    {COLL_SCAN, INT32_MAX, ANY, "direct", ANYWHERE},
     {COLL_SCAN, INT32_MAX, ANY, "chain", ANYWHERE},
     {COLL_EXSCAN, 4, LINE, "inline", ANYWHERE},
     {COLL_EXSCAN, 16, 1024, "inline", ANYWHERE},
     {COLL_EXSCAN, 64, ANY, "direct", ANYWHERE},
     {COLL_EXSCAN, INT32_MAX, 65536, "recursive_doubling", ANYWHERE},
+    {COLL_EXSCAN, INT32_MAX, 1024, "inline", ANYWHERE},
+    {COLL_EXSCAN, INT32_MAX, ANY, "direct", ANYWHERE},
     {COLL_EXSCAN, INT32_MAX, ANY, "chain", ANYWHERE},
 };
 

@@ -133,7 +133,7 @@ static void test_every_call_has_an_algorithm(void **state)
 
 static void test_scratch_is_kept_to(void **state)
 {
-    static const int sizes[] = {2, 3, 17, 64, 127, 128, 200};
+    static const int sizes[] = {2, 3, 17, 64, 127, 128, 200, 300, 1000};
     static const uint64_t counts[] = {1, 15, 16384, 40009};
     (void)state;
     for (size_t i = 0; i < thrum_algo_count; i++)
@@ -145,7 +145,9 @@ static void test_scratch_is_kept_to(void **state)
                 params.rank = sizes[s] - 1;
                 params.in_place = params.collective != COLL_ALLTOALL;
                 params.dtype = s % 2 ? THRUM_FLOAT64 : THRUM_BFLOAT16;
-                if (params.collective == COLL_SENDRECV || algo_refusal(&thrum_algos[i], &params))
+                bool long_plan = sizes[s] > 200 && counts[c] > 15; /* tiny slots, many pieces */
+                if (params.collective == COLL_SENDRECV || long_plan ||
+                    algo_refusal(&thrum_algos[i], &params))
                     continue;
                 assert_int_equal(algo_build(&thrum_algos[i], &params, &plan), THRUM_OK);
                 assert_true(plan.scratch_bytes <= params.scratch_bytes);
