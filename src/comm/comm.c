@@ -386,6 +386,9 @@ static void release(struct thrum_comm *comm)
     if (comm->area)
         (void)comm->ops->mem_free(comm->device->impl, comm->area);
     exec_cache_destroy(comm->cache);
+    free(comm->redops);
+    for (struct comm_link *link = comm->links; link; link = link->next)
+        link->comm = NULL;
     exec_list_destroy(comm->list);
     pthread_mutex_destroy(&comm->retire_lock);
     free(comm->peers);
