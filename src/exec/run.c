@@ -12,10 +12,10 @@
 
 uint64_t exec_signature(const struct call_record *call)
 {
-    uint64_t h = call->count * 0x9e3779b97f4a7c15u;
+    uint64_t h = call->count * 0x9e3779b97f4a7c15u ^ call->detail;
 
-    h ^= ((uint64_t)(uint32_t)call->root << 24 | (uint64_t)call->collective << 16 |
-          (uint64_t)call->dtype << 8 | call->redop) *
+    h ^= ((uint64_t)(uint32_t)call->root << 32 | (uint64_t)call->collective << 24 |
+          (uint64_t)call->dtype << 16 | call->redop) *
          0xc2b2ae3d27d4eb4fu;
     h ^= h >> 29;
     h *= 0xbf58476d1ce4e5b9u;
@@ -383,12 +383,14 @@ static thrum_status_t submit_staged(struct thrum_comm *comm, struct exec_program
     const struct thrum_command *commands = &program->commands[program->lanes[0].first_command];
     uint32_t n = program->lanes[0].ncommands;
     struct exec_list *list;
-    thrum_status_t status = exec_list_begin(comm, staging, n, &list);
+    thrum_status_t status = exec_list_begin(comm, staging, n + 1, &list);
 
     if (status)
         return status;
     exec_list_add(list, &commands[0], 1);
     exec_list_add_copies(list, staging->in, staging->nin, true);
+    if (staging->prologue)
+        exec_list_add(list, staging->prologue, 1);
     exec_list_add(list, &commands[1], n - 2);
     exec_list_add_copies(list, staging->out, staging->nout, false);
     exec_list_add(list, &commands[n - 1], 1);

@@ -115,6 +115,7 @@ struct plan_p2p {
     int peer;
     bool is_send;
     uint8_t dtype; /* thrum_datatype_t: both ends must name the same */
+    uint8_t kind; /* enum message_kind of comm.h: the same */
     uint64_t bytes;
     uint64_t offset;
 };

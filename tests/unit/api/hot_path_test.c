@@ -1,5 +1,6 @@
 /*
- * What a call costs that is made again and again: no allocation, no lock, no system call. The functions of the C
+ * What a call costs that is made again and again: no allocation, no lock (but for one in some hundred calls), no system
+ * call. The functions of the C
  * library are counted by standing in front of them, system calls by a seccomp filter of the calling thread.
  */
 #include <setjmp.h>
@@ -42,6 +43,7 @@ static _Thread_local unsigned allocations, locks;
 static _Thread_local volatile unsigned system_calls;
 
 #if !SANITIZED
+#pragma GCC visibility push(default) /* the library is to find these, not those of libc */
 void *__libc_malloc(size_t bytes);
 void *__libc_calloc(size_t n, size_t bytes);
 void *__libc_realloc(void *old, size_t bytes);
@@ -73,6 +75,7 @@ int pthread_mutex_lock(pthread_mutex_t *mutex)
     locks += counting;
     return real(mutex);
 }
+#pragma GCC visibility pop
 #endif
 
 #define ok(call) ok_at((call), #call, __LINE__)
@@ -145,7 +148,10 @@ static thrum_status_t rounds(round_fn one, int n)
     return THRUM_OK;
 }
 
-static void count_library_calls(round_fn one)
+/* Records of operations that have ended are collected under a lock, once in so many calls. */
+#define CALLS_PER_LOCK 250
+
+static void count_library_calls(round_fn one, unsigned calls)
 {
     if (SANITIZED)
         skip();
@@ -155,19 +161,20 @@ static void count_library_calls(round_fn one)
     ok(rounds(one, ROUNDS));
     counting = false;
     assert_int_equal(allocations, 0);
-    assert_int_equal(locks, 0);
+    if (locks > calls / CALLS_PER_LOCK + 1)
+        fail_msg("%u locks in %u calls", locks, calls);
 }
 
 static void tiny_takes_no_allocation_and_no_lock(void **state)
 {
     (void)state;
-    count_library_calls(tiny);
+    count_library_calls(tiny, RANKS * ROUNDS);
 }
 
 static void mixed_takes_no_allocation_and_no_lock(void **state)
 {
     (void)state;
-    count_library_calls(mixed);
+    count_library_calls(mixed, RANKS * ROUNDS * 4);
 }
 
 /* ---- system calls ---- */
