@@ -1,6 +1,6 @@
 /*
- * Collectives, point-to-point and one-sided calls on a queue that is being captured: the arguments are kept in its graph, and each
- * launch makes the call again. Called where calls are issued (collectives.c, window.c, group.c).
+ * Collectives, point-to-point and one-sided calls on a queue that is being captured: the arguments are kept in its
+ * graph, and each launch makes the call again. Called where calls are issued (collectives.c, window.c, group.c).
  */
 #include "api/api.h"
 
@@ -125,9 +125,12 @@ static thrum_status_t replay_one_sided(void *argument, struct thrum_queue *queue
 
 thrum_status_t one_sided_issue(struct thrum_comm *comm, const struct one_sided_call *call)
 {
-    const struct captured_one_sided captured = {comm, *call};
+    struct captured_one_sided *captured;
 
     if (!queue_is_capturing(call->queue))
         return one_sided_run(comm, call);
-    return record(call->queue, replay_one_sided, copy_of(&captured, sizeof captured));
+    captured = malloc(sizeof *captured);
+    if (captured)
+        *captured = (struct captured_one_sided){comm, *call};
+    return record(call->queue, replay_one_sided, captured);
 }
