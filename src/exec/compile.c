@@ -206,6 +206,21 @@ static uint64_t moved_bytes(const struct builder *b, const struct plan_op *op)
     return wide ? op->bytes * plan_widening(&b->plan->params) : op->bytes;
 }
 
+/*
+ * From so many bytes of result on, what is stored first has left the cache before it is read: stores may bypass it. By
+ * sweeps with one rank a core; what one rank writes into several RECVs counts as it does for their owners.
+ */
+#define STREAM_MIN_BYTES (8u << 20)
+
+static bool is_streamed(const struct builder *b, const struct plan_op *op)
+{
+    const struct plan_params *params = &b->plan->params;
+
+    return op_operands(b, op)[0].space == PLAN_RECV &&
+           max_u64(plan_recv_bytes(params, params->rank), plan_recv_bytes(params, params->root)) >=
+               STREAM_MIN_BYTES;
+}
+
 static void lower_engine(struct builder *b, const struct plan_op *op)
 {
     const struct plan_params *params = &b->plan->params;
@@ -218,7 +233,7 @@ static void lower_engine(struct builder *b, const struct plan_op *op)
                           op->ndst, op->nsrc);
     command->bytes = op->opcode == PLAN_REDUCE ? op->bytes : moved_bytes(b, op);
     command->flags = THRUM_CMD_FLAG_CONTAIN;
-    if (op->flags & PLAN_STREAM)
+    if (op->flags & PLAN_STREAM || is_streamed(b, op))
         command->flags |= THRUM_CMD_FLAG_STREAM;
     if (op->opcode != PLAN_REDUCE)
         return;
