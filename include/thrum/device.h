@@ -210,7 +210,8 @@ struct thrum_line {
 
 typedef enum thrum_opcode {
     THRUM_CMD_NOP = 0,
-    THRUM_CMD_COPY = 1, /* every dst[] <- src[0], `bytes` */
+    THRUM_CMD_COPY =
+        1, /* every dst[] <- src[0], `bytes`; a destination may be exactly the source */
     THRUM_CMD_FILL = 2, /* every dst[] <- the byte `value`, `bytes` */
     THRUM_CMD_REDUCE =
         3, /* every dst[] <- redop(src[0], src[1], ...) in that order; `bytes` of `dtype`;
