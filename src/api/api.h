@@ -147,7 +147,10 @@ struct one_sided_call {
     int peer;
     struct thrum_queue *queue;
 };
-/* Runs a checked call. */
+/* What is wrong with a call, if anything. */
+thrum_status_t one_sided_check(struct thrum_comm *comm, const struct one_sided_call *call);
+/* Runs a checked call; issue: or records it, where its queue is being captured. */
+thrum_status_t one_sided_issue(struct thrum_comm *comm, const struct one_sided_call *call);
 thrum_status_t one_sided_run(struct thrum_comm *comm, const struct one_sided_call *call);
 
 /* ---- calls that block until all ranks have come (setup.c) ---- */

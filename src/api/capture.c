@@ -1,6 +1,6 @@
 /*
- * Collectives and point-to-point calls on a queue that is being captured: the arguments are kept in its graph, and each
- * launch makes the call again. Called where calls are issued (collectives.c, group.c).
+ * Collectives, point-to-point and one-sided calls on a queue that is being captured: the arguments are kept in its
+ * graph, and each launch makes the call again. Called where calls are issued (collectives.c, window.c, group.c).
  */
 #include "api/api.h"
 
@@ -103,4 +103,34 @@ thrum_status_t p2p_issue(struct thrum_comm *comm, const struct p2p_call *calls, 
         if (queue_is_capturing(calls[i].queue))
             return record_p2p(comm, calls[i].queue, calls, n);
     return p2p_run(comm, calls, n);
+}
+
+/* ---- one-sided --------------------------------------------------------------------------------------------------- */
+
+struct captured_one_sided {
+    struct thrum_comm *comm;
+    struct one_sided_call call;
+};
+
+static thrum_status_t replay_one_sided(void *argument, struct thrum_queue *queue)
+{
+    const struct captured_one_sided *captured = argument;
+    struct one_sided_call call = captured->call;
+    thrum_status_t status;
+
+    call.queue = queue;
+    status = one_sided_check(captured->comm, &call);
+    return status ? status : one_sided_issue(captured->comm, &call);
+}
+
+thrum_status_t one_sided_issue(struct thrum_comm *comm, const struct one_sided_call *call)
+{
+    struct captured_one_sided *captured;
+
+    if (!queue_is_capturing(call->queue))
+        return one_sided_run(comm, call);
+    captured = malloc(sizeof *captured);
+    if (captured)
+        *captured = (struct captured_one_sided){comm, *call};
+    return record(call->queue, replay_one_sided, captured);
 }

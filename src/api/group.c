@@ -242,7 +242,7 @@ static thrum_status_t step_work(struct comm_work *work)
     if (call->kind == CALL_PERSISTENT)
         status = persistent_run(call->persistent);
     else if (call->kind == CALL_ONE_SIDED)
-        status = one_sided_run(call->comm, &call->one_sided);
+        status = one_sided_issue(call->comm, &call->one_sided);
     else
         status = collective_issue(&call->collective);
     return status ? status : THRUM_IN_PROGRESS;

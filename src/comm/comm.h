@@ -162,6 +162,7 @@ struct thrum_window {
 };
 
 struct exec_cache;
+struct comm_endpoint;
 struct exec_list;
 
 /* A call record that one thread writes and another reads without a lock: `sequence` is stored last, 0 meanwhile. */
@@ -214,7 +215,8 @@ struct thrum_comm {
     uint64_t area_bytes, scratch_offset, own_offset; /* fixed; scratch and own block in the area */
 
     const struct thrum_fabric_ops *fabric; /* fixed; NULL with peer access */
-    void *endpoint;
+    struct comm_endpoint *shared_endpoint; /* fixed; holds `endpoint` */
+    void *endpoint; /* fixed */
     struct comm_region *regions; /* user */
     int nregions;
 
@@ -297,6 +299,14 @@ thrum_status_t comm_window_close(struct thrum_window *window);
 struct thrum_comm *comm_of_window(const struct thrum_window *window);
 /* Frees the windows that are still open. */
 void comm_windows_free(struct thrum_comm *comm);
+
+/* ---- endpoint.c ---- */
+
+/* The device's endpoint of the configured fabric, opened for the first communicator that asks and closed by the last. */
+thrum_status_t comm_endpoint_get(struct thrum_device *device, struct comm_endpoint **endpoint_out,
+                                 const struct thrum_fabric_ops **fabric_out, void **handle_out,
+                                 struct thrum_fabric_address *address_out);
+void comm_endpoint_put(struct comm_endpoint *endpoint);
 
 /* ---- registry.c ---- */
 

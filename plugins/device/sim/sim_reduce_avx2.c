@@ -98,6 +98,11 @@ static SIM_ALWAYS_INLINE void vec_store_part(void *to, vec v, size_t bytes)
         memcpy(p, &rest, 1);
 }
 
+static SIM_ALWAYS_INLINE bool vec_is_zero(vec x)
+{
+    return _mm256_testz_si256(x, x);
+}
+
 static SIM_ALWAYS_INLINE vec int_min(enum sim_elem elem, vec x, vec y)
 {
     switch (elem) {

@@ -63,6 +63,11 @@ static SIM_ALWAYS_INLINE void vec_store_part(void *p, vec v, size_t bytes)
     _mm512_mask_storeu_epi8(p, first_bytes(bytes), v);
 }
 
+static SIM_ALWAYS_INLINE bool vec_is_zero(vec x)
+{
+    return !_mm512_test_epi64_mask(x, x);
+}
+
 static SIM_ALWAYS_INLINE vec int_min(enum sim_elem elem, vec x, vec y)
 {
     switch (elem) {

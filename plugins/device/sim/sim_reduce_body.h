@@ -8,6 +8,7 @@
  *   vec_load_part(p, bytes), vec_store_part(p, v, bytes)    fewer bytes than a step, or as many
  *   acc_open(elem, op, v), acc_load(elem, op, p)            from a part, from a step in memory
  *   acc_combine(elem, op, x, y)
+ *   block_steps(elem, op)              steps for which there are registers
  *   close_block(elem, op, division, x, n, v)   divides, rounds, makes NaN canonical, for n steps
  *   stream_fence()                     orders streamed stores before later ones
  *   SIM_COMPLEX_PRODUCTS               1: from the primitives above; 0: reduce_C64_PROD, reduce_C128_PROD are there
@@ -17,22 +18,22 @@
  * a block are read before any destination is written: a destination may be a source.
  */
 
-#define BLOCK_STEPS 4 /* accumulators in flight: hides the latency of the adds */
+#define BLOCK_STEPS 4 /* at most: accumulators in flight, to hide the latency of the adds */
 #define STREAM_MIN_BYTES 4096 /* below this, what is stored is soon read: leave it in the cache */
 
 /* A block in registers, to every destination. */
-static SIM_ALWAYS_INLINE void store_block(const struct sim_kernel_args *args, int ndst, size_t step,
-                                          size_t at, uint64_t streamed, const vec *v)
+static SIM_ALWAYS_INLINE void store_block(const struct sim_kernel_args *args, int ndst, int steps,
+                                          size_t step, size_t at, uint64_t streamed, const vec *v)
 {
     for (int d = 0; d < ndst; d++) {
         char *to = (char *)args->dsts[d] + at;
         if (streamed && d < 64 && (streamed >> d & 1)) {
             SIM_UNROLLED
-            for (int i = 0; i < BLOCK_STEPS; i++)
+            for (int i = 0; i < steps; i++)
                 vec_stream(step, to + (size_t)i * step, v[i]);
         } else {
             SIM_UNROLLED
-            for (int i = 0; i < BLOCK_STEPS; i++)
+            for (int i = 0; i < steps; i++)
                 vec_store(step, to + (size_t)i * step, v[i]);
         }
     }
@@ -44,7 +45,8 @@ static SIM_ALWAYS_INLINE size_t reduce_blocks(const struct sim_kernel_args *args
                                               const struct sim_division *division, int nsrc,
                                               int ndst, size_t at, uint64_t streamed)
 {
-    size_t step = step_bytes(elem, op), block_bytes = BLOCK_STEPS * step;
+    int steps = block_steps(elem, op);
+    size_t step = step_bytes(elem, op), block_bytes = (size_t)steps * step;
 
     for (; args->bytes - at >= block_bytes; at += block_bytes) {
         const char *p = (const char *)args->srcs[0] + at;
@@ -52,16 +54,16 @@ static SIM_ALWAYS_INLINE size_t reduce_blocks(const struct sim_kernel_args *args
         vec v[BLOCK_STEPS];
 
         SIM_UNROLLED
-        for (int i = 0; i < BLOCK_STEPS; i++)
+        for (int i = 0; i < steps; i++)
             x[i] = acc_load(elem, op, p + (size_t)i * step);
         for (int s = 1; s < nsrc; s++) {
             p = (const char *)args->srcs[s] + at;
             SIM_UNROLLED
-            for (int i = 0; i < BLOCK_STEPS; i++)
+            for (int i = 0; i < steps; i++)
                 x[i] = acc_combine(elem, op, x[i], acc_load(elem, op, p + (size_t)i * step));
         }
-        close_block(elem, op, division, x, BLOCK_STEPS, v);
-        store_block(args, ndst, step, at, streamed, v);
+        close_block(elem, op, division, x, steps, v);
+        store_block(args, ndst, steps, step, at, streamed, v);
     }
     return at;
 }

@@ -21,6 +21,12 @@ static SIM_ALWAYS_INLINE size_t step_bytes(enum sim_elem elem, thrum_redop_t op)
     return elem_bytes(elem);
 }
 
+static SIM_ALWAYS_INLINE int block_steps(enum sim_elem elem, thrum_redop_t op)
+{
+    (void)elem, (void)op;
+    return 4;
+}
+
 static SIM_ALWAYS_INLINE vec load_bytes(const void *p, size_t bytes)
 {
     uint8_t u8;

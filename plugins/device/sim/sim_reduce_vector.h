@@ -4,6 +4,7 @@
  *
  *   vec_store, vec_stream, vec_load_part, vec_store_part, stream_fence    see sim_reduce_body.h
  *   vec_load(bytes, p)     a vector or half of one
+ *   vec_is_zero(x)         all bits
  *   int_min(elem, x, y), int_max(elem, x, y)
  *   int_abs(elem, x), int_negate_where(elem, x, sign)    of signed lanes; negates the lanes where `sign` is negative
  *   f32_min, f64_min       the second operand if both are zero or one is NaN (as the machine does it)
@@ -23,12 +24,11 @@
  * What a kernel accumulates in.
  *   sums and products of narrow floats    two vectors of float32. bfloat16: even elements in `a`, odd in `b`, so that
  *                                         no bytes cross lanes; others: the lower and the upper half
- *   minima and maxima of narrow floats    `a`: the elements as integers of the same order; `b`: the largest magnitude,
- *                                         which tells NaN
+ *   minima and maxima of narrow floats    see combine_ordered
  *   all others                            `a`
  */
 struct acc {
-    vec a, b;
+    vec a, b, c;
 };
 
 static SIM_ALWAYS_INLINE bool is_logical(thrum_redop_t op)
@@ -50,6 +50,11 @@ static SIM_ALWAYS_INLINE bool is_widened(enum sim_elem elem, thrum_redop_t op)
 static SIM_ALWAYS_INLINE size_t step_bytes(enum sim_elem elem, thrum_redop_t op)
 {
     return elem_is_float8(elem) && is_widened(elem, op) ? VEC_BYTES / 2 : VEC_BYTES;
+}
+
+static SIM_ALWAYS_INLINE int block_steps(enum sim_elem elem, thrum_redop_t op)
+{
+    return elem_is_float8(elem) && is_widened(elem, op) ? 1 : 4;
 }
 
 /* All lanes of an element's width hold `bits`. */
@@ -382,25 +387,70 @@ static SIM_ALWAYS_INLINE enum sim_elem int_of(enum sim_elem elem)
     return elem_bytes(elem) == 1 ? ELEM_I8 : ELEM_I16;
 }
 
-/* From sign and magnitude to an integer that has the same order, -0 below +0; and back. */
-static SIM_ALWAYS_INLINE vec reorder(enum sim_elem elem, vec x)
+static SIM_ALWAYS_INLINE enum sim_elem unsigned_of(enum sim_elem elem)
 {
-    return x ^ (int_sign(int_of(elem), x) & splat(elem, elem_truth_mask(elem)));
+    return elem_bytes(elem) == 1 ? ELEM_U8 : ELEM_U16;
 }
 
-static SIM_ALWAYS_INLINE vec close_ordered(enum sim_elem elem, struct acc x)
+/*
+ * Floats of sign and magnitude are ordered by integer comparisons. `a`: the least, `b`: the greatest as unsigned
+ * integers; `c`: the greatest as signed ones. If any element is negative, `b` is the most negative one, else `a` is the
+ * least; if any is not, `c` is the greatest, else `a` is.
+ */
+static SIM_ALWAYS_INLINE struct acc combine_ordered(enum sim_elem elem, struct acc x, struct acc y)
 {
-    vec infinity = splat(elem, elem_infinity(elem)), is_nan;
+    x.a = int_min(unsigned_of(elem), x.a, y.a);
+    x.b = int_max(unsigned_of(elem), x.b, y.b);
+    x.c = int_max(int_of(elem), x.c, y.c);
+    return x;
+}
 
-    if (elem_bytes(elem) == 1)
-        is_nan = (vec)((vec_i8)x.b > (vec_i8)infinity);
-    else
-        is_nan = (vec)((vec_i16)x.b > (vec_i16)infinity);
-    if (elem == ELEM_E5M2) { /* saturated: no infinity */
-        x.a = int_min(ELEM_I8, x.a, splat(elem, 0x7b));
-        x.a = int_max(ELEM_I8, x.a, splat(elem, 0x84));
+/* All ones in the lanes where x, as a signed integer, is greater. */
+static SIM_ALWAYS_INLINE vec int_above(enum sim_elem elem, vec x, uint64_t limit)
+{
+    vec y = splat(elem, limit);
+    return elem_bytes(elem) == 1 ? (vec)((vec_i8)x > (vec_i8)y) : (vec)((vec_i16)x > (vec_i16)y);
+}
+
+/* Where an element was above `limit` in magnitude: the greatest negative one is in `b`, any other in `c`. */
+static SIM_ALWAYS_INLINE vec ordered_above(enum sim_elem elem, struct acc x, uint64_t limit)
+{
+    return int_above(elem, x.c, limit) |
+           int_above(elem, x.b & splat(elem, elem_truth_mask(elem)), limit);
+}
+
+static SIM_ALWAYS_INLINE vec select_lanes(vec mask, vec x, vec y)
+{
+    return (x & mask) | (y & ~mask);
+}
+
+static SIM_ALWAYS_INLINE vec ordered_result(enum sim_elem elem, thrum_redop_t op, struct acc x)
+{
+    if (op == THRUM_MIN)
+        return select_lanes(int_sign(int_of(elem), x.b), x.b, x.a);
+    return select_lanes(int_sign(int_of(elem), x.c), x.a, x.c);
+}
+
+/* NaN, and the infinities of E5M2, which saturate, are rare: one look at all steps. */
+static SIM_ALWAYS_INLINE void close_ordered_block(enum sim_elem elem, thrum_redop_t op,
+                                                  const struct acc *x, int n, vec *v)
+{
+    uint64_t infinity = elem_infinity(elem), largest = infinity - (elem == ELEM_E5M2);
+    vec rare = {0};
+
+    SIM_UNROLLED
+    for (int i = 0; i < n; i++) {
+        v[i] = ordered_result(elem, op, x[i]);
+        rare |= ordered_above(elem, x[i], largest);
     }
-    return (reorder(elem, x.a) & ~is_nan) | (is_nan & splat(elem, elem_nan(elem)));
+    if (__builtin_expect(vec_is_zero(rare), 1))
+        return;
+    SIM_UNROLLED
+    for (int i = 0; i < n; i++) {
+        if (elem == ELEM_E5M2) /* one less than infinity */
+            v[i] = int_add(ELEM_U8, v[i], int_above(elem, v[i] & splat(elem, 0x7f), largest));
+        v[i] = select_lanes(ordered_above(elem, x[i], infinity), splat(elem, elem_nan(elem)), v[i]);
+    }
 }
 
 /* ---- any element --------------------------------------------------------------------------- */
@@ -414,7 +464,7 @@ static SIM_ALWAYS_INLINE struct acc acc_opened(enum sim_elem elem, thrum_redop_t
 
 static SIM_ALWAYS_INLINE struct acc acc_open(enum sim_elem elem, thrum_redop_t op, vec v)
 {
-    struct acc x = {v, v};
+    struct acc x = {v, v, v};
 
     if (is_logical(op)) {
         if (elem_is_float(elem))
@@ -422,8 +472,6 @@ static SIM_ALWAYS_INLINE struct acc acc_open(enum sim_elem elem, thrum_redop_t o
         x.a = op == THRUM_LAND ? not_zero(elem, v) : v;
         return x;
     }
-    if (is_ordered(elem, op))
-        return (struct acc){reorder(elem, v), v & splat(elem, elem_truth_mask(elem))};
     return is_widened(elem, op) ? open_narrow(elem, v) : acc_opened(elem, op, x);
 }
 
@@ -438,23 +486,13 @@ static SIM_ALWAYS_INLINE struct acc acc_load(enum sim_elem elem, thrum_redop_t o
     return x;
 }
 
-static SIM_ALWAYS_INLINE struct acc combine_ordered(enum sim_elem elem, thrum_redop_t op,
-                                                    struct acc x, struct acc y)
-{
-    enum sim_elem order = int_of(elem);
-
-    x.a = op == THRUM_MAX ? int_max(order, x.a, y.a) : int_min(order, x.a, y.a);
-    x.b = int_max(order, x.b, y.b);
-    return x;
-}
-
 static SIM_ALWAYS_INLINE struct acc acc_combine(enum sim_elem elem, thrum_redop_t op, struct acc x,
                                                 struct acc y)
 {
     if (is_logical(op) || (!elem_is_float(elem) && !elem_is_complex(elem)))
         x.a = combine_int(elem, op, x.a, y.a);
     else if (is_ordered(elem, op))
-        x = combine_ordered(elem, op, x, y);
+        x = combine_ordered(elem, x, y);
     else if (elem == ELEM_C64)
         x.a = f32_complex_mul(x.a, y.a);
     else if (elem == ELEM_C128)
@@ -505,7 +543,7 @@ static SIM_ALWAYS_INLINE void close_f32_block(enum sim_elem elem, thrum_redop_t 
         f32_canonical_all(y, parts * n);
     SIM_UNROLLED
     for (int i = 0; i < n; i++)
-        v[i] = parts == 2 ? close_narrow(elem, (struct acc){y[i], y[n + i]}) : y[i];
+        v[i] = parts == 2 ? close_narrow(elem, (struct acc){.a = y[i], .b = y[n + i]}) : y[i];
 }
 
 static SIM_ALWAYS_INLINE void close_f64_block(thrum_redop_t op, const struct sim_division *division,
@@ -522,8 +560,6 @@ static SIM_ALWAYS_INLINE vec close_other(enum sim_elem elem, thrum_redop_t op,
 {
     if (is_logical(op))
         return not_zero(elem, x.a) & splat(elem, elem_one(elem));
-    if (is_ordered(elem, op))
-        return close_ordered(elem, x);
     return op == THRUM_AVG || op == SIM_AVG_POW2 ? divide_int(elem, op, division, x.a) : x.a;
 }
 
@@ -536,6 +572,8 @@ static SIM_ALWAYS_INLINE void close_block(enum sim_elem elem, thrum_redop_t op,
         close_f64_block(op, division, x, n, v);
     } else if (!is_logical(op) && (elem == ELEM_F32 || elem == ELEM_C64 || is_widened(elem, op))) {
         close_f32_block(elem, op, division, x, n, v);
+    } else if (is_ordered(elem, op)) {
+        close_ordered_block(elem, op, x, n, v);
     } else {
         SIM_UNROLLED
         for (int i = 0; i < n; i++)
@@ -564,7 +602,8 @@ static SIM_ALWAYS_INLINE void narrow_step(enum sim_elem elem, void *dst, const f
         f32_canonical_all(x, 2);
     if (elem == ELEM_BF16)
         f32_unzip(x[0], x[1], &x[0], &x[1]);
-    vec_store(step_bytes(elem, THRUM_SUM), dst, close_narrow(elem, (struct acc){x[0], x[1]}));
+    vec_store(step_bytes(elem, THRUM_SUM), dst,
+              close_narrow(elem, (struct acc){.a = x[0], .b = x[1]}));
 }
 
 #define STEP_ELEMS (2 * VEC_BYTES / sizeof(float))
