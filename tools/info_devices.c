@@ -64,6 +64,7 @@ static const struct {
     {THRUM_CAP_REDUCE_CALLBACK, "reduce-callback"},
     {THRUM_CAP_SCALE, "scale"},
     {THRUM_CAP_WIDE, "wide"},
+    {THRUM_CAP_PAGEABLE, "pageable"},
 };
 enum { CAPABILITIES = sizeof capabilities / sizeof *capabilities };
 

@@ -46,7 +46,9 @@ enum {
     THRUM_CAP_INLINE_LINE = 1 << 7, /* WRITE_LINE and WAIT_LINE commands */
     THRUM_CAP_REDUCE_CALLBACK = 1 << 8, /* REDUCE by a function of the host */
     THRUM_CAP_SCALE = 1 << 9, /* SCALE commands */
-    THRUM_CAP_WIDE = 1 << 10 /* REDUCE with float32 partial results of 8- and 16-bit floats */
+    THRUM_CAP_WIDE = 1 << 10, /* REDUCE with float32 partial results of 8- and 16-bit floats */
+    THRUM_CAP_PAGEABLE =
+        1 << 11 /* COPY to and from any memory of the process: THRUM_CMD_FLAG_HOST */
 };
 
 struct thrum_device_properties {
@@ -195,10 +197,12 @@ struct thrum_operand {
 };
 
 /*
- * A line: 64 aligned bytes, a flag and up to 56 bytes that travel with it; whoever sees the flag sees the payload.
+ * A line: 64 aligned bytes, a flag and up to 56 bytes that travel with it; whoever sees the flag sees the payload. A
+ * long line goes on behind its first 64 bytes, up to THRUM_LINE_LONG_BYTES of payload.
  */
 #define THRUM_LINE_BYTES 64
 #define THRUM_LINE_PAYLOAD_BYTES 56
+#define THRUM_LINE_LONG_BYTES 4088
 struct thrum_line {
     uint64_t flag;
     uint8_t payload[THRUM_LINE_PAYLOAD_BYTES];
@@ -246,7 +250,12 @@ enum {
      */
     THRUM_CMD_FLAG_WIDE_DST = 1 << 4,
     THRUM_CMD_FLAG_WIDE_SRC = 1 << 5,
-    THRUM_CMD_FLAG_WIDE_FIRST = 1 << 6
+    THRUM_CMD_FLAG_WIDE_FIRST = 1 << 6,
+    /*
+     * COPY: addresses that are no device memory are taken as they are, as memory of this process that need not be
+     * registered; a wild one is a segmentation fault, not a page fault. Needs THRUM_CAP_PAGEABLE.
+     */
+    THRUM_CMD_FLAG_HOST = 1 << 7
 };
 
 /*
@@ -351,20 +360,30 @@ THRUM_MUST_CHECK thrum_status_t thrum_copy_to_host(thrum_queue_t queue, void *ho
 typedef struct thrum_graph *thrum_graph_t;
 
 /*
- * Records what is submitted to the queue from now on instead of executing it: commands, copies, callbacks, event
- * records and waits of the same capture, and collectives. Calls that need a result now (synchronize, query,
- * thrum_copy_to_host, destroying the queue) are INVALID_USAGE while it records, name themselves, and leave the
- * recording as it is. One thread at a time. Errors of begin: INVALID_QUEUE, INVALID_USAGE (it records already).
+ * Records what is submitted to the queue from now on instead of executing it: commands with what they point to (the
+ * tickets are 0), copies, callbacks, event records and waits, collectives, point-to-point and one-sided calls, and
+ * launches of other graphs. An event is recorded and waited for at each launch, as if it were called then: a wait is for the newest
+ * record at that time, in this graph or elsewhere, and a record in a capture is none before a launch. Calls that need a
+ * result now (synchronize, query, thrum_copy_to_host and _to_device, destroying the queue) are INVALID_USAGE while it
+ * records, name themselves, and leave the recording as it is; so are sends and receives of one group on several queues.
+ * One thread at a time. Errors of begin: INVALID_QUEUE, RESET, INVALID_USAGE (it records already), NO_MEMORY.
  */
 THRUM_MUST_CHECK thrum_status_t thrum_queue_capture_begin(thrum_queue_t queue);
-/* Ends the recording. If a call was refused in it, its status, and *graph_out <- NULL. */
+/*
+ * Ends the recording. If a call was refused in it because of the capture, or for lack of memory, the first one's status
+ * and message, and *graph_out <- NULL. Calls with bad arguments are refused as ever and simply not in the graph.
+ * Other errors: INVALID_ARGUMENT (graph_out), INVALID_QUEUE, INVALID_USAGE (it does not record; both leave *graph_out),
+ * RESET. The caller owns the graph; it does not need the queue.
+ */
 THRUM_MUST_CHECK thrum_status_t thrum_queue_capture_end(thrum_queue_t queue,
                                                         thrum_graph_t *graph_out);
 /*
  * Submits all of the graph to a queue of the device on which it was captured, in order, without waiting; any number of
  * times. Buffers, communicators and callbacks that it names must live. Collectives take their place in the issue order
- * of their communicator now, so all ranks launch alike. Errors: INVALID_ARGUMENT (graph), INVALID_QUEUE, and those of
- * the recorded calls: what comes before the failing one has been submitted.
+ * of their communicator now, also inside a group, so all ranks launch alike. Commands that follow one another are one
+ * submission as far as an error would end no more of them than without the graph. Errors: INVALID_ARGUMENT (graph),
+ * INVALID_QUEUE (also: of another device), RESET (of the device, since the capture), and those of the recorded calls:
+ * what comes before the failing one has been submitted. Any thread, except where a recorded call says otherwise.
  */
 THRUM_MUST_CHECK thrum_status_t thrum_graph_launch(thrum_graph_t graph, thrum_queue_t queue);
 void thrum_graph_destroy(thrum_graph_t graph); /* takes NULL; launches in flight go on */

@@ -99,7 +99,7 @@ struct thrum_device_ops {
     void (*set_oversubscribed)(void *device, bool oversubscribed);
 
     /* Ports. region: the largest registrable region around an address. attach: PUT commands go to this endpoint,
-     * and waiting progresses it; NULL detaches. */
+     * and waiting progresses it, until it has been detached as often; detach returns when no PUT executes any more. */
     thrum_status_t (*port_region)(void *device, uint64_t address,
                                   struct thrum_port_region *region_out);
     thrum_status_t (*port_attach)(void *device, const struct thrum_fabric_ops *fabric,
@@ -115,6 +115,21 @@ struct thrum_device_ops {
                                struct thrum_ras_counters *counters_out); /* full size */
     thrum_status_t (*fault_info)(void *device, struct thrum_ras_event *fault_out);
     thrum_status_t (*inject)(void *device, const char *script, uint64_t seed);
+
+    /*
+     * Optional, for commands that are submitted again and again: `check` is what submit finds wrong with them
+     * (INVALID_COMMAND); submit_checked is submit for commands that check has accepted, and of which since then only
+     * values and operands' addresses (aligned as before) have changed. Without them submit looks each time.
+     */
+    thrum_status_t (*check)(void *device, const struct thrum_command *commands, size_t n);
+    thrum_status_t (*submit_checked)(void *queue, const struct thrum_command *commands, size_t n,
+                                     uint64_t *ticket_out);
+
+    /*
+     * Optional: mem_alloc for memory that will be used late, or not at all. What can be put off until a page is touched
+     * is put off; that the memory is there and zero is not. Without it: mem_alloc.
+     */
+    thrum_status_t (*mem_reserve)(void *device, size_t bytes, uint64_t *address_out);
 };
 
 /* What a loadable plugin exports under the name "thrum_device_plugin". */

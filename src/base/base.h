@@ -52,6 +52,9 @@ static inline int64_t now_ns(void)
     return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
 }
 
+/* For the few words of a thread that every call looks at: no call into the loader. */
+#define BASE_FAST_TLS __attribute__((tls_model("initial-exec")))
+
 static inline void cpu_pause(void)
 {
 #if defined(__x86_64__) || defined(__i386__)

@@ -42,10 +42,13 @@ thrum_status_t bootstrap_barrier(struct bootstrap *bootstrap);
 /* What a rank is doing, as the control plane reports it. Plain values, sent over the wire. */
 struct call_record {
     uint64_t sequence; /* collectives called so far on the communicator, this one included */
-    uint64_t count;
-    int32_t root;
-    uint8_t collective, dtype, redop,
-        state; /* state: 0 never called, 1 called (pending), 2 this sequence is done */
+    uint64_t count; /* v-variants: of all blocks */
+    uint64_t
+        detail; /* v-variants: sum of the counts, each times a number of its rank, see vector.c; else 0 */
+    int32_t root; /* v-variants: hash of the displacements */
+    uint16_t redop;
+    uint8_t collective, dtype;
+    uint8_t state; /* 0 never called, 1 called (pending), 2 this sequence is done */
 };
 
 struct control;
@@ -86,6 +89,36 @@ void control_query(struct control *control, uint64_t sequence);
 void control_stop(struct control *control);
 /* All ranks have called control_finalize, or the communicator has failed (returns its status), or deadline. */
 thrum_status_t control_finalize(struct control *control, int64_t deadline_ms);
+
+/* ---- exchanges: what ranks tell each other while the control plane runs ---- */
+
+enum control_exchange_kind {
+    EXCHANGE_SPLIT = 1,
+    EXCHANGE_SPLIT_ID,
+    EXCHANGE_REGISTER,
+    EXCHANGE_DEREGISTER
+};
+#define CONTROL_EXCHANGE_BYTES 4096 /* of one rank, at most */
+
+/*
+ * Like bootstrap_allgather, on a running control plane: values is nranks x bytes; each rank has filled its own, afterwards
+ * all are. Blocks. One thread at a time per control plane. `sequence` grows from call to call and is the same on all
+ * ranks. Errors: TIMEOUT (names the ranks that have not come), PEER_DEAD (or left), MISMATCH (another kind of call),
+ * the communicator's failure. After TIMEOUT and MISMATCH a rank that comes late gets the same error for this sequence,
+ * and the next one is free to succeed.
+ */
+thrum_status_t control_exchange(struct control *control, enum control_exchange_kind kind,
+                                uint64_t sequence, void *values, size_t bytes, int64_t deadline_ms);
+
+/*
+ * An id, encrypted for the ranks of this communicator and nobody else, to be sent over its control plane, whose frames are
+ * not. `purpose` is bound to it. PROTOCOL: not sealed so.
+ */
+#define CONTROL_SEALED_BYTES (24 + THRUM_UNIQUE_ID_BYTES + 16)
+void control_seal_id(const struct control *control, uint64_t purpose,
+                     const struct thrum_unique_id *id, uint8_t *sealed);
+thrum_status_t control_open_id(const struct control *control, uint64_t purpose,
+                               const uint8_t *sealed, struct thrum_unique_id *id_out);
 
 /* ---- launchers ---- */
 

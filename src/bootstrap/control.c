@@ -5,6 +5,7 @@
 #include "bootstrap/control.h"
 
 #include <errno.h>
+#include <sodium.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -119,6 +120,7 @@ static void said_goodbye(struct control *control, int link)
         control->final_up[link] = true;
     }
     final_progress(control);
+    exchange_link_gone(control);
 }
 
 /* The connection ended without goodbye, or carries nonsense. */
@@ -176,6 +178,11 @@ static void take_frame(struct control *control, int link, const struct boot_fram
     case FRAME_RECORDS:
         query_frame(control, link, frame);
         break;
+    case FRAME_EXCHANGE_UP:
+    case FRAME_EXCHANGE_DOWN:
+    case FRAME_EXCHANGE_FAIL:
+        exchange_frame(control, link, frame);
+        break;
     default:
         /* A neighbour that is still setting up, after this rank has stopped doing so: it will notice. */
         break;
@@ -208,6 +215,7 @@ static void begin_stop(struct control *control, int64_t now)
     control->stopping = true;
     control->stop_due = now + BOOT_LINGER_NS;
     query_free_all(control);
+    exchange_free_all(control);
     for (int i = 0; i < BOOT_LINKS; i++)
         if (!control->gone[i])
             (void)boot_conn_send(&control->links[i], FRAME_GOODBYE, NULL, 0, NULL, 0);
@@ -267,8 +275,15 @@ static void take_requests(struct control *control, int64_t now)
     final_progress(control);
     for (int i = 0; i < n; i++)
         query_ask(control, -1, asked[i]);
+    exchange_ask(control);
     if (stop)
         begin_stop(control, now);
+}
+
+/* All communicators tick together, so that a hundred of them wake the thread as seldom as one. */
+static int64_t next_tick(const struct control *control, int64_t now)
+{
+    return control->tick_ns ? (now / control->tick_ns + 1) * control->tick_ns : INT64_MAX;
 }
 
 void control_serve(struct control *control, int64_t now)
@@ -281,8 +296,10 @@ void control_serve(struct control *control, int64_t now)
         if (!control->gone[i])
             serve_link(control, i);
     query_time(control, now);
+    exchange_progress(control);
+    exchange_time(control, now);
     if (now >= control->next_tick && control->tick_ns && control->callbacks.tick) {
-        control->next_tick = now + control->tick_ns;
+        control->next_tick = next_tick(control, now);
         control->callbacks.tick(control->argument, now);
     }
     take_requests(control, now);
@@ -292,8 +309,9 @@ void control_serve(struct control *control, int64_t now)
 
 int64_t control_due(const struct control *control, int64_t now)
 {
-    int64_t due = query_due(control);
+    int64_t due = query_due(control), exchange = exchange_due(control);
 
+    due = exchange < due ? exchange : due;
     if (control->stopping)
         return control->stop_due;
     if (control->tick_ns && control->callbacks.tick && control->next_tick < due)
@@ -318,10 +336,11 @@ thrum_status_t control_start(struct bootstrap *bootstrap, const struct control_c
     if (!control)
         return thrum_fail(THRUM_ERR_NO_MEMORY, "no memory for the control plane");
     control->tree = bootstrap->tree;
+    memcpy(control->seal_key, bootstrap->seal_key, sizeof control->seal_key);
     control->callbacks = *callbacks;
     control->argument = argument;
     control->tick_ns = tick_ms > 0 ? tick_ms * MS_NS : 0;
-    control->next_tick = now_ns() + control->tick_ns;
+    control->next_tick = next_tick(control, now_ns());
     control->left_early = control->final_left = -1;
     pthread_mutex_init(&control->lock, NULL);
     pthread_condattr_init(&attributes);
@@ -372,6 +391,7 @@ void control_stop(struct control *control)
     engine_remove(control);
     pthread_cond_destroy(&control->changed);
     pthread_mutex_destroy(&control->lock);
+    sodium_memzero(control->seal_key, sizeof control->seal_key);
     free(control);
 }
 

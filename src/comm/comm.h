@@ -10,6 +10,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
+#include <stddef.h>
 
 #include <thrum/thrum.h>
 
@@ -30,17 +31,28 @@
  *   own semaphores: operations done, lanes started, lanes done
  *   scratch
  */
-enum comm_channel { CHANNEL_COLLECTIVE, CHANNEL_P2P, CHANNEL_COUNT };
+enum comm_channel { CHANNEL_COLLECTIVE, CHANNEL_P2P, CHANNEL_ONE_SIDED, CHANNEL_COUNT };
+#define COMM_LINE_CHANNELS CHANNEL_ONE_SIDED /* the channels before it have lines */
 #define COMM_LINES_PER_CHANNEL 2
 #define COMM_SEMAPHORE_STRIDE CACHE_LINE_BYTES
 
 struct comm_peer_block {
-    struct thrum_line lines[CHANNEL_COUNT][COMM_LINES_PER_CHANNEL];
+    /*
+     * Collectives send small contributions in them, whole: long lines. They do not begin at equal offsets of pages,
+     * which would make them compete for the same sets of a cache.
+     */
+    union {
+        struct thrum_line line;
+        uint8_t
+            bytes[offsetof(struct thrum_line, payload) + THRUM_LINE_LONG_BYTES + CACHE_LINE_BYTES];
+    } lines[COMM_LINE_CHANNELS][COMM_LINES_PER_CHANNEL];
     struct {
         uint64_t value;
         uint8_t pad[COMM_SEMAPHORE_STRIDE - 8];
     } semaphores[CHANNEL_COUNT][PLAN_MAX_LANES];
 };
+
+#define COMM_LINE_STRIDE sizeof(((struct comm_peer_block *)0)->lines[0][0])
 
 struct comm_own_block {
     struct {
@@ -55,7 +67,8 @@ struct comm_arrival {
     uint64_t recv_key, recv_put_offset; /* for puts: region, and offset in it */
     uint64_t count;
     int32_t root;
-    uint8_t collective, dtype, redop, pad;
+    uint16_t redop; /* point-to-point: enum message_kind */
+    uint8_t collective, dtype;
 };
 
 /* Counters that both ends of a pair advance alike. user. */
@@ -85,10 +98,24 @@ struct comm_region {
     uint64_t key;
 };
 
+/* What a point-to-point message is part of; both ends must name the same. Call records have it in `redop`. */
+enum message_kind { MESSAGE_PLAIN, MESSAGE_ALLTOALLV, MESSAGE_GATHERV, MESSAGE_SCATTERV };
+
+/* What the count of a rank is multiplied by in call_record.detail: odd, and unlike the others (splitmix64's mixer). */
+static inline uint64_t comm_count_weight(int rank)
+{
+    uint64_t x = ((uint64_t)rank + 1) * 0x9e3779b97f4a7c15u;
+
+    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
+    x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
+    return (x ^ (x >> 31)) | 1;
+}
+
 /* A message of a point-to-point operation, kept so that a mismatch can be told in full. */
 struct comm_message {
     int peer;
     uint8_t dtype;
+    uint8_t kind; /* enum message_kind */
     uint64_t count;
     uint64_t line; /* own line in which the receiver's arrival comes */
     uint64_t flag; /* that it should carry */
@@ -99,6 +126,9 @@ struct comm_operation {
     uint64_t number; /* in issue order, from 1; the area's `done` reaches it when it ends */
     struct thrum_queue *queue; /* held by comm.queues */
     uint64_t ticket;
+    struct call_record call; /* sequence 0 for point-to-point */
+    uint32_t told; /* bit per lane: its queue has the failure; under retire_lock */
+    bool has_more; /* what follows is not all NULL; most operations never touch it */
     struct thrum_queue *lane_queue[PLAN_MAX_LANES]; /* NULL: lane not used */
     uint64_t lane_ticket[PLAN_MAX_LANES];
     struct thrum_queue
@@ -107,8 +137,6 @@ struct comm_operation {
     void *host_memory; /* freed when it ends; NULL: none */
     struct comm_message *messages; /* the same; sends of a point-to-point operation */
     uint32_t nmessages;
-    uint32_t told; /* bit per lane: its queue has the failure; under retire_lock */
-    struct call_record call; /* sequence 0 for point-to-point */
 };
 
 /* A stage that became too small; freed when operation `number` has ended. */
@@ -117,11 +145,51 @@ struct comm_old_stage {
     uint64_t address, bytes, number;
 };
 
+/* A rank's part of a window. */
+struct comm_window_part {
+    uint64_t offset; /* of the memory from the rank's own_base */
+    uint64_t bytes; /* 0: nothing is open there */
+    uint64_t key, put_offset; /* for puts */
+};
+
+/* Memory of all ranks that is open to puts. user; the parts are fixed. */
+struct thrum_window {
+    struct thrum_window *next; /* of the communicator */
+    struct thrum_window *next_live; /* of the process; under the lock of window.c */
+    struct thrum_comm *comm;
+    uint64_t last_put; /* number of this rank's newest operation that puts into it */
+    struct comm_window_part parts[]; /* nranks */
+};
+
 struct exec_cache;
+struct comm_endpoint;
+struct exec_list;
 
 /* A call record that one thread writes and another reads without a lock: `sequence` is stored last, 0 meanwhile. */
 struct comm_history {
-    _Atomic uint64_t sequence, count, call;
+    _Atomic uint64_t sequence, count, call, detail;
+};
+
+/*
+ * A reduction of the caller's, see api/redop.c. Its number is its thrum_redop_t: counted in the order of creation, so
+ * that ranks agree. Numbers come again only after all others.
+ */
+#define COMM_REDOPS 256 /* live ones, at most */
+#define COMM_REDOP_LAST UINT16_MAX
+struct comm_redop {
+    thrum_redop_t number;
+    thrum_reduce_fn fold; /* NULL: a sum of contributions times a scalar */
+    void *context;
+    bool commutative;
+    thrum_datatype_t dtype; /* of the scalar */
+    uint64_t scalar_address; /* device memory; 0: `scalar` */
+    uint8_t scalar[16];
+};
+
+/* What lives until its owner frees it, maybe longer than the communicator: `comm` is NULL once that is destroyed. user. */
+struct comm_link {
+    struct thrum_comm *comm;
+    struct comm_link *next, **back; /* back: what points here */
 };
 
 struct thrum_comm {
@@ -136,6 +204,9 @@ struct thrum_comm {
     int64_t deadline_ns; /* fixed */
     uint64_t scratch_bytes; /* fixed */
     int lanes; /* fixed */
+    bool reproducible; /* fixed: reductions fold in rank order */
+    int64_t
+        init_deadline_ms; /* fixed: of making this one, and of splits where nothing else is said */
     bool peer_access; /* fixed: every pair of ranks can load and store */
     int local_ranks; /* fixed */
     struct comm_peer *peers; /* nranks */
@@ -144,16 +215,21 @@ struct thrum_comm {
     uint64_t area_bytes, scratch_offset, own_offset; /* fixed; scratch and own block in the area */
 
     const struct thrum_fabric_ops *fabric; /* fixed; NULL with peer access */
-    void *endpoint;
+    struct comm_endpoint *shared_endpoint; /* fixed; holds `endpoint` */
+    void *endpoint; /* fixed */
     struct comm_region *regions; /* user */
     int nregions;
 
     struct exec_cache *cache; /* user */
     thrum_queue_t lane_queues[PLAN_MAX_LANES]; /* user; made when first used; [0] is never used */
     uint64_t stage[2], stage_bytes[2]; /* user: device memory that stands for host buffers */
+    uint64_t stage_moves; /* user: how often a stage got a new address */
     struct comm_old_stage *old_stages; /* user: outgrown, some operation may still use them */
     uint64_t old_stage_bytes; /* user */
     void *bounce; /* user: registered host memory between plain and device */
+    struct exec_list *list; /* user: of the submission with staging that is being made */
+    struct thrum_window *windows; /* user: open ones */
+    uint64_t setups; /* user: splits and calls that open or close windows; the same on all ranks */
 
     /* Operations in flight: user writes operations[issued % N] then `issued`; control reads up to it. */
     struct comm_operation operations[COMM_IN_FLIGHT];
@@ -165,6 +241,11 @@ struct thrum_comm {
     struct thrum_queue *last_queue; /* user: queue of the newest operation */
     struct thrum_queue **queues; /* every queue used, one reference each; under retire_lock */
     int nqueues;
+
+    struct comm_redop *redops; /* user: live ones */
+    int nredops, redops_capacity;
+    uint32_t last_redop; /* user: number of the newest; 0: none yet */
+    struct comm_link *links; /* user: persistent collectives */
 
     uint64_t sequence; /* user: collectives called */
     struct comm_history history[COMM_HISTORY]; /* user writes, control reads: see comm_record */
@@ -197,6 +278,36 @@ thrum_status_t comm_create(const struct thrum_unique_id *id, int nranks, int ran
 thrum_status_t comm_effective_config(const struct thrum_comm_config *config,
                                      struct thrum_comm_config *out);
 
+/* ---- split.c ---- */
+
+/* thrum_comm_split after its checks of comm and comm_out. user; blocks. */
+thrum_status_t comm_split(struct thrum_comm *comm, int color, int key,
+                          const struct thrum_comm_config *config, thrum_comm_t *comm_out);
+
+/* What is wrong with the arguments of a split, if anything. */
+thrum_status_t comm_check_split(const struct thrum_comm *comm, int color,
+                                const struct thrum_comm_config *config);
+
+/* ---- window.c ---- */
+
+/* thrum_comm_register after its checks. user; blocks. */
+thrum_status_t comm_window_open(struct thrum_comm *comm, void *buffer, size_t bytes,
+                                struct thrum_window **window_out);
+/* thrum_comm_deregister; frees the window also after an error. user; blocks. */
+thrum_status_t comm_window_close(struct thrum_window *window);
+/* The communicator of a live window, NULL for any other pointer. Any thread. */
+struct thrum_comm *comm_of_window(const struct thrum_window *window);
+/* Frees the windows that are still open. */
+void comm_windows_free(struct thrum_comm *comm);
+
+/* ---- endpoint.c ---- */
+
+/* The device's endpoint of the configured fabric, opened for the first communicator that asks and closed by the last. */
+thrum_status_t comm_endpoint_get(struct thrum_device *device, struct comm_endpoint **endpoint_out,
+                                 const struct thrum_fabric_ops **fabric_out, void **handle_out,
+                                 struct thrum_fabric_address *address_out);
+void comm_endpoint_put(struct comm_endpoint *endpoint);
+
 /* ---- registry.c ---- */
 
 /* A communicator is a live handle from add until remove. NO_MEMORY. */
@@ -221,6 +332,17 @@ static inline uint64_t comm_block_offset(int from)
     return (uint64_t)from * sizeof(struct comm_peer_block);
 }
 
+/* In an area: the semaphore that rank `from` raises on a lane of a channel. */
+static inline uint64_t comm_semaphore_offset(enum comm_channel channel, int from, int lane)
+{
+    return comm_block_offset(from) + offsetof(struct comm_peer_block, semaphores) +
+           sizeof(((struct comm_peer_block *)0)->semaphores[0][0]) *
+               ((uint64_t)channel * PLAN_MAX_LANES + (uint64_t)lane);
+}
+
+/* Waits until operation `number` of this rank has ended or the communicator has failed. user. */
+thrum_status_t comm_await(struct thrum_comm *comm, uint64_t number);
+
 /* The communicator's failure as the return of a call: its status with its message as the thread's last error. */
 thrum_status_t comm_failure(struct thrum_comm *comm);
 
@@ -239,6 +361,9 @@ void comm_cancel_all(struct thrum_comm *comm);
 
 /* True while work of the communicator has failed on the queue and the cause is not known yet. Any thread. */
 bool comm_owes_cause(struct thrum_comm *comm, const struct thrum_queue *queue);
+
+/* The live reduction of that number; NULL if there is none. user. */
+const struct comm_redop *comm_redop_find(const struct thrum_comm *comm, thrum_redop_t number);
 
 /* Frees what an operation holds. Under retire_lock. */
 void comm_free_operation(struct comm_operation *operation);

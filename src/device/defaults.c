@@ -130,6 +130,11 @@ static thrum_status_t no_submit(void *queue, const struct thrum_command *command
     (void)queue, (void)commands, (void)n, (void)out;
     return UNSUPPORTED("submit");
 }
+static thrum_status_t no_check(void *device, const struct thrum_command *commands, size_t n)
+{
+    (void)device, (void)commands, (void)n;
+    return THRUM_OK; /* submit looks */
+}
 static thrum_status_t no_poll(void *queue, uint64_t ticket)
 {
     (void)queue, (void)ticket;
@@ -226,6 +231,7 @@ const struct thrum_device_ops device_default_ops = {
     .queue_destroy = no_queue_destroy,
     .queue_id = no_queue_id,
     .submit = no_submit,
+    .check = no_check, /* submit_checked: submit, see plugin.c */
     .poll = no_poll,
     .wait = no_wait,
     .cancel = no_cancel,

@@ -198,6 +198,7 @@ thrum_status_t thrum_device_reset(thrum_device_t device, enum thrum_reset_kind k
         return status;
     if (kind != THRUM_RESET_SOFT && kind != THRUM_RESET_HARD)
         return thrum_fail(THRUM_ERR_INVALID_ARGUMENT, "kind=%d", (int)kind);
+    atomic_fetch_add_explicit(&device->memory_epoch, 1, memory_order_release);
     status = device->ops->reset(device->impl, kind);
     __atomic_store_n(&device->own_base, device->ops->own_base(device->impl), __ATOMIC_RELEASE);
     return status;
@@ -236,6 +237,7 @@ thrum_status_t thrum_mem_free(thrum_device_t device, void *address)
 
     if (status || !address)
         return status;
+    atomic_fetch_add_explicit(&device->memory_epoch, 1, memory_order_release);
     return device->ops->mem_free(device->impl, as_address(address));
 }
 
@@ -254,7 +256,10 @@ thrum_status_t thrum_mem_unregister_host(thrum_device_t device, void *address)
 {
     thrum_status_t status = device_check(device);
 
-    return status ? status : device->ops->host_unregister(device->impl, address);
+    if (status)
+        return status;
+    atomic_fetch_add_explicit(&device->memory_epoch, 1, memory_order_release);
+    return device->ops->host_unregister(device->impl, address);
 }
 
 thrum_status_t thrum_mem_query(thrum_device_t device, const void *address,

@@ -15,6 +15,8 @@
 #define QUEUE_MAGIC 0x54515545u
 #define EVENT_MAGIC 0x54455645u
 #define SEMAPHORE_MAGIC 0x5453454du
+#define GRAPH_MAGIC 0x54475246u
+#define GRAPH_HANDLE_BYTES 512 /* what capture.c needs at most */
 
 struct thrum_device {
     uint32_t magic;
@@ -26,6 +28,7 @@ struct thrum_device {
     struct thrum_device_properties
         properties; /* as at open; free bytes and generation are read anew */
     uint64_t own_base; /* read anew after a hard reset */
+    _Atomic uint64_t memory_epoch; /* grows whenever memory that was known is given back */
     struct thrum_device *next; /* registry list, under the registry lock */
     pthread_mutex_t staging_lock;
     struct staging *staging; /* free chunks, under staging_lock */
@@ -48,6 +51,7 @@ struct thrum_queue {
     bool is_closing; /* under marks_lock: event callbacks must not poll it any more */
     struct event_pending *marks_first,
         *marks_last; /* submitted event callbacks, under marks_lock */
+    _Atomic(struct thrum_graph *) capture; /* what is being recorded; NULL: nothing is */
 };
 
 /* A queue's ticket counters only grow, whichever of several submitting threads comes last. */
@@ -104,7 +108,14 @@ extern void (*_Atomic device_queue_error_hook)(struct thrum_queue *queue, thrum_
  * memory; entries are reused as late as possible. take returns zeroed memory without its magic, NULL if the table is
  * full; the object is alive from handle_publish until handle_give.
  */
-enum handle_kind { HANDLE_DEVICE, HANDLE_QUEUE, HANDLE_EVENT, HANDLE_SEMAPHORE, HANDLE_KINDS };
+enum handle_kind {
+    HANDLE_DEVICE,
+    HANDLE_QUEUE,
+    HANDLE_EVENT,
+    HANDLE_SEMAPHORE,
+    HANDLE_GRAPH,
+    HANDLE_KINDS
+};
 void *handle_take(enum handle_kind kind);
 void handle_publish(enum handle_kind kind, void *object);
 void handle_give(enum handle_kind kind, void *object);
@@ -112,6 +123,13 @@ bool handle_is_valid(enum handle_kind kind, const void *object);
 /* The i-th entry if it is alive, else NULL; for sweeps at close. */
 void *handle_at(enum handle_kind kind, size_t i);
 size_t handle_high(enum handle_kind kind); /* entries from here on were never used */
+
+/* Equal values: what was known of the device's memory in between still holds. */
+static inline uint64_t device_memory_epoch(const struct thrum_device *device)
+{
+    return atomic_load_explicit(&device->memory_epoch, memory_order_acquire) << 32 |
+           device->ops->generation(device->impl);
+}
 
 /* THRUM_ERR_INVALID_ARGUMENT with a message unless the device is open. */
 thrum_status_t device_check(const struct thrum_device *device);
@@ -123,6 +141,43 @@ void device_sweep(struct thrum_device *device);
 void event_forget_queue(struct thrum_queue *queue);
 void event_close_queue(
     struct thrum_queue *queue); /* before that: no callback polls it from now on */
+/* thrum_queue_destroy, also of a queue that is being captured. */
+void queue_end(struct thrum_queue *queue);
+
+/* ---- capture (capture.c) ---- */
+
+static inline struct thrum_graph *queue_graph(const struct thrum_queue *queue)
+{
+    return atomic_load_explicit(&queue->capture, memory_order_acquire);
+}
+
+/* Whether what is submitted to the live queue is to be recorded instead. */
+static inline bool queue_is_capturing(const struct thrum_queue *queue)
+{
+    return queue_graph(queue) != NULL;
+}
+
+/*
+ * Records a call of the layers above: a launch calls replay(argument, the launch's queue), any number of times, which
+ * issues the operation there (or records it again: the queue may itself be captured). release(argument), which may be
+ * NULL, is called when the graph is destroyed; `argument` is the graph's from now on, except on error: NO_MEMORY.
+ */
+thrum_status_t queue_capture_call(struct thrum_queue *queue,
+                                  thrum_status_t (*replay)(void *argument,
+                                                           struct thrum_queue *queue),
+                                  void (*release)(void *argument), void *argument);
+/*
+ * OK unless the queue is being captured: then INVALID_USAGE, which names `call` ("thrum_queue_query"), and the capture
+ * will end with it.
+ */
+thrum_status_t capture_refuse(struct thrum_queue *queue, const char *call);
+/* Records of a capturing queue: commands with what they point to, and events by handle. */
+thrum_status_t capture_commands(struct thrum_queue *queue, const struct thrum_command *commands,
+                                size_t n);
+thrum_status_t capture_event(struct thrum_queue *queue, struct thrum_event *event, bool is_record);
+/* Ends a capture with nothing to show for it; does nothing if there is none. */
+void capture_drop(struct thrum_queue *queue);
+
 /* For handle_give and sweeps: makes the entry invalid but keeps it. */
 void handle_retract(void *object);
 /* Frees the staging memory of a device; called by close before the plugin closes it. */
@@ -133,6 +188,11 @@ extern const struct thrum_device_ops device_default_ops;
 /* Validated access for the layers above: true if the handle is alive. */
 bool device_is_valid(const struct thrum_device *device);
 bool queue_is_valid(const struct thrum_queue *queue);
+/* The same for a handle that has been valid before: its memory is never unmapped, but may be another queue's by now. */
+static inline bool queue_is_still_valid(const struct thrum_queue *queue)
+{
+    return __atomic_load_n(&queue->magic, __ATOMIC_ACQUIRE) == QUEUE_MAGIC;
+}
 
 /* Finds the plugin named by THRUM_DEVICE (built-in or loaded); the table has every entry. */
 thrum_status_t device_plugin_load(const char *name, const struct thrum_device_ops **ops_out);

@@ -188,6 +188,8 @@ thrum_status_t thrum_event_record(thrum_event_t event, thrum_queue_t queue)
         status = queue_check(queue);
     if (status)
         return status;
+    if (queue_is_capturing(queue))
+        return capture_event(queue, event, true);
     mark = calloc(1, sizeof *mark);
     if (!mark)
         return thrum_fail(THRUM_ERR_NO_MEMORY, "no memory for an event");
@@ -228,6 +230,8 @@ thrum_status_t thrum_event_wait(thrum_event_t event, thrum_queue_t queue)
         status = queue_check(queue);
     if (status)
         return status;
+    if (queue_is_capturing(queue))
+        return capture_event(queue, event, false);
     mark = mark_get(event);
     if (mark && mark->queue != queue && !atomic_load_explicit(&mark->reached, memory_order_acquire))
         status = submit_pending(queue, mark, ask_mark, false);

@@ -38,6 +38,10 @@ static struct handle_table tables[HANDLE_KINDS] = {
                           .capacity = 1048576,
                           .magic = SEMAPHORE_MAGIC,
                           .lock = PTHREAD_MUTEX_INITIALIZER},
+    [HANDLE_GRAPH] = {.entry_bytes = GRAPH_HANDLE_BYTES,
+                      .capacity = 65536,
+                      .magic = GRAPH_MAGIC,
+                      .lock = PTHREAD_MUTEX_INITIALIZER},
 };
 
 static char *base_of(struct handle_table *table)

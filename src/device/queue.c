@@ -63,11 +63,16 @@ thrum_status_t thrum_queue_create(thrum_device_t device, unsigned flags, thrum_q
 
 void thrum_queue_destroy(thrum_queue_t queue)
 {
+    if (queue_is_valid(queue) && !capture_refuse(queue, "thrum_queue_destroy"))
+        queue_end(queue);
+}
+
+void queue_end(struct thrum_queue *queue)
+{
     uint64_t last;
 
-    if (!queue_is_valid(queue))
-        return;
     handle_retract(queue);
+    capture_drop(queue);
     event_close_queue(queue);
     /* to the end of all tickets: who still holds the queue can submit nothing more */
     queue->ops->cancel(queue->impl, 1, UINT64_MAX, THRUM_ERR_ABORTED);
@@ -122,6 +127,12 @@ thrum_status_t thrum_queue_submit(thrum_queue_t queue, const struct thrum_comman
 
     if (status)
         return status;
+    if (queue_is_capturing(queue)) {
+        status = capture_commands(queue, commands, n);
+        if (!status && ticket_out)
+            *ticket_out = 0;
+        return status;
+    }
     status = queue->ops->submit(queue->impl, commands, n, &ticket);
     if (status)
         return status;
@@ -289,11 +300,14 @@ static thrum_status_t collect(struct thrum_queue *queue, uint64_t last, thrum_st
     return last_status ? explain(queue, last_status) : THRUM_OK;
 }
 
-thrum_status_t thrum_queue_synchronize_for(thrum_queue_t queue, int64_t timeout_ns)
+/* `call`: the public name, for messages. */
+static thrum_status_t synchronize(thrum_queue_t queue, int64_t timeout_ns, const char *call)
 {
     uint64_t last;
     thrum_status_t status = queue_check(queue);
 
+    if (!status)
+        status = capture_refuse(queue, call);
     if (status)
         return status;
     last = atomic_load_explicit(&queue->last_ticket, memory_order_acquire);
@@ -305,9 +319,14 @@ thrum_status_t thrum_queue_synchronize_for(thrum_queue_t queue, int64_t timeout_
     return collect(queue, last, status);
 }
 
+thrum_status_t thrum_queue_synchronize_for(thrum_queue_t queue, int64_t timeout_ns)
+{
+    return synchronize(queue, timeout_ns, "thrum_queue_synchronize_for");
+}
+
 thrum_status_t thrum_queue_synchronize(thrum_queue_t queue)
 {
-    return thrum_queue_synchronize_for(queue, -1);
+    return synchronize(queue, -1, "thrum_queue_synchronize");
 }
 
 thrum_status_t thrum_queue_query(thrum_queue_t queue)
@@ -315,6 +334,8 @@ thrum_status_t thrum_queue_query(thrum_queue_t queue)
     uint64_t last;
     thrum_status_t status = queue_check(queue);
 
+    if (!status)
+        status = capture_refuse(queue, "thrum_queue_query");
     if (status)
         return status;
     last = atomic_load_explicit(&queue->last_ticket, memory_order_acquire);

@@ -175,10 +175,13 @@ static thrum_status_t copy_host(thrum_queue_t queue, void *dst, const void *src,
     return status;
 }
 
-static thrum_status_t check_copy(thrum_queue_t queue, const void *dst, const void *src)
+static thrum_status_t check_copy(thrum_queue_t queue, const void *dst, const void *src,
+                                 const char *call)
 {
     thrum_status_t status = queue_check(queue);
 
+    if (!status)
+        status = capture_refuse(queue, call);
     if (!status && (!dst || !src))
         return thrum_fail(THRUM_ERR_INVALID_POINTER, "%s=NULL", dst ? "src" : "dst");
     return status;
@@ -187,7 +190,7 @@ static thrum_status_t check_copy(thrum_queue_t queue, const void *dst, const voi
 thrum_status_t thrum_copy_to_device(thrum_queue_t queue, void *dst, const void *host_src,
                                     size_t bytes)
 {
-    thrum_status_t status = check_copy(queue, dst, host_src);
+    thrum_status_t status = check_copy(queue, dst, host_src, "thrum_copy_to_device");
 
     return status ? status : copy_host(queue, dst, host_src, bytes, true);
 }
@@ -195,7 +198,7 @@ thrum_status_t thrum_copy_to_device(thrum_queue_t queue, void *dst, const void *
 thrum_status_t thrum_copy_to_host(thrum_queue_t queue, void *host_dst, const void *src,
                                   size_t bytes)
 {
-    thrum_status_t status = check_copy(queue, host_dst, src);
+    thrum_status_t status = check_copy(queue, host_dst, src, "thrum_copy_to_host");
 
     return status ? status : copy_host(queue, host_dst, src, bytes, false);
 }
@@ -207,7 +210,7 @@ void device_sweep(struct thrum_device *device)
     for (size_t i = 0; i < handle_high(HANDLE_QUEUE); i++) {
         struct thrum_queue *queue = handle_at(HANDLE_QUEUE, i);
         if (queue && queue->device == device)
-            thrum_queue_destroy(queue);
+            queue_end(queue);
     }
     for (size_t i = 0; i < handle_high(HANDLE_EVENT); i++) {
         struct thrum_event *event = handle_at(HANDLE_EVENT, i);

@@ -68,14 +68,33 @@ static struct thrum_command *add_command(struct builder *b, enum thrum_opcode op
     return &p->commands[p->ncommands++];
 }
 
+/* First slot of the lines that a patch is about: the peer's in the own area, or the own ones in the peer's. */
+static uint64_t line_base(const struct builder *b, enum patch_kind kind, int peer)
+{
+    const struct comm_peer *p = &b->comm->peers[peer];
+    uint64_t out = exec_line_offset(b->comm->rank, b->program->channel);
+
+    switch (kind) {
+    case PATCH_LINE_OUT:
+        return p->window_base + p->area_offset + out;
+    case PATCH_LINE_PUT:
+        return p->area_put_offset + out;
+    default:
+        return b->comm->area + exec_line_offset(peer, b->program->channel);
+    }
+}
+
 /* A patch of the newest command (which is added next unless `command` says otherwise). */
 static void add_patch(struct builder *b, struct exec_patch patch)
 {
     struct exec_program *p = b->program;
 
     p->patches = grow(b, p->patches, p->npatches, &b->patches_capacity, sizeof *p->patches);
-    if (!b->status)
-        p->patches[p->npatches++] = patch;
+    if (b->status)
+        return;
+    patch.pair = &b->comm->peers[patch.peer].pairs[p->channel];
+    patch.base = line_base(b, (enum patch_kind)patch.kind, patch.peer);
+    p->patches[p->npatches++] = patch;
 }
 
 static struct exec_delta *delta(struct builder *b, int peer)
@@ -84,7 +103,7 @@ static struct exec_delta *delta(struct builder *b, int peer)
 
     if (!b->delta_of[peer]) {
         b->delta_of[peer] = &p->deltas[p->ndeltas++];
-        b->delta_of[peer]->peer = peer;
+        b->delta_of[peer]->pair = &b->comm->peers[peer].pairs[p->channel];
     }
     return b->delta_of[peer];
 }
@@ -93,9 +112,7 @@ static struct exec_delta *delta(struct builder *b, int peer)
 
 static uint64_t semaphore_offset(const struct builder *b, int from, int lane)
 {
-    return comm_block_offset(from) + offsetof(struct comm_peer_block, semaphores) +
-           sizeof(((struct comm_peer_block *)0)->semaphores[0][0]) *
-               ((uint64_t)b->program->channel * PLAN_MAX_LANES + (uint64_t)lane);
+    return comm_semaphore_offset(b->program->channel, from, lane);
 }
 
 /* The peer's area as this device addresses it. */
@@ -125,6 +142,9 @@ static void add_engine_operand(struct builder *b, struct plan_operand o)
     bool own = o.rank == comm->rank;
 
     switch ((enum plan_space)o.space) {
+    case PLAN_WIDE:
+        o.offset *= plan_widening(&b->plan->params);
+        /* fall through */
     case PLAN_SCRATCH:
         add_operand(b, (own ? comm->area : peer_area(b, o.rank)) + comm->scratch_offset + o.offset);
         return;
@@ -163,6 +183,29 @@ static const struct plan_operand *op_operands(const struct builder *b, const str
     return &b->plan->operands[op->first_operand];
 }
 
+/* Which operands of a REDUCE are partial results of an 8- or 16-bit float. */
+static uint8_t wide_flags(const struct builder *b, const struct plan_op *op)
+{
+    const struct plan_operand *operands = op_operands(b, op), *srcs = operands + op->ndst;
+    uint8_t flags = operands[0].space == PLAN_WIDE ? THRUM_CMD_FLAG_WIDE_DST : 0;
+
+    if (plan_widening(&b->plan->params) == 1)
+        return 0;
+    if (srcs[op->nsrc - 1].space == PLAN_WIDE)
+        flags |= THRUM_CMD_FLAG_WIDE_SRC;
+    else if (srcs[0].space == PLAN_WIDE)
+        flags |= THRUM_CMD_FLAG_WIDE_FIRST;
+    return flags;
+}
+
+/* Bytes that a COPY or PUT moves. */
+static uint64_t moved_bytes(const struct builder *b, const struct plan_op *op)
+{
+    bool wide = op_operands(b, op)[0].space == PLAN_WIDE;
+
+    return wide ? op->bytes * plan_widening(&b->plan->params) : op->bytes;
+}
+
 static void lower_engine(struct builder *b, const struct plan_op *op)
 {
     const struct plan_params *params = &b->plan->params;
@@ -173,17 +216,25 @@ static void lower_engine(struct builder *b, const struct plan_op *op)
         add_engine_operand(b, op_operands(b, op)[i]);
     command = add_command(b, op->opcode == PLAN_REDUCE ? THRUM_CMD_REDUCE : THRUM_CMD_COPY, first,
                           op->ndst, op->nsrc);
-    command->bytes = op->bytes;
+    command->bytes = op->opcode == PLAN_REDUCE ? op->bytes : moved_bytes(b, op);
     command->flags = THRUM_CMD_FLAG_CONTAIN;
     if (op->flags & PLAN_STREAM)
         command->flags |= THRUM_CMD_FLAG_STREAM;
     if (op->opcode != PLAN_REDUCE)
         return;
+    command->flags |= wide_flags(b, op);
     command->dtype = (uint8_t)params->dtype;
     command->redop = (uint8_t)params->redop;
+    if (params->redop >= THRUM_REDOP_COUNT) {
+        const struct comm_redop *redop = comm_redop_find(b->comm, params->redop);
+
+        command->redop = THRUM_REDOP_CALLBACK;
+        command->reduce = redop->fold;
+        command->reduce_context = redop->context;
+    }
     if (params->redop == THRUM_AVG) {
         command->redop = (op->flags & PLAN_FINAL) ? THRUM_AVG : THRUM_SUM;
-        command->divisor = (uint64_t)params->nranks;
+        command->divisor = op->value ? op->value : (uint64_t)params->nranks;
     }
 }
 
@@ -239,8 +290,10 @@ static uint64_t p2p_signature(const struct builder *b, int peer, bool receive)
     for (int i = 0; i < params->np2p; i++)
         if (params->p2p[i].peer == peer && params->p2p[i].is_send != receive) {
             const struct plan_p2p *p = &params->p2p[i];
-            struct call_record call = {
-                .count = p->bytes, .collective = COLL_SENDRECV, .dtype = p->dtype};
+            struct call_record call = {.count = p->bytes,
+                                       .collective = COLL_SENDRECV,
+                                       .dtype = p->dtype,
+                                       .redop = p->kind};
             return exec_signature(&call);
         }
     return 0;
@@ -281,6 +334,7 @@ static void lower_line(struct builder *b, const struct plan_op *op)
         command->put.signal_key = b->comm->peers[op->peer].area_key;
     patch_command(b, b->comm->peer_access ? PATCH_LINE_OUT : PATCH_LINE_PUT, op->peer, op->lane,
                   p2p_signature(b, op->peer, true));
+    b->program->arrives |= !inline_data;
     delta(b, op->peer)->lines_sent++;
 }
 
@@ -317,12 +371,15 @@ static void lower_put(struct builder *b, const struct plan_op *op)
             lower_raise(b, op->peer, op->lane, op->value);
         return;
     }
-    add_operand(b, dst->space == PLAN_SCRATCH
-                       ? comm->peers[op->peer].area_put_offset + comm->scratch_offset + dst->offset
-                       : dst->offset);
+    if (dst->space == PLAN_RECV)
+        add_operand(b, dst->offset);
+    else
+        add_operand(b, comm->peers[op->peer].area_put_offset + comm->scratch_offset +
+                           dst->offset *
+                               (dst->space == PLAN_WIDE ? plan_widening(&b->plan->params) : 1));
     add_engine_operand(b, *src);
     command = add_put(b, op->peer, first, 1, 1);
-    command->bytes = op->bytes;
+    command->bytes = moved_bytes(b, op);
     if (dst->space == PLAN_RECV) {
         command->put.remote_key = 0;
         patch_command(b, PATCH_PEER_PUT, op->peer, op->lane, 0);
@@ -384,6 +441,7 @@ static void note_messages(struct builder *b)
             p->messages[p->nmessages++] = (struct comm_message){
                 .peer = params->p2p[i].peer,
                 .dtype = params->p2p[i].dtype,
+                .kind = params->p2p[i].kind,
                 .count = params->p2p[i].bytes /
                          thrum_datatype_size((thrum_datatype_t)params->p2p[i].dtype),
                 .flag = p2p_signature(b, params->p2p[i].peer, false)};
@@ -465,6 +523,20 @@ static thrum_status_t reach_peers(struct thrum_comm *comm, const struct plan *pl
     return THRUM_OK;
 }
 
+/* A call with the buffers of the last one need not patch them in again. */
+static void sort_patches(struct exec_program *p)
+{
+    for (uint32_t i = 0; i < p->npatches; i++) {
+        struct exec_patch patch = p->patches[i];
+
+        if (patch.kind != PATCH_SEND && patch.kind != PATCH_RECV)
+            continue;
+        memmove(&p->patches[p->nbuffer_patches + 1], &p->patches[p->nbuffer_patches],
+                (i - p->nbuffer_patches) * sizeof patch);
+        p->patches[p->nbuffer_patches++] = patch;
+    }
+}
+
 static void resolve_operands(struct builder *b)
 {
     struct exec_program *p = b->program;
@@ -472,6 +544,9 @@ static void resolve_operands(struct builder *b)
 
     if (deltas)
         p->deltas = deltas;
+    sort_patches(p);
+    p->head_value = &p->commands[p->lanes[0].first_command].value;
+    p->tail_value = &p->commands[p->lanes[0].first_command + p->lanes[0].ncommands - 1].value;
     for (uint32_t i = 0; i < p->ncommands; i++)
         p->commands[i].operands = &p->operands[b->first_operand[i]];
     p->host_bytes = sizeof *p + b->commands_capacity * sizeof *p->commands +
@@ -508,6 +583,8 @@ thrum_status_t exec_compile(struct thrum_comm *comm, const struct plan *plan,
         note_messages(&b);
     if (!b.status)
         resolve_operands(&b);
+    if (!b.status) /* once, for submit_checked */
+        b.status = comm->ops->check(comm->device->impl, b.program->commands, b.program->ncommands);
     free(b.delta_of);
     free(b.put_to);
     free(b.first_operand);

@@ -7,6 +7,8 @@
 #ifndef EXEC_EXEC_H
 #define EXEC_EXEC_H
 
+#include <stddef.h>
+
 #include "comm/comm.h"
 #include "plan/plan.h"
 
@@ -19,6 +21,8 @@ struct coll_args {
     thrum_datatype_t dtype;
     thrum_redop_t redop;
     int root;
+    /* v-variants (allgather and reduce_scatter): nranks each, borrowed; `count` is the largest. NULL: equal blocks */
+    const uint64_t *counts, *displs;
     struct thrum_comm *comm;
     struct thrum_queue *queue;
 };
@@ -45,11 +49,13 @@ struct exec_patch {
     int32_t peer;
     uint32_t command, operand; /* indexes */
     uint64_t addend;
+    uint64_t base; /* lines: of the pair's first slot */
+    struct comm_pair *pair; /* of the peer, on the program's channel */
 };
 
 /* What a program adds to the counters of a pair. */
 struct exec_delta {
-    int32_t peer;
+    struct comm_pair *pair;
     uint32_t lines_sent, lines_received;
     uint64_t sent[PLAN_MAX_LANES], received[PLAN_MAX_LANES];
 };
@@ -71,7 +77,7 @@ struct exec_program {
     bool puts; /* commands need a fabric */
     struct thrum_command *commands; /* lane after lane */
     struct thrum_operand *operands;
-    struct exec_patch *patches;
+    struct exec_patch *patches; /* those of the own buffers first */
     struct exec_delta *deltas;
     struct comm_arrival
         *arrivals; /* payloads of arrival lines: 1 for collectives, 1 a peer for p2p */
@@ -79,6 +85,11 @@ struct exec_program {
     uint32_t nmessages;
     struct exec_lane lanes[PLAN_MAX_LANES];
     uint32_t ncommands, noperands, npatches, ndeltas, nlanes;
+    uint32_t nbuffer_patches;
+    uint64_t bound_send, bound_recv; /* what the buffers' patches hold now; 0: nothing */
+    bool arrives; /* sends arrival lines */
+    uint64_t signature; /* of the call; collectives only */
+    uint64_t *head_value, *tail_value; /* of lane 0's first and last command */
     size_t host_bytes;
 };
 
@@ -97,14 +108,26 @@ struct exec_copy {
     void *host;
     uint64_t device;
     uint64_t bytes;
-    bool registered; /* the device reaches it; else it goes through the bounce buffer */
+    bool registered; /* the device reaches it; else by THRUM_CMD_FLAG_HOST or the bounce buffer */
 };
 
 /* Copies before and after the program; borrowed for the call. */
 struct exec_staging {
-    struct exec_copy *in, *out;
+    const struct exec_copy *in, *out;
     size_t nin, nout;
+    const struct thrum_command *prologue; /* between the copies in and the program; NULL: none */
 };
+
+/* Where the buffers of a collective are for the device, with the copies that host memory needs around the program. */
+struct exec_placement {
+    struct exec_buffers buffers;
+    struct exec_copy in, out; /* bytes 0: none is needed */
+};
+
+static inline bool exec_is_staged(const struct exec_placement *placement)
+{
+    return placement->in.bytes || placement->out.bytes;
+}
 
 /*
  * Binds and submits one operation: staging in, the program, staging out, done. Does not wait. `call` is what the
@@ -122,24 +145,63 @@ thrum_status_t exec_run(struct thrum_comm *comm, struct exec_program *program,
 #define EXEC_SEQUENCE_MASK (~(uint64_t)0 << EXEC_SIGNATURE_BITS)
 uint64_t exec_signature(const struct call_record *call);
 
+/* Where the first of a peer's lines lies in an area. */
+static inline uint64_t exec_line_offset(int from, enum comm_channel channel)
+{
+    return comm_block_offset(from) + offsetof(struct comm_peer_block, lines) +
+           COMM_LINE_STRIDE * (uint64_t)channel * COMM_LINES_PER_CHANNEL;
+}
+
 /* Keeps a reference on a queue that carries work of the communicator, until its end. user. */
 thrum_status_t exec_hold_queue(struct thrum_comm *comm, struct thrum_queue *queue);
+
+/* ---- one-sided (one_sided.c): operations of one command, built anew for each call, without allocation ---- */
+
+/* What call_record.state says of an operation that is not a collective (sequence 0). */
+enum exec_kind { EXEC_MESSAGES, EXEC_PUT, EXEC_SIGNAL, EXEC_WAIT_SIGNAL };
+
+/* Copies `bytes` from own device memory at `source` to `offset` in the peer's part of a window. */
+thrum_status_t exec_put(struct thrum_comm *comm, int peer, uint64_t source,
+                        const struct comm_window_part *part, uint64_t offset, uint64_t bytes,
+                        const struct exec_staging *staging, struct thrum_queue *queue,
+                        const struct call_record *call);
+/* One more signal to the peer. */
+thrum_status_t exec_signal(struct thrum_comm *comm, int peer, struct thrum_queue *queue,
+                           const struct call_record *call);
+/* Waits for `n` more signals from the peer. */
+thrum_status_t exec_wait_signal(struct thrum_comm *comm, int peer, uint64_t n,
+                                struct thrum_queue *queue, const struct call_record *call);
 
 /* ---- plan cache ---- */
 
 struct exec_key {
     uint64_t count;
+    uint64_t detail; /* v-variants: hash of counts; else 0, and both arrays are NULL */
+    const uint64_t *counts, *displs; /* compared in full; a key in the cache has copies */
+    int nranks;
     int32_t root;
-    uint8_t collective, dtype, redop, in_place;
+    uint16_t redop;
+    uint8_t collective, dtype, in_place;
 };
 
 struct exec_cache *exec_cache_create(void);
 void exec_cache_destroy(struct exec_cache *cache); /* takes NULL */
 /* NULL if it is not there. */
 struct exec_program *exec_cache_find(struct exec_cache *cache, const struct exec_key *key);
-/* Takes the program; may drop another. */
-void exec_cache_insert(struct exec_cache *cache, const struct exec_key *key,
-                       struct exec_program *program);
+/* Takes the program, also on error; may drop another. NO_MEMORY. */
+thrum_status_t exec_cache_insert(struct exec_cache *cache, const struct exec_key *key,
+                                 struct exec_program *program);
+/* Drops the programs of a reduction that is no more. */
+void exec_cache_forget_redop(struct exec_cache *cache, thrum_redop_t redop);
+/*
+ * A call that is made again with the arguments of an earlier one, whose buffers were found good and lie where they lay
+ * (equal epoch: device_memory_epoch; the stages are looked after here), needs no second look at them. recall: its
+ * program and placement, which is the cache's, or NULL.
+ */
+struct exec_program *exec_cache_recall(struct exec_cache *cache, const struct coll_args *args,
+                                       uint64_t epoch, const struct exec_placement **placement_out);
+void exec_cache_remember(struct exec_cache *cache, const struct coll_args *args, uint64_t epoch,
+                         struct exec_program *program, const struct exec_placement *placement);
 uint64_t exec_cache_bytes(const struct exec_cache *cache);
 #define EXEC_CACHE_LIMIT_BYTES (16u << 20)
 
@@ -162,23 +224,31 @@ thrum_status_t exec_region(struct thrum_comm *comm, uint64_t address, uint64_t *
                            uint64_t *offset_out);
 
 /*
- * A submission put together from a program and the copies around it. Plain host memory goes in pieces through the
- * communicator's bounce buffer: a callback copies on the host, a COPY moves the piece. commands and operands may be
- * freed after submit, contexts (what the callbacks need) only when the operation has ended.
+ * A submission put together from a program and the copies around it. Registered memory, and plain memory where the
+ * device has THRUM_CAP_PAGEABLE, is one COPY. Else plain memory goes in pieces through the communicator's bounce buffer:
+ * a callback copies on the host, a COPY moves the piece. A communicator has one list and uses it again and again; only
+ * contexts, what the callbacks need, has to live until the operation has ended.
  */
 #define EXEC_BOUNCE_BYTES (256u << 10)
+#define EXEC_LIST_KEPT_BYTES (1u << 20)
 struct exec_list {
     struct thrum_command *commands;
     struct thrum_operand *operands;
-    void *contexts;
+    size_t commands_capacity, operands_capacity;
     size_t n, noperands, ncontexts;
+    void *contexts; /* the operation's after submit; NULL: none are needed */
     uint8_t *bounce;
+    bool pageable;
 };
-/* Room for `ncommands` and all copies of the staging. On error nothing is held. */
-thrum_status_t exec_list_init(struct exec_list *list, struct thrum_comm *comm,
-                              const struct exec_staging *staging, size_t ncommands);
+/* The communicator's list, empty, with room for `ncommands` and all copies of the staging. NO_MEMORY. */
+thrum_status_t exec_list_begin(struct thrum_comm *comm, const struct exec_staging *staging,
+                               size_t ncommands, struct exec_list **list_out);
 void exec_list_add(struct exec_list *list, const struct thrum_command *commands, size_t n);
 void exec_list_add_copies(struct exec_list *list, const struct exec_copy *copies, size_t n,
                           bool to_device);
+/* After submit: keeps memory for the next time, but no more than EXEC_LIST_KEPT_BYTES. */
+void exec_list_end(struct exec_list *list);
+uint64_t exec_list_bytes(const struct exec_list *list); /* NULL: 0 */
+void exec_list_destroy(struct exec_list *list); /* takes NULL */
 
 #endif

@@ -12,10 +12,10 @@
 
 uint64_t exec_signature(const struct call_record *call)
 {
-    uint64_t h = call->count * 0x9e3779b97f4a7c15u;
+    uint64_t h = call->count * 0x9e3779b97f4a7c15u ^ call->detail;
 
-    h ^= ((uint64_t)(uint32_t)call->root << 24 | (uint64_t)call->collective << 16 |
-          (uint64_t)call->dtype << 8 | call->redop) *
+    h ^= ((uint64_t)(uint32_t)call->root << 32 | (uint64_t)call->collective << 24 |
+          (uint64_t)call->dtype << 16 | call->redop) *
          0xc2b2ae3d27d4eb4fu;
     h ^= h >> 29;
     h *= 0xbf58476d1ce4e5b9u;
@@ -30,24 +30,22 @@ struct binding {
     uint64_t flag; /* of collectives */
 };
 
-static uint64_t block_line(int from, enum comm_channel channel, uint32_t count)
-{
-    return comm_block_offset(from) + offsetof(struct comm_peer_block, lines) +
-           sizeof(struct thrum_line) *
-               ((uint64_t)channel * COMM_LINES_PER_CHANNEL + count % COMM_LINES_PER_CHANNEL);
-}
-
 #define PAYLOAD_OFFSET offsetof(struct thrum_line, payload)
 
-static uint64_t own_payload(const struct binding *b, int peer)
+/* The slot that the pair's next line goes to or comes to; patch->base is the first. */
+static inline uint64_t line_slot(const struct exec_patch *patch, uint32_t count)
 {
-    enum comm_channel channel = b->program->channel;
-    uint32_t count = b->comm->peers[peer].pairs[channel].lines_received;
-
-    return b->comm->area + block_line(peer, channel, count) + PAYLOAD_OFFSET;
+    return patch->base + count % COMM_LINES_PER_CHANNEL * COMM_LINE_STRIDE;
 }
 
-static uint64_t line_flag(const struct binding *b, const struct exec_patch *patch, uint32_t count)
+/* A field of the arrival line that has come from the peer. */
+static inline uint64_t arrival_field(const struct exec_patch *patch, size_t field)
+{
+    return line_slot(patch, patch->pair->lines_received) + PAYLOAD_OFFSET + field;
+}
+
+static inline uint64_t line_flag(const struct binding *b, const struct exec_patch *patch,
+                                 uint32_t count)
 {
     if (b->program->channel == CHANNEL_COLLECTIVE)
         return b->flag;
@@ -131,11 +129,9 @@ thrum_status_t exec_region(struct thrum_comm *comm, uint64_t address, uint64_t *
 
 static inline thrum_status_t apply(const struct binding *b, const struct exec_patch *patch)
 {
-    struct exec_program *p = b->program;
-    struct thrum_comm *comm = b->comm;
-    struct thrum_command *command = &p->commands[patch->command];
-    struct thrum_operand *operand = &p->operands[patch->operand];
-    struct comm_pair *pair = &comm->peers[patch->peer].pairs[p->channel];
+    struct thrum_command *command = &b->program->commands[patch->command];
+    struct thrum_operand *operand = &b->program->operands[patch->operand];
+    const struct comm_pair *pair = patch->pair;
 
     switch ((enum patch_kind)patch->kind) {
     case PATCH_SEND:
@@ -145,37 +141,31 @@ static inline thrum_status_t apply(const struct binding *b, const struct exec_pa
         operand->base = b->buffers->recv + patch->addend;
         break;
     case PATCH_PEER_SEND:
-        operand->indirect =
-            own_payload(b, patch->peer) + offsetof(struct comm_arrival, send_offset);
+        operand->indirect = arrival_field(patch, offsetof(struct comm_arrival, send_offset));
         break;
     case PATCH_PEER_RECV:
-        operand->indirect =
-            own_payload(b, patch->peer) + offsetof(struct comm_arrival, recv_offset);
+        operand->indirect = arrival_field(patch, offsetof(struct comm_arrival, recv_offset));
         break;
     case PATCH_PEER_PUT:
-        operand->indirect =
-            own_payload(b, patch->peer) + offsetof(struct comm_arrival, recv_put_offset);
+        operand->indirect = arrival_field(patch, offsetof(struct comm_arrival, recv_put_offset));
         command->put.remote_key_indirect =
-            own_payload(b, patch->peer) + offsetof(struct comm_arrival, recv_key);
+            arrival_field(patch, offsetof(struct comm_arrival, recv_key));
         break;
     case PATCH_LINE_OUT:
-        operand->base = comm->peers[patch->peer].window_base +
-                        comm->peers[patch->peer].area_offset +
-                        block_line(comm->rank, p->channel, pair->lines_sent);
+        operand->base = line_slot(patch, pair->lines_sent);
         command->value = line_flag(b, patch, pair->lines_sent);
         break;
     case PATCH_LINE_PUT:
-        command->put.signal_offset = comm->peers[patch->peer].area_put_offset +
-                                     block_line(comm->rank, p->channel, pair->lines_sent);
+        command->put.signal_offset = line_slot(patch, pair->lines_sent);
         operand->base = command->put.signal_offset + PAYLOAD_OFFSET;
         command->value = line_flag(b, patch, pair->lines_sent);
         break;
     case PATCH_LINE_IN:
-        operand->base = own_payload(b, patch->peer) - PAYLOAD_OFFSET;
+        operand->base = line_slot(patch, pair->lines_received);
         command->value = line_flag(b, patch, pair->lines_received);
         break;
     case PATCH_LINE_DATA:
-        operand->base = own_payload(b, patch->peer) + patch->addend;
+        operand->base = arrival_field(patch, patch->addend);
         break;
     case PATCH_RAISE:
         command->value = pair->sent[patch->lane] + patch->addend;
@@ -185,7 +175,7 @@ static inline thrum_status_t apply(const struct binding *b, const struct exec_pa
         break;
     case PATCH_REGION: {
         struct comm_region *region;
-        thrum_status_t status = find_region(comm, operand[1].base, &region);
+        thrum_status_t status = find_region(b->comm, operand[1].base, &region);
         if (status)
             return status;
         command->put.local_region = region->region;
@@ -197,23 +187,33 @@ static inline thrum_status_t apply(const struct binding *b, const struct exec_pa
 
 static thrum_status_t bind(const struct binding *b)
 {
-    for (uint32_t i = 0; i < b->program->npatches; i++) {
-        thrum_status_t status = apply(b, &b->program->patches[i]);
+    struct exec_program *p = b->program;
+    uint32_t i = 0;
+
+    if ((p->bound_send || p->bound_recv) && p->bound_send == b->buffers->send &&
+        p->bound_recv == b->buffers->recv)
+        i = p->nbuffer_patches;
+    p->bound_send = b->buffers->send;
+    p->bound_recv = b->buffers->recv;
+    for (; i < p->npatches; i++) {
+        thrum_status_t status = apply(b, &p->patches[i]);
         if (status)
             return status;
     }
     return THRUM_OK;
 }
 
-static void advance_pairs(struct thrum_comm *comm, const struct exec_program *program)
+static inline void advance_pairs(const struct exec_program *program)
 {
     for (uint32_t i = 0; i < program->ndeltas; i++) {
         const struct exec_delta *delta = &program->deltas[i];
-        struct comm_pair *pair = &comm->peers[delta->peer].pairs[program->channel];
+        struct comm_pair *pair = delta->pair;
 
         pair->lines_sent += delta->lines_sent;
         pair->lines_received += delta->lines_received;
-        for (uint32_t lane = 0; lane < program->nlanes; lane++) {
+        pair->sent[0] += delta->sent[0];
+        pair->received[0] += delta->received[0];
+        for (uint32_t lane = 1; lane < program->nlanes; lane++) {
             pair->sent[lane] += delta->sent[lane];
             pair->received[lane] += delta->received[lane];
         }
@@ -240,7 +240,13 @@ static thrum_status_t fill_arrival(const struct binding *b, const struct call_re
 
 /* ---- operations in flight ---- */
 
-/* Room for one more operation record: waits for the oldest where the host is too far ahead. */
+static inline bool has_room(const struct thrum_comm *comm, uint64_t number)
+{
+    return number - atomic_load_explicit(&comm->retired_number, memory_order_acquire) <=
+           COMM_IN_FLIGHT;
+}
+
+/* Makes room for one more operation record: waits for the oldest where the host is too far ahead. */
 static thrum_status_t reserve(struct thrum_comm *comm)
 {
     uint64_t issued = atomic_load_explicit(&comm->issued, memory_order_relaxed);
@@ -339,27 +345,34 @@ static thrum_status_t submit_lanes(struct thrum_comm *comm, struct exec_program 
             return status;
         commands[0].value = operation->number;
         commands[n - 1].value = operation->number;
-        status = queue->ops->submit(queue->impl, commands, n, &operation->lane_ticket[lane]);
+        status =
+            queue->ops->submit_checked(queue->impl, commands, n, &operation->lane_ticket[lane]);
         if (status)
             return status;
+        operation->has_more = true;
         operation->lane_queue[lane] = queue;
     }
     return THRUM_OK;
 }
 
-/* Sets the values that order operations and lanes: see struct exec_program. */
-static void number_lane0(struct exec_program *program, uint64_t number)
+/* Of start and join: see struct exec_program. */
+static void number_lanes(struct exec_program *program, uint64_t number)
 {
     struct thrum_command *commands = &program->commands[program->lanes[0].first_command];
     uint32_t n = program->lanes[0].ncommands;
 
-    commands[0].value = number - 1;
-    commands[n - 1].value = number;
-    if (program->nlanes == 1)
-        return;
     commands[1].value = number;
     for (uint32_t lane = 1; lane < program->nlanes; lane++)
         commands[n - 1 - lane].value = number;
+}
+
+/* Sets the values that order operations and lanes. */
+static void number_lane0(struct exec_program *program, uint64_t number)
+{
+    *program->head_value = number - 1;
+    *program->tail_value = number;
+    if (program->nlanes > 1)
+        number_lanes(program, number);
 }
 
 /* Lane 0 with the copies around it, in one submission. */
@@ -369,24 +382,25 @@ static thrum_status_t submit_staged(struct thrum_comm *comm, struct exec_program
 {
     const struct thrum_command *commands = &program->commands[program->lanes[0].first_command];
     uint32_t n = program->lanes[0].ncommands;
-    struct exec_list list;
-    thrum_status_t status = exec_list_init(&list, comm, staging, n);
+    struct exec_list *list;
+    thrum_status_t status = exec_list_begin(comm, staging, n + 1, &list);
 
     if (status)
         return status;
-    exec_list_add(&list, &commands[0], 1);
-    exec_list_add_copies(&list, staging->in, staging->nin, true);
-    exec_list_add(&list, &commands[1], n - 2);
-    exec_list_add_copies(&list, staging->out, staging->nout, false);
-    exec_list_add(&list, &commands[n - 1], 1);
-    status = queue->ops->submit(queue->impl, list.commands, list.n, &operation->ticket);
-    operation->host_memory = list.contexts;
-    if (status) {
-        free(list.contexts);
-        operation->host_memory = NULL;
+    exec_list_add(list, &commands[0], 1);
+    exec_list_add_copies(list, staging->in, staging->nin, true);
+    if (staging->prologue)
+        exec_list_add(list, staging->prologue, 1);
+    exec_list_add(list, &commands[1], n - 2);
+    exec_list_add_copies(list, staging->out, staging->nout, false);
+    exec_list_add(list, &commands[n - 1], 1);
+    /* the program was checked; there is nothing to check in a copy from here to there */
+    status = queue->ops->submit_checked(queue->impl, list->commands, list->n, &operation->ticket);
+    if (list->contexts) { /* exec_run frees them where the submission was refused */
+        operation->has_more = true;
+        operation->host_memory = list->contexts;
     }
-    free(list.commands);
-    free(list.operands);
+    exec_list_end(list);
     return status;
 }
 
@@ -399,8 +413,8 @@ static thrum_status_t submit(struct thrum_comm *comm, struct exec_program *progr
     number_lane0(program, operation->number);
     if (staging)
         return submit_staged(comm, program, staging, queue, operation);
-    return queue->ops->submit(queue->impl, &program->commands[lane->first_command], lane->ncommands,
-                              &operation->ticket);
+    return queue->ops->submit_checked(queue->impl, &program->commands[lane->first_command],
+                                      lane->ncommands, &operation->ticket);
 }
 
 /* The operation keeps what it sends, and the line in which each receiver's arrival should come. */
@@ -411,13 +425,27 @@ static void hand_on_messages(struct thrum_comm *comm, struct exec_program *progr
         struct comm_message *m = &program->messages[i];
         uint32_t count = comm->peers[m->peer].pairs[CHANNEL_P2P].lines_received;
 
-        m->line = comm->area + block_line(m->peer, CHANNEL_P2P, count);
+        m->line = comm->area + exec_line_offset(m->peer, CHANNEL_P2P) +
+                  count % COMM_LINES_PER_CHANNEL * COMM_LINE_STRIDE;
         m->flag |= ((uint64_t)count + 1) << EXEC_SIGNATURE_BITS;
     }
+    operation->has_more = true;
     operation->messages = program->messages;
     operation->nmessages = program->nmessages;
     program->messages = NULL;
     program->nmessages = 0;
+}
+
+/* Written anew for each operation; only those that have lanes, messages or host memory touch more than a line of it. */
+static void begin_operation(struct comm_operation *operation, uint64_t number,
+                            struct thrum_queue *queue, const struct call_record *call)
+{
+    if (operation->has_more)
+        memset(operation, 0, sizeof *operation);
+    operation->number = number;
+    operation->queue = queue;
+    operation->call = *call;
+    operation->told = 0;
 }
 
 thrum_status_t exec_run(struct thrum_comm *comm, struct exec_program *program,
@@ -427,31 +455,36 @@ thrum_status_t exec_run(struct thrum_comm *comm, struct exec_program *program,
     uint64_t number = atomic_load_explicit(&comm->issued, memory_order_relaxed) + 1;
     struct comm_operation *operation = &comm->operations[number % COMM_IN_FLIGHT];
     struct binding binding = {.comm = comm, .program = program, .buffers = buffers};
-    thrum_status_t status = reserve(comm);
+    thrum_status_t status = THRUM_OK;
 
+    if (queue_is_capturing(queue))
+        return capture_refuse(queue, "a call that no graph records");
+    if (!has_room(comm, number))
+        status = reserve(comm);
     if (!status && queue != comm->last_queue)
         status = exec_hold_queue(comm, queue);
     if (status)
         return status;
-    binding.flag = call->sequence << EXEC_SIGNATURE_BITS | exec_signature(call);
-    if (program->channel == CHANNEL_COLLECTIVE)
+    binding.flag = call->sequence << EXEC_SIGNATURE_BITS | program->signature;
+    if (program->channel == CHANNEL_COLLECTIVE && program->arrives)
         status = fill_arrival(&binding, call);
     if (!status)
         status = bind(&binding);
     if (status)
         return status;
 
-    *operation = (struct comm_operation){.number = number, .queue = queue, .call = *call};
-    hand_on_messages(comm, program, operation);
+    begin_operation(operation, number, queue, call);
+    if (program->nmessages)
+        hand_on_messages(comm, program, operation);
     status = submit(comm, program, staging, queue, operation);
     if (status) {
-        free(operation->messages);
-        operation->messages = NULL;
+        comm_free_operation(operation);
         return status;
     }
     queue_raise(&queue->last_ticket, operation->ticket);
-    status = submit_lanes(comm, program, operation);
-    advance_pairs(comm, program);
+    if (program->nlanes > 1)
+        status = submit_lanes(comm, program, operation);
+    advance_pairs(program);
     comm->last_queue = queue;
     atomic_store_explicit(&comm->issued, number, memory_order_release);
     if (status)

@@ -10,6 +10,8 @@
 #include "base/base.h"
 #include "base/config.h"
 
+#define STREAM_BYTES (4u << 20)
+
 thrum_status_t exec_classify(struct thrum_comm *comm, const char *argument, const void *pointer,
                              uint64_t bytes, enum thrum_mem_kind *kind_out)
 {
@@ -86,6 +88,7 @@ static thrum_status_t outgrow(struct thrum_comm *comm, int which)
     comm->old_stages = old;
     comm->old_stage_bytes += old->bytes;
     comm->stage[which] = comm->stage_bytes[which] = 0;
+    comm->stage_moves++;
     return THRUM_OK;
 }
 
@@ -143,12 +146,19 @@ static size_t pieces(const struct exec_copy *copy)
     return (copy->bytes + EXEC_BOUNCE_BYTES - 1) / EXEC_BOUNCE_BYTES;
 }
 
-static void count_copies(const struct exec_copy *copies, size_t n, size_t *commands,
+/* Whether the copy is one command. */
+static bool is_direct(const struct exec_copy *copy, bool pageable)
+{
+    return copy->registered || pageable;
+}
+
+static void count_copies(const struct exec_copy *copies, size_t n, bool pageable, size_t *commands,
                          size_t *contexts)
 {
     for (size_t i = 0; i < n; i++) {
-        *commands += copies[i].registered ? 1 : 2 * pieces(&copies[i]);
-        *contexts += copies[i].registered ? 0 : pieces(&copies[i]);
+        bool direct = is_direct(&copies[i], pageable);
+        *commands += direct ? 1 : 2 * pieces(&copies[i]);
+        *contexts += direct ? 0 : pieces(&copies[i]);
     }
 }
 
@@ -172,30 +182,84 @@ static thrum_status_t need_bounce(struct thrum_comm *comm)
     return THRUM_OK;
 }
 
-thrum_status_t exec_list_init(struct exec_list *list, struct thrum_comm *comm,
-                              const struct exec_staging *staging, size_t ncommands)
+static bool reserve(void **array, size_t *capacity, size_t n, size_t element_bytes)
 {
-    size_t copies = 0, contexts = 0;
-    thrum_status_t status;
+    void *grown;
 
-    memset(list, 0, sizeof *list);
-    count_copies(staging->in, staging->nin, &copies, &contexts);
-    count_copies(staging->out, staging->nout, &copies, &contexts);
+    if (n <= *capacity)
+        return true;
+    grown = realloc(*array, n * element_bytes);
+    if (!grown)
+        return false;
+    *array = grown;
+    *capacity = n;
+    return true;
+}
+
+static bool reserve_all(struct exec_list *list, size_t ncommands, size_t ncopies, size_t ncontexts)
+{
+    if (!reserve((void **)&list->commands, &list->commands_capacity, ncommands + ncopies,
+                 sizeof *list->commands) ||
+        !reserve((void **)&list->operands, &list->operands_capacity, 2 * ncopies,
+                 sizeof *list->operands))
+        return false;
+    list->contexts = ncontexts ? malloc(ncontexts * sizeof(struct bounce_context)) : NULL;
+    return !ncontexts || list->contexts;
+}
+
+thrum_status_t exec_list_begin(struct thrum_comm *comm, const struct exec_staging *staging,
+                               size_t ncommands, struct exec_list **list_out)
+{
+    struct exec_list *list = comm->list ? comm->list : calloc(1, sizeof *list);
+    size_t copies = 0, contexts = 0;
+
+    if (!list)
+        return thrum_fail(THRUM_ERR_NO_MEMORY, "no host memory for staging copies");
+    comm->list = list;
+    list->n = list->noperands = list->ncontexts = 0;
+    list->pageable = comm->device->properties.capabilities & THRUM_CAP_PAGEABLE;
+    count_copies(staging->in, staging->nin, list->pageable, &copies, &contexts);
+    count_copies(staging->out, staging->nout, list->pageable, &copies, &contexts);
     if (contexts) {
-        status = need_bounce(comm);
+        thrum_status_t status = need_bounce(comm);
         if (status)
             return status;
     }
     list->bounce = comm->bounce;
-    list->commands = malloc((ncommands + copies) * sizeof *list->commands);
-    list->operands = malloc((2 * copies + 1) * sizeof *list->operands);
-    list->contexts = malloc((contexts + 1) * sizeof(struct bounce_context));
-    if (list->commands && list->operands && list->contexts)
-        return THRUM_OK;
+    if (!reserve_all(list, ncommands, copies, contexts))
+        return thrum_fail(THRUM_ERR_NO_MEMORY, "no host memory for %zu staging copies", copies);
+    *list_out = list;
+    return THRUM_OK;
+}
+
+static void drop_arrays(struct exec_list *list)
+{
     free(list->commands);
     free(list->operands);
-    free(list->contexts);
-    return thrum_fail(THRUM_ERR_NO_MEMORY, "no host memory for %zu staging copies", copies);
+    list->commands = NULL;
+    list->operands = NULL;
+    list->commands_capacity = list->operands_capacity = 0;
+}
+
+void exec_list_end(struct exec_list *list)
+{
+    if (exec_list_bytes(list) > EXEC_LIST_KEPT_BYTES)
+        drop_arrays(list);
+}
+
+uint64_t exec_list_bytes(const struct exec_list *list)
+{
+    return list ? sizeof *list + list->commands_capacity * sizeof *list->commands +
+                      list->operands_capacity * sizeof *list->operands
+                : 0;
+}
+
+void exec_list_destroy(struct exec_list *list)
+{
+    if (!list)
+        return;
+    drop_arrays(list);
+    free(list);
 }
 
 void exec_list_add(struct exec_list *list, const struct thrum_command *commands, size_t n)
@@ -204,15 +268,20 @@ void exec_list_add(struct exec_list *list, const struct thrum_command *commands,
     list->n += n;
 }
 
-static void add_copy(struct exec_list *list, uint64_t dst, uint64_t src, uint64_t bytes)
+static void add_copy(struct exec_list *list, uint64_t dst, uint64_t src, uint64_t bytes,
+                     uint8_t flags)
 {
     struct thrum_operand *operands = &list->operands[list->noperands];
 
     operands[0] = (struct thrum_operand){.base = dst};
     operands[1] = (struct thrum_operand){.base = src};
     list->noperands += 2;
-    list->commands[list->n++] = (struct thrum_command){
-        .opcode = THRUM_CMD_COPY, .ndst = 1, .nsrc = 1, .bytes = bytes, .operands = operands};
+    list->commands[list->n++] = (struct thrum_command){.opcode = THRUM_CMD_COPY,
+                                                       .flags = flags,
+                                                       .ndst = 1,
+                                                       .nsrc = 1,
+                                                       .bytes = bytes,
+                                                       .operands = operands};
 }
 
 static void add_callback(struct exec_list *list, void *dst, const void *src, size_t bytes)
@@ -234,25 +303,34 @@ static void add_bounced(struct exec_list *list, const struct exec_copy *copy, bo
 
         if (to_device) {
             add_callback(list, list->bounce, host, bytes);
-            add_copy(list, copy->device + at, bounce, bytes);
+            add_copy(list, copy->device + at, bounce, bytes, 0);
         } else {
-            add_copy(list, bounce, copy->device + at, bytes);
+            add_copy(list, bounce, copy->device + at, bytes, 0);
             add_callback(list, host, list->bounce, bytes);
         }
     }
+}
+
+/* A large copy fills the cache with what is not read before it falls out again. */
+static uint8_t direct_flags(const struct exec_copy *copy)
+{
+    return (uint8_t)((copy->registered ? 0 : THRUM_CMD_FLAG_HOST) |
+                     (copy->bytes >= STREAM_BYTES ? THRUM_CMD_FLAG_STREAM : 0));
 }
 
 void exec_list_add_copies(struct exec_list *list, const struct exec_copy *copies, size_t n,
                           bool to_device)
 {
     for (size_t i = 0; i < n; i++) {
-        uint64_t host = (uint64_t)(uintptr_t)copies[i].host;
+        const struct exec_copy *copy = &copies[i];
+        uint64_t host = (uint64_t)(uintptr_t)copy->host;
+        uint8_t flags = direct_flags(copy);
 
-        if (!copies[i].registered)
-            add_bounced(list, &copies[i], to_device);
+        if (!is_direct(copy, list->pageable))
+            add_bounced(list, copy, to_device);
         else if (to_device)
-            add_copy(list, copies[i].device, host, copies[i].bytes);
+            add_copy(list, copy->device, host, copy->bytes, flags);
         else
-            add_copy(list, host, copies[i].device, copies[i].bytes);
+            add_copy(list, host, copy->device, copy->bytes, flags);
     }
 }

@@ -10,7 +10,7 @@
  * receiver before its plan ends: so both ends know the base of the next plan without talking.
  *
  * Lines. Each ordered pair has two line slots, used in turn. SIGNAL|ARRIVE writes the caller's call record (signature,
- * where its buffers are) into the next slot at the peer, PUT|INLINE writes up to PLAN_INLINE_BYTES of data; at most one
+ * where its buffers are) into the next slot at the peer, PUT|INLINE writes up to plan_inline_bytes of data; at most one
  * line per ordered pair and plan. WAIT|ARRIVE (or |INLINE) by the peer waits for it and compares the signatures.
  * After WAIT|ARRIVE from r, operands may name r's SEND and RECV; after WAIT|INLINE, (LINE, rank = me, offset =
  * from) holds the data: offset is the sender's rank, not bytes.
@@ -64,15 +64,16 @@ const char *collective_name(enum collective collective);
 int collective_by_name(const char *name);
 
 #define PLAN_INLINE_BYTES 56 /* payload of a line */
+#define PLAN_INLINE_LONG_BYTES 4088 /* of a long one, which only load and store can write */
 #define PLAN_MAX_LANES 4
 #define PLAN_MAX_OPERANDS 256 /* of one op */
 
 /*
  * WIDE is scratch for partial results, which are not rounded: 8- and 16-bit floats lie in it as float32, other types as
- * they are. Offsets and lengths count in the call's type all the same; exec widens them. COPY and PUT take WIDE to
- * WIDE; only REDUCE (of one source, if need be) rounds a partial result to the type. Of a REDUCE's sources none, all,
- * or the first alone may be WIDE. A plan uses SCRATCH or WIDE, not both, and its scratch_bytes counts the widened
- * bytes.
+ * they are (see plan_widening). Offsets and lengths count in the call's type all the same; exec widens them. COPY and
+ * PUT take WIDE to WIDE; only REDUCE (of one source, if need be) widens a contribution and rounds a partial result to
+ * the type. Of a REDUCE's sources none, all, or the first alone may be WIDE; of its destinations none or all. The plans
+ * of a call use SCRATCH or WIDE, not both, and scratch_bytes counts the widened bytes.
  */
 enum plan_space { PLAN_SEND, PLAN_RECV, PLAN_SCRATCH, PLAN_LINE, PLAN_WIDE };
 
@@ -100,7 +101,8 @@ struct plan_op {
     uint32_t first_operand; /* in plan.operands: ndst destinations, then nsrc sources */
     uint64_t bytes; /* COPY, REDUCE, PUT */
     uint64_t
-        value; /* SIGNAL, WAIT, PUT (0: no signal): see "Semaphores"; the semaphore is that of `lane` */
+        value; /* SIGNAL, WAIT, PUT (0: no signal): see "Semaphores"; the semaphore is that of `lane`.
+                  REDUCE|FINAL: how many contributions there are, which AVG divides by; 0: one of each rank */
 };
 
 /*
@@ -113,6 +115,7 @@ struct plan_p2p {
     int peer;
     bool is_send;
     uint8_t dtype; /* thrum_datatype_t: both ends must name the same */
+    uint8_t kind; /* enum message_kind of comm.h: the same */
     uint64_t bytes;
     uint64_t offset;
 };
@@ -123,7 +126,8 @@ struct plan_params {
     int rank, nranks;
     uint64_t count; /* as in the call */
     thrum_datatype_t dtype;
-    thrum_redop_t redop;
+    thrum_redop_t
+        redop; /* from THRUM_REDOP_COUNT on: the caller's, which folds elements of the type */
     int root;
     bool in_place;
     bool peer_access; /* COPY and REDUCE may name peers' memory; false: only PUT reaches them */
@@ -132,10 +136,12 @@ struct plan_params {
     /*
      * ALLGATHER and REDUCE_SCATTER with blocks of their own sizes (the v-variants): counts[r] elements of rank r's
      * block, and displs[r], where it lies in the whole, in elements. Borrowed, nranks each, equal on all ranks; NULL:
-     * every block is `count` elements, one after the other. `count` is then the largest of counts.
+     * every block is `count` elements, one after the other. `count` is then the largest of counts. Displs NULL: one
+     * after the other; finding a block then takes O(nranks), so give them where ranks are many.
      */
     const uint64_t *counts, *displs;
-    bool ordered; /* fold in rank order: reproducible mode, or a reduction that does not commute */
+    bool
+        ordered; /* fold from the left in rank order: reproducible mode, or a reduction that does not commute */
     const struct plan_p2p *p2p; /* SENDRECV: borrowed, outlives the plan */
     int np2p;
 };
@@ -157,7 +163,7 @@ struct plan {
     struct plan_operand *operands;
     size_t noperands, operands_capacity;
     uint64_t
-        scratch_bytes; /* used of this rank's scratch: highest end of any SCRATCH operand of it */
+        scratch_bytes; /* used of this rank's scratch: highest end of any SCRATCH or WIDE operand of it */
     thrum_status_t status; /* first error of an append; later ones do nothing */
     plan_sink_fn sink;
     void *sink_argument;
@@ -176,6 +182,9 @@ void plan_copy_multi(struct plan *plan, int lane, const struct plan_operand *dst
                      struct plan_operand src, uint64_t bytes);
 void plan_reduce(struct plan *plan, int lane, unsigned flags, const struct plan_operand *dsts,
                  int ndst, const struct plan_operand *srcs, int nsrc, uint64_t bytes);
+/* REDUCE|FINAL of a prefix (SCAN, EXSCAN): of the first `contributions` ranks. */
+void plan_reduce_prefix(struct plan *plan, int lane, int contributions, struct plan_operand dst,
+                        const struct plan_operand *srcs, int nsrc, uint64_t bytes);
 void plan_put(struct plan *plan, int lane, int peer, struct plan_operand dst,
               struct plan_operand src, uint64_t bytes, uint64_t value);
 void plan_put_inline(struct plan *plan, int lane, int peer, struct plan_operand src,
@@ -185,6 +194,12 @@ void plan_wait(struct plan *plan, int lane, int peer, uint64_t value);
 void plan_arrive(struct plan *plan, int lane, int peer); /* SIGNAL|ARRIVE */
 void plan_wait_arrival(struct plan *plan, int lane, int peer); /* WAIT|ARRIVE */
 void plan_wait_inline(struct plan *plan, int lane, int peer); /* WAIT|INLINE */
+
+/* What a line of this call's plans can carry. */
+static inline uint64_t plan_inline_bytes(const struct plan_params *params)
+{
+    return params->peer_access ? PLAN_INLINE_LONG_BYTES : PLAN_INLINE_BYTES;
+}
 
 static inline struct plan_operand plan_at(enum plan_space space, int rank, uint64_t offset)
 {
@@ -208,7 +223,20 @@ void plan_dump_begin(struct plan *plan, struct plan_dump *dump, FILE *file,
 void plan_dump_end(struct plan *plan, struct plan_dump *dump);
 thrum_status_t plan_dump(const struct plan *plan, FILE *file, enum plan_format format);
 
-/* Bytes of SEND and RECV of a rank by the collective's definition (0 where it has none, as send of a non-root). */
+/* Elements of rank's block, and where it starts in the whole: ALLGATHER and REDUCE_SCATTER (see `counts`). */
+uint64_t plan_block_elems(const struct plan_params *params, int rank);
+uint64_t plan_block_first(const struct plan_params *params, int rank);
+
+/* How many times wider than the type a partial result lies in WIDE: 16-bit floats 2, 8-bit floats 4, others 1. */
+unsigned plan_widening(const struct plan_params *params);
+
+/* Does the collective fold contributions? */
+bool plan_reduces(enum collective collective);
+
+/*
+ * Bytes of SEND and RECV of a rank by the collective's definition (0 where it has none, as send of a non-root). That of
+ * EXSCAN's rank 0 is left alone.
+ */
 uint64_t plan_send_bytes(const struct plan_params *params, int rank);
 uint64_t plan_recv_bytes(const struct plan_params *params, int rank);
 
@@ -219,8 +247,7 @@ uint64_t plan_recv_bytes(const struct plan_params *params, int rank);
  */
 thrum_status_t plan_check(const struct plan *plans, int nranks, int rounds, FILE *report);
 /*
- * The same, and every reduced element is the left fold of ranks 0, 1, .. in that order (8- and 16-bit floats: in one
- * REDUCE, since each rounds): what reproducible mode needs.
+ * The same, and every reduced element is the left fold of ranks 0, 1, .. in that order: what reproducible mode needs.
  */
 thrum_status_t plan_check_ordered(const struct plan *plans, int nranks, int rounds, FILE *report);
 

@@ -174,7 +174,7 @@ static thrum_status_t sim_properties(void *handle, struct thrum_device_propertie
         .capabilities = THRUM_CAP_LOAD_STORE | THRUM_CAP_INDIRECT | THRUM_CAP_DIRECT_SUBMIT |
                         THRUM_CAP_MULTICAST | THRUM_CAP_HOST_CALLBACK | THRUM_CAP_EXCLUSIVE |
                         THRUM_CAP_INLINE_LINE | THRUM_CAP_REDUCE_CALLBACK | THRUM_CAP_SCALE |
-                        THRUM_CAP_WIDE,
+                        THRUM_CAP_WIDE | THRUM_CAP_PAGEABLE,
         .memory_bytes = device->shared->hbm_bytes,
         .semaphore_bits = 64,
         .engines_dma = 1,
@@ -264,6 +264,7 @@ static const struct thrum_device_ops sim_ops = {
     .generation = sim_generation,
     .reset = sim_reset,
     .mem_alloc = sim_mem_alloc,
+    .mem_reserve = sim_mem_reserve,
     .mem_free = sim_mem_free,
     .host_register = sim_host_register,
     .host_unregister = sim_host_unregister,
@@ -282,6 +283,8 @@ static const struct thrum_device_ops sim_ops = {
     .queue_destroy = destroy_queue,
     .queue_id = sim_queue_id,
     .submit = sim_submit,
+    .check = sim_check,
+    .submit_checked = sim_submit_checked,
     .poll = sim_poll,
     .wait = sim_wait,
     .cancel = sim_cancel,

@@ -1,6 +1,7 @@
 /*
- * The packet executor: one for both ways in, for all engines. Called with the queue's ownership by whoever submits,
- * polls or waits, and by the engine thread. It takes no lock, allocates nothing and reads no clock.
+ * The executor: one for both ways in, for all engines, for packets of the ring and for commands that are executed
+ * while they are submitted. Called with the queue's ownership by whoever submits, polls or waits, and by the engine
+ * thread. It takes no lock, allocates nothing and reads no clock.
  */
 #include "sim_internal.h"
 
@@ -11,7 +12,7 @@
 #define PIECE_BYTES \
     (256u << 10) /* of all operands together, roughly: how long the rest may have to wait */
 
-/* Result of one packet that is no thrum_status_t of its own. */
+/* Result of one command that is no thrum_status_t of its own. */
 #define SIM_RUN_BLOCKED ((thrum_status_t)THRUM_IN_PROGRESS)
 #define SIM_RUN_PIECE ((thrum_status_t)2) /* a piece is done, more are left */
 #define SIM_RUN_LARGE ((thrum_status_t)3) /* not begun: over budget */
@@ -19,21 +20,12 @@
 struct run {
     struct sim_queue *queue;
     struct sim_device *device;
-    const struct sim_packet *packet;
-    uint64_t position;
+    const struct thrum_command *command; /* the submitter's, or queue->current */
+    uint64_t ticket;
     uint64_t budget;
     bool pieces;
+    bool unchecked; /* the command may be malformed */
 };
-
-static const struct thrum_operand *long_operand(const struct run *run, unsigned i)
-{
-    return &run->queue->ring[(run->position + 1 + i / 4) & run->queue->mask].operands[i % 4];
-}
-
-static unsigned operand_slots(const struct sim_packet *p)
-{
-    return p->form & SIM_PACKET_SHORT ? 0 : ((unsigned)p->ndst + p->nsrc + 3) / 4;
-}
 
 /* ---- faults ---------------------------------------------------------------------------------------------------- */
 
@@ -49,7 +41,7 @@ static void stop(struct sim_queue *queue, thrum_status_t status)
 /* A peer's memory that is gone, in a command that says that this is no reason to stop. */
 static bool is_contained(const struct run *run, enum thrum_ras_kind kind, uint64_t address)
 {
-    return kind == THRUM_RAS_PAGE_FAULT && (run->packet->flags & THRUM_CMD_FLAG_CONTAIN) &&
+    return kind == THRUM_RAS_PAGE_FAULT && (run->command->flags & THRUM_CMD_FLAG_CONTAIN) &&
            sim_is_device_address(address) &&
            sim_address_slot(address) !=
                atomic_load_explicit(&run->device->slot, memory_order_relaxed);
@@ -59,11 +51,11 @@ static thrum_status_t report(const struct run *run, enum thrum_ras_kind kind, ui
 {
     thrum_status_t status = kind == THRUM_RAS_BAD_PACKET ? THRUM_ERR_BAD_PACKET : THRUM_ERR_FAULT;
     struct thrum_ras_event event = {.kind = kind,
-                                    .engine = sim_opcode_engine(run->packet->opcode),
+                                    .engine = sim_opcode_engine(run->command->opcode),
                                     .queue_id = run->queue->id,
-                                    .ticket = run->packet->ticket,
+                                    .ticket = run->ticket,
                                     .address = address,
-                                    .opcode = run->packet->opcode};
+                                    .opcode = run->command->opcode};
 
     sim_ras_event(run->device, event);
     if (!is_contained(run, kind, address))
@@ -79,11 +71,11 @@ static uint64_t load_word(void *cpu)
 }
 
 /* Adds the word at `indirect`. On a fault *bad_out is the address that has none. */
-static bool resolve(struct sim_device *device, uint64_t base, uint64_t indirect,
-                    uint64_t *address_out, uint64_t *bad_out)
+static inline bool resolve(const struct run *run, uint64_t base, uint64_t indirect,
+                           uint64_t *address_out, uint64_t *bad_out)
 {
     if (indirect) {
-        void *cpu = indirect % 8 ? NULL : sim_translate(device, indirect, 8);
+        void *cpu = indirect % 8 ? NULL : sim_lookup(run->queue, indirect, 8);
         if (!cpu) {
             *bad_out = indirect;
             return false;
@@ -94,29 +86,26 @@ static bool resolve(struct sim_device *device, uint64_t base, uint64_t indirect,
     return true;
 }
 
-static bool operand_address(const struct run *run, unsigned i, uint64_t *address_out,
-                            uint64_t *bad_out)
+static inline bool operand_address(const struct run *run, unsigned i, uint64_t *address_out,
+                                   uint64_t *bad_out)
 {
-    const struct thrum_operand *o;
+    const struct thrum_operand *o = &run->command->operands[i];
 
-    if (sim_likely(run->packet->form & SIM_PACKET_SHORT)) {
-        *address_out = run->packet->base[i];
-        return true;
-    }
-    o = long_operand(run, i);
-    return resolve(run->device, o->base, o->indirect, address_out, bad_out);
+    return resolve(run, o->base, o->indirect, address_out, bad_out);
 }
 
 /* Host pointers of n operands from `first`, each for `bytes`, moved on by `offset`. */
-static bool translate_all(const struct run *run, unsigned first, unsigned n, uint64_t bytes,
-                          uint64_t offset, void **cpu_out, uint64_t *bad_out)
+static inline bool translate_all(const struct run *run, unsigned first, unsigned n, uint64_t bytes,
+                                 uint64_t offset, void **cpu_out, uint64_t *bad_out)
 {
     for (unsigned i = 0; i < n; i++) {
         uint64_t address;
         void *cpu;
         if (!operand_address(run, first + i, &address, bad_out))
             return false;
-        cpu = sim_translate(run->device, address, bytes);
+        cpu = run->command->flags & THRUM_CMD_FLAG_HOST && !sim_is_device_address(address)
+                  ? (void *)(uintptr_t)address /* the engines are threads of the process */
+                  : sim_lookup(run->queue, address, bytes);
         if (sim_unlikely(!cpu)) {
             *bad_out = address;
             return false;
@@ -124,12 +113,6 @@ static bool translate_all(const struct run *run, unsigned first, unsigned n, uin
         cpu_out[i] = (char *)cpu + offset;
     }
     return true;
-}
-
-static const void *payload_of(const struct run *run)
-{
-    uint64_t at = run->position + 1 + operand_slots(run->packet);
-    return run->queue->ring[at & run->queue->mask].payload;
 }
 
 /* ---- DMA and REDUCE engines ------------------------------------------------------------------------------------ */
@@ -145,15 +128,15 @@ struct widths {
     uint64_t dst, first, others;
 };
 
-static struct widths widths_of(const struct sim_packet *p)
+static struct widths widths_of(const struct thrum_command *c)
 {
-    uint64_t wide = sim_type_widens((thrum_datatype_t)p->dtype)
-                        ? sizeof(float) / thrum_datatype_size((thrum_datatype_t)p->dtype)
+    uint64_t wide = sim_type_widens((thrum_datatype_t)c->dtype)
+                        ? sizeof(float) / thrum_datatype_size((thrum_datatype_t)c->dtype)
                         : 1;
-    bool all = p->flags & THRUM_CMD_FLAG_WIDE_SRC;
+    bool all = c->flags & THRUM_CMD_FLAG_WIDE_SRC;
 
-    return (struct widths){.dst = p->flags & THRUM_CMD_FLAG_WIDE_DST ? wide : 1,
-                           .first = all || (p->flags & THRUM_CMD_FLAG_WIDE_FIRST) ? wide : 1,
+    return (struct widths){.dst = c->flags & THRUM_CMD_FLAG_WIDE_DST ? wide : 1,
+                           .first = all || (c->flags & THRUM_CMD_FLAG_WIDE_FIRST) ? wide : 1,
                            .others = all ? wide : 1};
 }
 
@@ -178,32 +161,32 @@ static bool reduce_overlaps(void *const *dst, unsigned ndst, void *const *src, u
 static bool translate_elements(const struct run *run, const struct widths *widths, unsigned nsrc,
                                void **cpu_out, uint64_t *bad_out)
 {
-    const struct sim_packet *p = run->packet;
+    const struct thrum_command *c = run->command;
     uint64_t offset = run->queue->piece_offset;
 
-    return translate_all(run, 0, p->ndst, p->bytes * widths->dst, offset * widths->dst, cpu_out,
+    return translate_all(run, 0, c->ndst, c->bytes * widths->dst, offset * widths->dst, cpu_out,
                          bad_out) &&
-           translate_all(run, p->ndst, 1, p->bytes * widths->first, offset * widths->first,
-                         cpu_out + p->ndst, bad_out) &&
-           translate_all(run, p->ndst + 1u, nsrc - 1, p->bytes * widths->others,
-                         offset * widths->others, cpu_out + p->ndst + 1, bad_out);
+           translate_all(run, c->ndst, 1, c->bytes * widths->first, offset * widths->first,
+                         cpu_out + c->ndst, bad_out) &&
+           translate_all(run, c->ndst + 1u, nsrc - 1, c->bytes * widths->others,
+                         offset * widths->others, cpu_out + c->ndst + 1, bad_out);
 }
 
 /* Bytes to do now, from piece_offset; 0: over budget. */
-static uint64_t take_piece(struct run *run, unsigned operands, bool whole)
+static inline uint64_t take_piece(struct run *run, unsigned operands, bool whole)
 {
     uint64_t done = run->queue->piece_offset;
-    uint64_t left = run->packet->bytes - done;
-    /* whole pages, so that a piece ends between elements of any type */
-    uint64_t most = PIECE_BYTES / operands * 2 & ~(uint64_t)(SIM_PAGE_BYTES - 1);
-    uint64_t cost;
+    uint64_t left = run->command->bytes - done;
+    uint64_t most, cost;
 
-    if (left * operands <= run->budget) {
+    if (sim_likely(left * operands <= run->budget)) {
         run->budget -= left * operands;
         return whole || left <= PIECE_BYTES ? left : PIECE_BYTES;
     }
     if (!run->pieces && !done)
         return 0;
+    /* whole pages, so that a piece ends between elements of any type */
+    most = PIECE_BYTES / operands * 2 & ~(uint64_t)(SIM_PAGE_BYTES - 1);
     if (most < SIM_PAGE_BYTES * 2)
         most = SIM_PAGE_BYTES * 2;
     left = whole ? left : min_u64(left, most);
@@ -222,88 +205,89 @@ static void add_relaxed(_Atomic uint64_t *counter, uint64_t n)
 static thrum_status_t piece_done(struct run *run, uint64_t bytes)
 {
     run->queue->piece_offset += bytes;
-    if (run->queue->piece_offset < run->packet->bytes)
+    if (run->queue->piece_offset < run->command->bytes)
         return SIM_RUN_PIECE;
     run->queue->piece_offset = 0;
     return THRUM_OK;
 }
 
-static thrum_status_t run_copy(struct run *run)
+static inline thrum_status_t run_copy(struct run *run)
 {
-    const struct sim_packet *p = run->packet;
-    bool fill = p->opcode == THRUM_CMD_FILL;
+    const struct thrum_command *c = run->command;
+    bool fill = c->opcode == THRUM_CMD_FILL;
     uint64_t offset = run->queue->piece_offset, bytes, bad;
     void *cpu[SIM_MAX_OPERANDS + 1];
     const void *src;
     bool whole;
 
-    if (!p->bytes)
+    if (!c->bytes)
         return THRUM_OK;
-    if (!translate_all(run, 0, (unsigned)p->ndst + p->nsrc, p->bytes, offset, cpu, &bad))
+    if (!translate_all(run, 0, (unsigned)c->ndst + c->nsrc, c->bytes, offset, cpu, &bad))
         return report(run, THRUM_RAS_PAGE_FAULT, bad);
-    src = cpu[p->ndst]; /* not set for FILL */
-    whole = !fill && p->ndst == 1 && overlap(cpu[0], p->bytes, src, p->bytes);
-    bytes = take_piece(run, (unsigned)p->ndst + 1, whole);
+    src = cpu[c->ndst]; /* not set for FILL */
+    whole = !fill && c->ndst == 1 && overlap(cpu[0], c->bytes, src, c->bytes);
+    bytes = take_piece(run, (unsigned)c->ndst + 1, whole);
     if (!bytes)
         return SIM_RUN_LARGE;
     if (fill)
-        for (unsigned i = 0; i < p->ndst; i++)
-            memset(cpu[i], (int)p->value, bytes);
+        for (unsigned i = 0; i < c->ndst; i++)
+            memset(cpu[i], (int)c->value, bytes);
     else
-        sim_copy(cpu, p->ndst, src, bytes, p->flags & THRUM_CMD_FLAG_STREAM);
-    add_relaxed(&run->queue->bytes_copied, bytes * p->ndst);
+        sim_copy(cpu, c->ndst, src, bytes, c->flags & THRUM_CMD_FLAG_STREAM);
+    add_relaxed(&run->queue->bytes_copied, bytes * c->ndst);
     return piece_done(run, bytes);
 }
 
-static thrum_status_t reduce_piece(const struct sim_packet *p, const struct sim_reduce_args *args)
+static thrum_status_t reduce_piece(const struct thrum_command *c,
+                                   const struct sim_reduce_args *args)
 {
-    thrum_datatype_t dtype = (thrum_datatype_t)p->dtype;
+    thrum_datatype_t dtype = (thrum_datatype_t)c->dtype;
     thrum_status_t status;
 
-    if (p->redop != THRUM_REDOP_CALLBACK) {
-        sim_reduce(dtype, (thrum_redop_t)p->redop, args);
+    if (c->redop != THRUM_REDOP_CALLBACK) {
+        sim_reduce(dtype, (thrum_redop_t)c->redop, args);
         return THRUM_OK;
     }
-    status = sim_reduce_by_callback(dtype, p->reduce, p->reduce_context, args);
+    status = sim_reduce_by_callback(dtype, c->reduce, c->reduce_context, args);
     return status > 0 ? THRUM_ERR_INVALID_USAGE : status; /* it cannot ask to be called again */
 }
 
 static thrum_status_t run_reduce(struct run *run)
 {
-    const struct sim_packet *p = run->packet;
-    const struct widths widths = widths_of(p);
+    const struct thrum_command *c = run->command;
+    const struct widths widths = widths_of(c);
     void *cpu[2 * SIM_MAX_OPERANDS];
     struct sim_reduce_args args;
     thrum_status_t status;
     uint64_t bytes, bad;
 
-    if (!p->bytes)
+    if (!c->bytes)
         return THRUM_OK;
-    if (!translate_elements(run, &widths, p->nsrc, cpu, &bad))
+    if (!translate_elements(run, &widths, c->nsrc, cpu, &bad))
         return report(run, THRUM_RAS_PAGE_FAULT, bad);
     if (!run->queue->piece_offset &&
-        reduce_overlaps(cpu, p->ndst, cpu + p->ndst, p->nsrc, p->bytes, &widths))
+        reduce_overlaps(cpu, c->ndst, cpu + c->ndst, c->nsrc, c->bytes, &widths))
         return report(run, THRUM_RAS_BAD_PACKET, 0);
     bytes = take_piece(
-        run, (unsigned)(p->ndst * widths.dst + widths.first + (p->nsrc - 1u) * widths.others),
+        run, (unsigned)(c->ndst * widths.dst + widths.first + (c->nsrc - 1u) * widths.others),
         false);
     if (!bytes)
         return SIM_RUN_LARGE;
     args =
         (struct sim_reduce_args){.dsts = cpu,
-                                 .srcs = (const void *const *)(cpu + p->ndst),
-                                 .ndst = p->ndst,
-                                 .nsrc = p->nsrc,
-                                 .count = bytes / thrum_datatype_size((thrum_datatype_t)p->dtype),
-                                 .divisor = p->redop == THRUM_AVG && p->divisor ? p->divisor : 1,
-                                 .stream = p->flags & THRUM_CMD_FLAG_STREAM,
-                                 .wide_dst = p->flags & THRUM_CMD_FLAG_WIDE_DST,
-                                 .wide_src = p->flags & THRUM_CMD_FLAG_WIDE_SRC,
-                                 .wide_first = p->flags & THRUM_CMD_FLAG_WIDE_FIRST};
-    status = reduce_piece(p, &args);
+                                 .srcs = (const void *const *)(cpu + c->ndst),
+                                 .ndst = c->ndst,
+                                 .nsrc = c->nsrc,
+                                 .count = bytes / thrum_datatype_size((thrum_datatype_t)c->dtype),
+                                 .divisor = c->redop == THRUM_AVG && c->divisor ? c->divisor : 1,
+                                 .stream = c->flags & THRUM_CMD_FLAG_STREAM,
+                                 .wide_dst = c->flags & THRUM_CMD_FLAG_WIDE_DST,
+                                 .wide_src = c->flags & THRUM_CMD_FLAG_WIDE_SRC,
+                                 .wide_first = c->flags & THRUM_CMD_FLAG_WIDE_FIRST};
+    status = reduce_piece(c, &args);
     if (status)
         return status;
-    add_relaxed(&run->queue->bytes_reduced, bytes * p->nsrc);
+    add_relaxed(&run->queue->bytes_reduced, bytes * c->nsrc);
     return piece_done(run, bytes);
 }
 
@@ -312,51 +296,51 @@ static const void *scalar_of(const struct run *run, uint64_t *bad_out)
 {
     void *cpu;
 
-    if (run->packet->form & SIM_PACKET_PAYLOAD)
-        return payload_of(run);
-    return translate_all(run, run->packet->ndst + 1u, 1,
-                         thrum_datatype_size((thrum_datatype_t)run->packet->dtype), 0, &cpu,
+    if (run->command->nsrc == 1)
+        return run->command->payload;
+    return translate_all(run, run->command->ndst + 1u, 1,
+                         thrum_datatype_size((thrum_datatype_t)run->command->dtype), 0, &cpu,
                          bad_out)
                ? cpu
                : NULL;
 }
 
-static bool scale_overlaps(const struct sim_packet *p, void *const *cpu, const void *scalar)
+static bool scale_overlaps(const struct thrum_command *c, void *const *cpu, const void *scalar)
 {
     static const struct widths same = {1, 1, 1};
-    size_t size = thrum_datatype_size((thrum_datatype_t)p->dtype);
+    size_t size = thrum_datatype_size((thrum_datatype_t)c->dtype);
 
-    for (unsigned d = 0; d < p->ndst; d++)
-        if (overlap(cpu[d], p->bytes, scalar, size))
+    for (unsigned d = 0; d < c->ndst; d++)
+        if (overlap(cpu[d], c->bytes, scalar, size))
             return true;
-    return reduce_overlaps(cpu, p->ndst, cpu + p->ndst, 1, p->bytes, &same);
+    return reduce_overlaps(cpu, c->ndst, cpu + c->ndst, 1, c->bytes, &same);
 }
 
 static thrum_status_t run_scale(struct run *run)
 {
     static const struct widths same = {1, 1, 1};
-    const struct sim_packet *p = run->packet;
+    const struct thrum_command *c = run->command;
     void *cpu[SIM_MAX_OPERANDS + 1];
     struct sim_scale_args args;
     uint64_t bytes, bad;
     const void *scalar;
 
-    if (!p->bytes)
+    if (!c->bytes)
         return THRUM_OK;
     if (!translate_elements(run, &same, 1, cpu, &bad) || !(scalar = scalar_of(run, &bad)))
         return report(run, THRUM_RAS_PAGE_FAULT, bad);
-    if (!run->queue->piece_offset && scale_overlaps(p, cpu, scalar))
+    if (!run->queue->piece_offset && scale_overlaps(c, cpu, scalar))
         return report(run, THRUM_RAS_BAD_PACKET, 0);
-    bytes = take_piece(run, p->ndst + 1u, false);
+    bytes = take_piece(run, c->ndst + 1u, false);
     if (!bytes)
         return SIM_RUN_LARGE;
     args = (struct sim_scale_args){.dsts = cpu,
-                                   .ndst = p->ndst,
-                                   .src = cpu[p->ndst],
+                                   .ndst = c->ndst,
+                                   .src = cpu[c->ndst],
                                    .scalar = scalar,
-                                   .count = bytes / thrum_datatype_size((thrum_datatype_t)p->dtype),
-                                   .stream = p->flags & THRUM_CMD_FLAG_STREAM};
-    sim_scale((thrum_datatype_t)p->dtype, &args);
+                                   .count = bytes / thrum_datatype_size((thrum_datatype_t)c->dtype),
+                                   .stream = c->flags & THRUM_CMD_FLAG_STREAM};
+    sim_scale((thrum_datatype_t)c->dtype, &args);
     add_relaxed(&run->queue->bytes_reduced, bytes);
     return piece_done(run, bytes);
 }
@@ -364,17 +348,19 @@ static thrum_status_t run_scale(struct run *run)
 /* ---- synchronisation ------------------------------------------------------------------------------------------- */
 
 /* The aligned word or line of one operand, or the status of the fault. */
-static thrum_status_t sync_target(const struct run *run, unsigned i, unsigned bytes, void **cpu_out,
-                                  uint64_t *address_out)
+static inline thrum_status_t sync_target(const struct run *run, unsigned i, uint64_t bytes,
+                                         void **cpu_out, uint64_t *address_out)
 {
     uint64_t address, bad;
     void *cpu;
 
     if (!operand_address(run, i, &address, &bad))
         return report(run, THRUM_RAS_PAGE_FAULT, bad);
-    if (sim_unlikely(address % bytes)) /* only an indirect one can be: others were checked */
+    if (sim_unlikely(address % (bytes > 8
+                                    ? THRUM_LINE_BYTES
+                                    : 8))) /* only an indirect one can be: others were checked */
         return report(run, THRUM_RAS_BAD_PACKET, address);
-    cpu = sim_translate(run->device, address, bytes);
+    cpu = sim_lookup(run->queue, address, bytes);
     if (sim_unlikely(!cpu))
         return report(run, THRUM_RAS_PAGE_FAULT, address);
     *cpu_out = cpu;
@@ -382,9 +368,9 @@ static thrum_status_t sync_target(const struct run *run, unsigned i, unsigned by
     return THRUM_OK;
 }
 
-static thrum_status_t run_signal(struct run *run)
+static inline thrum_status_t run_signal(struct run *run)
 {
-    const struct sim_packet *p = run->packet;
+    const struct thrum_command *c = run->command;
     _Atomic uint64_t *semaphore;
     uint64_t address;
     void *cpu;
@@ -393,10 +379,10 @@ static thrum_status_t run_signal(struct run *run)
     if (status)
         return status;
     semaphore = cpu;
-    if (!(p->flags & THRUM_CMD_FLAG_SET))
-        atomic_fetch_add_explicit(semaphore, p->value, memory_order_release);
-    else if (atomic_load_explicit(semaphore, memory_order_relaxed) < p->value)
-        atomic_store_explicit(semaphore, p->value, memory_order_release);
+    if (!(c->flags & THRUM_CMD_FLAG_SET))
+        atomic_fetch_add_explicit(semaphore, c->value, memory_order_release);
+    else if (atomic_load_explicit(semaphore, memory_order_relaxed) < c->value)
+        atomic_store_explicit(semaphore, c->value, memory_order_release);
     sim_wake(sim_shared_of(run->device, address));
     return THRUM_OK;
 }
@@ -415,7 +401,7 @@ static thrum_status_t blocked_elsewhere(struct run *run)
     return SIM_RUN_BLOCKED;
 }
 
-static thrum_status_t run_wait(struct run *run)
+static inline thrum_status_t run_wait(struct run *run)
 {
     uint64_t address;
     void *cpu;
@@ -423,38 +409,40 @@ static thrum_status_t run_wait(struct run *run)
 
     if (status)
         return status;
-    return load_word(cpu) >= run->packet->value ? THRUM_OK : blocked_at(run, address);
+    return load_word(cpu) >= run->command->value ? THRUM_OK : blocked_at(run, address);
 }
 
-static thrum_status_t run_write_line(struct run *run)
+static inline thrum_status_t run_write_line(struct run *run)
 {
-    const struct sim_packet *p = run->packet;
-    struct thrum_line *line;
+    const struct thrum_command *c = run->command;
     uint64_t address, source, bad;
-    void *cpu;
-    thrum_status_t status = sync_target(run, 0, THRUM_LINE_BYTES, &cpu, &address);
+    char *payload;
+    void *line, *cpu;
+    thrum_status_t status =
+        sync_target(run, 0, offsetof(struct thrum_line, payload) + c->bytes, &line, &address);
 
     if (status)
         return status;
-    line = cpu;
-    if (p->form & SIM_PACKET_PAYLOAD) {
-        memcpy(line->payload, payload_of(run), p->bytes);
-    } else if (p->bytes) {
+    payload = (char *)line + offsetof(struct thrum_line, payload); /* long ones leave the struct */
+    if (!c->nsrc) {
+        if (c->bytes)
+            memcpy(payload, c->payload, c->bytes);
+    } else if (c->bytes) {
         if (!operand_address(run, 1, &source, &bad))
             return report(run, THRUM_RAS_PAGE_FAULT, bad);
-        cpu = sim_translate(run->device, source, p->bytes);
+        cpu = sim_lookup(run->queue, source, c->bytes);
         if (!cpu)
             return report(run, THRUM_RAS_PAGE_FAULT, source);
-        memmove(line->payload, cpu, p->bytes);
+        memmove(payload, cpu, c->bytes);
     }
-    atomic_store_explicit((_Atomic uint64_t *)&line->flag, p->value, memory_order_release);
+    atomic_store_explicit((_Atomic uint64_t *)line, c->value, memory_order_release);
     sim_wake(sim_shared_of(run->device, address));
     return THRUM_OK;
 }
 
-static thrum_status_t run_wait_line(struct run *run)
+static inline thrum_status_t run_wait_line(struct run *run)
 {
-    const struct sim_packet *p = run->packet;
+    const struct thrum_command *c = run->command;
     uint64_t address, flag;
     void *cpu;
     thrum_status_t status = sync_target(run, 0, THRUM_LINE_BYTES, &cpu, &address);
@@ -462,14 +450,14 @@ static thrum_status_t run_wait_line(struct run *run)
     if (status)
         return status;
     flag = load_word(cpu);
-    if ((flag & p->mask) < (p->value & p->mask))
+    if ((flag & c->mask) < (c->value & c->mask))
         return blocked_at(run, address);
-    return sim_likely(flag == p->value) ? THRUM_OK : THRUM_ERR_MISMATCH;
+    return sim_likely(flag == c->value) ? THRUM_OK : THRUM_ERR_MISMATCH;
 }
 
 static thrum_status_t run_callback(struct run *run)
 {
-    thrum_status_t status = run->packet->callback(run->packet->argument);
+    thrum_status_t status = run->command->callback(run->command->argument);
 
     return status > 0 ? blocked_elsewhere(run) : status;
 }
@@ -479,29 +467,29 @@ static thrum_status_t run_callback(struct run *run)
 static thrum_status_t fill_put(struct run *run, const struct thrum_put *put,
                                struct thrum_fabric_put *out)
 {
-    const struct sim_packet *p = run->packet;
+    const struct thrum_command *c = run->command;
     uint64_t bad, source;
 
     *out = (struct thrum_fabric_put){.local_region = put->local_region,
-                                     .bytes = p->bytes,
+                                     .bytes = c->bytes,
                                      .signal_key = put->signal_key,
                                      .signal_offset = put->signal_offset,
-                                     .signal_value = p->value};
-    if (!resolve(run->device, put->remote_key, put->remote_key_indirect, &out->remote_key, &bad))
+                                     .signal_value = c->value};
+    if (!resolve(run, put->remote_key, put->remote_key_indirect, &out->remote_key, &bad))
         return report(run, THRUM_RAS_PAGE_FAULT, bad);
-    if (p->ndst && !operand_address(run, 0, &out->remote_offset, &bad))
+    if (c->ndst && !operand_address(run, 0, &out->remote_offset, &bad))
         return report(run, THRUM_RAS_PAGE_FAULT, bad);
-    if (!p->bytes)
+    if (!c->bytes)
         return THRUM_OK;
-    if (p->form & SIM_PACKET_PAYLOAD) {
-        out->local = payload_of(run);
+    if (!c->nsrc) {
+        out->local = c->payload;
         out->local_region = NULL;
         out->flags = THRUM_PUT_INLINE;
         return THRUM_OK;
     }
-    if (!operand_address(run, p->ndst, &source, &bad))
+    if (!operand_address(run, c->ndst, &source, &bad))
         return report(run, THRUM_RAS_PAGE_FAULT, bad);
-    out->local = sim_translate(run->device, source, p->bytes);
+    out->local = sim_lookup(run->queue, source, c->bytes);
     if (!out->local)
         return report(run, THRUM_RAS_PAGE_FAULT, source);
     if (!put->local_region)
@@ -511,9 +499,8 @@ static thrum_status_t fill_put(struct run *run, const struct thrum_put *put,
 
 static thrum_status_t run_put(struct run *run)
 {
-    const struct sim_packet *p = run->packet;
-    uint64_t at = run->position + 1 + operand_slots(p) + !!(p->form & SIM_PACKET_PAYLOAD);
-    const struct thrum_put *put = &run->queue->ring[at & run->queue->mask].put;
+    const struct thrum_command *c = run->command;
+    const struct thrum_put *put = &c->put;
     const struct thrum_fabric_ops *fabric;
     struct thrum_fabric_put request;
     thrum_status_t status;
@@ -521,7 +508,7 @@ static thrum_status_t run_put(struct run *run)
     if (!atomic_load_explicit(&run->device->nports, memory_order_acquire))
         return report(run, THRUM_RAS_BAD_PACKET, 0);
     fabric = run->device->ports[0].fabric;
-    if (p->flags & THRUM_CMD_FLAG_FLUSH) {
+    if (c->flags & THRUM_CMD_FLAG_FLUSH) {
         status = fabric->flush(put->peer);
     } else {
         status = fill_put(run, put, &request);
@@ -529,7 +516,7 @@ static thrum_status_t run_put(struct run *run)
             return status;
         status = fabric->put_signal(put->peer, &request);
         if (!status)
-            add_relaxed(&run->queue->bytes_put, p->bytes);
+            add_relaxed(&run->queue->bytes_put, c->bytes);
     }
     return status > 0 ? blocked_elsewhere(run) : status;
 }
@@ -538,14 +525,9 @@ static thrum_status_t run_put(struct run *run)
 
 static thrum_status_t check_direct(struct run *run)
 {
-    struct thrum_operand operands[2 * SIM_MAX_OPERANDS];
-    struct thrum_command command;
     char why[160];
 
-    if (run->packet->form & SIM_PACKET_MALFORMED)
-        return report(run, THRUM_RAS_BAD_PACKET, 0);
-    sim_packet_decode(run->queue, run->position, &command, operands);
-    if (!sim_command_check(run->device, &command, why, sizeof why))
+    if (!sim_command_check(run->device, run->command, why, sizeof why))
         return report(run, THRUM_RAS_BAD_PACKET, 0);
     return THRUM_OK;
 }
@@ -561,14 +543,14 @@ static thrum_status_t scripted_fault(struct run *run)
         return SIM_RUN_BLOCKED; /* the engine thread resets; this queue goes no further */
     if (fault.has_argument)
         address = fault.argument;
-    else if (run->packet->ndst + run->packet->nsrc && !operand_address(run, 0, &address, &bad))
+    else if (run->command->ndst + run->command->nsrc && !operand_address(run, 0, &address, &bad))
         address = bad;
     return report(run, fault.kind, address);
 }
 
-static thrum_status_t run_engine(struct run *run)
+static inline thrum_status_t run_engine(struct run *run)
 {
-    switch (run->packet->opcode) {
+    switch (run->command->opcode) {
     case THRUM_CMD_NOP:
         return THRUM_OK;
     case THRUM_CMD_COPY:
@@ -595,39 +577,50 @@ static thrum_status_t run_engine(struct run *run)
     }
 }
 
-/* Before a packet's first execution only: what is known when it is met. */
+/* Before a command's first execution only, where something is to be known when it is met. */
 static thrum_status_t meet(struct run *run)
 {
     thrum_status_t status = THRUM_OK;
 
-    if (sim_unlikely(run->queue->flags & THRUM_QUEUE_DIRECT))
+    if (atomic_load_explicit(&run->device->reset_wanted, memory_order_relaxed))
+        return SIM_RUN_BLOCKED;
+    if (run->unchecked)
         status = check_direct(run);
-    if (!status &&
-        sim_unlikely(atomic_load_explicit(&run->device->ras.armed, memory_order_relaxed)))
+    if (!status && atomic_load_explicit(&run->device->ras.armed, memory_order_relaxed))
         status = scripted_fault(run);
+    if (!status)
+        run->queue->counted = true;
     return status;
 }
 
-static thrum_status_t run_packet(struct run *run)
+static thrum_status_t run_throttled(struct run *run)
 {
-    struct sim_queue *queue = run->queue;
-    thrum_status_t status;
+    int64_t start_ns = now_ns();
+    thrum_status_t status = run_engine(run);
 
-    if (!queue->counted) {
-        if (sim_unlikely(atomic_load_explicit(&run->device->reset_wanted, memory_order_relaxed)))
-            return SIM_RUN_BLOCKED;
+    sim_throttle(run->device, start_ns);
+    return status;
+}
+
+/* Whether commands have to be looked at one by one: a fault script, a reset, a bad packet may be among them. */
+static inline bool is_watchful(const struct run *run)
+{
+    return run->unchecked | atomic_load_explicit(&run->device->reset_wanted, memory_order_relaxed) |
+           atomic_load_explicit(&run->device->ras.armed, memory_order_relaxed) |
+           atomic_load_explicit(&run->device->ras.throttled, memory_order_relaxed);
+}
+
+static thrum_status_t run_watchfully(struct run *run)
+{
+    thrum_status_t status = THRUM_OK;
+
+    if (!run->queue->counted)
         status = meet(run);
-        if (status)
-            return status;
-        queue->counted = true;
-    }
-    if (sim_unlikely(atomic_load_explicit(&run->device->ras.throttled, memory_order_relaxed))) {
-        int64_t start_ns = now_ns();
-        status = run_engine(run);
-        sim_throttle(run->device, start_ns);
+    if (status)
         return status;
-    }
-    return run_engine(run);
+    return atomic_load_explicit(&run->device->ras.throttled, memory_order_relaxed)
+               ? run_throttled(run)
+               : run_engine(run);
 }
 
 /* Status that a control thread wants for this submission; OK: go on. Clears what has passed. */
@@ -664,58 +657,286 @@ static void end_submission(struct sim_queue *queue, uint64_t ticket)
     sim_wake(queue->device->shared);
 }
 
-static void retire(struct sim_queue *queue, const struct sim_packet *packet, uint64_t head)
+/* What a cancel or a stop asks for, where one has been announced. */
+static void heed(struct run *run)
 {
-    uint64_t ticket = packet->ticket;
-    bool last = packet->form & SIM_PACKET_LAST;
+    struct sim_queue *queue = run->queue;
+    thrum_status_t status = attend(queue, run->ticket);
 
+    /* a command that has begun is let finish, unless the queue is stopped */
+    if (!status ||
+        (queue->piece_offset && !atomic_load_explicit(&queue->stopped, memory_order_relaxed)))
+        return;
+    queue->piece_offset = 0;
+    if (!queue->ending)
+        queue->ending = status;
+}
+
+/* One command, or a piece of it. OK: it is done with, also if it has failed (queue->ending); else SIM_RUN_*. */
+static inline thrum_status_t step(struct run *run)
+{
+    struct sim_queue *queue = run->queue;
+    thrum_status_t status = THRUM_OK;
+
+    if (sim_unlikely(atomic_load_explicit(&queue->attention, memory_order_acquire)))
+        heed(run);
+    if (sim_likely(!queue->ending)) {
+        status = sim_unlikely(is_watchful(run)) ? run_watchfully(run) : run_engine(run);
+        if (status > 0)
+            return status;
+        if (sim_unlikely(status))
+            queue->ending = status;
+    }
     queue->counted = false;
     queue->piece_offset = 0; /* one that failed may have done a part */
-    add_relaxed(&queue->commands, 1);
-    add_relaxed(&queue->progress, 1);
-    atomic_store_explicit(&queue->head, head + packet->slots, memory_order_release);
-    if (last)
-        end_submission(queue, ticket);
+    return THRUM_OK;
 }
 
 enum sim_state sim_execute(struct sim_queue *queue, uint64_t budget_bytes, bool pieces)
 {
-    struct run run = {
-        .queue = queue, .device = queue->device, .budget = budget_bytes, .pieces = pieces};
+    struct run run = {.queue = queue,
+                      .device = queue->device,
+                      .command = &queue->current,
+                      .budget = budget_bytes,
+                      .pieces = pieces,
+                      .unchecked = queue->flags & THRUM_QUEUE_DIRECT};
     uint64_t head = atomic_load_explicit(&queue->head, memory_order_relaxed);
 
     while (head != atomic_load_explicit(&queue->tail, memory_order_acquire)) {
+        const struct sim_packet *packet = &queue->ring[head & queue->mask].packet;
         thrum_status_t status;
 
-        run.packet = &queue->ring[head & queue->mask].packet;
-        run.position = head;
-        if (sim_unlikely(atomic_load_explicit(&queue->attention, memory_order_acquire)) &&
-            (status = attend(queue, run.packet->ticket)) != THRUM_OK) {
-            /* a command that has begun is let finish, unless the queue is stopped */
-            if (!queue->piece_offset ||
-                atomic_load_explicit(&queue->stopped, memory_order_relaxed)) {
-                queue->piece_offset = 0;
-                if (!queue->ending)
-                    queue->ending = status;
-            }
+        run.ticket = packet->ticket;
+        if (!queue->decoded) {
+            sim_packet_decode(queue, head);
+            queue->decoded = true;
         }
-        if (sim_likely(!queue->ending)) {
-            status = run_packet(&run);
-            if (status == SIM_RUN_BLOCKED)
-                return SIM_BLOCKED;
-            if (status == SIM_RUN_LARGE)
+        status = step(&run);
+        if (status == SIM_RUN_BLOCKED)
+            return SIM_BLOCKED;
+        if (status == SIM_RUN_LARGE)
+            return SIM_LARGE;
+        add_relaxed(&queue->progress, 1);
+        if (status == SIM_RUN_PIECE) {
+            if (!run.budget)
                 return SIM_LARGE;
-            if (status == SIM_RUN_PIECE) {
-                add_relaxed(&queue->progress, 1);
-                if (!run.budget)
-                    return SIM_LARGE;
-                continue;
-            }
-            if (sim_unlikely(status))
-                queue->ending = status;
+            continue;
         }
-        retire(queue, run.packet, head);
-        head = atomic_load_explicit(&queue->head, memory_order_relaxed);
+        queue->decoded = false;
+        add_relaxed(&queue->commands, 1);
+        head += packet->slots;
+        if (packet->form & SIM_PACKET_LAST) {
+            atomic_store_explicit(&queue->head, head, memory_order_release);
+            end_submission(queue, run.ticket);
+        } else {
+            atomic_store_explicit(&queue->head, head, memory_order_release);
+        }
     }
     return SIM_EMPTY;
+}
+
+/*
+ * What a submission waits for is likely to come in a moment, from a peer that is just as far. Who has waited in vain
+ * loses this credit, until a look finds him in time again.
+ */
+static unsigned patience(const struct sim_queue *queue)
+{
+    return atomic_load_explicit(&queue->device->oversubscribed, memory_order_relaxed)
+               ? 0
+               : queue->patience;
+}
+
+static void learn_patience(struct sim_queue *queue, bool was_in_time)
+{
+    queue->patience = was_in_time ? SIM_PATIENCE : queue->patience / 2 + 1;
+}
+
+bool sim_execute_patiently(struct sim_queue *queue)
+{
+    unsigned tries = patience(queue);
+    enum sim_state state = sim_execute(queue, SIM_BUDGET_SUBMIT, false);
+
+    if (state != SIM_BLOCKED)
+        return state == SIM_EMPTY;
+    while (state == SIM_BLOCKED && tries--) {
+        cpu_pause();
+        state = sim_execute(queue, SIM_BUDGET_SUBMIT, false);
+    }
+    learn_patience(queue, state == SIM_EMPTY);
+    return state == SIM_EMPTY;
+}
+
+/* ---- the short way ---------------------------------------------------------------------------------------------- */
+
+/*
+ * Commands of small messages whose operands are translated already, in a few instructions each. Whatever is unusual
+ * about a command, a fault among it, is left to step().
+ */
+struct near {
+    char *cpu; /* NULL: not near */
+    struct sim_shared *shared;
+};
+
+static inline struct near find_near(struct sim_queue *queue, const struct thrum_operand *o,
+                                    uint64_t bytes)
+{
+    struct sim_tlb_entry *entry = sim_tlb_entry(queue, o->base);
+
+    if (sim_unlikely(o->indirect || !sim_tlb_holds(entry, o->base, bytes)))
+        return (struct near){NULL, NULL};
+    return (struct near){entry->cpu + (o->base & (SIM_PAGE_BYTES - 1)), entry->shared};
+}
+
+static inline void store_word(struct near at, uint64_t value)
+{
+    atomic_store_explicit((_Atomic uint64_t *)(void *)at.cpu, value, memory_order_release);
+    sim_wake(at.shared);
+}
+
+static inline bool write_line_near(struct sim_queue *queue, const struct thrum_command *c)
+{
+    struct near line =
+        find_near(queue, &c->operands[0], offsetof(struct thrum_line, payload) + c->bytes);
+    char *source = (char *)(uintptr_t)c->payload, *payload;
+
+    if (c->nsrc)
+        source = find_near(queue, &c->operands[1], c->bytes).cpu;
+    if (!line.cpu || (c->bytes && !source))
+        return false;
+    payload = line.cpu + offsetof(struct thrum_line, payload);
+    if (c->bytes == 8)
+        memcpy(payload, source, 8);
+    else if (c->bytes)
+        memmove(payload, source, c->bytes);
+    store_word(line, c->value);
+    return true;
+}
+
+#define NEAR_OPERANDS 16
+
+/* Translates all operands of a COPY or REDUCE; false if one is not near or is larger than is small. */
+static inline bool find_all_near(struct sim_queue *queue, const struct thrum_command *c, void **cpu)
+{
+    unsigned n = (unsigned)c->ndst + c->nsrc;
+
+    if (n > NEAR_OPERANDS || c->bytes > SIM_PAGE_BYTES ||
+        (c->flags & ~(unsigned)THRUM_CMD_FLAG_CONTAIN))
+        return false;
+    for (unsigned i = 0; i < n; i++) {
+        cpu[i] = find_near(queue, &c->operands[i], c->bytes).cpu;
+        if (!cpu[i])
+            return false;
+    }
+    return true;
+}
+
+static inline bool copy_near(struct sim_queue *queue, const struct thrum_command *c)
+{
+    void *cpu[NEAR_OPERANDS];
+
+    if (!c->bytes || !find_all_near(queue, c, cpu))
+        return false;
+    for (unsigned i = 0; i < c->ndst; i++)
+        memmove(cpu[i], cpu[c->ndst], c->bytes);
+    add_relaxed(&queue->bytes_copied, c->bytes * c->ndst);
+    return true;
+}
+
+static inline bool reduce_near(struct sim_queue *queue, const struct thrum_command *c)
+{
+    static const struct widths narrow = {1, 1, 1};
+    void *cpu[NEAR_OPERANDS];
+    struct sim_reduce_args args = {.dsts = cpu,
+                                   .srcs = (const void *const *)(cpu + c->ndst),
+                                   .ndst = c->ndst,
+                                   .nsrc = c->nsrc,
+                                   .divisor = c->redop == THRUM_AVG && c->divisor ? c->divisor : 1};
+
+    if (c->redop >= THRUM_REDOP_COUNT || !find_all_near(queue, c, cpu) ||
+        reduce_overlaps(cpu, c->ndst, cpu + c->ndst, c->nsrc, c->bytes, &narrow))
+        return false;
+    args.count = c->bytes >> __builtin_ctzll(thrum_datatype_size((thrum_datatype_t)c->dtype));
+    sim_reduce((thrum_datatype_t)c->dtype, (thrum_redop_t)c->redop, &args);
+    add_relaxed(&queue->bytes_reduced, c->bytes * c->nsrc);
+    return true;
+}
+
+/* True if the command is done. */
+static inline bool step_near(struct sim_queue *queue, const struct thrum_command *c)
+{
+    struct near at;
+
+    switch (c->opcode) {
+    case THRUM_CMD_WAIT:
+        at = find_near(queue, &c->operands[0], 8);
+        return at.cpu && load_word(at.cpu) >= c->value;
+    case THRUM_CMD_WAIT_LINE:
+        at = find_near(queue, &c->operands[0], THRUM_LINE_BYTES);
+        return at.cpu && load_word(at.cpu) == c->value;
+    case THRUM_CMD_SIGNAL:
+        at = find_near(queue, &c->operands[0], 8);
+        if (!at.cpu || !(c->flags & THRUM_CMD_FLAG_SET) || load_word(at.cpu) >= c->value)
+            return false;
+        store_word(at, c->value);
+        return true;
+    case THRUM_CMD_WRITE_LINE:
+        return write_line_near(queue, c);
+    case THRUM_CMD_COPY:
+        return copy_near(queue, c);
+    case THRUM_CMD_REDUCE:
+        return reduce_near(queue, c);
+    default:
+        return false;
+    }
+}
+
+/* The command waits for a peer. */
+static thrum_status_t step_again(struct run *run, bool quick)
+{
+    unsigned tries = patience(run->queue);
+    thrum_status_t status = SIM_RUN_BLOCKED;
+
+    while (status == SIM_RUN_BLOCKED && tries--) {
+        cpu_pause();
+        if (quick && step_near(run->queue, run->command)) {
+            run->queue->counted = false;
+            status = THRUM_OK;
+        } else if (!quick || tries % 16 == 0) {
+            status = step(run); /* looks at cancels, too */
+        }
+    }
+    learn_patience(run->queue, status != SIM_RUN_BLOCKED);
+    return status;
+}
+
+size_t sim_execute_now(struct sim_queue *queue, const struct thrum_command *commands, size_t n,
+                       uint64_t ticket, bool unchecked)
+{
+    struct run run = {.queue = queue,
+                      .device = queue->device,
+                      .ticket = ticket,
+                      .budget = SIM_BUDGET_SUBMIT,
+                      .unchecked = unchecked};
+    bool quick = !is_watchful(&run) && !queue->ending;
+    size_t done = 0;
+
+    for (; done < n; done++) {
+        thrum_status_t status;
+
+        if (sim_likely(quick && !atomic_load_explicit(&queue->attention, memory_order_acquire)) &&
+            step_near(queue, &commands[done]))
+            continue;
+        run.command = &commands[done];
+        status = step(&run);
+        quick = quick && !queue->ending;
+        if (status == SIM_RUN_BLOCKED)
+            status = step_again(&run, quick);
+        if (status)
+            break;
+    }
+    add_relaxed(&queue->commands, done);
+    add_relaxed(&queue->progress, done);
+    if (done == n)
+        end_submission(queue, ticket);
+    return done;
 }

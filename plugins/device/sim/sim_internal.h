@@ -52,7 +52,7 @@ static inline unsigned sim_address_slot(uint64_t address)
 
 /* ---- shared pages ------------------------------------------------------------------------------------------- */
 
-#define SIM_SHARED_MAGIC 0x314d495354485254ull
+#define SIM_SHARED_MAGIC 0x324d495354485254ull
 
 struct sim_shared {
     uint64_t magic; /* constant after open, like all of this line */
@@ -62,6 +62,8 @@ struct sim_shared {
     /* Written by the owner. memory_generation counts what empties the memory: hard resets and the close. */
     _Alignas(CACHE_LINE_BYTES) _Atomic uint32_t generation;
     _Atomic uint32_t memory_generation;
+    _Atomic uint64_t
+        unmapped; /* grows whenever a translation of this memory may have become wrong */
     /* Threads of any process that sleep until a semaphore or line in this device's memory changes. */
     _Alignas(CACHE_LINE_BYTES) _Atomic uint32_t sleepers;
     _Atomic uint32_t wake_sequence; /* the futex word */
@@ -126,6 +128,9 @@ enum {
     SIM_PACKET_PUT = 1 << 3, /* then a put slot follows */
     SIM_PACKET_MALFORMED = 1 << 4 /* could not even be encoded */
 };
+#define SIM_ALWAYS_FIT 32 /* operands of a command that any ring has room for */
+#define SIM_OPCODE_MALFORMED 255 /* of such a packet when it is met */
+#define SIM_PATIENCE 256
 
 /* First slot of a packet; operand slots (4 each), payload slot and put slot follow it. */
 struct sim_packet {
@@ -169,6 +174,20 @@ struct sim_cancel {
 
 enum sim_owner { SIM_DEAD, SIM_FREE, SIM_OWNED };
 
+/*
+ * A queue's translations of the pages that its commands name again and again. An entry holds while the memory's owner
+ * has unmapped nothing; what this process takes away itself (a window, an import) flushes it: see sim_quiesce.
+ */
+#define SIM_TLB_BITS 6
+#define SIM_TLB_ENTRIES (1u << SIM_TLB_BITS)
+struct sim_tlb_entry {
+    uint64_t page; /* address >> SIM_PAGE_SHIFT; 0: free */
+    uint64_t room; /* bytes from the page's start to the end of the allocation around it */
+    char *cpu; /* of the page */
+    struct sim_shared *shared; /* of the memory's owner */
+    uint64_t seen; /* shared->unmapped when the entry was made */
+};
+
 struct sim_device;
 
 /* Queue structs are recycled and never freed, so that a thread that helps may look at a dead one. */
@@ -197,7 +216,14 @@ struct sim_queue {
     _Atomic int stopped; /* thrum_status_t; first stop wins */
     thrum_status_t ending; /* owner: what the current submission will end with */
     uint64_t piece_offset; /* owner: bytes done of the current COPY, FILL or REDUCE */
-    bool counted; /* owner: the current packet has its command number, faults were looked up */
+    bool decoded; /* owner: `current` is the packet at the head */
+    bool counted; /* owner: the current command has its command number, faults were looked up */
+    unsigned
+        patience; /* owner: how often a submission looks again before it leaves a wait to others */
+    struct thrum_command current; /* owner: the packet at the head, decoded */
+    struct sim_tlb_entry tlb[SIM_TLB_ENTRIES]; /* owner */
+    struct thrum_operand
+        *operands; /* of it, where they do not lie in the ring as they are needed */
     _Atomic(struct sim_shared *) blocked_on; /* whose wake word a waiter should sleep on */
     _Atomic uint64_t commands, bytes_copied, bytes_reduced, bytes_put;
     uint64_t looked_progress; /* engine thread's own */
@@ -247,6 +273,7 @@ struct sim_ras {
 struct sim_port {
     const struct thrum_fabric_ops *fabric;
     void *endpoint;
+    unsigned users; /* how many times it is attached */
 };
 
 struct sim_device {
@@ -327,6 +354,29 @@ static inline void *sim_translate(struct sim_device *device, uint64_t address, u
     return slot->hbm + offset;
 }
 
+/* sim_translate through the queue's translations; the caller owns the queue. */
+void *sim_lookup_slowly(struct sim_queue *queue, struct sim_tlb_entry *entry, uint64_t address,
+                        uint64_t bytes);
+static inline struct sim_tlb_entry *sim_tlb_entry(struct sim_queue *queue, uint64_t address)
+{
+    return &queue->tlb[(address >> SIM_PAGE_SHIFT) * 0x9e3779b97f4a7c15u >> (64 - SIM_TLB_BITS)];
+}
+static inline bool sim_tlb_holds(const struct sim_tlb_entry *entry, uint64_t address,
+                                 uint64_t bytes)
+{
+    return entry->page == address >> SIM_PAGE_SHIFT &&
+           (address & (SIM_PAGE_BYTES - 1)) + bytes <= entry->room &&
+           atomic_load_explicit(&entry->shared->unmapped, memory_order_acquire) == entry->seen;
+}
+static inline void *sim_lookup(struct sim_queue *queue, uint64_t address, uint64_t bytes)
+{
+    struct sim_tlb_entry *entry = sim_tlb_entry(queue, address);
+
+    if (sim_likely(sim_tlb_holds(entry, address, bytes)))
+        return entry->cpu + (address & (SIM_PAGE_BYTES - 1));
+    return sim_lookup_slowly(queue, entry, address, bytes);
+}
+
 /* The page with the wake word that goes with an address that has been translated. */
 static inline struct sim_shared *sim_shared_of(struct sim_device *device, uint64_t address)
 {
@@ -366,6 +416,7 @@ void sim_memory_close(struct sim_device *device);
 /* Hard reset: every allocation is gone, addresses change. Caller owns every queue or has stopped it. */
 thrum_status_t sim_memory_reset(struct sim_device *device);
 thrum_status_t sim_mem_alloc(void *device, size_t bytes, uint64_t *address_out);
+thrum_status_t sim_mem_reserve(void *device, size_t bytes, uint64_t *address_out);
 thrum_status_t sim_mem_free(void *device, uint64_t address);
 thrum_status_t sim_host_register(void *device, void *address, size_t bytes);
 thrum_status_t sim_host_unregister(void *device, void *address);
@@ -400,6 +451,9 @@ void sim_queue_destroy(void *queue);
 uint64_t sim_queue_id(void *queue);
 thrum_status_t sim_submit(void *queue, const struct thrum_command *commands, size_t n,
                           uint64_t *ticket_out);
+thrum_status_t sim_check(void *device, const struct thrum_command *commands, size_t n);
+thrum_status_t sim_submit_checked(void *queue, const struct thrum_command *commands, size_t n,
+                                  uint64_t *ticket_out);
 thrum_status_t sim_poll(void *queue, uint64_t ticket);
 void sim_cancel(void *queue, uint64_t first, uint64_t last, thrum_status_t status);
 /* Without executing anything: as poll. */
@@ -442,9 +496,8 @@ unsigned sim_packet_slots(const struct thrum_command *command);
 void sim_packet_encode(struct sim_queue *queue, uint64_t position,
                        const struct thrum_command *command, unsigned slots, uint64_t ticket,
                        bool last);
-/* The reverse; operands has room for 2 * SIM_MAX_OPERANDS. Payload is borrowed from the ring. */
-void sim_packet_decode(struct sim_queue *queue, uint64_t position, struct thrum_command *command,
-                       struct thrum_operand *operands);
+/* The reverse, into queue->current; its operands and payload may lie in the ring. Caller owns the queue. */
+void sim_packet_decode(struct sim_queue *queue, uint64_t position);
 enum thrum_engine sim_opcode_engine(unsigned opcode);
 const char *sim_opcode_name(unsigned opcode);
 
@@ -462,6 +515,14 @@ enum sim_state {
  * budget is begun; without, it is left untouched.
  */
 enum sim_state sim_execute(struct sim_queue *queue, uint64_t budget_bytes, bool pieces);
+/* Executes what is in the ring, waiting for peers as a submission may. True if nothing is left. Only the owner calls it. */
+bool sim_execute_patiently(struct sim_queue *queue);
+/*
+ * Executes a submission from the submitter's memory, as far as it goes at once: returns how many commands are done, and
+ * has ended the submission if it is all of them. The caller owns the queue, and its ring is empty.
+ */
+size_t sim_execute_now(struct sim_queue *queue, const struct thrum_command *commands, size_t n,
+                       uint64_t ticket, bool unchecked);
 /* Drives the attached ports, unless another thread does. True if something moved. */
 bool sim_ports_progress(struct sim_device *device);
 thrum_status_t sim_port_attach(void *device, const struct thrum_fabric_ops *fabric, void *endpoint);

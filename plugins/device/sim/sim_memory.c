@@ -180,6 +180,7 @@ void sim_memory_close(struct sim_device *device)
     if (device->mapping) {
         /* peers that still map the memory fault from now on */
         atomic_fetch_add_explicit(&device->shared->memory_generation, 1, memory_order_acq_rel);
+        atomic_fetch_add_explicit(&device->shared->unmapped, 1, memory_order_acq_rel);
         drop_rights(device);
         if (sim_slots[device->slot].mapping == device->mapping)
             sim_slot_put(device->slot);
@@ -204,6 +205,7 @@ thrum_status_t sim_memory_reset(struct sim_device *device)
     pthread_mutex_lock(&device->memory_lock);
     uint32_t generation =
         atomic_fetch_add_explicit(&shared->memory_generation, 1, memory_order_acq_rel) + 1;
+    atomic_fetch_add_explicit(&shared->unmapped, 1, memory_order_acq_rel);
     atomic_store_explicit(&device->rights[old], SIM_RIGHT_NONE, memory_order_release);
     device->was_own[old] = true;
     /* tables and HBM become holes, which read as zero: no allocation, no data */
@@ -235,8 +237,8 @@ static void punch(struct sim_device *device, uint64_t page, uint64_t pages)
                     (off_t)(pages << SIM_PAGE_SHIFT));
 }
 
-/* Zeroed and resident, or an error: never a SIGBUS later. */
-static bool make_resident(struct sim_device *device, uint64_t page, uint64_t pages)
+/* Zeroed and there, or an error: never a SIGBUS later. With `touch` also mapped, which takes as long again. */
+static bool make_resident(struct sim_device *device, uint64_t page, uint64_t pages, bool touch)
 {
     size_t bytes = (size_t)(pages << SIM_PAGE_SHIFT);
     char *start = sim_slots[device->slot].hbm + (page << SIM_PAGE_SHIFT);
@@ -252,6 +254,8 @@ static bool make_resident(struct sim_device *device, uint64_t page, uint64_t pag
     while (rc && errno == EINTR);
     if (rc)
         return false;
+    if (fresh && !touch)
+        return true;
 #ifdef MADV_POPULATE_WRITE
     if (!madvise(start, bytes, MADV_POPULATE_WRITE) && fresh)
         return true;
@@ -272,9 +276,9 @@ static void publish(struct sim_slot *slot, uint64_t page, uint64_t pages, uint64
                               memory_order_release);
 }
 
-thrum_status_t sim_mem_alloc(void *handle, size_t bytes, uint64_t *address_out)
+static thrum_status_t alloc(struct sim_device *device, size_t bytes, bool touch,
+                            uint64_t *address_out)
 {
-    struct sim_device *device = handle;
     uint64_t pages, page, free_bytes;
     thrum_status_t status = THRUM_OK;
 
@@ -292,7 +296,7 @@ thrum_status_t sim_mem_alloc(void *handle, size_t bytes, uint64_t *address_out)
                             "THRUM_SIM_HBM_BYTES)",
                             device->index, bytes, (unsigned long long)free_bytes,
                             (unsigned long long)device->shared->hbm_bytes);
-    } else if (!make_resident(device, page, pages)) {
+    } else if (!make_resident(device, page, pages, touch)) {
         status =
             thrum_fail_errno(THRUM_ERR_NO_DEVICE_MEMORY,
                              "sim%d: the host has no pages for bytes=%zu", device->index, bytes);
@@ -306,6 +310,16 @@ thrum_status_t sim_mem_alloc(void *handle, size_t bytes, uint64_t *address_out)
     }
     pthread_mutex_unlock(&device->memory_lock);
     return status;
+}
+
+thrum_status_t sim_mem_alloc(void *device, size_t bytes, uint64_t *address_out)
+{
+    return alloc(device, bytes, true, address_out);
+}
+
+thrum_status_t sim_mem_reserve(void *device, size_t bytes, uint64_t *address_out)
+{
+    return alloc(device, bytes, false, address_out);
 }
 
 /* Under memory_lock: the page where a live own allocation starts, or -1. */
@@ -331,6 +345,7 @@ static void free_own(struct sim_device *device, uint64_t page)
 
     for (uint64_t i = 0; i < pages; i++)
         atomic_store_explicit(&slot->page_table[page + i], 0, memory_order_release);
+    atomic_fetch_add_explicit(&device->shared->unmapped, 1, memory_order_acq_rel);
     if (pages << SIM_PAGE_SHIFT >= PUNCH_BYTES)
         punch(device, page, pages);
     extent_give(device, page, pages);

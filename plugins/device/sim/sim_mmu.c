@@ -302,3 +302,36 @@ bool sim_import_allows(struct sim_device *device, uint64_t address, uint64_t byt
     return sim_ranges_find(&device->imports, address, &start, &end, &import_id) &&
            bytes <= end - address && import_id == id;
 }
+
+void *sim_lookup_slowly(struct sim_queue *queue, struct sim_tlb_entry *entry, uint64_t address,
+                        uint64_t bytes)
+{
+    unsigned s = sim_address_slot(address);
+    struct sim_shared *shared;
+    uint64_t seen, offset = address & SIM_OFFSET_MASK;
+    uint32_t first;
+    void *cpu;
+
+    if (!sim_is_device_address(address) ||
+        atomic_load_explicit(&queue->device->rights[s], memory_order_acquire) != SIM_RIGHT_ALL)
+        return sim_translate(queue->device, address, bytes);
+    shared = sim_slots[s].shared;
+    seen = atomic_load_explicit(&shared->unmapped, memory_order_acquire); /* before the look */
+    cpu = sim_translate(queue->device, address, bytes);
+    if (!cpu)
+        return NULL;
+    first = atomic_load_explicit(&sim_slots[s].page_table[offset >> SIM_PAGE_SHIFT],
+                                 memory_order_relaxed);
+    if (!first)
+        return cpu; /* freed meanwhile */
+    *entry = (struct sim_tlb_entry){
+        .page = address >> SIM_PAGE_SHIFT,
+        .room =
+            ((uint64_t)(first - 1) << SIM_PAGE_SHIFT) +
+            atomic_load_explicit(&sim_slots[s].allocations[first - 1].bytes, memory_order_relaxed) -
+            (offset & ~(uint64_t)(SIM_PAGE_BYTES - 1)),
+        .cpu = (char *)cpu - (address & (SIM_PAGE_BYTES - 1)),
+        .shared = shared,
+        .seen = seen};
+    return cpu;
+}

@@ -48,7 +48,8 @@ static const struct {
     uint8_t flags;
 } shapes[OPCODES] = {
     [THRUM_CMD_NOP] = {0, 0, 0, 0, 0},
-    [THRUM_CMD_COPY] = {1, SIM_MAX_OPERANDS, 1, 1, THRUM_CMD_FLAG_STREAM | THRUM_CMD_FLAG_CONTAIN},
+    [THRUM_CMD_COPY] = {1, SIM_MAX_OPERANDS, 1, 1,
+                        THRUM_CMD_FLAG_STREAM | THRUM_CMD_FLAG_CONTAIN | THRUM_CMD_FLAG_HOST},
     [THRUM_CMD_FILL] = {1, SIM_MAX_OPERANDS, 0, 0, THRUM_CMD_FLAG_STREAM},
     [THRUM_CMD_REDUCE] = {1, SIM_MAX_OPERANDS, 1, SIM_MAX_OPERANDS,
                           THRUM_CMD_FLAG_STREAM | THRUM_CMD_FLAG_CONTAIN | FLAGS_WIDE},
@@ -63,15 +64,36 @@ static const struct {
 
 #define wrong(...) (snprintf(why, why_bytes, __VA_ARGS__), false)
 
+/* Alignment of operand i, less one. */
+static uint64_t operand_mask(const struct thrum_command *c, unsigned i)
+{
+    switch (c->opcode) {
+    case THRUM_CMD_SIGNAL:
+    case THRUM_CMD_WAIT:
+        return 7;
+    case THRUM_CMD_WAIT_LINE:
+        return 63;
+    case THRUM_CMD_WRITE_LINE:
+        return i < c->ndst ? 63 : 0;
+    default:
+        return 0;
+    }
+}
+
 static bool check_operands(const struct thrum_command *c, char *why, size_t why_bytes)
 {
-    unsigned unit = c->opcode == THRUM_CMD_SIGNAL || c->opcode == THRUM_CMD_WAIT ? 8
-                    : c->opcode == THRUM_CMD_WAIT_LINE                           ? 64
-                                                                                 : 1;
+    uint64_t bad = 0;
+
+    for (unsigned i = 0; i < (unsigned)c->ndst + c->nsrc; i++) {
+        const struct thrum_operand *o = &c->operands[i];
+        bad |= o->indirect ? o->indirect & 7 : o->base & operand_mask(c, i);
+    }
+    if (sim_likely(!bad))
+        return true;
     for (unsigned i = 0; i < (unsigned)c->ndst + c->nsrc; i++) {
         const struct thrum_operand *o = &c->operands[i];
         bool is_dst = i < c->ndst;
-        unsigned align = c->opcode == THRUM_CMD_WRITE_LINE && is_dst ? 64 : unit;
+        unsigned align = (unsigned)operand_mask(c, i) + 1;
         unsigned at = is_dst ? i : i - c->ndst;
 
         if (o->indirect % 8)
@@ -180,8 +202,9 @@ bool sim_command_check(const struct sim_device *device, const struct thrum_comma
             return wrong("value=%llu is no byte", (unsigned long long)c->value);
         break;
     case THRUM_CMD_WRITE_LINE:
-        if (c->bytes > THRUM_LINE_PAYLOAD_BYTES)
-            return wrong("bytes=%llu > %d", (unsigned long long)c->bytes, THRUM_LINE_PAYLOAD_BYTES);
+        if (c->bytes > (c->nsrc ? THRUM_LINE_LONG_BYTES : THRUM_LINE_PAYLOAD_BYTES))
+            return wrong("bytes=%llu are more than a line from %s takes",
+                         (unsigned long long)c->bytes, c->nsrc ? "src[0]" : "payload");
         if (c->bytes && !c->nsrc && !c->payload)
             return wrong("nsrc=0 and payload=NULL with bytes=%llu", (unsigned long long)c->bytes);
         break;
@@ -306,32 +329,36 @@ void sim_packet_encode(struct sim_queue *queue, uint64_t position, const struct 
     p->form = (uint8_t)form;
 }
 
-void sim_packet_decode(struct sim_queue *queue, uint64_t position, struct thrum_command *c,
-                       struct thrum_operand *operands)
+void sim_packet_decode(struct sim_queue *queue, uint64_t position)
 {
     const struct sim_packet *p = &queue->ring[position & queue->mask].packet;
+    struct thrum_command *c = &queue->current;
     unsigned n = (unsigned)p->ndst + p->nsrc;
     uint64_t at = position + 1;
 
-    *c = (struct thrum_command){.opcode = p->opcode,
-                                .flags = p->flags,
-                                .dtype = p->dtype,
-                                .redop = p->redop,
-                                .ndst = p->ndst,
-                                .nsrc = p->nsrc,
-                                .bytes = p->bytes,
-                                .value = p->value,
-                                .mask = p->mask,
-                                .operands = operands};
+    c->opcode = p->form & SIM_PACKET_MALFORMED ? SIM_OPCODE_MALFORMED : p->opcode;
+    c->flags = p->flags;
+    c->dtype = p->dtype;
+    c->redop = p->redop;
+    c->ndst = p->ndst;
+    c->nsrc = p->nsrc;
+    c->bytes = p->bytes;
+    c->value = p->value;
+    c->mask = p->mask;
+    c->operands = queue->operands;
+    c->payload = NULL;
     if (p->form & SIM_PACKET_MALFORMED)
         return;
     if (p->form & SIM_PACKET_SHORT) {
-        for (unsigned i = 0; i < n; i++)
-            operands[i] = (struct thrum_operand){.base = p->base[i]};
+        queue->operands[0] = (struct thrum_operand){.base = p->base[0]};
+        queue->operands[1] = (struct thrum_operand){.base = p->base[1]};
+    } else if ((at & queue->mask) + (n + 3) / 4 <= queue->depth) { /* in one piece in the ring */
+        c->operands = queue->ring[at & queue->mask].operands;
+        at += (n + 3) / 4;
     } else {
         for (unsigned i = 0; i < n; i += 4, at++)
-            memcpy(&operands[i], queue->ring[at & queue->mask].operands,
-                   (n - i < 4 ? n - i : 4) * sizeof *operands);
+            memcpy(&queue->operands[i], queue->ring[at & queue->mask].operands,
+                   (n - i < 4 ? n - i : 4) * sizeof *queue->operands);
     }
     if (is_reduce_by_callback(p->opcode, p->redop)) {
         c->reduce = p->reduce;

@@ -93,7 +93,10 @@ thrum_status_t sim_queue_create(void *handle, unsigned flags, void **queue_out)
     queue->depth = ring_depth();
     queue->mask = queue->depth - 1;
     queue->ring = aligned_alloc(CACHE_LINE_BYTES, queue->depth * sizeof *queue->ring);
-    if (!queue->ring) {
+    queue->operands = malloc(2 * SIM_MAX_OPERANDS * sizeof *queue->operands);
+    if (!queue->ring || !queue->operands) {
+        free(queue->ring);
+        free(queue->operands);
         give_struct(queue);
         return thrum_fail(THRUM_ERR_NO_MEMORY, "sim%d: no memory for a ring of %llu slots",
                           device->index, (unsigned long long)queue->depth);
@@ -105,6 +108,9 @@ thrum_status_t sim_queue_create(void *handle, unsigned flags, void **queue_out)
     queue->ending = THRUM_OK;
     queue->piece_offset = 0;
     queue->counted = false;
+    queue->decoded = false;
+    memset(queue->tlb, 0, sizeof queue->tlb);
+    queue->patience = SIM_PATIENCE;
     queue->ncancels = 0;
     atomic_store_explicit(&queue->submit_lock, 0, memory_order_relaxed);
     atomic_store_explicit(&queue->tail, 0, memory_order_relaxed);
@@ -179,8 +185,10 @@ void sim_queue_destroy(void *handle)
     atomic_fetch_add_explicit(&device->old_reduced, queue->bytes_reduced, memory_order_relaxed);
     atomic_fetch_add_explicit(&device->old_put, queue->bytes_put, memory_order_relaxed);
     free(queue->ring);
+    free(queue->operands);
     free(queue->cancels);
     queue->ring = NULL;
+    queue->operands = NULL;
     queue->cancels = NULL;
     queue->ncancels = queue->cancels_capacity = 0;
     atomic_store_explicit(&queue->owner, SIM_DEAD, memory_order_release);
@@ -201,6 +209,7 @@ void sim_quiesce(struct sim_device *device)
             continue;
         if (!sim_queue_own(queue))
             continue;
+        memset(queue->tlb, 0, sizeof queue->tlb);
         sim_queue_disown(queue);
     }
     (void)device;
@@ -240,21 +249,21 @@ static thrum_status_t refuse(struct sim_queue *queue, thrum_status_t status)
                       (unsigned long long)queue->id);
 }
 
-static thrum_status_t validate(struct sim_queue *queue, const struct thrum_command *commands,
-                               size_t n)
+thrum_status_t sim_check(void *handle, const struct thrum_command *commands, size_t n)
 {
     char why[160];
 
     for (size_t i = 0; i < n; i++) {
-        if (sim_unlikely(!sim_command_check(queue->device, &commands[i], why, sizeof why)))
+        if (sim_unlikely(!sim_command_check(handle, &commands[i], why, sizeof why)))
             return thrum_fail(THRUM_ERR_INVALID_COMMAND, "command %zu (%s): %s", i,
                               sim_opcode_name(commands[i].opcode), why);
-        if (sim_unlikely(sim_packet_slots(&commands[i]) > queue->depth))
+        if ((unsigned)commands[i].ndst + commands[i].nsrc > SIM_ALWAYS_FIT &&
+            sim_packet_slots(&commands[i]) > ring_depth())
             return thrum_fail(THRUM_ERR_INVALID_COMMAND,
                               "command %zu (%s): takes %u slots of a ring of %llu (raise "
                               "THRUM_QUEUE_DEPTH)",
                               i, sim_opcode_name(commands[i].opcode),
-                              sim_packet_slots(&commands[i]), (unsigned long long)queue->depth);
+                              sim_packet_slots(&commands[i]), (unsigned long long)ring_depth());
     }
     return THRUM_OK;
 }
@@ -328,15 +337,54 @@ static void execute_small(struct sim_queue *queue)
         sim_engine_notice(queue->device);
 }
 
+/*
+ * With nothing left in the ring a submission need not go through it: what can be executed now is, on the submitter's
+ * time. Returns how many commands are done. Under submit_lock.
+ */
+static size_t execute_at_once(struct sim_queue *queue, const struct thrum_command *commands,
+                              size_t n, uint64_t ticket, bool unchecked)
+{
+    size_t done = 0;
+
+    if (!sim_queue_try_own(queue))
+        return 0;
+    if (!sim_queue_pending(queue) || sim_execute_patiently(queue))
+        done = sim_execute_now(queue, commands, n, ticket, unchecked);
+    sim_queue_disown(queue);
+    return done;
+}
+
+static thrum_status_t submit(struct sim_queue *queue, const struct thrum_command *commands,
+                             size_t n, bool unchecked, uint64_t *ticket_out)
+{
+    uint64_t ticket;
+    size_t done;
+
+    submit_lock(queue);
+    ticket = atomic_load_explicit(&queue->last_ticket, memory_order_relaxed) + 1;
+    atomic_store_explicit(&queue->last_ticket, ticket, memory_order_relaxed);
+    if (ticket_out)
+        *ticket_out = ticket;
+    done = execute_at_once(queue, commands, n, ticket, unchecked);
+    if (sim_likely(done == n)) {
+        submit_unlock(queue);
+        return THRUM_OK;
+    }
+    encode_all(queue, commands + done, n - done, ticket);
+    submit_unlock(queue);
+    execute_small(queue);
+    return THRUM_OK;
+}
+
 thrum_status_t sim_submit(void *handle, const struct thrum_command *commands, size_t n,
                           uint64_t *ticket_out)
 {
     struct sim_queue *queue = handle;
-    uint64_t ticket;
-    thrum_status_t status;
+    bool direct = queue->flags & THRUM_QUEUE_DIRECT;
+    thrum_status_t status =
+        (thrum_status_t)atomic_load_explicit(&queue->stopped, memory_order_acquire);
     static const struct thrum_command nop = {.opcode = THRUM_CMD_NOP};
 
-    status = (thrum_status_t)atomic_load_explicit(&queue->stopped, memory_order_acquire);
     if (sim_unlikely(status))
         return refuse(queue, status);
     if (!commands && n)
@@ -345,20 +393,23 @@ thrum_status_t sim_submit(void *handle, const struct thrum_command *commands, si
         commands = &nop;
         n = 1;
     }
-    if (!(queue->flags & THRUM_QUEUE_DIRECT)) {
-        status = validate(queue, commands, n);
+    if (!direct) {
+        status = sim_check(queue->device, commands, n);
         if (status)
             return status;
     }
-    submit_lock(queue);
-    ticket = atomic_load_explicit(&queue->last_ticket, memory_order_relaxed) + 1;
-    atomic_store_explicit(&queue->last_ticket, ticket, memory_order_relaxed);
-    encode_all(queue, commands, n, ticket);
-    submit_unlock(queue);
-    if (ticket_out)
-        *ticket_out = ticket;
-    execute_small(queue);
-    return THRUM_OK;
+    return submit(queue, commands, n, direct, ticket_out);
+}
+
+thrum_status_t sim_submit_checked(void *handle, const struct thrum_command *commands, size_t n,
+                                  uint64_t *ticket_out)
+{
+    struct sim_queue *queue = handle;
+    thrum_status_t status =
+        (thrum_status_t)atomic_load_explicit(&queue->stopped, memory_order_acquire);
+
+    return sim_unlikely(status) ? refuse(queue, status)
+                                : submit(queue, commands, n, false, ticket_out);
 }
 
 /* ---- tickets --------------------------------------------------------------------------------------------------- */

@@ -1,17 +1,9 @@
 /*
- * allreduce, one shot in lines: each rank sends its contribution in a cache line, data and flag together, to every peer
- * and folds all of them itself, in rank order. One exchange; for contributions up to PLAN_INLINE_BYTES. The idea is
+ * allreduce, one shot in lines: each rank sends its contribution in a line, data and flag together, to every peer
+ * and folds all of them itself, in rank order. One exchange; for contributions that fit one. The idea is
  * that of NCCL's LL protocol.
  */
 #include "algo/build.h"
-#include "base/base.h"
-
-static struct plan_operand contribution(const struct plan *plan, int rank, uint64_t offset)
-{
-    int me = plan->params.rank;
-    (void)offset; /* always 0: it fits one line and one REDUCE, or several in one scratch */
-    return rank == me ? algo_send_at(me, 0) : algo_line_of(me, rank);
-}
 
 void algo_allreduce_inline_build(struct plan *plan)
 {
@@ -24,11 +16,12 @@ void algo_allreduce_inline_build(struct plan *plan)
         plan_put_inline(plan, 0, algo_rank_at(rank, i, n), algo_send_at(rank, 0), bytes);
     for (int i = 1; i < n; i++)
         plan_wait_inline(plan, 0, algo_rank_at(rank, i, n));
-    algo_fold_all(plan, contribution, 0, 0, bytes, false);
+    algo_fold(plan, &(struct algo_fold){
+                        .source = algo_source_line, .ranks = n, .to = rank, .bytes = bytes});
 }
 
 struct algo_cost algo_allreduce_inline_cost(const struct plan_params *params)
 {
     double n = params->nranks;
-    return (struct algo_cost){.steps = 1, .bytes_moved = 2 * (n - 1) * CACHE_LINE_BYTES};
+    return (struct algo_cost){.steps = 1, .bytes_moved = 2 * (n - 1) * algo_line_bytes(params)};
 }

@@ -1,0 +1,698 @@
+/* Capture and replay: what a graph holds, what a capture refuses, launches, events, and collectives in graphs. */
+#include <stdlib.h>
+
+#include <thrum/thrum.h>
+
+#include "device_test.h"
+
+#define BYTES 256
+
+static struct fixture *of(void **state)
+{
+    return *state;
+}
+
+static thrum_status_t count_up(void *argument)
+{
+    ++*(int *)argument;
+    return THRUM_OK;
+}
+
+static thrum_status_t fail_once_asked(void *argument)
+{
+    return *(thrum_status_t *)argument;
+}
+
+static thrum_graph_t end(thrum_queue_t queue)
+{
+    thrum_graph_t graph = NULL;
+
+    assert_ok(thrum_queue_capture_end(queue, &graph));
+    assert_non_null(graph);
+    return graph;
+}
+
+static void assert_bytes(thrum_queue_t queue, const char *address, int byte)
+{
+    uint8_t host[BYTES];
+
+    assert_ok(thrum_copy_to_host(queue, host, address, BYTES));
+    for (int i = 0; i < BYTES; i++)
+        assert_int_equal(host[i], byte);
+}
+
+/* ---- commands -------------------------------------------------------------------------------------------------- */
+
+/* b <- b + a, a <- a + a, one callback; the arrays that name operands are gone before the first launch. */
+static void capture_doubling(struct fixture *f, int *calls)
+{
+    const void **srcs = malloc(2 * sizeof *srcs);
+
+    srcs[0] = f->b, srcs[1] = f->a;
+    assert_ok(thrum_queue_reduce(f->queue, f->b, srcs, 2, BYTES, THRUM_UINT8, THRUM_SUM));
+    srcs[0] = f->a;
+    assert_ok(thrum_queue_reduce(f->queue, f->a, srcs, 2, BYTES, THRUM_UINT8, THRUM_SUM));
+    memset(srcs, 0xff, 2 * sizeof *srcs);
+    free(srcs);
+    assert_ok(thrum_copy(f->queue, f->a + BYTES, f->a, BYTES));
+    assert_ok(thrum_queue_callback(f->queue, count_up, calls));
+    assert_ok(thrum_fill(f->queue, f->b + BYTES, 7, BYTES));
+}
+
+static void test_commands(void **state)
+{
+    struct fixture *f = of(state);
+    thrum_graph_t graph;
+    int calls = 0;
+
+    assert_ok(thrum_fill(f->queue, f->a, 1, BYTES));
+    assert_ok(finish(f->queue));
+    assert_ok(thrum_queue_capture_begin(f->queue));
+    capture_doubling(f, &calls);
+    graph = end(f->queue);
+    assert_ok(finish(f->queue));
+    assert_bytes(f->queue, f->a, 1);
+    assert_int_equal(calls, 0); /* recorded, not executed */
+    for (int i = 0; i < 6; i++)
+        assert_ok(thrum_graph_launch(graph, f->queue));
+    assert_ok(finish(f->queue));
+    assert_int_equal(calls, 6);
+    assert_bytes(f->queue, f->a, 64);
+    assert_bytes(f->queue, f->b, 63);
+    assert_bytes(f->queue, f->a + BYTES, 64);
+    assert_bytes(f->queue, f->b + BYTES, 7);
+    thrum_graph_destroy(graph);
+}
+
+/* Many commands, so that every array of the graph moves while it grows; payloads, lines and semaphores among them. */
+static void test_many_commands(void **state)
+{
+    struct fixture *f = of(state);
+    struct thrum_operand line = {.base = at(f->b)};
+    struct thrum_line host;
+    uint8_t payload[8] = "payload";
+    struct thrum_command write = {.opcode = THRUM_CMD_WRITE_LINE,
+                                  .ndst = 1,
+                                  .bytes = sizeof payload,
+                                  .value = 5,
+                                  .operands = &line,
+                                  .payload = payload};
+    thrum_graph_t graph;
+    uint64_t ticket = 1;
+
+    assert_ok(thrum_queue_capture_begin(f->queue));
+    for (int i = 0; i < 300; i++) {
+        assert_ok(thrum_fill(f->queue, f->a + i * 8, (uint8_t)i, 8));
+        payload[0] = (uint8_t)i;
+        assert_ok(thrum_queue_submit(f->queue, &write, 1, &ticket));
+        assert_int_equal(ticket, 0);
+        assert_ok(thrum_copy(f->queue, f->a + 8192 + i * 8, f->b + 8, 8));
+    }
+    graph = end(f->queue);
+    line.base = 1; /* neither is looked at any more */
+    payload[0] = 0xee;
+    assert_ok(thrum_graph_launch(graph, f->queue));
+    thrum_graph_destroy(graph);
+    for (int i = 0; i < 300; i++) {
+        uint8_t bytes[8];
+
+        assert_ok(thrum_copy_to_host(f->queue, bytes, f->a + i * 8, 8));
+        assert_int_equal(bytes[7], (uint8_t)i);
+        assert_ok(thrum_copy_to_host(f->queue, bytes, f->a + 8192 + i * 8, 8));
+        assert_int_equal(bytes[0], (uint8_t)i);
+        assert_string_equal((char *)bytes + 1, "ayload");
+    }
+    assert_ok(thrum_copy_to_host(f->queue, &host, f->b, sizeof host));
+    assert_int_equal(host.flag, 5);
+}
+
+static uint64_t next_ticket(thrum_queue_t queue)
+{
+    uint64_t ticket;
+
+    assert_ok(thrum_queue_submit(queue, NULL, 0, &ticket));
+    return ticket;
+}
+
+/* Consecutive commands are one submission, but an error ends no more than it would have ended without the graph. */
+static void test_batches(void **state)
+{
+    struct fixture *f = of(state);
+    thrum_status_t answer = THRUM_ERR_LIMIT;
+    thrum_graph_t graph;
+    uint64_t before;
+
+    assert_ok(thrum_queue_capture_begin(f->queue));
+    for (int i = 0; i < 20; i++)
+        assert_ok(thrum_fill(f->queue, f->a, (uint8_t)i, BYTES));
+    assert_ok(thrum_queue_callback(f->queue, fail_once_asked, &answer));
+    assert_ok(thrum_fill(f->queue, f->b, 9, BYTES));
+    graph = end(f->queue);
+    before = next_ticket(f->queue);
+    assert_ok(thrum_graph_launch(graph, f->queue));
+    assert_int_equal(next_ticket(f->queue), before + 3);
+    assert_status(finish(f->queue), answer);
+    assert_bytes(f->queue, f->a, 19);
+    assert_bytes(f->queue, f->b, 9);
+    thrum_graph_destroy(graph);
+}
+
+static void test_empty(void **state)
+{
+    struct fixture *f = of(state);
+    thrum_graph_t graph;
+
+    assert_ok(thrum_queue_capture_begin(f->queue));
+    assert_ok(thrum_queue_submit(f->queue, NULL, 0, NULL));
+    graph = end(f->queue);
+    assert_ok(thrum_graph_launch(graph, f->queue));
+    assert_ok(finish(f->queue));
+    thrum_graph_destroy(graph);
+    thrum_graph_destroy(NULL);
+}
+
+static void test_bad_command(void **state)
+{
+    struct fixture *f = of(state);
+    struct thrum_command bad = {.opcode = 200};
+    thrum_graph_t graph;
+
+    assert_ok(thrum_queue_capture_begin(f->queue));
+    assert_ok(thrum_fill(f->queue, f->a, 3, BYTES));
+    assert_ok(thrum_queue_callback(f->queue, count_up, &(int){0}));
+    assert_ok(thrum_queue_submit(f->queue, &bad, 1, NULL));
+    assert_ok(thrum_fill(f->queue, f->a, 4, BYTES));
+    graph = end(f->queue);
+    assert_status(thrum_graph_launch(graph, f->queue), THRUM_ERR_INVALID_COMMAND);
+    assert_bytes(f->queue, f->a, 3); /* what came before it, and nothing after it */
+    thrum_graph_destroy(graph);
+}
+
+/* ---- what a capture refuses ------------------------------------------------------------------------------------ */
+
+static thrum_status_t call_sync(struct fixture *f)
+{
+    return thrum_queue_synchronize(f->queue);
+}
+static thrum_status_t call_sync_for(struct fixture *f)
+{
+    return thrum_queue_synchronize_for(f->queue, 0);
+}
+static thrum_status_t call_query(struct fixture *f)
+{
+    return thrum_queue_query(f->queue);
+}
+static thrum_status_t call_to_host(struct fixture *f)
+{
+    char byte;
+    return thrum_copy_to_host(f->queue, &byte, f->a, 1);
+}
+static thrum_status_t call_to_device(struct fixture *f)
+{
+    return thrum_copy_to_device(f->queue, f->a, "x", 1);
+}
+static thrum_status_t call_begin(struct fixture *f)
+{
+    return thrum_queue_capture_begin(f->queue);
+}
+static thrum_status_t call_destroy(struct fixture *f)
+{
+    thrum_queue_destroy(f->queue); /* refused: it stays */
+    return THRUM_ERR_INVALID_USAGE;
+}
+
+static void test_refused(void **state)
+{
+    struct fixture *f = of(state);
+    static const struct {
+        const char *name;
+        thrum_status_t (*call)(struct fixture *f);
+    } rows[] = {
+        {"thrum_queue_synchronize:", call_sync},   {"thrum_queue_synchronize_for:", call_sync_for},
+        {"thrum_queue_query:", call_query},        {"thrum_copy_to_host:", call_to_host},
+        {"thrum_copy_to_device:", call_to_device}, {"thrum_queue_capture_begin:", call_begin},
+        {"thrum_queue_destroy:", call_destroy}};
+    thrum_graph_t graph = (thrum_graph_t)f;
+
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        assert_ok(thrum_queue_capture_begin(f->queue));
+        assert_ok(thrum_fill(f->queue, f->a, 1, BYTES));
+        assert_status(rows[i].call(f), THRUM_ERR_INVALID_USAGE);
+        assert_non_null(strstr(thrum_last_error(), rows[i].name));
+        assert_ok(thrum_fill(f->queue, f->a, 1, BYTES)); /* it records on */
+        assert_status(thrum_queue_submit(f->queue, NULL, 3, NULL), THRUM_ERR_INVALID_COMMAND);
+        assert_status(thrum_queue_query(f->queue), THRUM_ERR_INVALID_USAGE);
+        assert_status(thrum_queue_capture_end(f->queue, &graph), THRUM_ERR_INVALID_USAGE);
+        assert_non_null(strstr(thrum_last_error(), rows[i].name)); /* the first one's */
+        assert_null(graph);
+        assert_ok(finish(f->queue));
+        assert_bytes(f->queue, f->a, 0);
+    }
+}
+
+static void test_misuse(void **state)
+{
+    struct fixture *f = of(state);
+    thrum_graph_t graph, stale;
+    thrum_device_t other;
+    thrum_queue_t queue;
+
+    assert_status(thrum_queue_capture_begin(NULL), THRUM_ERR_INVALID_QUEUE);
+    assert_status(thrum_queue_capture_end(NULL, &graph), THRUM_ERR_INVALID_QUEUE);
+    assert_status(thrum_queue_capture_end(f->queue, &graph), THRUM_ERR_INVALID_USAGE);
+    assert_ok(thrum_queue_capture_begin(f->queue));
+    assert_status(thrum_queue_capture_end(f->queue, NULL), THRUM_ERR_INVALID_ARGUMENT);
+    stale = graph = end(f->queue);
+    assert_status(thrum_graph_launch(NULL, f->queue), THRUM_ERR_INVALID_ARGUMENT);
+    assert_status(thrum_graph_launch((thrum_graph_t)f->queue, f->queue),
+                  THRUM_ERR_INVALID_ARGUMENT);
+    assert_status(thrum_graph_launch(graph, NULL), THRUM_ERR_INVALID_QUEUE);
+    assert_ok(thrum_device_open(THRUM_DEVICE_ANY, &other));
+    assert_ok(thrum_queue_create(other, THRUM_QUEUE_DEFAULT, &queue));
+    assert_status(thrum_graph_launch(graph, queue), THRUM_ERR_INVALID_QUEUE);
+    thrum_device_close(other);
+    thrum_graph_destroy(graph);
+    thrum_graph_destroy(stale);
+    assert_status(thrum_graph_launch(stale, f->queue), THRUM_ERR_INVALID_ARGUMENT);
+}
+
+static void test_reset(void **state)
+{
+    struct fixture *f = of(state);
+    thrum_graph_t graph, spoiled = (thrum_graph_t)f;
+    thrum_queue_t old = f->queue, capturing;
+
+    assert_ok(thrum_queue_create(f->device, THRUM_QUEUE_DIRECT, &capturing));
+    assert_ok(thrum_queue_capture_begin(capturing));
+    assert_ok(thrum_queue_capture_begin(old));
+    assert_ok(thrum_fill(old, f->a, 1, BYTES));
+    graph = end(old);
+    assert_ok(thrum_device_reset(f->device, THRUM_RESET_SOFT));
+    assert_status(thrum_graph_launch(graph, old), THRUM_ERR_RESET);
+    assert_status(thrum_fill(capturing, f->a, 1, BYTES), THRUM_ERR_RESET);
+    assert_status(thrum_queue_capture_end(capturing, &spoiled), THRUM_ERR_RESET);
+    assert_null(spoiled);
+    thrum_queue_destroy(capturing);
+    thrum_queue_destroy(old);
+    assert_ok(thrum_queue_create(f->device, THRUM_QUEUE_DEFAULT, &f->queue));
+    assert_status(thrum_graph_launch(graph, f->queue), THRUM_ERR_RESET);
+    assert_non_null(strstr(thrum_last_error(), "generation 1"));
+    thrum_graph_destroy(graph);
+}
+
+/* ---- launches -------------------------------------------------------------------------------------------------- */
+
+static void test_destroy_in_flight(void **state)
+{
+    struct fixture *f = of(state);
+    thrum_semaphore_t gate;
+    thrum_graph_t graph;
+    thrum_queue_t other;
+
+    assert_ok(thrum_semaphore_create(f->device, 0, &gate));
+    assert_ok(thrum_queue_create(f->device, THRUM_QUEUE_DIRECT, &other));
+    assert_ok(thrum_queue_capture_begin(f->queue));
+    assert_ok(thrum_queue_wait(f->queue, gate, 1));
+    assert_ok(thrum_fill(f->queue, f->a, 8, BYTES));
+    assert_ok(thrum_copy(f->queue, f->b, f->a, BYTES));
+    graph = end(f->queue);
+    thrum_queue_destroy(f->queue);
+    f->queue = other; /* a graph needs not the queue on which it was captured */
+    for (int i = 0; i < 3; i++)
+        assert_ok(thrum_graph_launch(graph, other));
+    thrum_graph_destroy(graph);
+    assert_status(thrum_queue_query(other), THRUM_IN_PROGRESS);
+    assert_ok(thrum_queue_create(f->device, THRUM_QUEUE_DEFAULT, &other));
+    assert_ok(thrum_queue_signal(other, gate, 1));
+    assert_ok(finish(f->queue));
+    assert_bytes(f->queue, f->b, 8);
+}
+
+/* A launch on a capturing queue becomes part of the new graph, which does not need the old one. */
+static void test_nested(void **state)
+{
+    struct fixture *f = of(state);
+    thrum_graph_t inner, outer;
+    int calls = 0;
+
+    assert_ok(thrum_queue_capture_begin(f->queue));
+    assert_ok(thrum_queue_callback(f->queue, count_up, &calls));
+    assert_ok(thrum_fill(f->queue, f->a, 3, BYTES));
+    inner = end(f->queue);
+    assert_ok(thrum_queue_capture_begin(f->queue));
+    for (int i = 0; i < 4; i++)
+        assert_ok(thrum_graph_launch(inner, f->queue));
+    outer = end(f->queue);
+    thrum_graph_destroy(inner);
+    assert_int_equal(calls, 0);
+    assert_ok(thrum_graph_launch(outer, f->queue));
+    assert_ok(thrum_graph_launch(outer, f->queue));
+    assert_ok(finish(f->queue));
+    assert_int_equal(calls, 8);
+    assert_bytes(f->queue, f->a, 3);
+    thrum_graph_destroy(outer);
+}
+
+static void test_close_while_capturing(void **state)
+{
+    struct fixture *f = of(state);
+
+    assert_ok(thrum_queue_capture_begin(f->queue));
+    assert_ok(thrum_fill(f->queue, f->a, 3, BYTES));
+    thrum_device_close(f->device);
+    assert_ok(thrum_device_open(THRUM_DEVICE_ANY, &f->device)); /* for the fixture */
+    assert_ok(thrum_queue_create(f->device, THRUM_QUEUE_DEFAULT, &f->queue));
+}
+
+/* ---- events ---------------------------------------------------------------------------------------------------- */
+
+static void test_events(void **state)
+{
+    struct fixture *f = of(state);
+    thrum_event_t start, stop;
+    thrum_graph_t graph;
+    int64_t ns = -1;
+
+    assert_ok(thrum_event_create(f->device, &start));
+    assert_ok(thrum_event_create(f->device, &stop));
+    assert_ok(thrum_queue_capture_begin(f->queue));
+    assert_ok(thrum_event_record(start, f->queue));
+    assert_ok(thrum_fill(f->queue, f->a, 1, FIXTURE_BYTES));
+    assert_ok(thrum_event_wait(start, f->queue));
+    assert_ok(thrum_event_record(stop, f->queue));
+    graph = end(f->queue);
+    assert_status(thrum_event_elapsed(start, stop, &ns), THRUM_ERR_INVALID_USAGE); /* not yet */
+    for (int i = 0; i < 3; i++) {
+        assert_ok(thrum_graph_launch(graph, f->queue));
+        assert_ok(thrum_event_synchronize(stop));
+        assert_ok(thrum_event_elapsed(start, stop, &ns));
+        assert_true(ns >= 0);
+    }
+    assert_ok(finish(f->queue));
+    thrum_event_destroy(stop);
+    assert_status(thrum_graph_launch(graph, f->queue), THRUM_ERR_INVALID_ARGUMENT);
+    thrum_event_destroy(start);
+    thrum_graph_destroy(graph);
+}
+
+/* Each launch waits for the record that is the newest then, wherever it was made. */
+static void test_wait_for_outside_event(void **state)
+{
+    struct fixture *f = of(state);
+    thrum_event_t event;
+    thrum_graph_t graph;
+    thrum_queue_t producer;
+    thrum_semaphore_t gate;
+
+    assert_ok(thrum_event_create(f->device, &event));
+    assert_ok(thrum_semaphore_create(f->device, 0, &gate));
+    assert_ok(thrum_queue_create(f->device, THRUM_QUEUE_DEFAULT, &producer));
+    assert_ok(thrum_queue_capture_begin(f->queue));
+    assert_ok(thrum_event_wait(event, f->queue));
+    assert_ok(thrum_copy(f->queue, f->b, f->a, BYTES));
+    graph = end(f->queue);
+    for (uint64_t i = 1; i <= 3; i++) {
+        thrum_queue_t opener;
+
+        assert_ok(thrum_queue_create(f->device, THRUM_QUEUE_DEFAULT, &opener));
+        assert_ok(thrum_queue_wait(producer, gate, i));
+        assert_ok(thrum_fill(producer, f->a, (uint8_t)i, BYTES));
+        assert_ok(thrum_event_record(event, producer));
+        assert_ok(thrum_graph_launch(graph, f->queue));
+        assert_status(thrum_queue_query(f->queue), THRUM_IN_PROGRESS);
+        assert_ok(thrum_queue_signal(opener, gate, 1));
+        assert_ok(finish(f->queue));
+        assert_bytes(f->queue, f->b, (int)i);
+        thrum_queue_destroy(opener);
+    }
+    thrum_graph_destroy(graph);
+    thrum_event_destroy(event);
+}
+
+/* ---- collectives ----------------------------------------------------------------------------------------------- */
+
+#define MAX_RANKS 4
+#define COUNT 3000
+#define LAUNCHES 10
+
+struct rank {
+    thrum_device_t device;
+    thrum_queue_t queue;
+    thrum_comm_t comm;
+    int32_t *x, *sum, *total, *from_left; /* device memory */
+    thrum_graph_t graph;
+    int calls;
+};
+
+static void make_ranks(struct rank *ranks, int n)
+{
+    thrum_device_t devices[MAX_RANKS];
+    thrum_comm_t comms[MAX_RANKS];
+
+    memset(ranks, 0, (size_t)n * sizeof *ranks);
+    for (int r = 0; r < n; r++) {
+        assert_ok(thrum_device_open(THRUM_DEVICE_ANY, &ranks[r].device));
+        assert_ok(thrum_queue_create(ranks[r].device, THRUM_QUEUE_DEFAULT, &ranks[r].queue));
+        int32_t **buffers[] = {&ranks[r].x, &ranks[r].sum, &ranks[r].total, &ranks[r].from_left};
+        for (int i = 0; i < 4; i++)
+            assert_ok(thrum_mem_alloc(ranks[r].device, COUNT * 4, (void **)buffers[i]));
+        devices[r] = ranks[r].device;
+    }
+    assert_ok(thrum_comm_init_all(devices, n, NULL, comms));
+    for (int r = 0; r < n; r++)
+        ranks[r].comm = comms[r];
+}
+
+static void free_ranks(struct rank *ranks, int n)
+{
+    for (int r = 0; r < n; r++) {
+        thrum_graph_destroy(ranks[r].graph);
+        thrum_comm_destroy(ranks[r].comm);
+        thrum_queue_destroy(ranks[r].queue);
+        thrum_device_close(ranks[r].device);
+    }
+}
+
+/*
+ * x grows by what its fill adds, sum is that of all ranks, total collects the sums: each step depends on the one before.
+ */
+static void submit_step(struct rank *k, int rank, int n)
+{
+    const void *grown[] = {k->x, k->from_left}, *totals[] = {k->total, k->sum};
+
+    assert_ok(thrum_fill(k->queue, k->from_left, (uint8_t)(rank + 1), COUNT * 4));
+    assert_ok(thrum_queue_reduce(k->queue, k->x, grown, 2, COUNT, THRUM_INT32, THRUM_SUM));
+    assert_ok(thrum_allreduce(k->x, k->sum, COUNT, THRUM_INT32, THRUM_SUM, k->comm, k->queue));
+    assert_ok(thrum_queue_callback(k->queue, count_up, &k->calls));
+    assert_ok(thrum_queue_reduce(k->queue, k->total, totals, 2, COUNT, THRUM_INT32, THRUM_SUM));
+    assert_ok(thrum_group_start());
+    assert_ok(thrum_send(k->total, COUNT, THRUM_INT32, (rank + 1) % n, k->comm, k->queue));
+    assert_ok(thrum_recv(k->from_left, COUNT, THRUM_INT32, (rank + n - 1) % n, k->comm, k->queue));
+    assert_ok(thrum_group_end());
+    assert_ok(thrum_copy(k->queue, k->x + 1, k->from_left, COUNT * 2));
+}
+
+static void read_ranks(struct rank *ranks, int n, int32_t result[][3][COUNT])
+{
+    for (int r = 0; r < n; r++)
+        assert_ok(finish(ranks[r].queue));
+    for (int r = 0; r < n; r++) {
+        const int32_t *from[] = {ranks[r].x, ranks[r].sum, ranks[r].total};
+        for (int i = 0; i < 3; i++)
+            assert_ok(thrum_copy_to_host(ranks[r].queue, result[r][i], from[i], COUNT * 4));
+    }
+}
+
+static void clear_ranks(struct rank *ranks, int n)
+{
+    for (int r = 0; r < n; r++) {
+        int32_t *buffers[] = {ranks[r].x, ranks[r].sum, ranks[r].total};
+        for (int i = 0; i < 3; i++)
+            assert_ok(thrum_fill(ranks[r].queue, buffers[i], 0, COUNT * 4));
+        assert_ok(finish(ranks[r].queue));
+        ranks[r].calls = 0;
+    }
+}
+
+static void replay_equals_eager(int n)
+{
+    static int32_t eager[MAX_RANKS][3][COUNT], replayed[MAX_RANKS][3][COUNT];
+    struct rank ranks[MAX_RANKS];
+
+    make_ranks(ranks, n);
+    for (int i = 0; i < LAUNCHES; i++)
+        for (int r = 0; r < n; r++)
+            submit_step(&ranks[r], r, n);
+    read_ranks(ranks, n, eager);
+    clear_ranks(ranks, n);
+    for (int r = 0; r < n; r++) {
+        assert_ok(thrum_queue_capture_begin(ranks[r].queue));
+        submit_step(&ranks[r], r, n);
+        ranks[r].graph = end(ranks[r].queue);
+        assert_int_equal(ranks[r].calls, 0);
+    }
+    for (int i = 0; i < LAUNCHES; i++)
+        for (int r = n - 1; r >= 0; r--)
+            assert_ok(thrum_graph_launch(ranks[r].graph, ranks[r].queue));
+    read_ranks(ranks, n, replayed);
+    assert_memory_equal(eager, replayed, (size_t)n * sizeof *eager);
+    assert_int_not_equal(eager[0][2][COUNT - 1], 0);
+    assert_int_equal(ranks[0].calls, LAUNCHES);
+    free_ranks(ranks, n);
+}
+
+static void test_two_ranks(void **state)
+{
+    (void)state;
+    replay_equals_eager(2);
+}
+
+static void test_four_ranks(void **state)
+{
+    (void)state;
+    replay_equals_eager(4);
+}
+
+/* Eager calls and launches share the communicator's order; a graph may go to another queue, by way of a third graph. */
+static void test_mixed_with_eager(void **state)
+{
+    struct rank ranks[2];
+    thrum_queue_t others[2];
+    int32_t value;
+
+    (void)state;
+    make_ranks(ranks, 2);
+    for (int r = 0; r < 2; r++) {
+        struct rank *k = &ranks[r];
+        thrum_graph_t inner;
+
+        assert_ok(thrum_queue_create(k->device, THRUM_QUEUE_DIRECT, &others[r]));
+        assert_ok(thrum_fill(k->queue, k->x, 1, COUNT * 4));
+        assert_ok(finish(k->queue));
+        assert_ok(thrum_queue_capture_begin(k->queue));
+        assert_ok(thrum_allreduce(k->x, k->x, COUNT, THRUM_UINT8, THRUM_SUM, k->comm, k->queue));
+        inner = end(k->queue);
+        assert_ok(thrum_queue_capture_begin(k->queue));
+        assert_ok(thrum_graph_launch(inner, k->queue));
+        k->graph = end(k->queue);
+        thrum_graph_destroy(inner);
+    }
+    for (int i = 0; i < 3; i++)
+        for (int r = 0; r < 2; r++) {
+            struct rank *k = &ranks[r];
+            assert_ok(thrum_graph_launch(k->graph, others[r]));
+            assert_ok(
+                thrum_allreduce(k->x, k->x, COUNT, THRUM_UINT8, THRUM_SUM, k->comm, others[r]));
+        }
+    for (int r = 0; r < 2; r++)
+        assert_ok(finish(others[r]));
+    for (int r = 0; r < 2; r++) {
+        assert_ok(thrum_copy_to_host(others[r], &value, ranks[r].x, 4));
+        assert_int_equal(value, 0x40404040); /* six doublings */
+    }
+    free_ranks(ranks, 2);
+}
+
+static void test_refused_collectives(void **state)
+{
+    struct rank ranks[2];
+    struct rank *k = &ranks[0];
+    thrum_queue_t other;
+
+    (void)state;
+    make_ranks(ranks, 2);
+    assert_ok(thrum_queue_create(k->device, THRUM_QUEUE_DEFAULT, &other));
+    assert_ok(thrum_queue_capture_begin(k->queue));
+    /* bad arguments are told at once, and the recording is as it was */
+    assert_status(
+        thrum_allreduce(k->x, k->sum, COUNT, (thrum_datatype_t)99, THRUM_SUM, k->comm, k->queue),
+        THRUM_ERR_INVALID_TYPE);
+    assert_status(thrum_allreduce(k->x, NULL, COUNT, THRUM_INT32, THRUM_SUM, k->comm, k->queue),
+                  THRUM_ERR_INVALID_POINTER);
+    assert_status(thrum_send(k->x, COUNT * 2, THRUM_INT32, 1, k->comm, k->queue),
+                  THRUM_ERR_INVALID_POINTER);
+    k->graph = end(k->queue);
+    assert_ok(thrum_graph_launch(k->graph, k->queue)); /* nothing is in it */
+    assert_ok(finish(k->queue));
+    thrum_graph_destroy(k->graph);
+    assert_ok(thrum_queue_capture_begin(k->queue));
+    assert_ok(thrum_group_start());
+    assert_ok(thrum_recv(k->sum, COUNT, THRUM_INT32, 1, k->comm, other));
+    assert_ok(thrum_send(k->x, COUNT, THRUM_INT32, 1, k->comm, k->queue));
+    assert_status(thrum_group_end(), THRUM_ERR_INVALID_USAGE);
+    assert_status(thrum_queue_capture_end(k->queue, &k->graph), THRUM_ERR_INVALID_USAGE);
+    assert_non_null(strstr(thrum_last_error(), "several queues"));
+    free_ranks(ranks, 2);
+}
+
+/* A collective that cannot begin at replay: what stands before it has been submitted. */
+static void test_failure_at_replay(void **state)
+{
+    struct rank ranks[2];
+    struct rank *k = &ranks[0];
+
+    (void)state;
+    make_ranks(ranks, 2);
+    assert_ok(thrum_queue_capture_begin(k->queue));
+    assert_ok(thrum_fill(k->queue, k->x, 5, COUNT * 4));
+    assert_ok(thrum_allreduce(k->x, k->sum, COUNT, THRUM_INT32, THRUM_SUM, k->comm, k->queue));
+    assert_ok(thrum_fill(k->queue, k->x, 6, COUNT * 4));
+    k->graph = end(k->queue);
+    assert_ok(thrum_comm_abort(k->comm));
+    assert_status(thrum_graph_launch(k->graph, k->queue), THRUM_ERR_ABORTED);
+    assert_bytes(k->queue, (const char *)k->x, 5);
+    thrum_comm_destroy(k->comm);
+    assert_status(thrum_graph_launch(k->graph, k->queue), THRUM_ERR_INVALID_COMM);
+    k->comm = NULL;
+    free_ranks(ranks, 2);
+}
+
+/* A collective that began and fails on its way: the launch is fine, the queue tells. */
+static void test_failure_after_launch(void **state)
+{
+    struct rank ranks[2];
+
+    (void)state;
+    make_ranks(ranks, 2);
+    for (int r = 0; r < 2; r++) {
+        struct rank *k = &ranks[r];
+        assert_ok(thrum_queue_capture_begin(k->queue));
+        assert_ok(thrum_allreduce(k->x, k->sum, (size_t)(COUNT - r), THRUM_INT32, THRUM_SUM,
+                                  k->comm, k->queue));
+        k->graph = end(k->queue);
+        assert_ok(thrum_graph_launch(k->graph, k->queue));
+    }
+    for (int r = 0; r < 2; r++)
+        assert_status(finish(ranks[r].queue), THRUM_ERR_MISMATCH);
+    assert_status(thrum_graph_launch(ranks[0].graph, ranks[0].queue), THRUM_ERR_MISMATCH);
+    free_ranks(ranks, 2);
+}
+
+#define on_device(test) cmocka_unit_test_setup_teardown(test, fixture_open, fixture_close)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        on_device(test_commands),
+        on_device(test_many_commands),
+        on_device(test_batches),
+        on_device(test_empty),
+        on_device(test_bad_command),
+        on_device(test_refused),
+        on_device(test_misuse),
+        on_device(test_reset),
+        on_device(test_destroy_in_flight),
+        on_device(test_nested),
+        on_device(test_close_while_capturing),
+        on_device(test_events),
+        on_device(test_wait_for_outside_event),
+        cmocka_unit_test(test_two_ranks),
+        cmocka_unit_test(test_four_ranks),
+        cmocka_unit_test(test_mixed_with_eager),
+        cmocka_unit_test(test_refused_collectives),
+        cmocka_unit_test(test_failure_at_replay),
+        cmocka_unit_test(test_failure_after_launch),
+    };
+
+    return cmocka_run_group_tests_name("capture", tests, NULL, NULL);
+}
