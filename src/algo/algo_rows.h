@@ -6,6 +6,8 @@ X(ALLREDUCE, "inline", allreduce_inline, ALGO_INLINE_ONLY,
   "one shot: a line with the contribution to every peer, folded in rank order (NCCL's LL idea)")
 X(ALLREDUCE, "direct", allreduce_direct, ALGO_NEEDS_PEER_ACCESS,
   "each rank folds its slice of every SEND and writes it to every RECV, in one pass")
+X(ALLREDUCE, "pieces", allreduce_pieces, ALGO_NEEDS_PEER_ACCESS,
+  "as direct, piece by piece, so that host memory is copied while others are folded")
 X(ALLREDUCE, "recursive_doubling", allreduce_recursive_doubling, ALGO_COMMUTATIVE,
   "log2(n) exchanges of everything (Thakur, Rabenseifner, Gropp 2005, section 4.5)")
 X(ALLREDUCE, "ring", allreduce_ring, ALGO_COMMUTATIVE,

@@ -69,6 +69,13 @@ struct exec_lane {
     uint32_t first_command, ncommands;
 };
 
+/* A stage of the plan (plan_stage): before command `command` of lane 0. */
+struct exec_stage_point {
+    uint32_t command;
+    bool is_send;
+    uint64_t offset, bytes;
+};
+
 struct exec_program {
     const char *algorithm; /* static */
     enum comm_channel channel;
@@ -81,6 +88,8 @@ struct exec_program {
         *arrivals; /* payloads of arrival lines: 1 for collectives, 1 a peer for p2p */
     struct comm_message *messages; /* point-to-point: what is sent; handed on to the operation */
     uint32_t nmessages;
+    struct exec_stage_point *points; /* none: all is copied before and after */
+    uint32_t npoints;
     struct exec_lane lanes[PLAN_MAX_LANES];
     uint32_t ncommands, noperands, npatches, ndeltas, nlanes;
     uint32_t nbuffer_patches;
@@ -213,12 +222,19 @@ struct exec_list {
     uint8_t *bounce;
     bool pageable;
 };
-/* The communicator's list, empty, with room for `ncommands` and all copies of the staging. NO_MEMORY. */
+/*
+ * The communicator's list, empty, with room for `ncommands`, all copies of the staging, and `nparts` parts of them.
+ * NO_MEMORY.
+ */
 thrum_status_t exec_list_begin(struct thrum_comm *comm, const struct exec_staging *staging,
-                               size_t ncommands, struct exec_list **list_out);
+                               size_t ncommands, size_t nparts, struct exec_list **list_out);
 void exec_list_add(struct exec_list *list, const struct thrum_command *commands, size_t n);
 void exec_list_add_copies(struct exec_list *list, const struct exec_copy *copies, size_t n,
                           bool to_device);
+/* Whether copies can be made in parts: each part is one command. */
+bool exec_list_has_parts(const struct exec_list *list, const struct exec_staging *staging);
+void exec_list_add_part(struct exec_list *list, const struct exec_copy *copy, uint64_t offset,
+                        uint64_t bytes, bool to_device);
 /* After submit: keeps memory for the next time, but no more than EXEC_LIST_KEPT_BYTES. */
 void exec_list_end(struct exec_list *list);
 uint64_t exec_list_bytes(const struct exec_list *list); /* NULL: 0 */

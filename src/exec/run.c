@@ -362,7 +362,26 @@ static void number_lane0(struct exec_program *program, uint64_t number)
         commands[n - 1 - lane].value = number;
 }
 
-/* Lane 0 with the copies around it, in one submission. */
+/* A plan with stages has one lane, whose commands come first. */
+static void add_in_parts(struct exec_list *list, const struct exec_program *program,
+                         const struct exec_staging *staging)
+{
+    uint32_t at = 0;
+
+    for (uint32_t i = 0; i < program->npoints; i++) {
+        const struct exec_stage_point *point = &program->points[i];
+
+        exec_list_add(list, &program->commands[at], point->command - at);
+        at = point->command;
+        if (point->is_send && staging->nin)
+            exec_list_add_part(list, &staging->in[0], point->offset, point->bytes, true);
+        else if (!point->is_send && staging->nout)
+            exec_list_add_part(list, &staging->out[0], point->offset, point->bytes, false);
+    }
+    exec_list_add(list, &program->commands[at], program->ncommands - at);
+}
+
+/* Lane 0 with the copies around or in it, in one submission. */
 static thrum_status_t submit_staged(struct thrum_comm *comm, struct exec_program *program,
                                     const struct exec_staging *staging, struct thrum_queue *queue,
                                     struct comm_operation *operation)
@@ -370,15 +389,19 @@ static thrum_status_t submit_staged(struct thrum_comm *comm, struct exec_program
     const struct thrum_command *commands = &program->commands[program->lanes[0].first_command];
     uint32_t n = program->lanes[0].ncommands;
     struct exec_list *list;
-    thrum_status_t status = exec_list_begin(comm, staging, n, &list);
+    thrum_status_t status = exec_list_begin(comm, staging, n, program->npoints, &list);
 
     if (status)
         return status;
-    exec_list_add(list, &commands[0], 1);
-    exec_list_add_copies(list, staging->in, staging->nin, true);
-    exec_list_add(list, &commands[1], n - 2);
-    exec_list_add_copies(list, staging->out, staging->nout, false);
-    exec_list_add(list, &commands[n - 1], 1);
+    if (program->npoints && exec_list_has_parts(list, staging)) {
+        add_in_parts(list, program, staging);
+    } else {
+        exec_list_add(list, &commands[0], 1);
+        exec_list_add_copies(list, staging->in, staging->nin, true);
+        exec_list_add(list, &commands[1], n - 2);
+        exec_list_add_copies(list, staging->out, staging->nout, false);
+        exec_list_add(list, &commands[n - 1], 1);
+    }
     /* the program was checked; there is nothing to check in a copy from here to there */
     status = queue->ops->submit_checked(queue->impl, list->commands, list->n, &operation->ticket);
     if (list->contexts) { /* exec_run frees them where the submission was refused */

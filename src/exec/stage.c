@@ -10,6 +10,7 @@
 #include "base/base.h"
 #include "base/config.h"
 
+/* From here on a copy fills the cache with what falls out of it before it is read. */
 #define STREAM_BYTES (4u << 20)
 
 thrum_status_t exec_classify(struct thrum_comm *comm, const char *argument, const void *pointer,
@@ -208,7 +209,7 @@ static bool reserve_all(struct exec_list *list, size_t ncommands, size_t ncopies
 }
 
 thrum_status_t exec_list_begin(struct thrum_comm *comm, const struct exec_staging *staging,
-                               size_t ncommands, struct exec_list **list_out)
+                               size_t ncommands, size_t nparts, struct exec_list **list_out)
 {
     struct exec_list *list = comm->list ? comm->list : calloc(1, sizeof *list);
     size_t copies = 0, contexts = 0;
@@ -226,7 +227,7 @@ thrum_status_t exec_list_begin(struct thrum_comm *comm, const struct exec_stagin
             return status;
     }
     list->bounce = comm->bounce;
-    if (!reserve_all(list, ncommands, copies, contexts))
+    if (!reserve_all(list, ncommands, copies + nparts, contexts))
         return thrum_fail(THRUM_ERR_NO_MEMORY, "no host memory for %zu staging copies", copies);
     *list_out = list;
     return THRUM_OK;
@@ -311,11 +312,17 @@ static void add_bounced(struct exec_list *list, const struct exec_copy *copy, bo
     }
 }
 
-/* A large copy fills the cache with what is not read before it falls out again. */
-static uint8_t direct_flags(const struct exec_copy *copy)
+static void add_direct(struct exec_list *list, const struct exec_copy *copy, uint64_t offset,
+                       uint64_t bytes, bool to_device, uint8_t flags)
 {
-    return (uint8_t)((copy->registered ? 0 : THRUM_CMD_FLAG_HOST) |
-                     (copy->bytes >= STREAM_BYTES ? THRUM_CMD_FLAG_STREAM : 0));
+    uint64_t host = (uint64_t)(uintptr_t)copy->host + offset, device = copy->device + offset;
+
+    if (!copy->registered)
+        flags |= THRUM_CMD_FLAG_HOST;
+    if (to_device)
+        add_copy(list, device, host, bytes, flags);
+    else
+        add_copy(list, host, device, bytes, flags);
 }
 
 void exec_list_add_copies(struct exec_list *list, const struct exec_copy *copies, size_t n,
@@ -323,14 +330,25 @@ void exec_list_add_copies(struct exec_list *list, const struct exec_copy *copies
 {
     for (size_t i = 0; i < n; i++) {
         const struct exec_copy *copy = &copies[i];
-        uint64_t host = (uint64_t)(uintptr_t)copy->host;
-        uint8_t flags = direct_flags(copy);
 
         if (!is_direct(copy, list->pageable))
             add_bounced(list, copy, to_device);
-        else if (to_device)
-            add_copy(list, copy->device, host, copy->bytes, flags);
         else
-            add_copy(list, host, copy->device, copy->bytes, flags);
+            add_direct(list, copy, 0, copy->bytes, to_device,
+                       copy->bytes >= STREAM_BYTES ? THRUM_CMD_FLAG_STREAM : 0);
     }
+}
+
+bool exec_list_has_parts(const struct exec_list *list, const struct exec_staging *staging)
+{
+    return (!staging->nin || is_direct(&staging->in[0], list->pageable)) &&
+           (!staging->nout || is_direct(&staging->out[0], list->pageable));
+}
+
+void exec_list_add_part(struct exec_list *list, const struct exec_copy *copy, uint64_t offset,
+                        uint64_t bytes, bool to_device)
+{
+    /* what comes in is read at once, what goes out is not, if it is part of much */
+    add_direct(list, copy, offset, bytes, to_device,
+               !to_device && copy->bytes >= STREAM_BYTES ? THRUM_CMD_FLAG_STREAM : 0);
 }

@@ -150,6 +150,19 @@ typedef thrum_status_t (*plan_sink_fn)(void *argument, const struct plan *plan,
                                        const struct plan_op *op,
                                        const struct plan_operand *operands);
 
+/*
+ * A point of lane 0 for copies between the caller's host memory and the device memory that stands for SEND or RECV:
+ * SEND: here, before op `op` of the plan, this part of SEND is copied in, unless it has been there all the time; no op
+ * of any rank that is ordered before it reads the part. RECV: this part is complete, and may be copied out. A plan with
+ * stages has all of this rank's SEND and RECV in them, each byte once; one without has SEND filled before it and RECV
+ * read after it.
+ */
+struct plan_stage {
+    size_t op; /* index; nops: after the last one */
+    uint64_t offset, bytes;
+    uint8_t space; /* PLAN_SEND or PLAN_RECV */
+};
+
 struct plan {
     struct plan_params params;
     const char *algorithm; /* static */
@@ -157,6 +170,8 @@ struct plan {
     size_t nops, ops_capacity;
     struct plan_operand *operands;
     size_t noperands, operands_capacity;
+    struct plan_stage *stages;
+    size_t nstages, stages_capacity;
     uint64_t
         scratch_bytes; /* used of this rank's scratch: highest end of any SCRATCH operand of it */
     thrum_status_t status; /* first error of an append; later ones do nothing */
@@ -186,6 +201,8 @@ void plan_wait(struct plan *plan, int lane, int peer, uint64_t value);
 void plan_arrive(struct plan *plan, int lane, int peer); /* SIGNAL|ARRIVE */
 void plan_wait_arrival(struct plan *plan, int lane, int peer); /* WAIT|ARRIVE */
 void plan_wait_inline(struct plan *plan, int lane, int peer); /* WAIT|INLINE */
+/* Before the next op; for plans of one lane. Not kept where the plan has a sink. */
+void plan_stage(struct plan *plan, enum plan_space space, uint64_t offset, uint64_t bytes);
 
 /* What a line of this call's plans can carry. */
 static inline uint64_t plan_inline_bytes(const struct plan_params *params)
