@@ -16,6 +16,7 @@ bool algo_build_alone(struct plan *plan)
     struct plan_operand dst = algo_recv_at(0, 0), src = algo_send_at(0, 0);
     bool reduces =
         params->collective == COLL_ALLREDUCE || params->collective == COLL_REDUCE_SCATTER;
+    plan_names_stages(plan, false);
     if (params->collective == COLL_BARRIER || params->count == 0)
         return true;
     if (reduces && is_logical(params)) /* 7 becomes 1, also with one contribution */
@@ -30,6 +31,15 @@ void algo_reduce2(struct plan *plan, unsigned flags, struct plan_operand dst, st
 {
     struct plan_operand srcs[2] = {a, b};
     plan_reduce(plan, 0, flags, &dst, 1, srcs, 2, bytes);
+}
+
+void algo_stage_others(struct plan *plan, enum plan_space space, uint64_t offset, uint64_t bytes,
+                       uint64_t own, uint64_t own_bytes)
+{
+    if (!own_bytes)
+        own = offset + bytes;
+    plan_stage(plan, space, offset, own - offset);
+    plan_stage(plan, space, own + own_bytes, offset + bytes - own - own_bytes);
 }
 
 void algo_meet_all(struct plan *plan)

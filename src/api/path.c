@@ -1,7 +1,7 @@
 /*
  * The data path of a collective, top to bottom. A newcomer starts here: thrum_allreduce (collectives.c) validates and
- * calls collective_run, which places the buffers (exec/stage.c), finds the program in the cache or selects
- * (select/select.c), builds (algo/<collective>/<algorithm>.c) and compiles (exec/compile.c) it, and runs it
+ * calls collective_run, which looks at the buffers, finds the program in the cache or selects (select/select.c), builds
+ * (algo/<collective>/<algorithm>.c) and compiles (exec/compile.c) it, stages host memory (exec/stage.c), and runs it
  * (exec/run.c): device commands on the queue of the call.
  */
 #include "api/api.h"
@@ -73,7 +73,8 @@ static thrum_status_t run_program(const struct coll_args *args, struct exec_prog
     struct thrum_comm *comm = args->comm;
     struct call_record call = record_of(args);
     const struct exec_staging staging = {&placement->in, &placement->out,
-                                         placement->in.bytes ? 1 : 0, placement->out.bytes ? 1 : 0};
+                                         placement->in.bytes ? 1 : 0, placement->out.bytes ? 1 : 0,
+                                         placement->by_parts};
     thrum_status_t status;
 
     comm_record(comm, &call);
@@ -196,16 +197,50 @@ static thrum_status_t stage_in_place(const struct coll_args *args, uint64_t nsen
     return THRUM_OK;
 }
 
-/* Gives host buffers their stages, and the copies between both. *in_place: the caller's; then the program's. */
-static thrum_status_t stage(const struct coll_args *args, bool *in_place, uint64_t nsend,
-                            uint64_t nrecv, struct exec_placement *p)
+/* The program for the call, made if it is not there. */
+static thrum_status_t find_program(const struct coll_args *args, bool in_place,
+                                   struct exec_program **program_out)
+{
+    const struct exec_key key = {.count = args->count,
+                                 .root = args->root,
+                                 .collective = (uint8_t)args->collective,
+                                 .dtype = (uint8_t)args->dtype,
+                                 .redop = (uint8_t)args->redop,
+                                 .in_place = in_place};
+
+    *program_out = exec_cache_find(args->comm->cache, &key);
+    return *program_out ? THRUM_OK : make_program(args, &key, program_out);
+}
+
+/* The program names what peers touch: only that gets a stage. */
+static thrum_status_t stage_parts(const struct coll_args *args, const struct exec_program *program,
+                                  struct exec_placement *p)
+{
+    bool in = p->in.bytes && program->stages_send, out = p->out.bytes && program->stages_recv;
+    bool shared = in && out && program->shares_stages;
+    thrum_status_t status = THRUM_OK;
+
+    p->by_parts = true;
+    if (in)
+        status =
+            exec_stage(args->comm, 0, shared ? max_u64(p->in.bytes, p->out.bytes) : p->in.bytes,
+                       &p->buffers.peer_send);
+    if (!status && out && !shared)
+        status = exec_stage(args->comm, 1, p->out.bytes, &p->buffers.peer_recv);
+    if (shared)
+        p->buffers.peer_recv = p->buffers.peer_send;
+    p->in.device = p->buffers.peer_send;
+    p->out.device = p->buffers.peer_recv;
+    return status;
+}
+
+/* Everything is staged; in one stage where the program is in place. */
+static thrum_status_t stage_all(const struct coll_args *args, bool in_place, uint64_t nsend,
+                                uint64_t nrecv, struct exec_placement *p)
 {
     thrum_status_t status = THRUM_OK;
 
-    if (*in_place && args->collective == COLL_BROADCAST)
-        p->out.bytes = 0; /* root has it */
-    if (*in_place || (p->in.bytes && p->out.bytes && can_stage_in_place(args))) {
-        *in_place = true;
+    if (in_place) {
         status = stage_in_place(args, nsend, nrecv, &p->buffers);
     } else {
         if (p->in.bytes)
@@ -213,56 +248,68 @@ static thrum_status_t stage(const struct coll_args *args, bool *in_place, uint64
         if (!status && p->out.bytes)
             status = exec_stage(args->comm, 1, nrecv, &p->buffers.recv);
     }
-    p->in.device = p->buffers.send;
-    p->out.device = p->buffers.recv;
+    p->in.device = p->buffers.peer_send = p->buffers.send;
+    p->out.device = p->buffers.peer_recv = p->buffers.recv;
     return status;
 }
 
-/* Where the buffers are for the device. *in_place is whether the program is the one for calls in place. */
-static thrum_status_t place(const struct coll_args *args, bool *in_place, struct exec_placement *p)
+/* Host buffers: which program, and what device memory stands for what. */
+static thrum_status_t place_host(const struct coll_args *args, bool in_place,
+                                 enum thrum_mem_kind send_kind, enum thrum_mem_kind recv_kind,
+                                 struct exec_placement *p, struct exec_program **program_out)
 {
     uint64_t nsend = send_bytes(args), nrecv = recv_bytes(args);
-    enum thrum_mem_kind send_kind, recv_kind;
-    thrum_status_t status;
+    thrum_status_t status = find_program(args, in_place, program_out);
 
-    *in_place = is_in_place(args);
-    *p = (struct exec_placement){.buffers = {nsend ? (uint64_t)(uintptr_t)args->send : 0,
-                                             nrecv ? (uint64_t)(uintptr_t)args->recv : 0}};
-    status = classify(args, *in_place, nsend, nrecv, &send_kind, &recv_kind);
-    if (status || (send_kind == THRUM_MEM_DEVICE && recv_kind == THRUM_MEM_DEVICE))
-        return status;
     p->in = (struct exec_copy){.host = (void *)(uintptr_t)args->send,
                                .bytes = send_kind == THRUM_MEM_DEVICE ? 0 : nsend,
                                .registered = send_kind == THRUM_MEM_HOST_REGISTERED};
     p->out = (struct exec_copy){.host = args->recv,
                                 .bytes = recv_kind == THRUM_MEM_DEVICE ? 0 : nrecv,
                                 .registered = recv_kind == THRUM_MEM_HOST_REGISTERED};
-    return stage(args, in_place, nsend, nrecv, p);
+    if (status)
+        return status;
+    if ((*program_out)->names_stages && exec_reaches(args->comm, send_kind) &&
+        exec_reaches(args->comm, recv_kind))
+        return stage_parts(args, *program_out, p);
+    if (in_place && args->collective == COLL_BROADCAST)
+        p->out.bytes = 0; /* root has it */
+    if (!in_place && p->in.bytes && p->out.bytes && can_stage_in_place(args)) {
+        in_place = true;
+        status = find_program(args, in_place, program_out);
+    }
+    return status ? status : stage_all(args, in_place, nsend, nrecv, p);
+}
+
+/* Where the buffers are for the device, and the program that works on them. */
+static thrum_status_t place(const struct coll_args *args, struct exec_placement *p,
+                            struct exec_program **program_out)
+{
+    uint64_t nsend = send_bytes(args), nrecv = recv_bytes(args);
+    uint64_t send = nsend ? (uint64_t)(uintptr_t)args->send : 0;
+    uint64_t recv = nrecv ? (uint64_t)(uintptr_t)args->recv : 0;
+    bool in_place = is_in_place(args);
+    enum thrum_mem_kind send_kind, recv_kind;
+    thrum_status_t status = classify(args, in_place, nsend, nrecv, &send_kind, &recv_kind);
+
+    *p = (struct exec_placement){.buffers = {send, recv, send, recv}};
+    if (status)
+        return status;
+    if (send_kind == THRUM_MEM_DEVICE && recv_kind == THRUM_MEM_DEVICE)
+        return find_program(args, in_place, program_out);
+    return place_host(args, in_place, send_kind, recv_kind, p, program_out);
 }
 
 thrum_status_t collective_run(const struct coll_args *args)
 {
     struct thrum_comm *comm = args->comm;
-    struct exec_key key = {.count = args->count,
-                           .root = args->root,
-                           .collective = (uint8_t)args->collective,
-                           .dtype = (uint8_t)args->dtype,
-                           .redop = (uint8_t)args->redop};
     struct exec_program *program;
     struct exec_placement placement;
     uint64_t epoch = device_memory_epoch(comm->device); /* before the buffers are looked at */
-    bool in_place;
-    thrum_status_t status = place(args, &in_place, &placement);
+    thrum_status_t status = place(args, &placement, &program);
 
     if (status)
         return status;
-    key.in_place = in_place;
-    program = exec_cache_find(comm->cache, &key);
-    if (!program) {
-        status = make_program(args, &key, &program);
-        if (status)
-            return status;
-    }
     exec_cache_remember(comm->cache, args, epoch, program, &placement);
     return run_program(args, program, &placement);
 }

@@ -445,6 +445,8 @@ static void add_points(struct builder *b, size_t op)
 
     while (p->npoints < plan->nstages && plan->stages[p->npoints].op == op) {
         const struct plan_stage *stage = &plan->stages[p->npoints];
+        p->stages_send |= stage->space == PLAN_SEND;
+        p->stages_recv |= stage->space == PLAN_RECV;
         p->points[p->npoints++] = (struct exec_stage_point){.command = p->ncommands,
                                                             .is_send = stage->space == PLAN_SEND,
                                                             .offset = stage->offset,
@@ -556,6 +558,8 @@ thrum_status_t exec_compile(struct thrum_comm *comm, const struct plan *plan,
     if (!b.status) {
         b.program->algorithm = plan->algorithm;
         b.program->channel = channel;
+        b.program->names_stages = plan->names_stages;
+        b.program->shares_stages = plan->shares_stages;
         b.program->nlanes = count_lanes(plan);
         for (uint32_t lane = 0; lane < b.program->nlanes; lane++)
             lower_lane(&b, lane);

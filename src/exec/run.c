@@ -224,16 +224,16 @@ static thrum_status_t fill_arrival(const struct binding *b, const struct call_re
     struct comm_arrival *arrival = &b->program->arrivals[0];
     struct thrum_comm *comm = b->comm;
 
-    arrival->send_offset = b->buffers->send - comm->device->own_base;
-    arrival->recv_offset = b->buffers->recv - comm->device->own_base;
+    arrival->send_offset = b->buffers->peer_send - comm->device->own_base;
+    arrival->recv_offset = b->buffers->peer_recv - comm->device->own_base;
     arrival->count = call->count;
     arrival->root = call->root;
     arrival->collective = call->collective;
     arrival->dtype = call->dtype;
     arrival->redop = call->redop;
-    if (comm->peer_access || !b->buffers->recv)
+    if (comm->peer_access || !b->buffers->peer_recv)
         return THRUM_OK;
-    return exec_region(comm, b->buffers->recv, &arrival->recv_key, &arrival->recv_put_offset);
+    return exec_region(comm, b->buffers->peer_recv, &arrival->recv_key, &arrival->recv_put_offset);
 }
 
 /* ---- operations in flight ---- */
@@ -362,7 +362,7 @@ static void number_lane0(struct exec_program *program, uint64_t number)
         commands[n - 1 - lane].value = number;
 }
 
-/* A plan with stages has one lane, whose commands come first. */
+/* A plan that names its stages has one lane, whose commands come first. */
 static void add_in_parts(struct exec_list *list, const struct exec_program *program,
                          const struct exec_staging *staging)
 {
@@ -393,7 +393,7 @@ static thrum_status_t submit_staged(struct thrum_comm *comm, struct exec_program
 
     if (status)
         return status;
-    if (program->npoints && exec_list_has_parts(list, staging)) {
+    if (staging->by_parts) {
         add_in_parts(list, program, staging);
     } else {
         exec_list_add(list, &commands[0], 1);

@@ -50,6 +50,16 @@ thrum_status_t exec_classify(struct thrum_comm *comm, const char *argument, cons
     return THRUM_OK;
 }
 
+static bool is_pageable(const struct thrum_comm *comm)
+{
+    return comm->device->properties.capabilities & THRUM_CAP_PAGEABLE;
+}
+
+bool exec_reaches(const struct thrum_comm *comm, enum thrum_mem_kind kind)
+{
+    return kind != THRUM_MEM_HOST || is_pageable(comm);
+}
+
 /* Frees the outgrown stages that no operation uses any more. */
 static void free_old_stages(struct thrum_comm *comm)
 {
@@ -218,9 +228,12 @@ thrum_status_t exec_list_begin(struct thrum_comm *comm, const struct exec_stagin
         return thrum_fail(THRUM_ERR_NO_MEMORY, "no host memory for staging copies");
     comm->list = list;
     list->n = list->noperands = list->ncontexts = 0;
-    list->pageable = comm->device->properties.capabilities & THRUM_CAP_PAGEABLE;
-    count_copies(staging->in, staging->nin, list->pageable, &copies, &contexts);
-    count_copies(staging->out, staging->nout, list->pageable, &copies, &contexts);
+    list->pageable = is_pageable(comm);
+    list->flags = staging->by_parts && list->pageable ? THRUM_CMD_FLAG_HOST : 0;
+    if (!staging->by_parts) {
+        count_copies(staging->in, staging->nin, list->pageable, &copies, &contexts);
+        count_copies(staging->out, staging->nout, list->pageable, &copies, &contexts);
+    }
     if (contexts) {
         thrum_status_t status = need_bounce(comm);
         if (status)
@@ -265,8 +278,14 @@ void exec_list_destroy(struct exec_list *list)
 
 void exec_list_add(struct exec_list *list, const struct thrum_command *commands, size_t n)
 {
-    memcpy(&list->commands[list->n], commands, n * sizeof *commands);
+    struct thrum_command *added = &list->commands[list->n];
+
+    memcpy(added, commands, n * sizeof *commands);
     list->n += n;
+    for (size_t i = 0; list->flags && i < n; i++)
+        if (added[i].opcode == THRUM_CMD_COPY || added[i].opcode == THRUM_CMD_REDUCE ||
+            added[i].opcode == THRUM_CMD_WRITE_LINE)
+            added[i].flags |= list->flags;
 }
 
 static void add_copy(struct exec_list *list, uint64_t dst, uint64_t src, uint64_t bytes,
@@ -337,12 +356,6 @@ void exec_list_add_copies(struct exec_list *list, const struct exec_copy *copies
             add_direct(list, copy, 0, copy->bytes, to_device,
                        copy->bytes >= STREAM_BYTES ? THRUM_CMD_FLAG_STREAM : 0);
     }
-}
-
-bool exec_list_has_parts(const struct exec_list *list, const struct exec_staging *staging)
-{
-    return (!staging->nin || is_direct(&staging->in[0], list->pageable)) &&
-           (!staging->nout || is_direct(&staging->out[0], list->pageable));
 }
 
 void exec_list_add_part(struct exec_list *list, const struct exec_copy *copy, uint64_t offset,

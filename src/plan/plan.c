@@ -289,6 +289,12 @@ void plan_wait_inline(struct plan *plan, int lane, int peer)
     append_bare(plan, lane, PLAN_WAIT, PLAN_INLINE, peer, 0);
 }
 
+void plan_names_stages(struct plan *plan, bool shared)
+{
+    plan->names_stages = true;
+    plan->shares_stages = shared;
+}
+
 void plan_stage(struct plan *plan, enum plan_space space, uint64_t offset, uint64_t bytes)
 {
     if (plan->status || plan->sink || !bytes)

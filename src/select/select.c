@@ -20,6 +20,8 @@ static const struct {
     const char *algorithm;
 } rows[] = {
     {COLL_ALLREDUCE, 16, PLAN_INLINE_BYTES, "inline"},
+    {COLL_ALLREDUCE, 8, 262143, "direct"},
+    {COLL_ALLREDUCE, 8, ANY, "pieces"},
     {COLL_ALLREDUCE, 64, ANY, "direct"},
     {COLL_ALLREDUCE, INT32_MAX, 65536, "recursive_doubling"},
     {COLL_ALLREDUCE, INT32_MAX, ANY, "ring"},

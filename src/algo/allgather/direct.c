@@ -30,12 +30,15 @@ void algo_allgather_direct_build(struct plan *plan)
         return;
     uint64_t bytes = algo_count_bytes(params), offset = (uint64_t)params->rank * bytes;
     struct plan_operand src = algo_send_at(params->rank, 0);
+    if (params->peer_access)
+        plan_names_stages(plan, false);
     algo_meet_all(plan);
     if (bytes == 0)
         return;
     if (params->peer_access) {
         algo_copy_everywhere(plan, src, offset, bytes, !params->in_place);
         algo_depart_all(plan, everyone);
+        algo_stage_others(plan, PLAN_RECV, 0, bytes * (uint64_t)params->nranks, offset, bytes);
     } else {
         put_to_all(plan, src, offset, bytes);
     }

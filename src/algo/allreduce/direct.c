@@ -24,10 +24,13 @@ void algo_allreduce_direct_build(struct plan *plan)
         return;
     uint64_t elem = algo_elem_bytes(params);
     uint64_t offset = algo_slice(params->count, params->nranks, params->rank) * elem;
+    uint64_t bytes = slice_elems(params, params->rank) * elem, all = algo_count_bytes(params);
+    plan_names_stages(plan, true);
+    algo_stage_others(plan, PLAN_SEND, 0, all, offset, bytes);
     algo_meet_all(plan);
-    algo_fold_all(plan, algo_source_send, offset, offset, slice_elems(params, params->rank) * elem,
-                  true);
+    algo_fold_all(plan, algo_source_send, offset, offset, bytes, true);
     algo_depart_all(plan, has_slice);
+    algo_stage_others(plan, PLAN_RECV, 0, all, offset, bytes);
 }
 
 struct algo_cost algo_allreduce_direct_cost(const struct plan_params *params)

@@ -18,6 +18,8 @@ void algo_allreduce_inline_build(struct plan *plan)
     const struct plan_params *params = &plan->params;
     if (algo_build_alone(plan))
         return;
+    if (params->peer_access) /* a port needs device memory, also for lines */
+        plan_names_stages(plan, false);
     int n = params->nranks, rank = params->rank;
     uint64_t bytes = algo_count_bytes(params);
     for (int i = 1; i < n; i++)

@@ -37,9 +37,23 @@ static uint64_t elements(const struct plan_params *params, const struct pieces *
     return min_u64(p->count, params->count - k * p->count);
 }
 
+/* This rank's slice of piece k. */
+static uint64_t slice(const struct plan_params *params, const struct pieces *p, uint64_t k,
+                      uint64_t *bytes_out)
+{
+    uint64_t count = elements(params, p, k);
+    uint64_t first = algo_slice(count, params->nranks, params->rank);
+
+    *bytes_out = (algo_slice(count, params->nranks, params->rank + 1) - first) * p->elem;
+    return (k * p->count + first) * p->elem;
+}
+
 static void stage(struct plan *plan, const struct pieces *p, enum plan_space space, uint64_t k)
 {
-    plan_stage(plan, space, k * p->count * p->elem, elements(&plan->params, p, k) * p->elem);
+    uint64_t bytes, offset = slice(&plan->params, p, k, &bytes);
+
+    algo_stage_others(plan, space, k * p->count * p->elem, elements(&plan->params, p, k) * p->elem,
+                      offset, bytes);
 }
 
 static void raise_all(struct plan *plan, uint64_t value)
@@ -65,13 +79,9 @@ static void offer(struct plan *plan, const struct pieces *p, uint64_t k)
 
 static void fold(struct plan *plan, const struct pieces *p, uint64_t k)
 {
-    const struct plan_params *params = &plan->params;
-    uint64_t count = elements(params, p, k);
-    uint64_t first = algo_slice(count, params->nranks, params->rank);
-    uint64_t end = algo_slice(count, params->nranks, params->rank + 1);
-    uint64_t offset = (k * p->count + first) * p->elem;
+    uint64_t bytes, offset = slice(&plan->params, p, k, &bytes);
 
-    algo_fold_all(plan, algo_source_send, offset, offset, (end - first) * p->elem, true);
+    algo_fold_all(plan, algo_source_send, offset, offset, bytes, true);
 }
 
 void algo_allreduce_pieces_build(struct plan *plan)
@@ -81,6 +91,7 @@ void algo_allreduce_pieces_build(struct plan *plan)
 
     if (algo_build_alone(plan))
         return;
+    plan_names_stages(plan, true);
     algo_meet_all(plan);
     if (!params->count)
         return;

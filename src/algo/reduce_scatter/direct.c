@@ -15,9 +15,11 @@ void algo_reduce_scatter_direct_build(struct plan *plan)
     const struct plan_params *params = &plan->params;
     if (algo_build_alone(plan))
         return;
-    uint64_t bytes = algo_count_bytes(params);
+    uint64_t bytes = algo_count_bytes(params), offset = (uint64_t)params->rank * bytes;
+    plan_names_stages(plan, false);
+    algo_stage_others(plan, PLAN_SEND, 0, bytes * (uint64_t)params->nranks, offset, bytes);
     algo_meet_all(plan);
-    algo_fold_all(plan, algo_source_send, (uint64_t)params->rank * bytes, 0, bytes, false);
+    algo_fold_all(plan, algo_source_send, offset, 0, bytes, false);
     algo_depart_all(plan, everyone);
 }
 
