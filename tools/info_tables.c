@@ -120,7 +120,7 @@ static const struct {
 } algorithm_flags[] = {
     {ALGO_NEEDS_PEER_ACCESS, "peer-access"},
     {ALGO_INLINE_ONLY, "inline-only"},
-    {ALGO_COMMUTATIVE, "commutative"},
+    {ALGO_ORDERED, "ordered"},
     {ALGO_POWER_OF_TWO, "power-of-two"},
 };
 enum { ALGORITHM_FLAGS = sizeof algorithm_flags / sizeof *algorithm_flags };

@@ -278,7 +278,7 @@ static int list(const struct options *options)
         printf("%-15s %-18s %s%s%s%s\n", collective_name(algo->collective), algo->name, algo->help,
                algo->flags & ALGO_NEEDS_PEER_ACCESS ? "; needs peer access" : "",
                algo->flags & ALGO_INLINE_ONLY ? "; up to 56 bytes" : "",
-               algo->flags & ALGO_COMMUTATIVE ? "; folds in another order than ranks'" : "");
+               algo->flags & ALGO_ORDERED ? "; folds in rank order" : "");
     }
     return 0;
 }

@@ -124,6 +124,12 @@ struct thrum_device_ops {
     thrum_status_t (*check)(void *device, const struct thrum_command *commands, size_t n);
     thrum_status_t (*submit_checked)(void *queue, const struct thrum_command *commands, size_t n,
                                      uint64_t *ticket_out);
+
+    /*
+     * Optional: mem_alloc for memory that will be used late, or not at all. What can be put off until a page is touched
+     * is put off; that the memory is there and zero is not. Without it: mem_alloc.
+     */
+    thrum_status_t (*mem_reserve)(void *device, size_t bytes, uint64_t *address_out);
 };
 
 /* What a loadable plugin exports under the name "thrum_device_plugin". */

@@ -106,8 +106,15 @@ THRUM_MUST_CHECK thrum_status_t thrum_comm_init_all(const thrum_device_t *device
  * Makes new communicators of the ranks of `comm` that give the same color (>= 0, or THRUM_SPLIT_NONE: in none, then
  * *comm_out <- NULL), numbered by key, then by old rank, on the same devices. Collective over comm: blocks until all
  * its ranks have called, or the init deadline passes; operations of comm may be in flight. config as in
- * thrum_comm_init_rank; where it gives nothing, comm's own choices hold. Errors: as thrum_comm_init_rank, and the
- * parent's own if it has failed. The new communicators live on when comm is destroyed, and do not fail when it fails.
+ * thrum_comm_init_rank; where it gives nothing, comm's own choices hold. The new communicators live on when comm is
+ * destroyed, and do not fail when it fails.
+ *
+ * One thread that calls for several ranks of its process does so inside a group: then thrum_group_end blocks, after the
+ * group's other calls have begun, and *comm_out is written there.
+ *
+ * Errors: as thrum_comm_init_rank; INVALID_CONFIG (ranks chose differently: names both), MISMATCH (a rank called
+ * something else that blocks), PEER_DEAD (a rank has died or destroyed comm), and comm's own if it has failed. After
+ * TIMEOUT and MISMATCH comm is as usable as before: a rank that comes late gets the same error.
  */
 THRUM_MUST_CHECK thrum_status_t thrum_comm_split(thrum_comm_t comm, int color, int key,
                                                  const struct thrum_comm_config *config,
@@ -153,15 +160,19 @@ THRUM_MUST_CHECK thrum_status_t thrum_comm_device(thrum_comm_t comm,
 /* Memory that a communicator holds on this rank, now, and at most. Also before creation: see thrum_comm_memory_plan. */
 struct thrum_comm_memory_info {
     size_t size; /* in: sizeof of the caller's struct */
-    uint64_t device_bytes; /* device memory in all: control area and scratch */
+    uint64_t device_bytes; /* device memory in all: control area, scratch and stage */
     uint64_t scratch_bytes; /* of it scratch */
     uint64_t host_bytes; /* host memory for plans, peers and records */
     uint64_t host_limit_bytes;
+    uint64_t
+        stage_bytes; /* of device_bytes: what stands for host buffers; 0 as long as none was passed */
+    uint64_t stage_limit_bytes; /* THRUM_STAGE_BYTES */
 };
 
 /*
  * What the communicator holds now; and what one of nranks ranks would hold at most, asked before it is made (config NULL:
- * the environment's choices). Errors: INVALID_ARGUMENT (size is 0), INVALID_COMM, INVALID_CONFIG.
+ * the environment's choices); there stage_bytes is 0, and host buffers take up to stage_limit_bytes more.
+ * Errors: INVALID_ARGUMENT (size is 0), INVALID_COMM, INVALID_CONFIG.
  */
 THRUM_MUST_CHECK thrum_status_t thrum_comm_memory(thrum_comm_t comm,
                                                   struct thrum_comm_memory_info *memory_out);
@@ -418,15 +429,18 @@ typedef struct thrum_window *thrum_window_t;
 
 /*
  * Opens [buffer, buffer + bytes) of this rank's device memory to puts of the other ranks; sizes may differ between
- * ranks, 0 opens nothing. Collective over comm: blocks until all ranks have called or the deadline passes. The memory
- * must stay until deregistered. Errors: INVALID_COMM, INVALID_POINTER (not device memory of the communicator's
+ * ranks, 0 opens nothing. Collective over comm: blocks until all ranks have called or the deadline passes; inside a group
+ * at its end, as thrum_comm_split. The memory must stay until deregistered: a put into memory that is gone is a FAULT of
+ * the rank that puts, where it has peer access. An open window goes with its communicator. Errors: INVALID_COMM, INVALID_POINTER (not device memory of the communicator's
  * device), INVALID_ARGUMENT, TIMEOUT, PEER_DEAD, NO_MEMORY, LIMIT.
  */
 THRUM_MUST_CHECK thrum_status_t thrum_comm_register(thrum_comm_t comm, void *buffer, size_t bytes,
                                                     thrum_window_t *window_out);
 /*
  * Closes the window. Collective: returns when this rank's puts into it have ended and all ranks have called, so that
- * the memory may be freed. Puts into a window that was deregistered are INVALID_ARGUMENT.
+ * the memory may be freed. Inside a group it is done at the group's end. Puts into a window that was deregistered are
+ * INVALID_ARGUMENT. After an error (TIMEOUT, PEER_DEAD, MISMATCH, the communicator's own) it is closed on this rank only:
+ * others may still put into the memory. INVALID_ARGUMENT: not a live window; nothing was closed.
  */
 THRUM_MUST_CHECK thrum_status_t thrum_comm_deregister(thrum_window_t window);
 

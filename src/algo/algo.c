@@ -1,6 +1,7 @@
 /* The algorithm table and its look-ups; see algo.h. Called by select, exec, thrum-info and thrum-plan. */
 #include "algo/algo.h"
 #include "algo/build.h"
+#include "algo/pairwise.h"
 
 #include <string.h>
 
@@ -25,10 +26,31 @@ const struct algo *algo_find(enum collective collective, const char *name)
     return NULL;
 }
 
+/* Whoever folds may need scratch, and who forwards blocks in lines. */
 static bool uses_scratch(enum collective collective)
 {
-    return collective == COLL_ALLREDUCE || collective == COLL_REDUCE_SCATTER ||
-           collective == COLL_ALLGATHER;
+    return plan_reduces(collective) || collective == COLL_ALLGATHER;
+}
+
+/* Algorithms whose need of scratch grows with the ranks. */
+static const struct {
+    algo_build_fn build;
+    bool (*fits)(const struct plan_params *params);
+} needs[] = {
+    {algo_reduce_scatter_recursive_halving_build, algo_recursive_halving_fits},
+    {algo_reduce_scatter_pairwise_build, pairwise_fits},
+    {algo_allreduce_pairwise_build, pairwise_fits},
+    {algo_gather_binomial_build, algo_gather_binomial_fits},
+    {algo_scatter_binomial_build, algo_scatter_binomial_fits},
+    {algo_alltoall_bruck_build, algo_alltoall_bruck_fits},
+};
+
+static bool fits_scratch(const struct algo *algo, const struct plan_params *params)
+{
+    for (size_t i = 0; i < sizeof(needs) / sizeof(needs[0]); i++)
+        if (needs[i].build == algo->build)
+            return needs[i].fits(params);
+    return true;
 }
 
 const char *algo_refusal(const struct algo *algo, const struct plan_params *params)
@@ -38,18 +60,21 @@ const char *algo_refusal(const struct algo *algo, const struct plan_params *para
         return "is an algorithm of another collective";
     if (n < 1 || params->rank < 0 || params->rank >= n)
         return "rank is outside the communicator";
+    if (params->in_place && params->collective == COLL_ALLTOALL)
+        return "cannot work in place";
     if (n == 1 && params->collective != COLL_SENDRECV)
         return NULL; /* a copy, whatever the algorithm */
     if ((algo->flags & ALGO_NEEDS_PEER_ACCESS) && !params->peer_access)
         return "needs load and store access to the peers' memory";
+    if (params->ordered && plan_reduces(params->collective) && !(algo->flags & ALGO_ORDERED))
+        return "does not fold in rank order";
     if ((algo->flags & ALGO_INLINE_ONLY) && algo_count_bytes(params) > plan_inline_bytes(params))
         return "a contribution must fit a line: 4088 bytes, 56 without peer access";
     if ((algo->flags & ALGO_POWER_OF_TWO) && (n & (n - 1)) != 0)
         return "needs a power of two of ranks";
     if (uses_scratch(params->collective) && params->scratch_bytes < ALGO_MIN_SCRATCH_BYTES)
         return "needs at least 65536 bytes of scratch";
-    if (algo->build == algo_reduce_scatter_recursive_halving_build &&
-        !algo_recursive_halving_fits(params))
+    if (!fits_scratch(algo, params))
         return "needs more scratch for so many ranks";
     return NULL;
 }
@@ -61,6 +86,8 @@ thrum_status_t algo_build(const struct algo *algo, const struct plan_params *par
     plan_init(&plan, params);
     plan.algorithm = algo->name;
     algo->build(&plan);
+    if (algo->flags & ALGO_INLINE_ONLY && params->peer_access)
+        plan_names_stages(&plan, false); /* none: lines carry all */
     thrum_status_t status = plan.status;
     if (status != THRUM_OK) {
         plan_fini(&plan);

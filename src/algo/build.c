@@ -7,23 +7,66 @@ static bool is_logical(const struct plan_params *params)
     return params->redop == THRUM_LAND || params->redop == THRUM_LOR;
 }
 
+/* SCAN and EXSCAN say of how many ranks a result is; elsewhere it is of all. */
+static bool has_prefixes(const struct plan_params *params)
+{
+    return params->collective == COLL_SCAN || params->collective == COLL_EXSCAN;
+}
+
+static void reduce_final(struct plan *plan, int ranks, const struct plan_operand *dsts, int ndst,
+                         const struct plan_operand *srcs, int nsrc, uint64_t bytes)
+{
+    if (has_prefixes(&plan->params))
+        plan_reduce_prefix(plan, 0, ranks, dsts[0], srcs, nsrc, bytes);
+    else
+        plan_reduce(plan, 0, PLAN_FINAL, dsts, ndst, srcs, nsrc, bytes);
+}
+
+bool algo_single_is_reduced(const struct plan_params *params)
+{
+    return plan_reduces(params->collective) && is_logical(params); /* 7 becomes 1 */
+}
+
+void algo_copy_single(struct plan *plan, struct plan_operand dst, struct plan_operand src,
+                      uint64_t bytes)
+{
+    if (algo_single_is_reduced(&plan->params))
+        reduce_final(plan, 1, &dst, 1, &src, 1, bytes);
+    else
+        plan_copy(plan, 0, dst, src, bytes);
+}
+
 bool algo_build_alone(struct plan *plan)
 {
     const struct plan_params *params = &plan->params;
     if (params->nranks > 1)
         return false;
-    uint64_t bytes = algo_count_bytes(params);
-    struct plan_operand dst = algo_recv_at(0, 0), src = algo_send_at(0, 0);
-    bool reduces =
-        params->collective == COLL_ALLREDUCE || params->collective == COLL_REDUCE_SCATTER;
     plan_names_stages(plan, false);
-    if (params->collective == COLL_BARRIER || params->count == 0)
-        return true;
-    if (reduces && is_logical(params)) /* 7 becomes 1, also with one contribution */
-        plan_reduce(plan, 0, PLAN_FINAL, &dst, 1, &src, 1, bytes);
-    else if (!params->in_place)
-        plan_copy(plan, 0, dst, src, bytes);
+    bool gathers = params->collective == COLL_ALLGATHER;
+    bool scatters = params->collective == COLL_REDUCE_SCATTER;
+    uint64_t bytes = gathers || scatters ? algo_block_bytes(params, 0) : algo_count_bytes(params);
+    struct plan_operand dst = algo_recv_at(0, gathers ? algo_block_offset(params, 0) : 0);
+    struct plan_operand src = algo_send_at(0, scatters ? algo_block_offset(params, 0) : 0);
+    bool nothing = params->collective == COLL_BARRIER || params->collective == COLL_EXSCAN;
+    if (!nothing && (!params->in_place || algo_single_is_reduced(params)))
+        algo_copy_single(plan, dst, src, bytes);
     return true;
+}
+
+void algo_stage(struct plan *plan, struct plan_operand partial, struct plan_operand src,
+                uint64_t bytes)
+{
+    if (algo_stages(&plan->params))
+        plan_reduce(plan, 0, 0, &partial, 1, &src, 1, bytes);
+    else
+        plan_copy(plan, 0, partial, src, bytes);
+}
+
+uint64_t algo_slot_bytes(const struct plan_params *params, uint64_t room, uint64_t slots)
+{
+    uint64_t elem = algo_elem_bytes(params), bytes = room / slots;
+    return bytes >= CACHE_LINE_BYTES ? bytes / CACHE_LINE_BYTES * CACHE_LINE_BYTES
+                                     : bytes / elem * elem;
 }
 
 void algo_reduce2(struct plan *plan, unsigned flags, struct plan_operand dst, struct plan_operand a,
@@ -42,6 +85,14 @@ void algo_stage_others(struct plan *plan, enum plan_space space, uint64_t offset
     plan_stage(plan, space, own + own_bytes, offset + bytes - own - own_bytes);
 }
 
+void algo_stage_blocks(struct plan *plan, enum plan_space space)
+{
+    for (int r = 0; r < plan->params.nranks; r++)
+        if (r != plan->params.rank)
+            plan_stage(plan, space, algo_block_offset(&plan->params, r),
+                       algo_block_bytes(&plan->params, r));
+}
+
 void algo_meet_all(struct plan *plan)
 {
     int n = plan->params.nranks, rank = plan->params.rank;
@@ -53,11 +104,14 @@ void algo_meet_all(struct plan *plan)
 
 void algo_meet_two(struct plan *plan, int a, int b)
 {
-    plan_arrive(plan, 0, a);
-    if (b != a)
+    bool has_a = a >= 0, has_b = b >= 0 && b != a;
+    if (has_a)
+        plan_arrive(plan, 0, a);
+    if (has_b)
         plan_arrive(plan, 0, b);
-    plan_wait_arrival(plan, 0, a);
-    if (b != a)
+    if (has_a)
+        plan_wait_arrival(plan, 0, a);
+    if (has_b)
         plan_wait_arrival(plan, 0, b);
 }
 
@@ -75,10 +129,32 @@ void algo_depart_all(struct plan *plan, algo_touched_fn of)
     }
 }
 
+uint64_t algo_slice_offset(const struct plan_params *params, int rank)
+{
+    return algo_slice(params->count, params->nranks, rank) * algo_elem_bytes(params);
+}
+
+uint64_t algo_slice_bytes(const struct plan_params *params, int rank)
+{
+    return algo_slice_offset(params, rank + 1) - algo_slice_offset(params, rank);
+}
+
+bool algo_has_slice(const struct plan_params *params, int rank)
+{
+    return algo_slice_bytes(params, rank) > 0;
+}
+
 struct plan_operand algo_source_send(const struct plan *plan, int rank, uint64_t offset)
 {
     (void)plan;
     return algo_send_at(rank, offset);
+}
+
+struct plan_operand algo_source_line(const struct plan *plan, int rank, uint64_t offset)
+{
+    int me = plan->params.rank;
+    /* a line holds what its receiver needs, from byte 0, and there is no second piece of it */
+    return rank == me ? algo_send_at(me, offset) : algo_line_of(me, rank);
 }
 
 void algo_copy_everywhere(struct plan *plan, struct plan_operand src, uint64_t dst_offset,
@@ -95,62 +171,70 @@ void algo_copy_everywhere(struct plan *plan, struct plan_operand src, uint64_t d
     }
 }
 
+/* RECV of rank first + i, for i < n: of all, this rank's comes first, so that not all write to the same rank. */
+static int fold_dsts(const struct plan *plan, const struct algo_fold *fold, uint64_t done,
+                     int first, int max, struct plan_operand *dsts)
+{
+    int n = fold->to == ALGO_EVERYWHERE ? plan->params.nranks : 1, count = 0;
+    for (int i = first; i < n && count < max; i++) {
+        int rank = fold->to == ALGO_EVERYWHERE
+                       ? algo_rank_at(plan->params.rank, i, plan->params.nranks)
+                       : fold->to;
+        dsts[count++] = algo_recv_at(rank, fold->dst_offset + done);
+    }
+    return count;
+}
+
 /* All in one REDUCE. */
-static void fold_at_once(struct plan *plan, algo_source_fn source, uint64_t offset,
-                         uint64_t dst_offset, uint64_t bytes, bool everywhere)
+static void fold_at_once(struct plan *plan, const struct algo_fold *fold)
 {
     struct plan_operand operands[PLAN_MAX_OPERANDS];
-    int n = plan->params.nranks, rank = plan->params.rank, ndst = everywhere ? n : 1;
-    for (int i = 0; i < ndst; i++)
-        operands[i] = algo_recv_at(algo_rank_at(rank, i, n), dst_offset);
-    for (int r = 0; r < n; r++)
-        operands[ndst + r] = source(plan, r, offset);
-    plan_reduce(plan, 0, PLAN_FINAL, operands, ndst, operands + ndst, n, bytes);
+    int ndst = fold_dsts(plan, fold, 0, 0, PLAN_MAX_OPERANDS, operands);
+    for (int r = 0; r < fold->ranks; r++)
+        operands[ndst + r] = fold->source(plan, r, fold->offset);
+    reduce_final(plan, fold->ranks, operands, ndst, operands + ndst, fold->ranks, fold->bytes);
 }
 
 /*
  * A piece that fits the scratch, in as many REDUCEs as the operands need. The accumulator is in scratch, since in place
- * RECV still holds this rank's contribution until the end.
+ * RECV still holds this rank's contribution until the end, and since it is not rounded there.
  */
-static void fold_piece(struct plan *plan, algo_source_fn source, uint64_t offset, uint64_t bytes,
-                       struct plan_operand dst)
+static void fold_piece(struct plan *plan, const struct algo_fold *fold, uint64_t done,
+                       uint64_t bytes)
 {
-    struct plan_operand srcs[PLAN_MAX_OPERANDS - 1];
-    struct plan_operand accumulator = algo_scratch_at(plan->params.rank, 0);
-    int n = plan->params.nranks, nsrc = 0;
-    for (int r = 0; r < n; r++) {
-        srcs[nsrc++] = source(plan, r, offset);
-        bool last = r == n - 1;
-        if (nsrc == PLAN_MAX_OPERANDS - 1 || last) {
-            plan_reduce(plan, 0, last ? PLAN_FINAL : 0, last ? &dst : &accumulator, 1, srcs, nsrc,
-                        bytes);
-            srcs[0] = accumulator;
+    struct plan_operand operands[PLAN_MAX_OPERANDS - 1];
+    struct plan_operand accumulator = algo_partial_at(&plan->params, plan->params.rank, 0);
+    int nsrc = 0, ndst;
+    for (int r = 0; r < fold->ranks; r++) {
+        operands[nsrc++] = fold->source(plan, r, fold->offset + done);
+        if (nsrc == PLAN_MAX_OPERANDS - 1 || r == fold->ranks - 1) {
+            plan_reduce(plan, 0, 0, &accumulator, 1, operands, nsrc, bytes);
+            operands[0] = accumulator;
             nsrc = 1;
         }
     }
+    for (int first = 0;
+         (ndst = fold_dsts(plan, fold, done, first, PLAN_MAX_OPERANDS - 1, operands)) > 0;
+         first += ndst)
+        reduce_final(plan, fold->ranks, operands, ndst, &accumulator, 1, bytes);
 }
 
-void algo_fold_all(struct plan *plan, algo_source_fn source, uint64_t offset, uint64_t dst_offset,
-                   uint64_t bytes, bool everywhere)
+void algo_fold(struct plan *plan, const struct algo_fold *fold)
 {
     const struct plan_params *params = &plan->params;
-    uint64_t n = (uint64_t)params->nranks;
-    if (bytes == 0)
+    int ndst = fold->to == ALGO_EVERYWHERE ? params->nranks : 1;
+    if (fold->bytes == 0)
         return;
-    if (n + (everywhere ? n : 1) <= PLAN_MAX_OPERANDS) {
-        fold_at_once(plan, source, offset, dst_offset, bytes, everywhere);
+    if (fold->ranks == 1 && ndst == 1) {
+        algo_copy_single(plan, algo_recv_at(fold->to, fold->dst_offset),
+                         fold->source(plan, 0, fold->offset), fold->bytes);
         return;
     }
-    uint64_t elem = algo_elem_bytes(params), piece = params->scratch_bytes / elem * elem;
-    struct plan_operand accumulator = algo_scratch_at(params->rank, 0);
-    for (uint64_t done = 0; done < bytes; done += piece) {
-        uint64_t len = min_u64(piece, bytes - done);
-        if (everywhere) {
-            fold_piece(plan, source, offset + done, len, accumulator);
-            algo_copy_everywhere(plan, accumulator, dst_offset + done, len, true);
-        } else {
-            fold_piece(plan, source, offset + done, len,
-                       algo_recv_at(params->rank, dst_offset + done));
-        }
+    if (fold->ranks + ndst <= PLAN_MAX_OPERANDS) {
+        fold_at_once(plan, fold);
+        return;
     }
+    uint64_t elem = algo_elem_bytes(params), piece = algo_partial_room(params) / elem * elem;
+    for (uint64_t done = 0; done < fold->bytes; done += piece)
+        fold_piece(plan, fold, done, min_u64(piece, fold->bytes - done));
 }

@@ -25,6 +25,16 @@ static inline uint64_t algo_count_bytes(const struct plan_params *params)
     return params->count * algo_elem_bytes(params);
 }
 
+/* Rank's block of ALLGATHER and REDUCE_SCATTER, in bytes: where it starts in the whole, how long it is. */
+static inline uint64_t algo_block_offset(const struct plan_params *params, int rank)
+{
+    return plan_block_first(params, rank) * algo_elem_bytes(params);
+}
+static inline uint64_t algo_block_bytes(const struct plan_params *params, int rank)
+{
+    return plan_block_elems(params, rank) * algo_elem_bytes(params);
+}
+
 /* The rank `distance` places further on the ring of n; distance may be negative, down to -2n. */
 static inline int algo_rank_at(int rank, int64_t distance, int n)
 {
@@ -59,6 +69,29 @@ static inline struct plan_operand algo_line_of(int rank, int from)
     return plan_at(PLAN_LINE, rank, (uint64_t)from);
 }
 
+/*
+ * Partial results lie in WIDE where the type would round them, else in SCRATCH; algo_partial_room: how many bytes of
+ * the type the scratch has room for. algo_stage copies contributions there, algo_stages says whether PUT cannot.
+ */
+static inline bool algo_stages(const struct plan_params *params)
+{
+    return plan_widening(params) > 1;
+}
+static inline struct plan_operand algo_partial_at(const struct plan_params *params, int rank,
+                                                  uint64_t offset)
+{
+    return plan_at(algo_stages(params) ? PLAN_WIDE : PLAN_SCRATCH, rank, offset);
+}
+static inline uint64_t algo_partial_room(const struct plan_params *params)
+{
+    return params->scratch_bytes / plan_widening(params);
+}
+void algo_stage(struct plan *plan, struct plan_operand partial, struct plan_operand src,
+                uint64_t bytes);
+
+/* `room` bytes cut into `slots`: bytes of each, whole cache lines or at least whole elements. */
+uint64_t algo_slot_bytes(const struct plan_params *params, uint64_t room, uint64_t slots);
+
 /* With one rank: the whole plan (a copy, or nothing in place), and true. */
 bool algo_build_alone(struct plan *plan);
 
@@ -68,12 +101,13 @@ void algo_reduce2(struct plan *plan, unsigned flags, struct plan_operand dst, st
 
 /*
  * Stages (see plan_stage) of the part of SEND or RECV, [offset, offset + bytes), but for [own, own + own_bytes) in it,
- * which this rank alone touches.
+ * which this rank alone touches; and of all blocks but the own one.
  */
 void algo_stage_others(struct plan *plan, enum plan_space space, uint64_t offset, uint64_t bytes,
                        uint64_t own, uint64_t own_bytes);
+void algo_stage_blocks(struct plan *plan, enum plan_space space);
 
-/* Arrivals to and from every other rank, or the two neighbours on a ring (which may be one). */
+/* Arrivals to and from every other rank, or two neighbours (which may be one, or -1: none). */
 void algo_meet_all(struct plan *plan);
 void algo_meet_two(struct plan *plan, int a, int b);
 
@@ -84,21 +118,43 @@ void algo_meet_two(struct plan *plan, int a, int b);
 typedef bool (*algo_touched_fn)(const struct plan_params *params, int rank);
 void algo_depart_all(struct plan *plan, algo_touched_fn of);
 
+/* Slice `rank` of count elements cut for all ranks, in bytes; algo_has_slice: it is not empty. */
+uint64_t algo_slice_offset(const struct plan_params *params, int rank);
+uint64_t algo_slice_bytes(const struct plan_params *params, int rank);
+bool algo_has_slice(const struct plan_params *params, int rank);
+
 /*
- * dst <- the op over all ranks, in rank order, of source(plan, rank, offset), `bytes` from byte `offset` of it; dst is
- * RECV at `dst_offset`, of every rank if `everywhere`, else of this one. One REDUCE while the operands fit in one,
- * beyond that several through scratch.
+ * RECV of rank `to` (ALGO_EVERYWHERE: of every rank) at `dst_offset` <- the op over ranks 0 .. ranks - 1, in this order,
+ * of source(plan, rank, offset), `bytes` long. One REDUCE while the operands fit in one, beyond that several through
+ * scratch. Of one rank it is a copy.
  */
+#define ALGO_EVERYWHERE (-1)
 typedef struct plan_operand (*algo_source_fn)(const struct plan *plan, int rank, uint64_t offset);
+struct algo_fold {
+    algo_source_fn source;
+    int ranks, to;
+    uint64_t offset, dst_offset, bytes;
+};
+void algo_fold(struct plan *plan, const struct algo_fold *fold);
+
+/* Sources: every rank's SEND; the lines of all others and the own SEND. */
 struct plan_operand algo_source_send(const struct plan *plan, int rank, uint64_t offset);
-void algo_fold_all(struct plan *plan, algo_source_fn source, uint64_t offset, uint64_t dst_offset,
-                   uint64_t bytes, bool everywhere);
+struct plan_operand algo_source_line(const struct plan *plan, int rank, uint64_t offset);
+
+/* dst <- src, the contribution of one rank as a result (the logical operations make 0 or 1 of it). */
+void algo_copy_single(struct plan *plan, struct plan_operand dst, struct plan_operand src,
+                      uint64_t bytes);
+/* That it takes a REDUCE, which writes also where dst and src are one. */
+bool algo_single_is_reduced(const struct plan_params *params);
 
 /* block of this rank at dst_offset of every rank's RECV (its own too, unless in place) <- src; needs peer access. */
 void algo_copy_everywhere(struct plan *plan, struct plan_operand src, uint64_t dst_offset,
                           uint64_t bytes, bool self_too);
 
-/* Whether reduce_scatter's recursive halving can work in this scratch. */
+/* Whether an algorithm can work in this scratch. */
 bool algo_recursive_halving_fits(const struct plan_params *params);
+bool algo_gather_binomial_fits(const struct plan_params *params);
+bool algo_scatter_binomial_fits(const struct plan_params *params);
+bool algo_alltoall_bruck_fits(const struct plan_params *params);
 
 #endif

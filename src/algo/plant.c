@@ -166,6 +166,11 @@ static bool plant_doubled_contribution(struct plan *plans, int nranks)
 
 /* ---- early reuse of scratch -------------------------------------------------------------------------------------- */
 
+static bool is_scratch(const struct plan_operand *operand)
+{
+    return operand->space == PLAN_SCRATCH || operand->space == PLAN_WIDE;
+}
+
 /* The lowest offset into scratch, of any rank's, that is at least `from`; UINT64_MAX if there is none. */
 static uint64_t next_slot(const struct plan *plans, int nranks, uint64_t from)
 {
@@ -173,8 +178,7 @@ static uint64_t next_slot(const struct plan *plans, int nranks, uint64_t from)
     for (int r = 0; r < nranks; r++)
         for (size_t i = 0; i < plans[r].noperands; i++) {
             const struct plan_operand *operand = &plans[r].operands[i];
-            if (operand->space == PLAN_SCRATCH && operand->offset >= from &&
-                operand->offset < lowest)
+            if (is_scratch(operand) && operand->offset >= from && operand->offset < lowest)
                 lowest = operand->offset;
         }
     return lowest;
@@ -189,10 +193,25 @@ static bool plant_early_scratch_reuse(struct plan *plans, int nranks)
     for (int r = 0; r < nranks; r++)
         for (size_t i = 0; i < plans[r].noperands; i++) {
             struct plan_operand *operand = &plans[r].operands[i];
-            if (operand->space == PLAN_SCRATCH && operand->offset == second)
+            if (is_scratch(operand) && operand->offset == second)
                 operand->offset = first;
         }
     return true;
+}
+
+/* ---- double rounding --------------------------------------------------------------------------------------------- */
+
+static bool plant_double_rounding(struct plan *plans, int nranks)
+{
+    bool found = false;
+    for (int r = 0; r < nranks; r++)
+        for (size_t i = 0; i < plans[r].noperands; i++) {
+            struct plan_operand *operand = &plans[r].operands[i];
+            found = found || operand->space == PLAN_WIDE;
+            if (operand->space == PLAN_WIDE)
+                operand->space = PLAN_SCRATCH;
+        }
+    return found;
 }
 
 bool algo_plant(struct plan *plans, int nranks, enum algo_fault fault)
@@ -206,6 +225,8 @@ bool algo_plant(struct plan *plans, int nranks, enum algo_fault fault)
         return plant_doubled_contribution(plans, nranks);
     case ALGO_FAULT_EARLY_SCRATCH_REUSE:
         return plant_early_scratch_reuse(plans, nranks);
+    case ALGO_FAULT_DOUBLE_ROUNDING:
+        return plant_double_rounding(plans, nranks);
     default:
         return true;
     }

@@ -45,9 +45,17 @@ static void describe(FILE *report, const struct algo *algo, const struct plan_pa
             (unsigned long long)params->scratch_bytes);
     if (algo->collective == COLL_SENDRECV)
         fprintf(report, ", %s", patterns[pattern]);
+    if (params->counts)
+        fprintf(report, ", blocks of their own sizes%s", params->displs ? ", spread" : "");
     if (fault != ALGO_FAULT_NONE)
         fprintf(report, ", planted %s", algo_fault_name(fault));
     fputc('\n', report);
+}
+
+static uint64_t mix(uint64_t hash, uint64_t value)
+{
+    hash = (hash ^ value) * 0x9e3779b97f4a7c15u;
+    return hash ^ hash >> 29;
 }
 
 static thrum_status_t build_all(const struct algo *algo, const struct plan_params *params,
@@ -73,20 +81,57 @@ static thrum_status_t build_all(const struct algo *algo, const struct plan_param
     return THRUM_OK;
 }
 
-/* With more sources than one REDUCE can take, 16-bit sums are rounded on the way. */
-static bool must_be_ordered(const struct algo *algo, const struct plan_params *params)
+/* Of all that the checker looks at in the plans of a call; equal plans have equal ones. */
+static uint64_t fingerprint(const struct plan *plans, int nranks)
 {
-    bool one_reduce = params->nranks < PLAN_MAX_OPERANDS;
-    return !(algo->flags & ALGO_COMMUTATIVE) &&
-           (one_reduce || thrum_datatype_size(params->dtype) > 2);
+    uint64_t hash = 1;
+    for (int r = 0; r < nranks; r++) {
+        for (size_t i = 0; i < plans[r].nops; i++) {
+            const struct plan_op *op = &plans[r].ops[i];
+            uint64_t shape = op->opcode | (uint64_t)op->flags << 8 | (uint64_t)op->lane << 16 |
+                             (uint64_t)op->ndst << 32 | (uint64_t)op->nsrc << 48;
+            hash = mix(mix(mix(mix(hash, shape), (uint64_t)op->peer), op->bytes), op->value);
+        }
+        for (size_t i = 0; i < plans[r].noperands; i++) {
+            const struct plan_operand *o = &plans[r].operands[i];
+            hash = mix(hash, o->offset << 20 ^ (uint64_t)o->rank << 4 ^ o->space);
+        }
+        hash = mix(hash, plans[r].nops);
+    }
+    return hash;
 }
 
-thrum_status_t algo_prove_case(const struct algo *algo, const struct plan_params *params,
-                               enum algo_pattern pattern, enum algo_fault fault, FILE *report,
-                               struct algo_proof *proof)
+/* Checks plans that are built, unless they are those of *proved, which it updates. */
+static thrum_status_t prove_plans(const struct algo *algo, const struct plan_params *params,
+                                  enum algo_pattern pattern, enum algo_fault fault,
+                                  struct plan *plans, uint64_t *proved, FILE *report,
+                                  struct algo_proof *proof)
 {
     thrum_status_t (*prove)(const struct plan *plans, int nranks, int rounds, FILE *file) =
-        must_be_ordered(algo, params) ? plan_check_ordered : plan_check;
+        algo->flags & ALGO_ORDERED ? plan_check_ordered : plan_check;
+    int n = params->nranks;
+    if (!algo_plant(plans, n, fault))
+        return THRUM_OK; /* no place for the fault: nothing proved, nothing refuted */
+    proof->cases++;
+    for (int r = 0; r < n; r++)
+        proof->ops += plans[r].nops;
+    uint64_t print = fingerprint(plans, n);
+    if (print == *proved)
+        return THRUM_OK;
+    thrum_status_t status = prove(plans, n, ROUNDS, NULL);
+    if (status == THRUM_OK)
+        *proved = print;
+    if (status != THRUM_OK && report) { /* once more, now that there is something to tell */
+        describe(report, algo, params, pattern, fault);
+        status = prove(plans, n, ROUNDS, report);
+    }
+    return status;
+}
+
+static thrum_status_t prove_case(const struct algo *algo, const struct plan_params *params,
+                                 enum algo_pattern pattern, enum algo_fault fault, uint64_t *proved,
+                                 FILE *report, struct algo_proof *proof)
+{
     size_t n = (size_t)params->nranks;
     bool sendrecv = algo->collective == COLL_SENDRECV;
     thrum_status_t status = THRUM_ERR_NO_MEMORY;
@@ -96,21 +141,11 @@ thrum_status_t algo_prove_case(const struct algo *algo, const struct plan_params
         goto out;
 
     status = build_all(algo, params, pattern, p2p, plans);
-    if (status != THRUM_OK) {
+    if (status == THRUM_OK) {
+        status = prove_plans(algo, params, pattern, fault, plans, proved, report, proof);
+    } else if (report) {
         describe(report, algo, params, pattern, fault);
-        if (report)
-            fprintf(report, "%s\n", thrum_last_error());
-        goto out;
-    }
-    if (!algo_plant(plans, params->nranks, fault))
-        goto out; /* no place for the fault: nothing proved, nothing refuted */
-    proof->cases++;
-    for (size_t r = 0; r < n; r++)
-        proof->ops += plans[r].nops;
-    status = prove(plans, params->nranks, ROUNDS, NULL);
-    if (status != THRUM_OK && report) { /* once more, now that there is something to tell */
-        describe(report, algo, params, pattern, fault);
-        status = prove(plans, params->nranks, ROUNDS, report);
+        fprintf(report, "%s\n", thrum_last_error());
     }
 out:
     for (size_t r = 0; plans && r < n; r++)
@@ -120,11 +155,22 @@ out:
     return status;
 }
 
+thrum_status_t algo_prove_case(const struct algo *algo, const struct plan_params *params,
+                               enum algo_pattern pattern, enum algo_fault fault, FILE *report,
+                               struct algo_proof *proof)
+{
+    uint64_t none = 0;
+    return prove_case(algo, params, pattern, fault, &none, report, proof);
+}
+
 /* ---- the sweep --------------------------------------------------------------------------------------------------- */
 
 static const int all_sizes[] = {1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11,
                                 12, 13, 14, 15, 16, 17, 24, 32, 33, 64};
 static const int quick_sizes[] = {1, 2, 3, 4, 5, 6, 7, 8, 13};
+
+/* Blocks: all of one size; of their own sizes; and in another order than ranks', with gaps. */
+enum shape { BLOCKS_EQUAL, BLOCKS_OWN, BLOCKS_SPREAD };
 
 /* The counts, each with a type and an operation, so that widths and the division of AVG are met too. */
 struct load {
@@ -132,6 +178,7 @@ struct load {
     thrum_datatype_t dtype;
     thrum_redop_t redop;
     uint64_t scratch_bytes;
+    enum shape shape;
 };
 
 /*
@@ -140,13 +187,21 @@ struct load {
  */
 static uint64_t large_count(enum collective collective, int nranks, bool quick)
 {
-    bool per_rank = collective == COLL_ALLGATHER || collective == COLL_REDUCE_SCATTER;
+    bool per_rank = collective == COLL_ALLGATHER || collective == COLL_REDUCE_SCATTER ||
+                    collective == COLL_GATHER || collective == COLL_SCATTER ||
+                    collective == COLL_ALLTOALL;
     uint64_t few = per_rank ? 20011 : 100003, many = per_rank ? 4999 : 40009;
     if (quick && nranks > 5)
         return per_rank ? 1999 : 20011;
-    if (nranks > 32 && per_rank)
-        return nranks > 64 ? 499 : 1999; /* recursive halving: tens of pieces of a few elements */
+    if (nranks > 17)
+        return per_rank ? (nranks > 64 ? 499 : 999) : 20011;
     return nranks <= 9 ? few : many;
+}
+
+static bool has_root(enum collective collective)
+{
+    return collective == COLL_BROADCAST || collective == COLL_REDUCE || collective == COLL_GATHER ||
+           collective == COLL_SCATTER;
 }
 
 static thrum_status_t prove_load(const struct algo *algo, const struct plan_params *base,
@@ -155,22 +210,74 @@ static thrum_status_t prove_load(const struct algo *algo, const struct plan_para
     int n = base->nranks;
     bool sendrecv = algo->collective == COLL_SENDRECV;
     int roots[3] = {0, n - 1, n / 2};
-    int nroots = algo->collective != COLL_BROADCAST ? 1 : n < 3 ? n : 3;
+    int nroots = !has_root(algo->collective) ? 1 : n < 3 ? n : 3;
     int npatterns = sendrecv ? ALGO_PATTERN_COUNT : 1;
     bool buffers = algo->collective != COLL_BARRIER && !sendrecv;
-    for (int mask = 0; mask < 4 * nroots * npatterns; mask++) {
+    for (int mask = 0; mask < 2 * nroots * npatterns; mask++) {
         struct plan_params params = *base;
-        enum algo_pattern pattern = (enum algo_pattern)(mask / 4 % npatterns);
+        enum algo_pattern pattern = (enum algo_pattern)(mask / 2 % npatterns);
+        uint64_t proved =
+            0; /* with peer access plans may do more: equal ones need no second proof */
         params.in_place = mask & 1;
-        params.peer_access = mask & 2;
-        params.root = roots[mask / 4 / npatterns];
-        if ((params.in_place && !buffers) || algo_refusal(algo, &params))
-            continue;
-        thrum_status_t status = algo_prove_case(algo, &params, pattern, fault, report, proof);
-        if (status != THRUM_OK)
-            return status;
+        params.root = roots[mask / 2 / npatterns];
+        for (int peer_access = 0; peer_access < 2; peer_access++) {
+            params.peer_access = peer_access;
+            if ((params.in_place && !buffers) || algo_refusal(algo, &params))
+                continue;
+            thrum_status_t status =
+                prove_case(algo, &params, pattern, fault, &proved, report, proof);
+            if (status != THRUM_OK)
+                return status;
+        }
     }
     return THRUM_OK;
+}
+
+/* counts and displs of n blocks, some of them empty, the largest of `count` elements. */
+static void lay_out(enum shape shape, uint64_t count, int n, uint64_t *counts, uint64_t *displs)
+{
+    uint64_t end = 0;
+    for (int r = 0; r < n; r++)
+        counts[r] = r == n / 2 ? count : (uint64_t)(7 * r % 5) * count / 5;
+    for (int i = 0; i < n; i++) {
+        int r = shape == BLOCKS_SPREAD ? n - 1 - i : i;
+        displs[r] = end + (shape == BLOCKS_SPREAD && i % 3 == 0 ? 3 : 0);
+        end = displs[r] + counts[r];
+    }
+}
+
+static bool has_blocks(enum collective collective)
+{
+    return collective == COLL_ALLGATHER || collective == COLL_REDUCE_SCATTER;
+}
+
+static bool wanted(enum collective collective, const struct load *load, enum algo_fault fault)
+{
+    if (collective == COLL_BARRIER)
+        return load->count == 0;
+    if (load->count == 0 && fault != ALGO_FAULT_NONE)
+        return false; /* a fault shows better where there are data */
+    if (load->shape != BLOCKS_EQUAL && !has_blocks(collective))
+        return false;
+    return plan_reduces(collective) || load->redop == THRUM_SUM || load->redop == THRUM_AVG;
+}
+
+static thrum_status_t prove_shaped(const struct algo *algo, struct plan_params *params,
+                                   enum shape shape, enum algo_fault fault, FILE *report,
+                                   struct algo_proof *proof)
+{
+    size_t n = (size_t)params->nranks;
+    uint64_t *blocks = shape == BLOCKS_EQUAL ? NULL : malloc(2 * n * sizeof(*blocks));
+    if (shape != BLOCKS_EQUAL && !blocks)
+        return THRUM_ERR_NO_MEMORY;
+    if (blocks) {
+        lay_out(shape, params->count, params->nranks, blocks, blocks + n);
+        params->counts = blocks;
+        params->displs = shape == BLOCKS_SPREAD ? blocks + n : NULL;
+    }
+    thrum_status_t status = prove_load(algo, params, fault, report, proof);
+    free(blocks);
+    return status;
 }
 
 static thrum_status_t prove_size(const struct algo *algo, const struct algo_sweep *sweep,
@@ -178,16 +285,20 @@ static thrum_status_t prove_size(const struct algo *algo, const struct algo_swee
 {
     uint64_t large = large_count(algo->collective, nranks, sweep->quick);
     const struct load loads[] = {
-        {0, THRUM_FLOAT32, THRUM_SUM, DEFAULT_SCRATCH_BYTES},
-        {1, THRUM_FLOAT64, THRUM_AVG, SMALL_SCRATCH_BYTES},
-        {7, THRUM_INT8, THRUM_SUM, DEFAULT_SCRATCH_BYTES},
-        {7, THRUM_INT64, THRUM_MAX, DEFAULT_SCRATCH_BYTES},
-        {1009, THRUM_BFLOAT16, THRUM_AVG, DEFAULT_SCRATCH_BYTES},
-        {large, THRUM_FLOAT32, THRUM_SUM, DEFAULT_SCRATCH_BYTES},
-        {large, THRUM_FLOAT32, THRUM_AVG, SMALL_SCRATCH_BYTES},
+        {0, THRUM_FLOAT32, THRUM_SUM, DEFAULT_SCRATCH_BYTES, BLOCKS_EQUAL},
+        {1, THRUM_COMPLEX128, THRUM_AVG, SMALL_SCRATCH_BYTES, BLOCKS_EQUAL},
+        {7, THRUM_INT8, THRUM_SUM, DEFAULT_SCRATCH_BYTES, BLOCKS_EQUAL},
+        {7, THRUM_INT64, THRUM_LAND, DEFAULT_SCRATCH_BYTES, BLOCKS_EQUAL},
+        {5, THRUM_FLOAT8_E4M3, THRUM_MAX, SMALL_SCRATCH_BYTES, BLOCKS_EQUAL},
+        {1009, THRUM_BFLOAT16, THRUM_AVG, DEFAULT_SCRATCH_BYTES, BLOCKS_EQUAL},
+        {large / 3, THRUM_FLOAT16, THRUM_PROD, SMALL_SCRATCH_BYTES, BLOCKS_EQUAL},
+        {large, THRUM_FLOAT32, THRUM_SUM, DEFAULT_SCRATCH_BYTES, BLOCKS_EQUAL},
+        {large, THRUM_FLOAT32, THRUM_AVG, SMALL_SCRATCH_BYTES, BLOCKS_EQUAL},
+        {7, THRUM_FLOAT32, THRUM_SUM, DEFAULT_SCRATCH_BYTES, BLOCKS_OWN},
+        {301, THRUM_FLOAT16, THRUM_SUM, SMALL_SCRATCH_BYTES, BLOCKS_SPREAD},
+        {large / 5, THRUM_INT32, THRUM_SUM, SMALL_SCRATCH_BYTES, BLOCKS_SPREAD},
     };
-    size_t nloads = algo->collective == COLL_BARRIER ? 1 : sizeof(loads) / sizeof(loads[0]);
-    for (size_t i = 0; i < nloads; i++) {
+    for (size_t i = 0; i < sizeof(loads) / sizeof(loads[0]); i++) {
         struct plan_params params = {
             .collective = algo->collective,
             .nranks = nranks,
@@ -197,10 +308,10 @@ static thrum_status_t prove_size(const struct algo *algo, const struct algo_swee
             .lanes = 1,
             .scratch_bytes = loads[i].scratch_bytes,
         };
-        bool nothing = params.count == 0 && algo->collective != COLL_BARRIER;
-        if (nothing && sweep->fault != ALGO_FAULT_NONE)
-            continue; /* a fault shows better where there are data */
-        thrum_status_t status = prove_load(algo, &params, sweep->fault, report, proof);
+        if (!wanted(algo->collective, &loads[i], sweep->fault))
+            continue;
+        thrum_status_t status =
+            prove_shaped(algo, &params, loads[i].shape, sweep->fault, report, proof);
         if (status != THRUM_OK)
             return status;
     }

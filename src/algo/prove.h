@@ -16,7 +16,9 @@
     X(SWAPPED_CHUNK, "swapped-chunk", "two transfers exchange where they read or write") \
     X(DOUBLED_CONTRIBUTION, "doubled-contribution", "a REDUCE takes one source twice") \
     X(EARLY_SCRATCH_REUSE, "early-scratch-reuse", \
-      "two slots of the scratch are one, so that data lands before its slot is free")
+      "two slots of the scratch are one, so that data lands before its slot is free") \
+    X(DOUBLE_ROUNDING, "double-rounding", \
+      "partial results are kept in the type itself, so that each fold rounds")
 
 enum algo_fault {
 #define X(name, text, help) ALGO_FAULT_##name,

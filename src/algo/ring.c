@@ -2,13 +2,13 @@
 #include "algo/ring.h"
 #include "base/base.h"
 
-void ring_init(struct ring *ring, const struct plan_params *params, uint64_t slice_elems, int areas,
+void ring_init(struct ring *ring, const struct plan_params *params, uint64_t slice_elems,
                int phases)
 {
     int n = params->nranks, rank = params->rank;
     uint64_t elem = algo_elem_bytes(params);
-    uint64_t slot_bytes = params->scratch_bytes / (RING_SLOTS * (uint64_t)areas) /
-                          CACHE_LINE_BYTES * CACHE_LINE_BYTES;
+    uint64_t slot_bytes =
+        algo_slot_bytes(params, algo_partial_room(params), RING_SLOTS * RING_AREAS);
     uint64_t slot_elems = slot_bytes / elem;
     bool cut = slice_elems * elem > min_u64(RING_WHOLE_PIECE_BYTES, slot_bytes);
     uint64_t ahead = cut ? RING_AHEAD : 1;
@@ -48,9 +48,11 @@ struct ring_message ring_message(const struct ring *ring, uint64_t index, uint64
     };
 }
 
-uint64_t ring_slot(const struct ring *ring, uint64_t m, int area)
+struct plan_operand ring_slot(const struct plan *plan, const struct ring *ring, int rank,
+                              uint64_t m, enum ring_area area)
 {
-    return ((uint64_t)area * RING_SLOTS + m % RING_SLOTS) * ring->slot_bytes;
+    return algo_partial_at(&plan->params, rank,
+                           ((uint64_t)area * RING_SLOTS + m % RING_SLOTS) * ring->slot_bytes);
 }
 
 /* Every rank raises in this order: messages 0 .. ahead - 1; then for each m: the credit of m, message m + ahead. */

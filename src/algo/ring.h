@@ -36,8 +36,8 @@ struct ring_message {
     uint64_t first, elems;
 };
 
-/* `areas`: how many areas of RING_SLOTS slots the scratch is cut into. `phases`: of n - 1 steps, the first staged. */
-void ring_init(struct ring *ring, const struct plan_params *params, uint64_t slice_elems, int areas,
+/* slice_elems: of the largest slice. `phases`: of n - 1 steps, the first staged. */
+void ring_init(struct ring *ring, const struct plan_params *params, uint64_t slice_elems,
                int phases);
 
 /* What message `index` (counted within its phase) carries of a slice of slice_elems elements. */
@@ -46,8 +46,10 @@ struct ring_message ring_message(const struct ring *ring, uint64_t index, uint64
 /* The step of message `index` of a phase; by it the caller finds the slice. */
 int ring_step(const struct ring *ring, uint64_t index);
 
-/* Bytes into the scratch of the slot of message m, in area `area`. */
-uint64_t ring_slot(const struct ring *ring, uint64_t m, int area);
+/* The slot of message m in the scratch of `rank`: where it comes in, or where it is composed before it is sent. */
+enum ring_area { RING_IN, RING_OUT, RING_AREAS };
+struct plan_operand ring_slot(const struct plan *plan, const struct ring *ring, int rank,
+                              uint64_t m, enum ring_area area);
 
 void ring_wait_data(struct plan *plan, const struct ring *ring, uint64_t m);
 uint64_t ring_data_value(const struct ring *ring, uint64_t m);

@@ -44,6 +44,50 @@ thrum_status_t p2p_run(struct thrum_comm *comm, const struct p2p_call *calls, si
 thrum_status_t collective_issue(const struct coll_args *args);
 thrum_status_t p2p_issue(struct thrum_comm *comm, const struct p2p_call *calls, size_t n);
 
+/* ---- one-sided (window.c) ---- */
+
+struct one_sided_call {
+    enum exec_kind kind; /* EXEC_PUT, EXEC_SIGNAL, EXEC_WAIT_SIGNAL */
+    const void *send;
+    struct thrum_window *window;
+    uint64_t offset;
+    uint64_t count; /* elements, or signals */
+    thrum_datatype_t dtype;
+    int peer;
+    struct thrum_queue *queue;
+};
+/* Runs a checked call. */
+thrum_status_t one_sided_run(struct thrum_comm *comm, const struct one_sided_call *call);
+
+/* ---- calls that block until all ranks have come (setup.c) ---- */
+
+enum setup_kind { SETUP_SPLIT, SETUP_REGISTER, SETUP_DEREGISTER };
+
+struct setup_call {
+    enum setup_kind kind;
+    struct thrum_comm *comm;
+    int color, key;
+    bool has_config;
+    struct thrum_comm_config config; /* of a split; its name is in `name` */
+    char name[COMM_NAME_BYTES];
+    thrum_comm_t *comm_out;
+    void *buffer;
+    size_t bytes;
+    struct thrum_window *window;
+    struct thrum_window **window_out;
+};
+/* At once, or at the end of the group. `check` is the call's own status: an error is returned, or fails the group. */
+thrum_status_t setup_call(const struct setup_call *call, thrum_status_t check);
+/* All of a group: calls on one communicator one after the other, different communicators at the same time. */
+thrum_status_t setup_run_all(const struct setup_call *calls, size_t n);
+
+/* ---- checks of collectives.c that other calls share ---- */
+thrum_status_t collective_check_comm(struct thrum_comm *comm);
+thrum_status_t collective_check_queue(const struct thrum_comm *comm,
+                                      const struct thrum_queue *queue);
+thrum_status_t collective_check_count(const struct thrum_comm *comm, const char *argument,
+                                      uint64_t count, thrum_datatype_t dtype);
+
 /* ---- groups (group.c) ---- */
 
 bool group_is_open(void);
@@ -51,5 +95,9 @@ bool group_is_open(void);
 thrum_status_t group_add_collective(const struct coll_args *args, thrum_status_t check);
 thrum_status_t group_add_p2p(struct thrum_comm *comm, const struct p2p_call *call,
                              thrum_status_t check);
+
+thrum_status_t group_add_one_sided(struct thrum_comm *comm, const struct one_sided_call *call,
+                                   thrum_status_t check);
+thrum_status_t group_add_setup(const struct setup_call *call, thrum_status_t check);
 
 #endif

@@ -10,7 +10,7 @@ const char *thrum_version(void)
     return TEXT(THRUM_VERSION_MAJOR) "." TEXT(THRUM_VERSION_MINOR) "." TEXT(THRUM_VERSION_PATCH);
 }
 
-static thrum_status_t check_comm(struct thrum_comm *comm)
+thrum_status_t collective_check_comm(struct thrum_comm *comm)
 {
     if (!comm_is_valid(comm))
         return thrum_fail(THRUM_ERR_INVALID_COMM, "comm=%p is not a live communicator",
@@ -20,7 +20,8 @@ static thrum_status_t check_comm(struct thrum_comm *comm)
     return comm_failure(comm);
 }
 
-static thrum_status_t check_queue(const struct thrum_comm *comm, const struct thrum_queue *queue)
+thrum_status_t collective_check_queue(const struct thrum_comm *comm,
+                                      const struct thrum_queue *queue)
 {
     if (!queue_is_valid(queue))
         return thrum_fail(THRUM_ERR_INVALID_QUEUE, "queue=%p is not a live queue",
@@ -32,8 +33,8 @@ static thrum_status_t check_queue(const struct thrum_comm *comm, const struct th
     return THRUM_OK;
 }
 
-static thrum_status_t check_count(const struct thrum_comm *comm, uint64_t count,
-                                  thrum_datatype_t dtype)
+thrum_status_t collective_check_count(const struct thrum_comm *comm, const char *argument,
+                                      uint64_t count, thrum_datatype_t dtype)
 {
     size_t bytes;
 
@@ -41,7 +42,7 @@ static thrum_status_t check_count(const struct thrum_comm *comm, uint64_t count,
         return thrum_fail(THRUM_ERR_INVALID_TYPE, "dtype=%d is no data type", (int)dtype);
     if (mul_overflows(count, thrum_datatype_size(dtype), &bytes) ||
         mul_overflows(bytes, (size_t)comm->nranks, &bytes) || bytes > INT64_MAX)
-        return thrum_fail(THRUM_ERR_INVALID_COUNT, "count=%llu of %s on %d ranks overflows",
+        return thrum_fail(THRUM_ERR_INVALID_COUNT, "%s=%llu of %s on %d ranks overflows", argument,
                           (unsigned long long)count, thrum_datatype_name(dtype), comm->nranks);
     return THRUM_OK;
 }
@@ -69,12 +70,12 @@ static thrum_status_t check_op(const struct coll_args *args)
 
 thrum_status_t collective_check(const struct coll_args *args)
 {
-    thrum_status_t status = check_comm(args->comm);
+    thrum_status_t status = collective_check_comm(args->comm);
 
     if (!status)
-        status = check_queue(args->comm, args->queue);
+        status = collective_check_queue(args->comm, args->queue);
     if (!status)
-        status = check_count(args->comm, args->count, args->dtype);
+        status = collective_check_count(args->comm, "count", args->count, args->dtype);
     if (!status)
         status = check_op(args);
     if (!status && (args->root < 0 || args->root >= args->comm->nranks))
@@ -163,12 +164,12 @@ thrum_status_t thrum_barrier(thrum_comm_t comm, thrum_queue_t queue)
 
 static thrum_status_t p2p_call(thrum_comm_t comm, const struct p2p_call *call)
 {
-    thrum_status_t status = check_comm(comm);
+    thrum_status_t status = collective_check_comm(comm);
 
     if (!status)
-        status = check_queue(comm, call->queue);
+        status = collective_check_queue(comm, call->queue);
     if (!status)
-        status = check_count(comm, call->count, call->dtype);
+        status = collective_check_count(comm, "count", call->count, call->dtype);
     if (!status && (call->peer < 0 || call->peer >= comm->nranks))
         status = thrum_fail(THRUM_ERR_INVALID_RANK, "peer=%d is not between 0 and %d", call->peer,
                             comm->nranks - 1);

@@ -1,7 +1,7 @@
 /*
  * Groups: calls of a thread between thrum_group_start and the outermost thrum_group_end begin together. All
- * point-to-point calls of a communicator become one operation (a round per repeated pair); then its collectives follow
- * in call order. Communicators are taken in the order of their ids, which is the same on all ranks, so that ranks that
+ * point-to-point calls of a communicator become one operation (a round per repeated pair); then its collectives and
+ * one-sided calls follow in call order. Calls that block until all ranks have come (splits, windows) are made last. Communicators are taken in the order of their ids, which is the same on all ranks, so that ranks that
  * name them in different orders do not deadlock.
  */
 #include "api/api.h"
@@ -12,16 +12,19 @@
 #include "base/base.h"
 
 struct group_call {
-    bool is_p2p;
+    enum { CALL_COLLECTIVE, CALL_P2P, CALL_ONE_SIDED } kind;
     struct thrum_comm *comm;
     struct coll_args collective;
     struct p2p_call p2p;
+    struct one_sided_call one_sided;
 };
 
 static _Thread_local BASE_FAST_TLS struct {
     int depth;
     struct group_call *calls;
     size_t n, capacity;
+    struct setup_call *setups;
+    size_t nsetups;
     thrum_status_t status; /* of the first call that was refused */
     char message[512];
 } group;
@@ -74,7 +77,34 @@ thrum_status_t group_add_p2p(struct thrum_comm *comm, const struct p2p_call *p2p
         return refuse(check);
     if (!call)
         return refuse(thrum_fail(THRUM_ERR_NO_MEMORY, "no host memory for a group"));
-    *call = (struct group_call){.is_p2p = true, .comm = comm, .p2p = *p2p};
+    *call = (struct group_call){.kind = CALL_P2P, .comm = comm, .p2p = *p2p};
+    return THRUM_OK;
+}
+
+thrum_status_t group_add_one_sided(struct thrum_comm *comm, const struct one_sided_call *one_sided,
+                                   thrum_status_t check)
+{
+    struct group_call *call = check ? NULL : add();
+
+    if (check)
+        return refuse(check);
+    if (!call)
+        return refuse(thrum_fail(THRUM_ERR_NO_MEMORY, "no host memory for a group"));
+    *call = (struct group_call){.kind = CALL_ONE_SIDED, .comm = comm, .one_sided = *one_sided};
+    return THRUM_OK;
+}
+
+thrum_status_t group_add_setup(const struct setup_call *call, thrum_status_t check)
+{
+    struct setup_call *setups;
+
+    if (check)
+        return refuse(check);
+    setups = realloc(group.setups, (group.nsetups + 1) * sizeof *setups);
+    if (!setups)
+        return refuse(thrum_fail(THRUM_ERR_NO_MEMORY, "no host memory for a group"));
+    group.setups = setups;
+    setups[group.nsetups++] = *call;
     return THRUM_OK;
 }
 
@@ -116,14 +146,17 @@ static thrum_status_t run_comm(const struct group_call *calls, size_t n)
     if (!p2p)
         return thrum_fail(THRUM_ERR_NO_MEMORY, "no host memory for a group of %zu calls", n);
     for (size_t i = 0; i < n; i++)
-        if (calls[i].is_p2p)
+        if (calls[i].kind == CALL_P2P)
             p2p[np2p++] = calls[i].p2p;
     if (np2p)
         status = p2p_issue(calls[0].comm, p2p, np2p);
     free(p2p);
-    for (size_t i = 0; i < n && !status; i++)
-        if (!calls[i].is_p2p)
+    for (size_t i = 0; i < n && !status; i++) {
+        if (calls[i].kind == CALL_COLLECTIVE)
             status = collective_issue(&calls[i].collective);
+        else if (calls[i].kind == CALL_ONE_SIDED)
+            status = one_sided_run(calls[i].comm, &calls[i].one_sided);
+    }
     return status;
 }
 
@@ -131,8 +164,10 @@ static thrum_status_t run_comm(const struct group_call *calls, size_t n)
 static thrum_status_t check_alive(const struct group_call *calls, size_t n)
 {
     for (size_t i = 0; i < n; i++) {
-        const struct thrum_queue *queue =
-            calls[i].is_p2p ? calls[i].p2p.queue : calls[i].collective.queue;
+        const struct thrum_queue *queue = calls[i].kind == CALL_P2P ? calls[i].p2p.queue
+                                          : calls[i].kind == CALL_ONE_SIDED
+                                              ? calls[i].one_sided.queue
+                                              : calls[i].collective.queue;
 
         if (!comm_is_valid(calls[i].comm))
             return thrum_fail(THRUM_ERR_INVALID_COMM,
@@ -168,9 +203,13 @@ thrum_status_t thrum_group_end(void)
         status = run_comm(&group.calls[first], end - first);
         first = end;
     }
+    if (!status && group.nsetups)
+        status = setup_run_all(group.setups, group.nsetups);
     free(group.calls);
+    free(group.setups);
     group.calls = NULL;
-    group.n = group.capacity = 0;
+    group.setups = NULL;
+    group.n = group.capacity = group.nsetups = 0;
     group.status = THRUM_OK;
     return status;
 }

@@ -320,12 +320,12 @@ bool collective_repeat(const struct coll_args *args, thrum_status_t *status_out)
     struct exec_program *program;
     const struct exec_placement *placement;
 
-    if (!comm_is_valid(comm) || comm->finalized || !queue_is_valid(args->queue) ||
-        queue_is_capturing(args->queue) ||
+    if (!comm_is_valid(comm) || comm->finalized ||
         atomic_load_explicit(&comm->status, memory_order_acquire))
         return false;
     program = exec_cache_recall(comm->cache, args, device_memory_epoch(comm->device), &placement);
-    if (!program)
+    if (!program || !queue_is_still_valid(args->queue) || args->queue->device != comm->device ||
+        queue_is_capturing(args->queue))
         return false;
     *status_out = run_program(args, program, placement);
     return true;

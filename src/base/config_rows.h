@@ -9,6 +9,8 @@ X(INIT_DEADLINE_MS, "THRUM_INIT_DEADLINE_MS", CONFIG_INT, "120000", 10, 86400000
 X(SCRATCH_BYTES, "THRUM_SCRATCH_BYTES", CONFIG_BYTES, "4M", 65536, 1099511627776, "bytes",
   "Device memory per communicator for algorithms that stage data.")
 X(LANES, "THRUM_LANES", CONFIG_INT, "1", 1, 4, "", "Lanes that a plan may use.")
+X(REPRODUCIBLE, "THRUM_REPRODUCIBLE", CONFIG_BOOL, "0", 0, 0, "",
+  "Reductions give the same bits whatever the message size, algorithm, lanes and hosts.")
 X(ALGO, "THRUM_ALGO", CONFIG_STRING, "", 0, 0, "",
   "Forces algorithms: collective:algorithm, comma-separated, such as "
   "allreduce:ring,broadcast:binomial.")

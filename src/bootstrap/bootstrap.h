@@ -87,6 +87,36 @@ void control_stop(struct control *control);
 /* All ranks have called control_finalize, or the communicator has failed (returns its status), or deadline. */
 thrum_status_t control_finalize(struct control *control, int64_t deadline_ms);
 
+/* ---- exchanges: what ranks tell each other while the control plane runs ---- */
+
+enum control_exchange_kind {
+    EXCHANGE_SPLIT = 1,
+    EXCHANGE_SPLIT_ID,
+    EXCHANGE_REGISTER,
+    EXCHANGE_DEREGISTER
+};
+#define CONTROL_EXCHANGE_BYTES 4096 /* of one rank, at most */
+
+/*
+ * Like bootstrap_allgather, on a running control plane: values is nranks x bytes; each rank has filled its own, afterwards
+ * all are. Blocks. One thread at a time per control plane. `sequence` grows from call to call and is the same on all
+ * ranks. Errors: TIMEOUT (names the ranks that have not come), PEER_DEAD (or left), MISMATCH (another kind of call),
+ * the communicator's failure. After TIMEOUT and MISMATCH a rank that comes late gets the same error for this sequence,
+ * and the next one is free to succeed.
+ */
+thrum_status_t control_exchange(struct control *control, enum control_exchange_kind kind,
+                                uint64_t sequence, void *values, size_t bytes, int64_t deadline_ms);
+
+/*
+ * An id, encrypted for the ranks of this communicator and nobody else, to be sent over its control plane, whose frames are
+ * not. `purpose` is bound to it. PROTOCOL: not sealed so.
+ */
+#define CONTROL_SEALED_BYTES (24 + THRUM_UNIQUE_ID_BYTES + 16)
+void control_seal_id(const struct control *control, uint64_t purpose,
+                     const struct thrum_unique_id *id, uint8_t *sealed);
+thrum_status_t control_open_id(const struct control *control, uint64_t purpose,
+                               const uint8_t *sealed, struct thrum_unique_id *id_out);
+
 /* ---- launchers ---- */
 
 struct launch_info {

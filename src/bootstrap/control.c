@@ -5,6 +5,7 @@
 #include "bootstrap/control.h"
 
 #include <errno.h>
+#include <sodium.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -119,6 +120,7 @@ static void said_goodbye(struct control *control, int link)
         control->final_up[link] = true;
     }
     final_progress(control);
+    exchange_link_gone(control);
 }
 
 /* The connection ended without goodbye, or carries nonsense. */
@@ -176,6 +178,11 @@ static void take_frame(struct control *control, int link, const struct boot_fram
     case FRAME_RECORDS:
         query_frame(control, link, frame);
         break;
+    case FRAME_EXCHANGE_UP:
+    case FRAME_EXCHANGE_DOWN:
+    case FRAME_EXCHANGE_FAIL:
+        exchange_frame(control, link, frame);
+        break;
     default:
         /* A neighbour that is still setting up, after this rank has stopped doing so: it will notice. */
         break;
@@ -208,6 +215,7 @@ static void begin_stop(struct control *control, int64_t now)
     control->stopping = true;
     control->stop_due = now + BOOT_LINGER_NS;
     query_free_all(control);
+    exchange_free_all(control);
     for (int i = 0; i < BOOT_LINKS; i++)
         if (!control->gone[i])
             (void)boot_conn_send(&control->links[i], FRAME_GOODBYE, NULL, 0, NULL, 0);
@@ -267,6 +275,7 @@ static void take_requests(struct control *control, int64_t now)
     final_progress(control);
     for (int i = 0; i < n; i++)
         query_ask(control, -1, asked[i]);
+    exchange_ask(control);
     if (stop)
         begin_stop(control, now);
 }
@@ -281,6 +290,8 @@ void control_serve(struct control *control, int64_t now)
         if (!control->gone[i])
             serve_link(control, i);
     query_time(control, now);
+    exchange_progress(control);
+    exchange_time(control, now);
     if (now >= control->next_tick && control->tick_ns && control->callbacks.tick) {
         control->next_tick = now + control->tick_ns;
         control->callbacks.tick(control->argument, now);
@@ -292,8 +303,9 @@ void control_serve(struct control *control, int64_t now)
 
 int64_t control_due(const struct control *control, int64_t now)
 {
-    int64_t due = query_due(control);
+    int64_t due = query_due(control), exchange = exchange_due(control);
 
+    due = exchange < due ? exchange : due;
     if (control->stopping)
         return control->stop_due;
     if (control->tick_ns && control->callbacks.tick && control->next_tick < due)
@@ -318,6 +330,7 @@ thrum_status_t control_start(struct bootstrap *bootstrap, const struct control_c
     if (!control)
         return thrum_fail(THRUM_ERR_NO_MEMORY, "no memory for the control plane");
     control->tree = bootstrap->tree;
+    memcpy(control->seal_key, bootstrap->seal_key, sizeof control->seal_key);
     control->callbacks = *callbacks;
     control->argument = argument;
     control->tick_ns = tick_ms > 0 ? tick_ms * MS_NS : 0;
@@ -372,6 +385,7 @@ void control_stop(struct control *control)
     engine_remove(control);
     pthread_cond_destroy(&control->changed);
     pthread_mutex_destroy(&control->lock);
+    sodium_memzero(control->seal_key, sizeof control->seal_key);
     free(control);
 }
 

@@ -1,6 +1,6 @@
 /*
- * Inside the control plane: what control.c (links, failures, finalize), query.c (questions) and engine.c (the thread)
- * share. Called by nobody else.
+ * Inside the control plane: what control.c (links, failures, finalize), query.c (questions), exchange.c (allgather) and
+ * engine.c (the thread) share. Called by nobody else.
  *
  * Locks: engine.lock (start and stop of the thread) before engine.incoming_lock before control->lock; none is held
  * while a callback runs, and none while the thread waits.
@@ -16,6 +16,18 @@
 #define CONTROL_QUERIES 8 /* questions asked and not yet taken by the thread */
 
 struct query;
+struct exchange;
+
+/* What a thread in control_exchange waits for; on its stack. Under control->lock once it is handed over. */
+struct exchange_request {
+    uint64_t sequence;
+    enum control_exchange_kind kind;
+    void *values;
+    size_t bytes;
+    int64_t due;
+    bool done;
+    struct boot_failure failure;
+};
 
 struct control {
     /* fixed after control_start */
@@ -23,6 +35,7 @@ struct control {
     struct control_callbacks callbacks;
     void *argument;
     int64_t tick_ns;
+    uint8_t seal_key[BOOT_SECRET_BYTES];
 
     pthread_mutex_t lock;
     pthread_cond_t changed; /* finalize, failure, stop */
@@ -31,6 +44,8 @@ struct control {
     uint64_t asked[CONTROL_QUERIES];
     int nasked;
     bool finalize_asked, stop_asked;
+    struct exchange_request *request; /* NULL: none, or answered */
+    bool request_is_new; /* the thread has not seen it */
     /* under lock: what the thread has found out */
     struct boot_failure failure;
     bool finalized, stopped;
@@ -45,6 +60,8 @@ struct control {
     bool final_wanted, final_up_sent, final_down;
     int final_left; /* like left_early */
     struct query *queries;
+    struct exchange *exchanges;
+    uint64_t exchanged; /* exchanges up to this sequence are over on this rank */
     bool stopping, half_closed[BOOT_LINKS];
     int64_t stop_due;
     struct control *next; /* incoming or the thread's list */
@@ -71,5 +88,14 @@ void query_link_gone(struct control *control, int link);
 void query_time(struct control *control, int64_t now);
 int64_t query_due(const struct control *control);
 void query_free_all(struct control *control);
+
+/* exchange.c, on the thread */
+void exchange_ask(struct control *control); /* takes control->request up */
+void exchange_frame(struct control *control, int link, const struct boot_frame *frame);
+void exchange_progress(struct control *control); /* hands on what has come */
+void exchange_link_gone(struct control *control);
+void exchange_time(struct control *control, int64_t now);
+int64_t exchange_due(const struct control *control);
+void exchange_free_all(struct control *control);
 
 #endif

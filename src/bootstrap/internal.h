@@ -136,6 +136,9 @@ enum boot_frame_type {
     FRAME_RECORDS,
     FRAME_FINAL_UP,
     FRAME_FINAL_DOWN,
+    FRAME_EXCHANGE_UP,
+    FRAME_EXCHANGE_DOWN,
+    FRAME_EXCHANGE_FAIL,
     FRAME_TYPES
 };
 
@@ -260,6 +263,7 @@ struct bootstrap {
     int64_t deadline;
     int64_t deadline_ms;
     uint32_t step;
+    uint8_t seal_key[BOOT_SECRET_BYTES]; /* from the secret, for control_seal_id */
     bool handed_over; /* the links belong to the control plane */
     struct boot_failure failure;
 };

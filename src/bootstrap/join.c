@@ -375,6 +375,14 @@ static void give_up(struct joining *j, thrum_status_t status)
     boot_root_give_up(&j->id, &what);
 }
 
+static void derive_seal_key(struct joining *j)
+{
+    static const uint8_t label[] = "thrum control plane: sealed ids";
+
+    crypto_generichash(j->b->seal_key, sizeof j->b->seal_key, label, sizeof label, j->id.secret,
+                       sizeof j->id.secret);
+}
+
 static thrum_status_t check_arguments(const struct thrum_unique_id *id, int rank, int nranks,
                                       int64_t deadline_ms)
 {
@@ -427,6 +435,7 @@ done:
     } else {
         boot_conn_close(&j->root.conn);
         boot_root_settle(&j->id);
+        derive_seal_key(j);
         *bootstrap_out = j->b;
     }
     sodium_memzero(&j->id, sizeof j->id);
@@ -444,5 +453,6 @@ void bootstrap_close(struct bootstrap *bootstrap)
                 (void)boot_conn_send(&bootstrap->links[i], FRAME_GOODBYE, "early", 5, NULL, 0);
         boot_conns_linger(bootstrap->links, BOOT_LINKS);
     }
+    sodium_memzero(bootstrap->seal_key, sizeof bootstrap->seal_key);
     free(bootstrap);
 }

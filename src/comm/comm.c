@@ -19,7 +19,7 @@
 
 #define TICK_MS 20
 #define DEADLINE_MAX_MS ((int64_t)1 << 40) /* 34 years, and no product of it overflows */
-#define EXCHANGE_VERSION 1
+#define EXCHANGE_VERSION 2
 #define CANCEL_WAIT_NS 2000000000 /* for commands that execute; others end at once */
 
 /* ---- area ---- */
@@ -52,7 +52,7 @@ struct exchange {
     uint64_t host;
     uint64_t area_offset;
     uint64_t scratch_bytes;
-    int64_t lanes;
+    int32_t lanes, reproducible;
     struct thrum_device_address device;
     char algorithms[96]; /* THRUM_ALGO */
     char fabric[32];
@@ -105,12 +105,20 @@ static thrum_status_t check_agreement(const struct thrum_comm *comm, const struc
         if (all[r].version != mine->version)
             return thrum_fail(THRUM_ERR_PROTOCOL, "rank %d speaks version %u, this rank %u", r,
                               all[r].version, mine->version);
-        if (all[r].scratch_bytes != mine->scratch_bytes || all[r].lanes != mine->lanes)
+        if (all[r].scratch_bytes != mine->scratch_bytes)
             return thrum_fail(THRUM_ERR_INVALID_CONFIG,
-                              "rank %d has scratch_bytes=%llu lanes=%lld, this rank %llu and %lld: "
-                              "they must be equal",
-                              r, (unsigned long long)all[r].scratch_bytes, (long long)all[r].lanes,
-                              (unsigned long long)mine->scratch_bytes, (long long)mine->lanes);
+                              "rank %d has scratch_bytes=%llu, rank %d has %llu: they must be "
+                              "equal",
+                              r, (unsigned long long)all[r].scratch_bytes, comm->rank,
+                              (unsigned long long)mine->scratch_bytes);
+        if (all[r].lanes != mine->lanes)
+            return thrum_fail(THRUM_ERR_INVALID_CONFIG,
+                              "rank %d has lanes=%d, rank %d has %d: they must be equal", r,
+                              all[r].lanes, comm->rank, mine->lanes);
+        if (all[r].reproducible != mine->reproducible)
+            return thrum_fail(THRUM_ERR_INVALID_CONFIG,
+                              "rank %d has reproducible=%d, rank %d has %d: they must be equal", r,
+                              all[r].reproducible, comm->rank, mine->reproducible);
         if (strncmp(all[r].algorithms, mine->algorithms, sizeof mine->algorithms))
             return thrum_fail(THRUM_ERR_INVALID_CONFIG,
                               "rank %d has THRUM_ALGO=\"%s\", this rank \"%s\": they must be equal",
@@ -142,6 +150,7 @@ static thrum_status_t exchange_devices(struct thrum_comm *comm, thrum_status_t a
     mine->area_offset = comm->area - comm->device->own_base;
     mine->scratch_bytes = comm->scratch_bytes;
     mine->lanes = comm->lanes;
+    mine->reproducible = comm->reproducible;
     snprintf(mine->algorithms, sizeof mine->algorithms, "%s", thrum_config_string(CFG_ALGO));
     snprintf(mine->fabric, sizeof mine->fabric, "%s", thrum_config_string(CFG_FABRIC));
     status = area_status ? area_status : comm->ops->address(comm->device->impl, &mine->device);
@@ -262,6 +271,7 @@ thrum_status_t comm_effective_config(const struct thrum_comm_config *config,
                                      struct thrum_comm_config *out)
 {
     const struct config_row *scratch_row = &thrum_config_rows[CFG_SCRATCH_BYTES];
+    const struct config_row *lanes_row = &thrum_config_rows[CFG_LANES];
     thrum_status_t status = check_config_struct(config);
 
     if (status)
@@ -281,6 +291,13 @@ thrum_status_t comm_effective_config(const struct thrum_comm_config *config,
                           "config.scratch_bytes=%llu is not between %lld and %lld",
                           (unsigned long long)out->scratch_bytes, (long long)scratch_row->min,
                           (long long)scratch_row->max);
+    if (out->reproducible < -1 || out->reproducible > 1)
+        return thrum_fail(THRUM_ERR_INVALID_ARGUMENT, "config.reproducible=%d is not -1, 0 or 1",
+                          out->reproducible);
+    if (out->lanes && (out->lanes < lanes_row->min || out->lanes > lanes_row->max))
+        return thrum_fail(THRUM_ERR_INVALID_ARGUMENT,
+                          "config.lanes=%d is not between %lld and %lld", out->lanes,
+                          (long long)lanes_row->min, (long long)lanes_row->max);
     if (!out->deadline_ms)
         out->deadline_ms = thrum_config_int(CFG_DEADLINE_MS);
     if (!out->init_deadline_ms)
@@ -290,6 +307,10 @@ thrum_status_t comm_effective_config(const struct thrum_comm_config *config,
     if (!out->scratch_bytes)
         out->scratch_bytes = (uint64_t)thrum_config_int(CFG_SCRATCH_BYTES);
     out->scratch_bytes = round_up_u64(out->scratch_bytes, 4096);
+    if (!out->reproducible)
+        out->reproducible = thrum_config_bool(CFG_REPRODUCIBLE) ? 1 : -1;
+    if (!out->lanes)
+        out->lanes = (int)thrum_config_int(CFG_LANES);
     return THRUM_OK;
 }
 
@@ -316,7 +337,9 @@ static struct thrum_comm *allocate(int nranks, int rank, thrum_device_t device,
     comm->ops = device->ops;
     comm->deadline_ns = config->deadline_ms * 1000000;
     comm->scratch_bytes = config->scratch_bytes;
-    comm->lanes = (int)thrum_config_int(CFG_LANES);
+    comm->init_deadline_ms = config->init_deadline_ms;
+    comm->lanes = config->lanes;
+    comm->reproducible = config->reproducible > 0;
     pthread_mutex_init(&comm->retire_lock, NULL);
     if (config->name)
         snprintf(comm->name, sizeof comm->name, "%s", config->name);
@@ -330,6 +353,7 @@ static void release(struct thrum_comm *comm)
 {
     control_stop(comm->control);
     bootstrap_close(comm->bootstrap);
+    comm_windows_free(comm);
     for (int i = 1; i < PLAN_MAX_LANES; i++)
         thrum_queue_destroy(comm->lane_queues[i]);
     for (int i = 0; i < comm->nqueues; i++)
@@ -377,7 +401,7 @@ static thrum_status_t make_area(struct thrum_comm *comm)
 {
     comm->area_bytes = comm_area_bytes(comm->nranks, comm->scratch_bytes, &comm->own_offset,
                                        &comm->scratch_offset);
-    return comm->ops->mem_alloc(comm->device->impl, comm->area_bytes, &comm->area);
+    return comm->ops->mem_reserve(comm->device->impl, comm->area_bytes, &comm->area);
 }
 
 /* What exec builds programs from; there is no other lowering yet. */
@@ -481,10 +505,8 @@ thrum_status_t thrum_comm_init_rank(const struct thrum_unique_id *id, int nranks
 
 /* ---- end ---- */
 
-thrum_status_t comm_drain(struct thrum_comm *comm)
+thrum_status_t comm_await(struct thrum_comm *comm, uint64_t number)
 {
-    uint64_t issued = atomic_load_explicit(&comm->issued, memory_order_relaxed);
-
     for (;;) {
         const struct comm_operation *oldest;
         uint64_t retired;
@@ -492,7 +514,7 @@ thrum_status_t comm_drain(struct thrum_comm *comm)
 
         comm_retire(comm);
         retired = atomic_load_explicit(&comm->retired_number, memory_order_acquire);
-        if (retired == issued)
+        if (retired >= number)
             return THRUM_OK;
         if (atomic_load_explicit(&comm->status, memory_order_acquire))
             return comm_failure(comm);
@@ -503,6 +525,11 @@ thrum_status_t comm_drain(struct thrum_comm *comm)
             nanosleep(&pause, NULL);
         }
     }
+}
+
+thrum_status_t comm_drain(struct thrum_comm *comm)
+{
+    return comm_await(comm, atomic_load_explicit(&comm->issued, memory_order_relaxed));
 }
 
 thrum_status_t thrum_comm_finalize(thrum_comm_t comm)

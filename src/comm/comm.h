@@ -31,7 +31,8 @@
  *   own semaphores: operations done, lanes started, lanes done
  *   scratch
  */
-enum comm_channel { CHANNEL_COLLECTIVE, CHANNEL_P2P, CHANNEL_COUNT };
+enum comm_channel { CHANNEL_COLLECTIVE, CHANNEL_P2P, CHANNEL_ONE_SIDED, CHANNEL_COUNT };
+#define COMM_LINE_CHANNELS CHANNEL_ONE_SIDED /* the channels before it have lines */
 #define COMM_LINES_PER_CHANNEL 2
 #define COMM_SEMAPHORE_STRIDE CACHE_LINE_BYTES
 
@@ -44,7 +45,7 @@ struct comm_peer_block {
         struct thrum_line line;
         uint8_t
             bytes[offsetof(struct thrum_line, payload) + THRUM_LINE_LONG_BYTES + CACHE_LINE_BYTES];
-    } lines[CHANNEL_COUNT][COMM_LINES_PER_CHANNEL];
+    } lines[COMM_LINE_CHANNELS][COMM_LINES_PER_CHANNEL];
     struct {
         uint64_t value;
         uint8_t pad[COMM_SEMAPHORE_STRIDE - 8];
@@ -129,6 +130,22 @@ struct comm_old_stage {
     uint64_t address, bytes, number;
 };
 
+/* A rank's part of a window. */
+struct comm_window_part {
+    uint64_t offset; /* of the memory from the rank's own_base */
+    uint64_t bytes; /* 0: nothing is open there */
+    uint64_t key, put_offset; /* for puts */
+};
+
+/* Memory of all ranks that is open to puts. user; the parts are fixed. */
+struct thrum_window {
+    struct thrum_window *next; /* of the communicator */
+    struct thrum_window *next_live; /* of the process; under the lock of window.c */
+    struct thrum_comm *comm;
+    uint64_t last_put; /* number of this rank's newest operation that puts into it */
+    struct comm_window_part parts[]; /* nranks */
+};
+
 struct exec_cache;
 struct exec_list;
 
@@ -149,6 +166,9 @@ struct thrum_comm {
     int64_t deadline_ns; /* fixed */
     uint64_t scratch_bytes; /* fixed */
     int lanes; /* fixed */
+    bool reproducible; /* fixed: reductions fold in rank order */
+    int64_t
+        init_deadline_ms; /* fixed: of making this one, and of splits where nothing else is said */
     bool peer_access; /* fixed: every pair of ranks can load and store */
     int local_ranks; /* fixed */
     struct comm_peer *peers; /* nranks */
@@ -169,6 +189,8 @@ struct thrum_comm {
     uint64_t old_stage_bytes; /* user */
     void *bounce; /* user: registered host memory between plain and device */
     struct exec_list *list; /* user: of the submission with staging that is being made */
+    struct thrum_window *windows; /* user: open ones */
+    uint64_t setups; /* user: splits and calls that open or close windows; the same on all ranks */
 
     /* Operations in flight: user writes operations[issued % N] then `issued`; control reads up to it. */
     struct comm_operation operations[COMM_IN_FLIGHT];
@@ -212,6 +234,28 @@ thrum_status_t comm_create(const struct thrum_unique_id *id, int nranks, int ran
 thrum_status_t comm_effective_config(const struct thrum_comm_config *config,
                                      struct thrum_comm_config *out);
 
+/* ---- split.c ---- */
+
+/* thrum_comm_split after its checks of comm and comm_out. user; blocks. */
+thrum_status_t comm_split(struct thrum_comm *comm, int color, int key,
+                          const struct thrum_comm_config *config, thrum_comm_t *comm_out);
+
+/* What is wrong with the arguments of a split, if anything. */
+thrum_status_t comm_check_split(const struct thrum_comm *comm, int color,
+                                const struct thrum_comm_config *config);
+
+/* ---- window.c ---- */
+
+/* thrum_comm_register after its checks. user; blocks. */
+thrum_status_t comm_window_open(struct thrum_comm *comm, void *buffer, size_t bytes,
+                                struct thrum_window **window_out);
+/* thrum_comm_deregister; frees the window also after an error. user; blocks. */
+thrum_status_t comm_window_close(struct thrum_window *window);
+/* The communicator of a live window, NULL for any other pointer. Any thread. */
+struct thrum_comm *comm_of_window(const struct thrum_window *window);
+/* Frees the windows that are still open. */
+void comm_windows_free(struct thrum_comm *comm);
+
 /* ---- registry.c ---- */
 
 /* A communicator is a live handle from add until remove. NO_MEMORY. */
@@ -235,6 +279,17 @@ static inline uint64_t comm_block_offset(int from)
 {
     return (uint64_t)from * sizeof(struct comm_peer_block);
 }
+
+/* In an area: the semaphore that rank `from` raises on a lane of a channel. */
+static inline uint64_t comm_semaphore_offset(enum comm_channel channel, int from, int lane)
+{
+    return comm_block_offset(from) + offsetof(struct comm_peer_block, semaphores) +
+           sizeof(((struct comm_peer_block *)0)->semaphores[0][0]) *
+               ((uint64_t)channel * PLAN_MAX_LANES + (uint64_t)lane);
+}
+
+/* Waits until operation `number` of this rank has ended or the communicator has failed. user. */
+thrum_status_t comm_await(struct thrum_comm *comm, uint64_t number);
 
 /* The communicator's failure as the return of a call: its status with its message as the thread's last error. */
 thrum_status_t comm_failure(struct thrum_comm *comm);

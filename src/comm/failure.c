@@ -145,10 +145,31 @@ bool comm_owes_cause(struct thrum_comm *comm, const struct thrum_queue *queue)
 
 /* ---- what was called, in words ---- */
 
+/* What is not a collective: messages, and one-sided operations. */
+static void describe_pair(const struct call_record *call, char *text, size_t bytes)
+{
+    switch ((enum exec_kind)call->state) {
+    case EXEC_MESSAGES:
+        snprintf(text, bytes, "point-to-point with rank %d", call->root);
+        break;
+    case EXEC_PUT:
+        snprintf(text, bytes, "put to rank %d (count=%llu, %s)", call->root,
+                 (unsigned long long)call->count, thrum_datatype_name(call->dtype));
+        break;
+    case EXEC_SIGNAL:
+        snprintf(text, bytes, "signal to rank %d", call->root);
+        break;
+    case EXEC_WAIT_SIGNAL:
+        snprintf(text, bytes, "wait for %llu signal%s of rank %d", (unsigned long long)call->count,
+                 call->count == 1 ? "" : "s", call->root);
+        break;
+    }
+}
+
 static void describe(const struct call_record *call, char *text, size_t bytes)
 {
     if (!call->sequence)
-        snprintf(text, bytes, "point-to-point with rank %d", call->root);
+        describe_pair(call, text, bytes);
     else if (call->collective == COLL_BARRIER)
         snprintf(text, bytes, "barrier #%llu", (unsigned long long)call->sequence);
     else if (call->collective == COLL_BROADCAST)
@@ -338,17 +359,32 @@ static void on_records(void *argument, uint64_t sequence, const struct call_reco
         note_laggards(comm, records);
 }
 
+/* Who or what an operation of a pair waits for. */
+static const char *missing_of_pair(const struct call_record *call, char *text, size_t bytes)
+{
+    if (call->state == EXEC_MESSAGES)
+        return "a message of it was not met by its other end";
+    snprintf(text, bytes,
+             call->state == EXEC_WAIT_SIGNAL ? "rank %d has not sent so many"
+                                             : "rank %d cannot be reached",
+             call->root);
+    return text;
+}
+
 static void fail_deadline(struct thrum_comm *comm, const struct comm_operation *operation)
 {
-    char call[160], message[COMM_MESSAGE_BYTES];
+    const struct call_record *record = &operation->call;
+    char call[160], missing[80], message[COMM_MESSAGE_BYTES];
+    bool one_sided = !record->sequence && record->state != EXEC_MESSAGES;
 
-    describe(&operation->call, call, sizeof call);
+    describe(record, call, sizeof call);
     snprintf(message, sizeof message, "%s: %s on rank %d has not ended within %lld ms: %s",
              comm->name, call, comm->rank, (long long)(comm->deadline_ns / 1000000),
-             *comm->laggards            ? comm->laggards
-             : operation->call.sequence ? "every rank has called it"
-                                        : "a message of it was not met by its other end");
-    comm_fail(comm, THRUM_ERR_TIMEOUT, comm->first_laggard, true, message);
+             *comm->laggards    ? comm->laggards
+             : record->sequence ? "every rank has called it"
+                                : missing_of_pair(record, missing, sizeof missing));
+    comm_fail(comm, THRUM_ERR_TIMEOUT, one_sided ? record->root : comm->first_laggard, true,
+              message);
 }
 
 /* The oldest operation that has not ended, as it is now. */

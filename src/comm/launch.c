@@ -42,7 +42,7 @@ thrum_status_t thrum_comm_init(thrum_device_t device, const struct thrum_comm_co
         instances; /* how many communicators this process asked the launcher for */
     struct thrum_unique_id id;
     struct launch_info info;
-    int64_t deadline_ms;
+    struct thrum_comm_config effective;
     thrum_status_t status = thrum_config_load();
 
     if (status)
@@ -52,13 +52,13 @@ thrum_status_t thrum_comm_init(thrum_device_t device, const struct thrum_comm_co
     if (!device_is_valid(device))
         return thrum_fail(THRUM_ERR_INVALID_ARGUMENT, "device=%p is not an open device",
                           (void *)device);
-    status = launch_detect(&info);
+    status = comm_effective_config(config, &effective);
+    if (!status)
+        status = launch_detect(&info);
     if (status)
         return status;
-    deadline_ms = config && config->size >= sizeof *config && config->init_deadline_ms > 0
-                      ? config->init_deadline_ms
-                      : thrum_config_int(CFG_INIT_DEADLINE_MS);
-    status = launch_exchange_id(&info, atomic_fetch_add(&instances, 1), deadline_ms, &id);
+    status =
+        launch_exchange_id(&info, atomic_fetch_add(&instances, 1), effective.init_deadline_ms, &id);
     if (status)
         return status;
     return comm_create(&id, info.nranks, info.rank, device, config, comm_out);

@@ -84,8 +84,9 @@ thrum_status_t thrum_comm_memory(thrum_comm_t comm, struct thrum_comm_memory_inf
 
     if (status)
         return status;
-    values.device_bytes =
-        comm->area_bytes + comm->stage_bytes[0] + comm->stage_bytes[1] + comm->old_stage_bytes;
+    values.stage_bytes = comm->stage_bytes[0] + comm->stage_bytes[1] + comm->old_stage_bytes;
+    values.stage_limit_bytes = (uint64_t)thrum_config_int(CFG_STAGE_BYTES);
+    values.device_bytes = comm->area_bytes + values.stage_bytes;
     values.scratch_bytes = comm->scratch_bytes;
     values.host_bytes = host_bytes(comm->nranks) + exec_cache_bytes(comm->cache) +
                         (comm->bounce ? EXEC_BOUNCE_BYTES : 0) + exec_list_bytes(comm->list);
@@ -114,6 +115,7 @@ thrum_status_t thrum_comm_memory_plan(int nranks, const struct thrum_comm_config
         return status;
     values.scratch_bytes = effective.scratch_bytes;
     values.device_bytes = comm_area_bytes(nranks, effective.scratch_bytes, &own, &scratch);
+    values.stage_limit_bytes = (uint64_t)thrum_config_int(CFG_STAGE_BYTES);
     values.host_bytes = host_bytes(nranks);
     values.host_limit_bytes =
         host_bytes(nranks) + EXEC_CACHE_LIMIT_BYTES + EXEC_BOUNCE_BYTES + EXEC_LIST_KEPT_BYTES;

@@ -188,6 +188,11 @@ extern const struct thrum_device_ops device_default_ops;
 /* Validated access for the layers above: true if the handle is alive. */
 bool device_is_valid(const struct thrum_device *device);
 bool queue_is_valid(const struct thrum_queue *queue);
+/* The same for a handle that has been valid before: its memory is never unmapped, but may be another queue's by now. */
+static inline bool queue_is_still_valid(const struct thrum_queue *queue)
+{
+    return __atomic_load_n(&queue->magic, __ATOMIC_ACQUIRE) == QUEUE_MAGIC;
+}
 
 /* Finds the plugin named by THRUM_DEVICE (built-in or loaded); the table has every entry. */
 thrum_status_t device_plugin_load(const char *name, const struct thrum_device_ops **ops_out);

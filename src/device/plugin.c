@@ -35,6 +35,8 @@ static void complete(struct thrum_device_ops *ops, const struct thrum_device_ops
     }
     if (!ops->submit_checked)
         ops->submit_checked = ops->submit;
+    if (!ops->mem_reserve)
+        ops->mem_reserve = ops->mem_alloc;
     ops->size = sizeof *ops;
 }
 

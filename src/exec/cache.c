@@ -75,7 +75,7 @@ struct exec_program *exec_cache_find(struct exec_cache *cache, const struct exec
     return NULL;
 }
 
-static struct repeat *repeat_of(struct exec_cache *cache, const struct coll_args *args)
+static inline struct repeat *repeat_of(struct exec_cache *cache, const struct coll_args *args)
 {
     uint64_t h = ((uint64_t)(uintptr_t)args->send ^ (uint64_t)(uintptr_t)args->recv << 7 ^
                   (uint64_t)args->collective << 60 ^ args->count) *

@@ -103,7 +103,7 @@ static struct exec_delta *delta(struct builder *b, int peer)
 
     if (!b->delta_of[peer]) {
         b->delta_of[peer] = &p->deltas[p->ndeltas++];
-        b->delta_of[peer]->peer = peer;
+        b->delta_of[peer]->pair = &b->comm->peers[peer].pairs[p->channel];
     }
     return b->delta_of[peer];
 }
@@ -112,9 +112,7 @@ static struct exec_delta *delta(struct builder *b, int peer)
 
 static uint64_t semaphore_offset(const struct builder *b, int from, int lane)
 {
-    return comm_block_offset(from) + offsetof(struct comm_peer_block, semaphores) +
-           sizeof(((struct comm_peer_block *)0)->semaphores[0][0]) *
-               ((uint64_t)b->program->channel * PLAN_MAX_LANES + (uint64_t)lane);
+    return comm_semaphore_offset(b->program->channel, from, lane);
 }
 
 /* The peer's area as this device addresses it. */
@@ -144,6 +142,9 @@ static void add_engine_operand(struct builder *b, struct plan_operand o)
     bool own = o.rank == comm->rank;
 
     switch ((enum plan_space)o.space) {
+    case PLAN_WIDE:
+        o.offset *= plan_widening(&b->plan->params);
+        /* fall through */
     case PLAN_SCRATCH:
         add_operand(b, (own ? comm->area : peer_area(b, o.rank)) + comm->scratch_offset + o.offset);
         return;
@@ -182,6 +183,29 @@ static const struct plan_operand *op_operands(const struct builder *b, const str
     return &b->plan->operands[op->first_operand];
 }
 
+/* Which operands of a REDUCE are partial results of an 8- or 16-bit float. */
+static uint8_t wide_flags(const struct builder *b, const struct plan_op *op)
+{
+    const struct plan_operand *operands = op_operands(b, op), *srcs = operands + op->ndst;
+    uint8_t flags = operands[0].space == PLAN_WIDE ? THRUM_CMD_FLAG_WIDE_DST : 0;
+
+    if (plan_widening(&b->plan->params) == 1)
+        return 0;
+    if (srcs[op->nsrc - 1].space == PLAN_WIDE)
+        flags |= THRUM_CMD_FLAG_WIDE_SRC;
+    else if (srcs[0].space == PLAN_WIDE)
+        flags |= THRUM_CMD_FLAG_WIDE_FIRST;
+    return flags;
+}
+
+/* Bytes that a COPY or PUT moves. */
+static uint64_t moved_bytes(const struct builder *b, const struct plan_op *op)
+{
+    bool wide = op_operands(b, op)[0].space == PLAN_WIDE;
+
+    return wide ? op->bytes * plan_widening(&b->plan->params) : op->bytes;
+}
+
 static void lower_engine(struct builder *b, const struct plan_op *op)
 {
     const struct plan_params *params = &b->plan->params;
@@ -192,17 +216,18 @@ static void lower_engine(struct builder *b, const struct plan_op *op)
         add_engine_operand(b, op_operands(b, op)[i]);
     command = add_command(b, op->opcode == PLAN_REDUCE ? THRUM_CMD_REDUCE : THRUM_CMD_COPY, first,
                           op->ndst, op->nsrc);
-    command->bytes = op->bytes;
+    command->bytes = op->opcode == PLAN_REDUCE ? op->bytes : moved_bytes(b, op);
     command->flags = THRUM_CMD_FLAG_CONTAIN;
     if (op->flags & PLAN_STREAM)
         command->flags |= THRUM_CMD_FLAG_STREAM;
     if (op->opcode != PLAN_REDUCE)
         return;
+    command->flags |= wide_flags(b, op);
     command->dtype = (uint8_t)params->dtype;
     command->redop = (uint8_t)params->redop;
     if (params->redop == THRUM_AVG) {
         command->redop = (op->flags & PLAN_FINAL) ? THRUM_AVG : THRUM_SUM;
-        command->divisor = (uint64_t)params->nranks;
+        command->divisor = op->value ? op->value : (uint64_t)params->nranks;
     }
 }
 
@@ -337,12 +362,15 @@ static void lower_put(struct builder *b, const struct plan_op *op)
             lower_raise(b, op->peer, op->lane, op->value);
         return;
     }
-    add_operand(b, dst->space == PLAN_SCRATCH
-                       ? comm->peers[op->peer].area_put_offset + comm->scratch_offset + dst->offset
-                       : dst->offset);
+    if (dst->space == PLAN_RECV)
+        add_operand(b, dst->offset);
+    else
+        add_operand(b, comm->peers[op->peer].area_put_offset + comm->scratch_offset +
+                           dst->offset *
+                               (dst->space == PLAN_WIDE ? plan_widening(&b->plan->params) : 1));
     add_engine_operand(b, *src);
     command = add_put(b, op->peer, first, 1, 1);
-    command->bytes = op->bytes;
+    command->bytes = moved_bytes(b, op);
     if (dst->space == PLAN_RECV) {
         command->put.remote_key = 0;
         patch_command(b, PATCH_PEER_PUT, op->peer, op->lane, 0);
@@ -527,6 +555,8 @@ static void resolve_operands(struct builder *b)
     if (deltas)
         p->deltas = deltas;
     sort_patches(p);
+    p->head_value = &p->commands[p->lanes[0].first_command].value;
+    p->tail_value = &p->commands[p->lanes[0].first_command + p->lanes[0].ncommands - 1].value;
     for (uint32_t i = 0; i < p->ncommands; i++)
         p->commands[i].operands = &p->operands[b->first_operand[i]];
     p->host_bytes = sizeof *p + b->commands_capacity * sizeof *p->commands +

@@ -53,7 +53,7 @@ struct exec_patch {
 
 /* What a program adds to the counters of a pair. */
 struct exec_delta {
-    int32_t peer;
+    struct comm_pair *pair;
     uint32_t lines_sent, lines_received;
     uint64_t sent[PLAN_MAX_LANES], received[PLAN_MAX_LANES];
 };
@@ -98,6 +98,7 @@ struct exec_program {
     uint64_t bound_send, bound_recv; /* what the buffers' patches hold now; 0: nothing */
     bool arrives; /* sends arrival lines */
     uint64_t signature; /* of the call; collectives only */
+    uint64_t *head_value, *tail_value; /* of lane 0's first and last command */
     size_t host_bytes;
 };
 
@@ -166,6 +167,23 @@ static inline uint64_t exec_line_offset(int from, enum comm_channel channel)
 
 /* Keeps a reference on a queue that carries work of the communicator, until its end. user. */
 thrum_status_t exec_hold_queue(struct thrum_comm *comm, struct thrum_queue *queue);
+
+/* ---- one-sided (one_sided.c): operations of one command, built anew for each call, without allocation ---- */
+
+/* What call_record.state says of an operation that is not a collective (sequence 0). */
+enum exec_kind { EXEC_MESSAGES, EXEC_PUT, EXEC_SIGNAL, EXEC_WAIT_SIGNAL };
+
+/* Copies `bytes` from own device memory at `source` to `offset` in the peer's part of a window. */
+thrum_status_t exec_put(struct thrum_comm *comm, int peer, uint64_t source,
+                        const struct comm_window_part *part, uint64_t offset, uint64_t bytes,
+                        const struct exec_staging *staging, struct thrum_queue *queue,
+                        const struct call_record *call);
+/* One more signal to the peer. */
+thrum_status_t exec_signal(struct thrum_comm *comm, int peer, struct thrum_queue *queue,
+                           const struct call_record *call);
+/* Waits for `n` more signals from the peer. */
+thrum_status_t exec_wait_signal(struct thrum_comm *comm, int peer, uint64_t n,
+                                struct thrum_queue *queue, const struct call_record *call);
 
 /* ---- plan cache ---- */
 

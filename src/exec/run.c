@@ -203,15 +203,17 @@ static thrum_status_t bind(const struct binding *b)
     return THRUM_OK;
 }
 
-static void advance_pairs(struct thrum_comm *comm, const struct exec_program *program)
+static inline void advance_pairs(const struct exec_program *program)
 {
     for (uint32_t i = 0; i < program->ndeltas; i++) {
         const struct exec_delta *delta = &program->deltas[i];
-        struct comm_pair *pair = &comm->peers[delta->peer].pairs[program->channel];
+        struct comm_pair *pair = delta->pair;
 
         pair->lines_sent += delta->lines_sent;
         pair->lines_received += delta->lines_received;
-        for (uint32_t lane = 0; lane < program->nlanes; lane++) {
+        pair->sent[0] += delta->sent[0];
+        pair->received[0] += delta->received[0];
+        for (uint32_t lane = 1; lane < program->nlanes; lane++) {
             pair->sent[lane] += delta->sent[lane];
             pair->received[lane] += delta->received[lane];
         }
@@ -238,7 +240,13 @@ static thrum_status_t fill_arrival(const struct binding *b, const struct call_re
 
 /* ---- operations in flight ---- */
 
-/* Room for one more operation record: waits for the oldest where the host is too far ahead. */
+static inline bool has_room(const struct thrum_comm *comm, uint64_t number)
+{
+    return number - atomic_load_explicit(&comm->retired_number, memory_order_acquire) <=
+           COMM_IN_FLIGHT;
+}
+
+/* Makes room for one more operation record: waits for the oldest where the host is too far ahead. */
 static thrum_status_t reserve(struct thrum_comm *comm)
 {
     uint64_t issued = atomic_load_explicit(&comm->issued, memory_order_relaxed);
@@ -347,16 +355,12 @@ static thrum_status_t submit_lanes(struct thrum_comm *comm, struct exec_program 
     return THRUM_OK;
 }
 
-/* Sets the values that order operations and lanes: see struct exec_program. */
-static void number_lane0(struct exec_program *program, uint64_t number)
+/* Of start and join: see struct exec_program. */
+static void number_lanes(struct exec_program *program, uint64_t number)
 {
     struct thrum_command *commands = &program->commands[program->lanes[0].first_command];
     uint32_t n = program->lanes[0].ncommands;
 
-    commands[0].value = number - 1;
-    commands[n - 1].value = number;
-    if (program->nlanes == 1)
-        return;
     commands[1].value = number;
     for (uint32_t lane = 1; lane < program->nlanes; lane++)
         commands[n - 1 - lane].value = number;
@@ -379,6 +383,15 @@ static void add_in_parts(struct exec_list *list, const struct exec_program *prog
             exec_list_add_part(list, &staging->out[0], point->offset, point->bytes, false);
     }
     exec_list_add(list, &program->commands[at], program->ncommands - at);
+}
+
+/* Sets the values that order operations and lanes. */
+static void number_lane0(struct exec_program *program, uint64_t number)
+{
+    *program->head_value = number - 1;
+    *program->tail_value = number;
+    if (program->nlanes > 1)
+        number_lanes(program, number);
 }
 
 /* Lane 0 with the copies around or in it, in one submission. */
@@ -463,9 +476,11 @@ thrum_status_t exec_run(struct thrum_comm *comm, struct exec_program *program,
     uint64_t number = atomic_load_explicit(&comm->issued, memory_order_relaxed) + 1;
     struct comm_operation *operation = &comm->operations[number % COMM_IN_FLIGHT];
     struct binding binding = {.comm = comm, .program = program, .buffers = buffers};
-    thrum_status_t status = capture_refuse(queue, "a call that no graph records");
+    thrum_status_t status = THRUM_OK;
 
-    if (!status)
+    if (queue_is_capturing(queue))
+        return capture_refuse(queue, "a call that no graph records");
+    if (!has_room(comm, number))
         status = reserve(comm);
     if (!status && queue != comm->last_queue)
         status = exec_hold_queue(comm, queue);
@@ -488,8 +503,9 @@ thrum_status_t exec_run(struct thrum_comm *comm, struct exec_program *program,
         return status;
     }
     queue_raise(&queue->last_ticket, operation->ticket);
-    status = submit_lanes(comm, program, operation);
-    advance_pairs(comm, program);
+    if (program->nlanes > 1)
+        status = submit_lanes(comm, program, operation);
+    advance_pairs(program);
     comm->last_queue = queue;
     atomic_store_explicit(&comm->issued, number, memory_order_release);
     if (status)

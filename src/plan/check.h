@@ -39,6 +39,7 @@ struct content {
     size_t first_run;
     uint32_t nruns;
     uint32_t passes; /* REDUCEs behind each other */
+    uint32_t roundings; /* to an 8- or 16-bit float, behind each other */
     uint32_t finals; /* REDUCE|FINALs among them */
     bool ordered; /* the left fold of ascending neighbours, each contribution by itself */
     uint32_t hash;
@@ -61,10 +62,13 @@ bool contents_init(struct contents *contents);
 void contents_fini(struct contents *contents);
 /* These return false only when memory is out. */
 bool content_of_rank(struct contents *contents, int rank, uint32_t round, uint32_t *id_out);
-bool content_of_all(struct contents *contents, int nranks, uint32_t round, uint32_t *id_out);
+/* Of ranks 0 .. last. */
+bool content_of_prefix(struct contents *contents, int last, uint32_t round, uint32_t *id_out);
 bool content_fold(struct contents *contents, uint32_t a, uint32_t b, int64_t shift,
                   uint32_t *id_out);
-bool content_finish(struct contents *contents, uint32_t id, bool final, uint32_t *id_out);
+/* What a REDUCE makes of the fold of its sources. */
+bool content_finish(struct contents *contents, uint32_t id, bool final, bool rounds,
+                    uint32_t *id_out);
 /* The same contributions, however they were folded? */
 bool content_same_terms(const struct contents *contents, uint32_t a, uint32_t b);
 
@@ -192,6 +196,8 @@ struct check {
     int n, lanes;
     uint32_t threads, rounds;
     bool ordered;
+    bool narrows; /* WIDE is wider than the type, so that results are rounded */
+    int scratch_space; /* SCRATCH or WIDE, whichever the plans name; -1: none so far */
     FILE *report;
     thrum_status_t status;
     uint32_t round; /* of what is being looked at, for the report; UINT32_MAX: none */
@@ -323,7 +329,7 @@ bool memory_caller_write(struct check *check, int rank, uint32_t op, uint32_t ro
 /* check_result.c: is what the collective promises in RECV of `rank`? check->round is its round. */
 bool result_check(struct check *check, int rank);
 /* The content that a REDUCE|FINAL makes. */
-bool result_check_reduce(struct check *check, int rank, size_t op, uint32_t content);
+bool result_check_final(struct check *check, int rank, size_t op, uint32_t content);
 
 /* check_report.c. Each report begins once; the rest adds to it. */
 void report_begin(struct check *check, const char *format, ...)

@@ -41,7 +41,9 @@ static uint32_t mix(uint32_t hash, uint64_t value)
 
 static uint32_t hash_of(const struct content *content, const struct content_run *runs)
 {
-    uint32_t hash = mix(content->passes * 4 + content->finals * 2 + content->ordered, 1);
+    uint32_t hash = mix(((uint64_t)content->passes << 32) |
+                            (content->roundings * 4 + content->finals * 2 + content->ordered),
+                        1);
 
     for (uint32_t i = 0; i < content->nruns; i++) {
         hash = mix(hash, ((uint64_t)runs[i].first << 32) | runs[i].last);
@@ -104,8 +106,8 @@ static bool intern(struct contents *contents, struct content content, uint32_t *
         const struct content *other = &contents->all.at[contents->table[slot]];
 
         if (other->hash == content.hash && other->nruns == content.nruns &&
-            other->passes == content.passes && other->finals == content.finals &&
-            other->ordered == content.ordered &&
+            other->passes == content.passes && other->roundings == content.roundings &&
+            other->finals == content.finals && other->ordered == content.ordered &&
             same_runs(runs, contents->runs.at + other->first_run, content.nruns)) {
             contents->runs.n = content.first_run;
             *id_out = contents->table[slot];
@@ -137,9 +139,9 @@ bool content_of_rank(struct contents *contents, int rank, uint32_t round, uint32
     return of_ranks(contents, (uint32_t)rank, (uint32_t)rank, round, id_out);
 }
 
-bool content_of_all(struct contents *contents, int nranks, uint32_t round, uint32_t *id_out)
+bool content_of_prefix(struct contents *contents, int last, uint32_t round, uint32_t *id_out)
 {
-    return of_ranks(contents, 0, (uint32_t)nranks - 1, round, id_out);
+    return of_ranks(contents, 0, (uint32_t)last, round, id_out);
 }
 
 /* ---- folding ----------------------------------------------------------------------------------------------------- */
@@ -245,6 +247,7 @@ static bool fold(struct contents *contents, uint32_t a, uint32_t b, int64_t shif
         return false;
     result.nruns = (uint32_t)(contents->runs.n - result.first_run);
     result.passes = x.passes > y.passes ? x.passes : y.passes;
+    result.roundings = x.roundings > y.roundings ? x.roundings : y.roundings;
     result.finals = x.finals + y.finals;
     result.ordered = continues(contents, &x, &y, shift);
     return intern(contents, result, id_out);
@@ -271,7 +274,8 @@ bool content_fold(struct contents *contents, uint32_t a, uint32_t b, int64_t shi
     return true;
 }
 
-bool content_finish(struct contents *contents, uint32_t id, bool final, uint32_t *id_out)
+bool content_finish(struct contents *contents, uint32_t id, bool final, bool rounds,
+                    uint32_t *id_out)
 {
     struct content content = contents->all.at[id];
     size_t first = contents->runs.n;
@@ -286,6 +290,7 @@ bool content_finish(struct contents *contents, uint32_t id, bool final, uint32_t
     contents->runs.n += content.nruns;
     content.first_run = first;
     content.passes++;
+    content.roundings += rounds;
     content.finals += final;
     return intern(contents, content, id_out);
 }

@@ -47,7 +47,7 @@ static bool check_remote(struct check *check, const struct step *step, const str
             step->rank, step->index, space, o->rank);
         return report_step(check, step);
     }
-    if (o->space != PLAN_SCRATCH && !line_is_known(check, step, o->rank)) {
+    if (o->space != PLAN_SCRATCH && o->space != PLAN_WIDE && !line_is_known(check, step, o->rank)) {
         report_begin(
             check,
             "rank %d op %zu names %s of rank %d before its arrival: no WAIT|ARRIVE has told "
@@ -139,6 +139,7 @@ static bool fold_source(struct check *check, uint64_t bytes)
 static bool fold_sources(struct check *check, const struct step *step)
 {
     bool final = step->op->flags & PLAN_FINAL;
+    bool rounds = check->narrows && step->operands[0].space != PLAN_WIDE;
 
     for (unsigned i = 1; i < step->op->nsrc; i++)
         if (!gather(check, step, &step->operands[step->op->ndst + i], &check->source) ||
@@ -147,9 +148,9 @@ static bool fold_sources(struct check *check, const struct step *step)
     for (size_t i = 0; i < check->gathered.n; i++) {
         uint32_t *content = &check->gathered.at[i].content;
 
-        if (!content_finish(&check->contents, *content, final, content))
+        if (!content_finish(&check->contents, *content, final, rounds, content))
             return check_no_memory(check);
-        if (final && !result_check_reduce(check, step->rank, step->index, *content))
+        if (final && !result_check_final(check, step->rank, step->index, *content))
             return false;
     }
     return true;

@@ -23,21 +23,34 @@ static bool add_store(struct check *check, uint64_t bytes)
 /* In place by the rules of thrum.h: one store for both, the smaller buffer somewhere in the larger. */
 static void alias(const struct plan_params *params, int rank, struct rank_state *state)
 {
-    uint64_t block = params->count * thrum_datatype_size(params->dtype);
+    uint64_t elem = thrum_datatype_size(params->dtype);
+    uint64_t block = (uint64_t)rank * params->count * elem;
+    bool root = rank == params->root;
 
     switch (params->collective) {
     case COLL_ALLREDUCE:
+    case COLL_SCAN:
+    case COLL_EXSCAN:
         state->send = state->recv;
         break;
     case COLL_BROADCAST:
-        if (rank == params->root)
+    case COLL_REDUCE:
+        if (root)
             state->send = state->recv;
         break;
+    case COLL_GATHER:
+        if (root)
+            state->send = (struct place){state->recv.store, block};
+        break;
+    case COLL_SCATTER:
+        if (root)
+            state->recv = (struct place){state->send.store, block};
+        break;
     case COLL_ALLGATHER:
-        state->send = (struct place){state->recv.store, (uint64_t)rank * block};
+        state->send = (struct place){state->recv.store, plan_block_first(params, rank) * elem};
         break;
     case COLL_REDUCE_SCATTER:
-        state->recv = (struct place){state->send.store, (uint64_t)rank * block};
+        state->recv = (struct place){state->send.store, plan_block_first(params, rank) * elem};
         break;
     default:
         break;

@@ -14,34 +14,30 @@ struct expectation {
     uint64_t offset, bytes;
     uint32_t content;
     uint64_t origin;
-    bool reduced;
+    int contributions; /* that are reduced; 0: none, `content` as it was */
 };
 
-static bool is_small_float(thrum_datatype_t dtype)
-{
-    return dtype == THRUM_FLOAT16 || dtype == THRUM_BFLOAT16;
-}
-
 /*
- * Why a result with the right contributions is wrong all the same; NULL: it is not. With one rank the reduction is the
- * contribution itself and AVG divides by 1, so that a COPY will do; but LAND and LOR yield 0 or 1, so they must pass
+ * Why a result with the right contributions is wrong all the same; NULL: it is not. Of one contribution the reduction is
+ * the contribution itself and AVG divides by 1, so that a COPY will do; but LAND and LOR yield 0 or 1, so they must pass
  * through a REDUCE.
  */
-static const char *reduction_fault(const struct check *check, const struct content *content)
+static const char *reduction_fault(const struct check *check, const struct expectation *e,
+                                   const struct content *content)
 {
     const struct plan_params *params = check_params(check);
 
-    if (check->n == 1 && (params->redop == THRUM_LAND || params->redop == THRUM_LOR) &&
+    if (e->contributions == 1 && (params->redop == THRUM_LAND || params->redop == THRUM_LOR) &&
         !content->passes)
         return "no REDUCE has made it 0 or 1";
-    if (check->n > 1 && !content->finals)
+    if (e->contributions > 1 && !content->finals)
         return "it does not come from a REDUCE|FINAL, so AVG is never divided";
     if (content->finals > 1)
         return "it has passed two REDUCE|FINAL, so AVG is divided twice";
+    if (content->roundings > 1)
+        return "it was rounded more than once: partial results belong in WIDE";
     if (check->ordered && !content->ordered)
         return "it is not folded in rank order";
-    if (check->ordered && content->passes > 1 && is_small_float(params->dtype))
-        return "it is in rank order but in several REDUCEs, and each rounds";
     return NULL;
 }
 
@@ -92,8 +88,8 @@ static bool meets(struct check *check, const struct expectation *e)
         bool same = content_same_terms(&check->contents, segment->content, e->content) &&
                     segment->origin + (at - segment->start) == e->origin + (at - e->place.offset);
 
-        if (same && e->reduced)
-            fault = reduction_fault(check, &check->contents.all.at[segment->content]);
+        if (same && e->contributions)
+            fault = reduction_fault(check, e, &check->contents.all.at[segment->content]);
         if (!same || fault)
             return wrong(check, e, segment, at, last, fault);
         at = last;
@@ -101,18 +97,64 @@ static bool meets(struct check *check, const struct expectation *e)
     return true;
 }
 
-static bool expect(struct check *check, int rank, uint64_t offset, uint64_t bytes, int from,
-                   uint64_t origin)
+static struct expectation expectation_of(const struct check *check, int rank, uint64_t offset,
+                                         uint64_t bytes, uint64_t origin)
 {
-    struct place place = check->ranks[rank].recv;
-    struct expectation e = {.rank = rank, .offset = offset, .bytes = bytes, .origin = origin};
-    bool made;
+    struct place recv = check->ranks[rank].recv;
 
-    e.place = (struct place){place.store, place.offset + offset};
-    e.reduced = from < 0;
-    made = e.reduced ? content_of_all(&check->contents, check->n, check->round, &e.content)
-                     : content_of_rank(&check->contents, from, check->round, &e.content);
-    return made ? meets(check, &e) : check_no_memory(check);
+    return (struct expectation){.rank = rank,
+                                .place = {recv.store, recv.offset + offset},
+                                .offset = offset,
+                                .bytes = bytes,
+                                .origin = origin};
+}
+
+/* The input of `from`. */
+static bool expect_input(struct check *check, int rank, uint64_t offset, uint64_t bytes, int from,
+                         uint64_t origin)
+{
+    struct expectation e = expectation_of(check, rank, offset, bytes, origin);
+
+    if (!content_of_rank(&check->contents, from, check->round, &e.content))
+        return check_no_memory(check);
+    return meets(check, &e);
+}
+
+/* The first bytes of RECV: the fold of the first `contributions` ranks. */
+static bool expect_fold(struct check *check, int rank, uint64_t bytes, int contributions,
+                        uint64_t origin)
+{
+    struct expectation e = expectation_of(check, rank, 0, bytes, origin);
+
+    e.contributions = contributions;
+    if (!content_of_prefix(&check->contents, contributions - 1, check->round, &e.content))
+        return check_no_memory(check);
+    return meets(check, &e);
+}
+
+/* RECV bytes [first, end): nobody has written them since the caller. */
+static bool expect_untouched(struct check *check, int rank, uint64_t first, uint64_t end)
+{
+    struct place recv = check->ranks[rank].recv;
+    struct store *store = &check->stores.at[recv.store];
+    uint64_t at = recv.offset + first, last = recv.offset + end;
+    struct cursor cursor;
+
+    if (first >= end)
+        return true;
+    for (cursor = store_find(store, at); at < last; cursor_next(&cursor)) {
+        const struct segment *segment = cursor_segment(&cursor);
+
+        at = min_u64(cursor_end(&cursor), last);
+        if (segment->write.op == OP_BEFORE)
+            continue;
+        report_begin(
+            check, "rank %d RECV[%" PRIu64 "..%" PRIu64 ") is written, which is not the plan's",
+            rank, max_u64(segment->start, recv.offset + first) - recv.offset, at - recv.offset);
+        report_access(check, "written by", &segment->write);
+        return false;
+    }
+    return true;
 }
 
 /* The message of `peer` that meets receive i of `rank`; rules have found that there is one of equal length. */
@@ -131,38 +173,91 @@ static bool expect_message(struct check *check, int rank, int i)
     return meets(check, &e);
 }
 
+static bool expect_blocks(struct check *check, int rank)
+{
+    const struct plan_params *params = &check->plans[rank].params;
+    uint64_t elem = thrum_datatype_size(params->dtype);
+    bool gaps = params->counts && params->displs;
+
+    for (int from = 0; from < check->n; from++)
+        if (!expect_input(check, rank, plan_block_first(params, from) * elem,
+                          plan_block_elems(params, from) * elem, from, 0))
+            return false;
+    for (int r = -1; gaps && r < check->n; r++) { /* behind block r up to the next one */
+        uint64_t first = r < 0 ? 0 : params->displs[r] + params->counts[r];
+        uint64_t end = plan_recv_bytes(params, rank) / elem;
+
+        for (int other = 0; other < check->n; other++)
+            if (params->counts[other] && params->displs[other] + params->counts[other] > first)
+                end = min_u64(end, max_u64(params->displs[other], first));
+        if (!expect_untouched(check, rank, first * elem, end * elem))
+            return false;
+    }
+    return true;
+}
+
+static bool expect_messages(struct check *check, int rank)
+{
+    const struct plan_params *params = &check->plans[rank].params;
+
+    for (int i = 0; i < params->np2p; i++)
+        if (!params->p2p[i].is_send && !expect_message(check, rank, i))
+            return false;
+    return true;
+}
+
+/* `block` bytes of each rank, from byte `origin` of its input. */
+static bool expect_block_of_each(struct check *check, int rank, uint64_t block, uint64_t origin)
+{
+    for (int from = 0; from < check->n; from++)
+        if (!expect_input(check, rank, (uint64_t)from * block, block, from, origin))
+            return false;
+    return true;
+}
+
 bool result_check(struct check *check, int rank)
 {
     const struct plan_params *params = &check->plans[rank].params;
-    uint64_t block = params->count * thrum_datatype_size(params->dtype);
+    uint64_t elem = thrum_datatype_size(params->dtype), block = params->count * elem;
+    uint64_t own = (uint64_t)rank * block;
 
     switch (params->collective) {
     case COLL_ALLREDUCE:
-        return expect(check, rank, 0, block, -1, 0);
+        return expect_fold(check, rank, block, check->n, 0);
     case COLL_BROADCAST:
-        return expect(check, rank, 0, block, params->root, 0);
+        return expect_input(check, rank, 0, block, params->root, 0);
     case COLL_ALLGATHER:
-        for (int from = 0; from < check->n; from++)
-            if (!expect(check, rank, (uint64_t)from * block, block, from, 0))
-                return false;
-        return true;
+        return expect_blocks(check, rank);
     case COLL_REDUCE_SCATTER:
-        return expect(check, rank, 0, block, -1, (uint64_t)rank * block);
+        return expect_fold(check, rank, plan_block_elems(params, rank) * elem, check->n,
+                           plan_block_first(params, rank) * elem);
+    case COLL_REDUCE:
+        return rank != params->root || expect_fold(check, rank, block, check->n, 0);
+    case COLL_GATHER:
+        return rank != params->root || expect_block_of_each(check, rank, block, 0);
+    case COLL_SCATTER:
+        return expect_input(check, rank, 0, block, params->root, own);
+    case COLL_ALLTOALL:
+        return expect_block_of_each(check, rank, block, own);
+    case COLL_SCAN:
+        return expect_fold(check, rank, block, rank + 1, 0);
+    case COLL_EXSCAN:
+        return rank ? expect_fold(check, rank, block, rank, 0)
+                    : expect_untouched(check, rank, 0, block);
     case COLL_SENDRECV:
-        for (int i = 0; i < params->np2p; i++)
-            if (!params->p2p[i].is_send && !expect_message(check, rank, i))
-                return false;
-        return true;
+        return expect_messages(check, rank);
     default:
         return true;
     }
 }
 
-bool result_check_reduce(struct check *check, int rank, size_t op, uint32_t content)
+bool result_check_final(struct check *check, int rank, size_t op, uint32_t content)
 {
     const struct content *found = &check->contents.all.at[content];
+    uint64_t contributions = check->plans[rank].ops[op].value;
     char expected_text[256], found_text[256];
     uint32_t expected;
+    int last = (contributions ? (int)contributions : check->n) - 1;
 
     if (content == CONTENT_UNDEFINED)
         return true; /* noted when it was read */
@@ -172,7 +267,7 @@ bool result_check_reduce(struct check *check, int rank, size_t op, uint32_t cont
         report_op(check, "op", rank, op, check->round);
         return false;
     }
-    if (!content_of_all(&check->contents, check->n, check->round, &expected))
+    if (!content_of_prefix(&check->contents, last, check->round, &expected))
         return check_no_memory(check);
     if (content_same_terms(&check->contents, content, expected))
         return true;

@@ -6,6 +6,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/base.h"
 #include "plan/check.h"
@@ -46,9 +47,11 @@ bool check_locate(const struct check *check, int rank, const struct plan_operand
     const struct rank_state *state = &check->ranks[operand->rank];
     uint64_t size;
 
-    if (operand->space == PLAN_SCRATCH) {
+    if (operand->space == PLAN_SCRATCH || operand->space == PLAN_WIDE) {
         *place_out = state->scratch;
         size = owner->scratch_bytes;
+        if (operand->space == PLAN_WIDE)
+            size /= plan_widening(owner);
     } else if (owner->collective == COLL_SENDRECV) {
         return locate_message(check, rank, operand, bytes, place_out);
     } else if (operand->space == PLAN_SEND) {
@@ -137,7 +140,7 @@ static bool check_reach(const struct view *v, const struct plan_operand *o, bool
 {
     const struct plan_op *op = v->op;
 
-    if (o->space > PLAN_LINE || o->rank < 0 || o->rank >= v->check->n)
+    if (o->space > PLAN_WIDE || o->rank < 0 || o->rank >= v->check->n)
         return refuse(v, "names rank %d, space %u, which does not exist", o->rank, o->space);
     if (is_dst && o->space == PLAN_SEND)
         return refuse(v, "writes SEND of rank %d: the caller's input is never written", o->rank);
@@ -215,23 +218,74 @@ static bool check_overlap(const struct view *v)
     return true;
 }
 
-static bool reduces(enum collective collective)
+/* How many of the operands are WIDE. */
+static unsigned count_wide(const struct plan_operand *operands, unsigned n)
 {
-    return collective == COLL_ALLREDUCE || collective == COLL_REDUCE_SCATTER;
+    unsigned wide = 0;
+
+    for (unsigned i = 0; i < n; i++)
+        wide += operands[i].space == PLAN_WIDE;
+    return wide;
+}
+
+/* Who may be wide together, and that a call stages in one kind of scratch. */
+static bool check_wide(const struct view *v)
+{
+    const struct plan_op *op = v->op;
+    const struct plan_operand *srcs = v->operands + op->ndst;
+    unsigned dsts_wide = count_wide(v->operands, op->ndst), srcs_wide = count_wide(srcs, op->nsrc);
+    bool first_only = srcs_wide == 1 && srcs[0].space == PLAN_WIDE;
+
+    if (op->opcode != PLAN_REDUCE && dsts_wide + srcs_wide &&
+        (op->flags & PLAN_INLINE || dsts_wide != op->ndst || srcs_wide != op->nsrc))
+        return refuse(v, "moves between WIDE and what is not: only REDUCE widens and rounds");
+    if (dsts_wide && dsts_wide != op->ndst)
+        return refuse(v, "has some destinations WIDE and some not");
+    if (srcs_wide && srcs_wide != op->nsrc && !first_only)
+        return refuse(v, "has WIDE sources that are neither all nor the first alone");
+    for (unsigned i = 0; i < (unsigned)op->ndst + op->nsrc; i++) {
+        int space = v->operands[i].space;
+
+        if (space != PLAN_SCRATCH && space != PLAN_WIDE)
+            continue;
+        if (v->check->scratch_space >= 0 && v->check->scratch_space != space)
+            return refuse(v, "names %s where the call's plans name %s too: one of them, not both",
+                          plan_space_name((unsigned)space),
+                          plan_space_name((unsigned)v->check->scratch_space));
+        v->check->scratch_space = space;
+    }
+    return true;
+}
+
+/* REDUCE's value: a prefix of the ranks, in collectives that have prefixes. */
+static bool check_contributions(const struct view *v)
+{
+    enum collective collective = v->plan->params.collective;
+    const struct plan_op *op = v->op;
+
+    if (!op->value)
+        return true;
+    if (!(op->flags & PLAN_FINAL) || (collective != COLL_SCAN && collective != COLL_EXSCAN))
+        return refuse(v, "says how many contributions there are, which only FINAL of a scan does");
+    if (op->value > (uint64_t)v->check->n)
+        return refuse(v, "is of %" PRIu64 " contributions, out of range", op->value);
+    return true;
 }
 
 static bool check_data(const struct view *v)
 {
     const struct plan_op *op = v->op;
 
-    if (op->opcode == PLAN_REDUCE && !reduces(v->plan->params.collective))
+    if (op->opcode == PLAN_REDUCE && !plan_reduces(v->plan->params.collective))
         return refuse(v, "reduces, in a collective that does not");
+    if (op->opcode == PLAN_REDUCE && !check_contributions(v))
+        return false;
     if (!op->bytes && !(op->flags & PLAN_INLINE))
         return refuse(v, "moves 0 bytes");
     for (unsigned i = 0; i < (unsigned)op->ndst + op->nsrc; i++)
         if (!check_reach(v, &v->operands[i], i < op->ndst) || !check_range(v, &v->operands[i]))
             return false;
-    return check_overlap(v);
+    return check_wide(v) && check_overlap(v);
 }
 
 /* ---- semaphores and lines ---------------------------------------------------------------------------------------- */
@@ -408,6 +462,11 @@ static bool check_lines(struct check *check)
 
 /* ---- the call ---------------------------------------------------------------------------------------------------- */
 
+static bool same_numbers(const uint64_t *a, const uint64_t *b, int n)
+{
+    return a == b || (a && b && !memcmp(a, b, (size_t)n * sizeof *a));
+}
+
 static bool check_agreement(struct check *check)
 {
     const struct plan_params *a = check_params(check);
@@ -419,7 +478,9 @@ static bool check_agreement(struct check *check)
             report_begin(check, "plan %d is of rank %d of %d, not of rank %d of %d", r, b->rank,
                          b->nranks, r, check->n);
         else if (b->collective != a->collective || b->count != a->count || b->dtype != a->dtype ||
-                 b->redop != a->redop || b->root != a->root || b->peer_access != a->peer_access)
+                 b->redop != a->redop || b->root != a->root || b->peer_access != a->peer_access ||
+                 b->ordered != a->ordered || !same_numbers(b->counts, a->counts, check->n) ||
+                 !same_numbers(b->displs, a->displs, check->n))
             report_begin(check, "plans of rank 0 and %d are of different calls", r);
         else
             continue;

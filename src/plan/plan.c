@@ -50,17 +50,86 @@ static uint64_t p2p_bytes(const struct plan_params *params, int rank, bool is_se
     return bytes;
 }
 
+uint64_t plan_block_elems(const struct plan_params *params, int rank)
+{
+    return params->counts ? params->counts[rank] : params->count;
+}
+
+uint64_t plan_block_first(const struct plan_params *params, int rank)
+{
+    uint64_t first = 0;
+
+    if (!params->counts)
+        return (uint64_t)rank * params->count;
+    if (params->displs)
+        return params->displs[rank];
+    for (int r = 0; r < rank; r++)
+        first += params->counts[r];
+    return first;
+}
+
+/* Elements of all blocks, with what lies between. */
+static uint64_t whole_elems(const struct plan_params *params)
+{
+    uint64_t end = 0;
+
+    if (!params->counts || !params->displs)
+        return plan_block_first(params, params->nranks);
+    for (int r = 0; r < params->nranks; r++)
+        end = max_u64(end, params->displs[r] + params->counts[r]);
+    return end;
+}
+
+unsigned plan_widening(const struct plan_params *params)
+{
+    if (params->redop >= THRUM_REDOP_COUNT)
+        return 1;
+    switch (params->dtype) {
+    case THRUM_FLOAT16:
+    case THRUM_BFLOAT16:
+        return 2;
+    case THRUM_FLOAT8_E4M3:
+    case THRUM_FLOAT8_E5M2:
+        return 4;
+    default:
+        return 1;
+    }
+}
+
+bool plan_reduces(enum collective collective)
+{
+    switch (collective) {
+    case COLL_ALLREDUCE:
+    case COLL_REDUCE_SCATTER:
+    case COLL_REDUCE:
+    case COLL_SCAN:
+    case COLL_EXSCAN:
+        return true;
+    default:
+        return false;
+    }
+}
+
 uint64_t plan_send_bytes(const struct plan_params *params, int rank)
 {
-    uint64_t bytes = params->count * thrum_datatype_size(params->dtype);
+    uint64_t elem = thrum_datatype_size(params->dtype), bytes = params->count * elem;
 
     switch (params->collective) {
     case COLL_ALLREDUCE:
-    case COLL_ALLGATHER:
+    case COLL_REDUCE:
+    case COLL_GATHER:
+    case COLL_SCAN:
+    case COLL_EXSCAN:
         return bytes;
+    case COLL_ALLGATHER:
+        return plan_block_elems(params, rank) * elem;
     case COLL_BROADCAST:
         return rank == params->root ? bytes : 0;
     case COLL_REDUCE_SCATTER:
+        return whole_elems(params) * elem;
+    case COLL_SCATTER:
+        return rank == params->root ? bytes * (uint64_t)params->nranks : 0;
+    case COLL_ALLTOALL:
         return bytes * (uint64_t)params->nranks;
     case COLL_SENDRECV:
         return p2p_bytes(params, rank, true);
@@ -71,14 +140,24 @@ uint64_t plan_send_bytes(const struct plan_params *params, int rank)
 
 uint64_t plan_recv_bytes(const struct plan_params *params, int rank)
 {
-    uint64_t bytes = params->count * thrum_datatype_size(params->dtype);
+    uint64_t elem = thrum_datatype_size(params->dtype), bytes = params->count * elem;
 
     switch (params->collective) {
     case COLL_ALLREDUCE:
     case COLL_BROADCAST:
-    case COLL_REDUCE_SCATTER:
+    case COLL_SCATTER:
+    case COLL_SCAN:
+    case COLL_EXSCAN:
         return bytes;
+    case COLL_REDUCE_SCATTER:
+        return plan_block_elems(params, rank) * elem;
     case COLL_ALLGATHER:
+        return whole_elems(params) * elem;
+    case COLL_REDUCE:
+        return rank == params->root ? bytes : 0;
+    case COLL_GATHER:
+        return rank == params->root ? bytes * (uint64_t)params->nranks : 0;
+    case COLL_ALLTOALL:
         return bytes * (uint64_t)params->nranks;
     case COLL_SENDRECV:
         return p2p_bytes(params, rank, false);
@@ -157,9 +236,14 @@ static bool acceptable(struct plan *plan, const struct plan_op *op, int lane, in
 static void note_scratch(struct plan *plan, const struct plan_op *op,
                          const struct plan_operand *operands, size_t n)
 {
-    for (size_t i = 0; i < n; i++)
-        if (operands[i].space == PLAN_SCRATCH && operands[i].rank == plan->params.rank)
-            plan->scratch_bytes = max_u64(plan->scratch_bytes, operands[i].offset + op->bytes);
+    for (size_t i = 0; i < n; i++) {
+        bool wide = operands[i].space == PLAN_WIDE;
+        uint64_t end = operands[i].offset + op->bytes;
+
+        if ((wide || operands[i].space == PLAN_SCRATCH) && operands[i].rank == plan->params.rank)
+            plan->scratch_bytes =
+                max_u64(plan->scratch_bytes, wide ? end * plan_widening(&plan->params) : end);
+    }
 }
 
 static void keep(struct plan *plan, struct plan_op *op, const struct plan_operand *dsts,
@@ -237,6 +321,19 @@ void plan_reduce(struct plan *plan, int lane, unsigned flags, const struct plan_
         append(plan, op, lane, dsts, ndst, srcs, nsrc);
 }
 
+void plan_reduce_prefix(struct plan *plan, int lane, int contributions, struct plan_operand dst,
+                        const struct plan_operand *srcs, int nsrc, uint64_t bytes)
+{
+    struct plan_op op = {.opcode = PLAN_REDUCE,
+                         .flags = PLAN_FINAL,
+                         .peer = -1,
+                         .bytes = bytes,
+                         .value = (uint64_t)contributions};
+
+    if (bytes)
+        append(plan, op, lane, &dst, 1, srcs, nsrc);
+}
+
 void plan_put(struct plan *plan, int lane, int peer, struct plan_operand dst,
               struct plan_operand src, uint64_t bytes, uint64_t value)
 {
@@ -297,8 +394,15 @@ void plan_names_stages(struct plan *plan, bool shared)
 
 void plan_stage(struct plan *plan, enum plan_space space, uint64_t offset, uint64_t bytes)
 {
+    struct plan_stage *last = plan->nstages ? &plan->stages[plan->nstages - 1] : NULL;
+
     if (plan->status || plan->sink || !bytes)
         return;
+    if (last && last->op == plan->nops && last->space == space &&
+        last->offset + last->bytes == offset) {
+        last->bytes += bytes;
+        return;
+    }
     if (!reserve((void **)&plan->stages, &plan->stages_capacity, plan->nstages + 1,
                  sizeof *plan->stages)) {
         plan->status = thrum_fail(THRUM_ERR_NO_MEMORY, "no host memory for a plan");

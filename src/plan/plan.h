@@ -70,10 +70,10 @@ int collective_by_name(const char *name);
 
 /*
  * WIDE is scratch for partial results, which are not rounded: 8- and 16-bit floats lie in it as float32, other types as
- * they are. Offsets and lengths count in the call's type all the same; exec widens them. COPY and PUT take WIDE to
- * WIDE; only REDUCE (of one source, if need be) rounds a partial result to the type. Of a REDUCE's sources none, all,
- * or the first alone may be WIDE. A plan uses SCRATCH or WIDE, not both, and its scratch_bytes counts the widened
- * bytes.
+ * they are (see plan_widening). Offsets and lengths count in the call's type all the same; exec widens them. COPY and
+ * PUT take WIDE to WIDE; only REDUCE (of one source, if need be) widens a contribution and rounds a partial result to
+ * the type. Of a REDUCE's sources none, all, or the first alone may be WIDE; of its destinations none or all. The plans
+ * of a call use SCRATCH or WIDE, not both, and scratch_bytes counts the widened bytes.
  */
 enum plan_space { PLAN_SEND, PLAN_RECV, PLAN_SCRATCH, PLAN_LINE, PLAN_WIDE };
 
@@ -101,7 +101,8 @@ struct plan_op {
     uint32_t first_operand; /* in plan.operands: ndst destinations, then nsrc sources */
     uint64_t bytes; /* COPY, REDUCE, PUT */
     uint64_t
-        value; /* SIGNAL, WAIT, PUT (0: no signal): see "Semaphores"; the semaphore is that of `lane` */
+        value; /* SIGNAL, WAIT, PUT (0: no signal): see "Semaphores"; the semaphore is that of `lane`.
+                  REDUCE|FINAL: how many contributions there are, which AVG divides by; 0: one of each rank */
 };
 
 /*
@@ -124,7 +125,8 @@ struct plan_params {
     int rank, nranks;
     uint64_t count; /* as in the call */
     thrum_datatype_t dtype;
-    thrum_redop_t redop;
+    thrum_redop_t
+        redop; /* from THRUM_REDOP_COUNT on: the caller's, which folds elements of the type */
     int root;
     bool in_place;
     bool peer_access; /* COPY and REDUCE may name peers' memory; false: only PUT reaches them */
@@ -133,10 +135,12 @@ struct plan_params {
     /*
      * ALLGATHER and REDUCE_SCATTER with blocks of their own sizes (the v-variants): counts[r] elements of rank r's
      * block, and displs[r], where it lies in the whole, in elements. Borrowed, nranks each, equal on all ranks; NULL:
-     * every block is `count` elements, one after the other. `count` is then the largest of counts.
+     * every block is `count` elements, one after the other. `count` is then the largest of counts. Displs NULL: one
+     * after the other; finding a block then takes O(nranks), so give them where ranks are many.
      */
     const uint64_t *counts, *displs;
-    bool ordered; /* fold in rank order: reproducible mode, or a reduction that does not commute */
+    bool
+        ordered; /* fold from the left in rank order: reproducible mode, or a reduction that does not commute */
     const struct plan_p2p *p2p; /* SENDRECV: borrowed, outlives the plan */
     int np2p;
 };
@@ -175,7 +179,7 @@ struct plan {
     bool names_stages;
     bool shares_stages; /* one piece of memory may stand for SEND and RECV */
     uint64_t
-        scratch_bytes; /* used of this rank's scratch: highest end of any SCRATCH operand of it */
+        scratch_bytes; /* used of this rank's scratch: highest end of any SCRATCH or WIDE operand of it */
     thrum_status_t status; /* first error of an append; later ones do nothing */
     plan_sink_fn sink;
     void *sink_argument;
@@ -194,6 +198,9 @@ void plan_copy_multi(struct plan *plan, int lane, const struct plan_operand *dst
                      struct plan_operand src, uint64_t bytes);
 void plan_reduce(struct plan *plan, int lane, unsigned flags, const struct plan_operand *dsts,
                  int ndst, const struct plan_operand *srcs, int nsrc, uint64_t bytes);
+/* REDUCE|FINAL of a prefix (SCAN, EXSCAN): of the first `contributions` ranks. */
+void plan_reduce_prefix(struct plan *plan, int lane, int contributions, struct plan_operand dst,
+                        const struct plan_operand *srcs, int nsrc, uint64_t bytes);
 void plan_put(struct plan *plan, int lane, int peer, struct plan_operand dst,
               struct plan_operand src, uint64_t bytes, uint64_t value);
 void plan_put_inline(struct plan *plan, int lane, int peer, struct plan_operand src,
@@ -236,7 +243,20 @@ void plan_dump_begin(struct plan *plan, struct plan_dump *dump, FILE *file,
 void plan_dump_end(struct plan *plan, struct plan_dump *dump);
 thrum_status_t plan_dump(const struct plan *plan, FILE *file, enum plan_format format);
 
-/* Bytes of SEND and RECV of a rank by the collective's definition (0 where it has none, as send of a non-root). */
+/* Elements of rank's block, and where it starts in the whole: ALLGATHER and REDUCE_SCATTER (see `counts`). */
+uint64_t plan_block_elems(const struct plan_params *params, int rank);
+uint64_t plan_block_first(const struct plan_params *params, int rank);
+
+/* How many times wider than the type a partial result lies in WIDE: 16-bit floats 2, 8-bit floats 4, others 1. */
+unsigned plan_widening(const struct plan_params *params);
+
+/* Does the collective fold contributions? */
+bool plan_reduces(enum collective collective);
+
+/*
+ * Bytes of SEND and RECV of a rank by the collective's definition (0 where it has none, as send of a non-root). That of
+ * EXSCAN's rank 0 is left alone.
+ */
 uint64_t plan_send_bytes(const struct plan_params *params, int rank);
 uint64_t plan_recv_bytes(const struct plan_params *params, int rank);
 
@@ -247,8 +267,7 @@ uint64_t plan_recv_bytes(const struct plan_params *params, int rank);
  */
 thrum_status_t plan_check(const struct plan *plans, int nranks, int rounds, FILE *report);
 /*
- * The same, and every reduced element is the left fold of ranks 0, 1, .. in that order (8- and 16-bit floats: in one
- * REDUCE, since each rounds): what reproducible mode needs.
+ * The same, and every reduced element is the left fold of ranks 0, 1, .. in that order: what reproducible mode needs.
  */
 thrum_status_t plan_check_ordered(const struct plan *plans, int nranks, int rounds, FILE *report);
 

@@ -389,6 +389,8 @@ static thrum_status_t check_all(const struct plan *plans, int nranks, int rounds
             return plans[r].status;
     check.rounds = (uint32_t)rounds;
     check.round = UINT32_MAX;
+    check.narrows = plan_widening(&plans[0].params) > 1;
+    check.scratch_space = -1;
     check.lanes = count_lanes(plans, nranks);
     check.threads = (uint32_t)nranks * (uint32_t)check.lanes;
     if (check_agree(&check) && allocate(&check) && memory_init(&check) && check_rules(&check)) {

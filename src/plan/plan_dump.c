@@ -11,7 +11,7 @@
 #include "plan/plan_text.h"
 
 static const char *const opcode_names[] = {"COPY", "REDUCE", "PUT", "SIGNAL", "WAIT"};
-static const char *const space_names[] = {"SEND", "RECV", "SCRATCH", "LINE"};
+static const char *const space_names[] = {"SEND", "RECV", "SCRATCH", "LINE", "WIDE"};
 
 static const struct {
     unsigned flag;
@@ -104,6 +104,11 @@ void plan_text_op(struct plan_text *text, const struct plan_op *op,
         plan_text_string(text, " value ");
         plan_text_number(text, op->value);
     }
+    if (op->opcode == PLAN_REDUCE && op->value) {
+        plan_text_string(text, " of ");
+        plan_text_number(text, op->value);
+        plan_text_string(text, " ranks");
+    }
     if (moves) {
         plan_text_string(text, " ");
         plan_text_number(text, op->bytes);
@@ -166,6 +171,8 @@ static void json_op(struct plan_text *text, uint64_t index, const struct plan_op
         put_int(text, op->peer);
         json_field(text, "value", op->value);
     }
+    if (op->opcode == PLAN_REDUCE && op->value)
+        json_field(text, "contributions", op->value);
     if (op->opcode <= PLAN_PUT) {
         json_field(text, "bytes", op->bytes);
         json_operands(text, "dst", operands, op->ndst);
@@ -215,18 +222,19 @@ static void begin(const struct plan *plan, struct plan_dump *dump, FILE *file,
         fprintf(file,
                 "{\"collective\":\"%s\",\"algorithm\":\"%s\",\"rank\":%d,\"ranks\":%d,"
                 "\"count\":%" PRIu64 ",\"type\":\"%s\",\"op\":\"%s\",\"root\":%d,"
-                "\"in_place\":%s,\"peer_access\":%s,\"lanes\":%d,\"scratch_limit\":%" PRIu64
-                ",\"ops\":[",
+                "\"in_place\":%s,\"peer_access\":%s,\"ordered\":%s,\"lanes\":%d,\"scratch_limit\":"
+                "%" PRIu64 ",\"ops\":[",
                 collective, algorithm, p->rank, p->nranks, p->count, type, redop, p->root,
-                p->in_place ? "true" : "false", p->peer_access ? "true" : "false", p->lanes,
-                p->scratch_bytes);
+                p->in_place ? "true" : "false", p->peer_access ? "true" : "false",
+                p->ordered ? "true" : "false", p->lanes, p->scratch_bytes);
     else
         fprintf(file,
                 "%s %s %s, rank %d of %d, count %" PRIu64
-                " %s, op %s, root %d, %s, %s, lanes %d, scratch limit %" PRIu64 "\n",
+                " %s, op %s, root %d, %s, %s%s, lanes %d, scratch limit %" PRIu64 "\n",
                 format == PLAN_DOT ? "//" : "#", collective, algorithm, p->rank, p->nranks,
                 p->count, type, redop, p->root, p->in_place ? "in place" : "not in place",
-                p->peer_access ? "peer access" : "no peer access", p->lanes, p->scratch_bytes);
+                p->peer_access ? "peer access" : "no peer access", p->ordered ? ", ordered" : "",
+                p->lanes, p->scratch_bytes);
     if (format == PLAN_DOT)
         fprintf(file, "digraph plan {\n  node [shape=box, fontname=monospace];\n");
 }

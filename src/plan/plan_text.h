@@ -18,7 +18,7 @@ struct plan_text {
 void plan_text_string(struct plan_text *text, const char *string);
 void plan_text_number(struct plan_text *text, uint64_t number);
 
-/* "SEND", "RECV", "SCRATCH", "LINE"; "?" for anything else. */
+/* "SEND", "RECV", "SCRATCH", "LINE", "WIDE"; "?" for anything else. */
 const char *plan_space_name(unsigned space);
 
 /* "lane 0 REDUCE|FINAL 4096 bytes RECV[2]+0 <- SEND[2]+0 SCRATCH[2]+4096" */

@@ -10,8 +10,9 @@
 #define ANY UINT64_MAX
 
 /*
- * First row that fits and whose algorithm can serve wins. Bytes are the larger of send and receive of one rank.
- * The limits come from sweeps with thrum-perf --algorithm on two cores.
+ * First row that fits and whose algorithm can serve wins. Bytes are the largest that any rank sends or receives, so that
+ * all ranks choose the same. What needs peer access comes before what does without. The limits come from sweeps with
+ * thrum-perf --algorithm on two cores.
  */
 static const struct {
     enum collective collective;
@@ -24,25 +25,61 @@ static const struct {
     {COLL_ALLREDUCE, 8, ANY, "pieces"},
     {COLL_ALLREDUCE, 64, ANY, "direct"},
     {COLL_ALLREDUCE, INT32_MAX, 65536, "recursive_doubling"},
-    {COLL_ALLREDUCE, INT32_MAX, ANY, "ring"},
+    {COLL_ALLREDUCE, 64, ANY, "pairwise"},
+    {COLL_ALLREDUCE, INT32_MAX, 4 << 20, "rabenseifner"},
+    {COLL_ALLREDUCE, INT32_MAX, ANY, "double_tree"},
+    {COLL_ALLREDUCE, INT32_MAX, ANY, "chain"},
+    {COLL_BROADCAST, 16, PLAN_INLINE_BYTES, "inline"},
     {COLL_BROADCAST, 64, ANY, "direct"},
-    {COLL_BROADCAST, INT32_MAX, ANY, "binomial"},
+    {COLL_BROADCAST, INT32_MAX, 65536, "binomial"},
+    {COLL_BROADCAST, INT32_MAX, ANY, "chain"},
+    {COLL_ALLGATHER, 16, 16 * PLAN_INLINE_BYTES, "inline"},
     {COLL_ALLGATHER, 64, ANY, "direct"},
     {COLL_ALLGATHER, INT32_MAX, 65536, "bruck"},
     {COLL_ALLGATHER, INT32_MAX, ANY, "ring"},
+    {COLL_REDUCE_SCATTER, 16, 16 * PLAN_INLINE_BYTES, "inline"},
     {COLL_REDUCE_SCATTER, 64, ANY, "direct"},
     {COLL_REDUCE_SCATTER, INT32_MAX, 65536, "recursive_halving"},
+    {COLL_REDUCE_SCATTER, 64, ANY, "pairwise"},
     {COLL_REDUCE_SCATTER, INT32_MAX, ANY, "ring"},
+    {COLL_REDUCE_SCATTER, INT32_MAX, ANY, "pairwise"},
     {COLL_BARRIER, INT32_MAX, ANY, "dissemination"},
     {COLL_SENDRECV, INT32_MAX, ANY, "rendezvous"},
+    {COLL_REDUCE, 64, PLAN_INLINE_BYTES, "inline"},
+    {COLL_REDUCE, 64, ANY, "direct"},
+    {COLL_REDUCE, INT32_MAX, 1 << 20, "binomial"},
+    {COLL_REDUCE, INT32_MAX, ANY, "chain"},
+    {COLL_GATHER, 64, 64 * PLAN_INLINE_BYTES, "inline"},
+    {COLL_GATHER, 64, ANY, "direct"},
+    {COLL_GATHER, INT32_MAX, 65536, "binomial"},
+    {COLL_GATHER, INT32_MAX, ANY, "direct"},
+    {COLL_SCATTER, 64, 64 * PLAN_INLINE_BYTES, "inline"},
+    {COLL_SCATTER, 64, ANY, "direct"},
+    {COLL_SCATTER, INT32_MAX, 65536, "binomial"},
+    {COLL_SCATTER, INT32_MAX, ANY, "direct"},
+    {COLL_ALLTOALL, 16, 16 * PLAN_INLINE_BYTES, "inline"},
+    {COLL_ALLTOALL, 64, ANY, "direct"},
+    {COLL_ALLTOALL, INT32_MAX, 65536, "bruck"},
+    {COLL_ALLTOALL, INT32_MAX, ANY, "pairwise"},
+    {COLL_SCAN, 16, PLAN_INLINE_BYTES, "inline"},
+    {COLL_SCAN, 64, ANY, "direct"},
+    {COLL_SCAN, INT32_MAX, 65536, "recursive_doubling"},
+    {COLL_SCAN, INT32_MAX, ANY, "chain"},
+    {COLL_EXSCAN, 16, PLAN_INLINE_BYTES, "inline"},
+    {COLL_EXSCAN, 64, ANY, "direct"},
+    {COLL_EXSCAN, INT32_MAX, 65536, "recursive_doubling"},
+    {COLL_EXSCAN, INT32_MAX, ANY, "chain"},
 };
 
 /* Cost model: what an exchange and a byte take on a host with shared caches; microseconds. */
 static const double us_per_step = 0.25, us_per_byte = 1.0 / 12000;
 
+/* Rooted collectives are at their largest at the root; blocks of their own sizes in the whole. */
 static uint64_t call_bytes(const struct plan_params *params)
 {
-    return max_u64(plan_send_bytes(params, params->rank), plan_recv_bytes(params, params->rank));
+    int rank = params->collective == COLL_SENDRECV ? params->rank : params->root;
+
+    return max_u64(plan_send_bytes(params, rank), plan_recv_bytes(params, rank));
 }
 
 static double predict_us(const struct algo *algo, const struct plan_params *params)

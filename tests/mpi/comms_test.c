@@ -168,7 +168,8 @@ static size_t memory_as_planned(struct job *job)
 
     MUST(thrum_comm_memory_plan(job->nranks, NULL, &plan));
     MUST(thrum_comm_memory(job->comm, &now));
-    errors += plan.device_bytes < now.device_bytes || now.device_bytes == 0;
+    errors += plan.device_bytes != now.device_bytes - now.stage_bytes || now.device_bytes == 0;
+    errors += plan.stage_bytes || now.stage_bytes > plan.stage_limit_bytes;
     errors += plan.scratch_bytes < now.scratch_bytes;
     errors += now.host_bytes > plan.host_limit_bytes || now.host_bytes > now.host_limit_bytes;
     if (errors)
@@ -202,6 +203,68 @@ static size_t memory_returned(struct job *job)
     return 1;
 }
 
+/* Odd and even ranks, backwards, and copies of the halves; all of them, and the job's, work at once. */
+static size_t split_and_copied(struct job *job)
+{
+    int odd = job->rank % 2, half = (job->nranks + 1 - odd) / 2, rank;
+    thrum_comm_t part, copy, none = job->comm;
+    size_t errors = 0;
+
+    MUST(thrum_comm_split(job->comm, odd, -job->rank, NULL, &part));
+    MUST(thrum_comm_dup(part, NULL, &copy));
+    MUST(thrum_comm_split(job->comm, THRUM_SPLIT_NONE, 0, NULL, &none));
+    errors += none != NULL;
+    MUST(thrum_comm_rank(part, &rank));
+    errors += rank != half - 1 - job->rank / 2;
+    for (int round = 0; round < 10; round++) {
+        errors += sum_on(job, part, job->queue, job->rank / 2 + 1) != triangle(half);
+        errors += sum_on(job, job->comm, job->queue, job->rank + 1) != triangle(job->nranks);
+        errors += sum_on(job, copy, job->queue, rank + 1) != triangle(half);
+    }
+    thrum_comm_destroy(part);
+    errors += sum_on(job, copy, job->queue, rank + 1) != triangle(half);
+    MUST(thrum_comm_finalize(copy));
+    thrum_comm_destroy(copy);
+    return errors;
+}
+
+/* Each rank puts its number everywhere, several times over, each time after everybody has read the last one. */
+static size_t windows(struct job *job)
+{
+    enum { ROUNDS = 20 };
+    size_t bytes = sizeof(int64_t) * (size_t)job->nranks, errors = 0;
+    int64_t *values = job_alloc(bytes);
+    struct buffer target, source;
+    thrum_window_t window;
+
+    buffer_create(job, &target, MEMORY_DEVICE, bytes);
+    buffer_create(job, &source, MEMORY_HOST, sizeof(int64_t));
+    MUST(thrum_comm_register(job->comm, target.address, bytes, &window));
+    for (int round = 0; round < ROUNDS; round++) {
+        int64_t mine = job->rank * 1000 + round;
+
+        buffer_write(job, &source, &mine, sizeof mine);
+        for (int r = 0; r < job->nranks; r++) {
+            int peer = (job->rank + r) % job->nranks;
+            MUST(thrum_put(source.address, 1, THRUM_INT64, peer, window,
+                           sizeof(int64_t) * (size_t)job->rank, job->comm, job->queue));
+            MUST(thrum_signal(peer, job->comm, job->queue));
+        }
+        for (int r = 0; r < job->nranks; r++)
+            MUST(thrum_wait_signal(r, 1, job->comm, job->queue));
+        MUST(thrum_queue_synchronize(job->queue));
+        buffer_read(job, &target, values, bytes);
+        for (int r = 0; r < job->nranks; r++)
+            errors += values[r] != r * 1000 + round;
+        MUST(thrum_barrier(job->comm, job->queue));
+    }
+    MUST(thrum_comm_deregister(window));
+    buffer_destroy(job, &source);
+    buffer_destroy(job, &target);
+    free(values);
+    return errors;
+}
+
 static const struct {
     const char *name;
     size_t (*run)(struct job *job);
@@ -210,6 +273,8 @@ static const struct {
     {"joined by an id, ranks backwards", joined_by_id},
     {"parts of the ranks", parts},
     {"several at once, named in any order", in_any_order},
+    {"split, and copies of the halves", split_and_copied},
+    {"windows", windows},
     {"memory is as planned", memory_as_planned},
     {"memory is returned", memory_returned},
 };

@@ -263,6 +263,7 @@ static const struct thrum_device_ops sim_ops = {
     .generation = sim_generation,
     .reset = sim_reset,
     .mem_alloc = sim_mem_alloc,
+    .mem_reserve = sim_mem_reserve,
     .mem_free = sim_mem_free,
     .host_register = sim_host_register,
     .host_unregister = sim_host_unregister,

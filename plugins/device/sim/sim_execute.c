@@ -721,7 +721,7 @@ static inline bool reduce_near(struct sim_queue *queue, const struct thrum_comma
     struct near at[4];
     void *dst;
     const void *srcs[3];
-    unsigned n = (unsigned)c->ndst + c->nsrc;
+    unsigned n = (unsigned)c->ndst + c->nsrc, key = 1u << 16 | (unsigned)c->dtype << 8 | c->redop;
     struct sim_reduce_args args = {.dsts = &dst, .srcs = srcs, .ndst = 1, .nsrc = c->nsrc};
 
     if (c->ndst != 1 || n > 4 || c->bytes > SIM_PAGE_BYTES || c->redop >= THRUM_REDOP_COUNT ||
@@ -735,9 +735,15 @@ static inline bool reduce_near(struct sim_queue *queue, const struct thrum_comma
     dst = at[0].cpu;
     for (unsigned i = 1; i < n; i++)
         srcs[i - 1] = at[i].cpu;
-    args.count = c->bytes / thrum_datatype_size((thrum_datatype_t)c->dtype);
+    if (sim_unlikely(queue->kernel_key != key)) {
+        queue->kernel = sim_reduce_kernel((thrum_datatype_t)c->dtype, (thrum_redop_t)c->redop);
+        queue->kernel_shift =
+            (unsigned)__builtin_ctzll(thrum_datatype_size((thrum_datatype_t)c->dtype));
+        queue->kernel_key = key;
+    }
+    args.count = c->bytes >> queue->kernel_shift;
     args.divisor = c->divisor ? c->divisor : 1;
-    sim_reduce_kernel((thrum_datatype_t)c->dtype, (thrum_redop_t)c->redop)(&args);
+    queue->kernel(&args);
     add_relaxed(&queue->bytes_reduced, c->bytes * c->nsrc);
     return true;
 }
@@ -777,17 +783,18 @@ size_t sim_execute_now(struct sim_queue *queue, const struct thrum_command *comm
                       .ticket = ticket,
                       .budget = SIM_BUDGET_SUBMIT,
                       .unchecked = unchecked};
+    bool quick = !is_watchful(&run) && !queue->ending;
     size_t done = 0;
 
     for (; done < n; done++) {
         thrum_status_t status;
 
-        run.command = &commands[done];
-        if (sim_likely(!is_watchful(&run) && !queue->ending &&
-                       !atomic_load_explicit(&queue->attention, memory_order_acquire)) &&
-            step_near(queue, run.command))
+        if (sim_likely(quick && !atomic_load_explicit(&queue->attention, memory_order_acquire)) &&
+            step_near(queue, &commands[done]))
             continue;
+        run.command = &commands[done];
         status = step(&run);
+        quick = quick && !queue->ending;
         if (status == SIM_RUN_BLOCKED)
             status = step_again(&run);
         if (status)

@@ -178,13 +178,14 @@ enum sim_owner { SIM_DEAD, SIM_FREE, SIM_OWNED };
 #define SIM_TLB_ENTRIES (1u << SIM_TLB_BITS)
 struct sim_tlb_entry {
     uint64_t page; /* address >> SIM_PAGE_SHIFT; 0: free */
-    uint64_t end; /* of the allocation around it, as an address */
+    uint64_t room; /* bytes from the page's start to the end of the allocation around it */
     char *cpu; /* of the page */
     struct sim_shared *shared; /* of the memory's owner */
     uint64_t seen; /* shared->unmapped when the entry was made */
 };
 
 struct sim_device;
+struct sim_reduce_args;
 
 /* Queue structs are recycled and never freed, so that a thread that helps may look at a dead one. */
 struct sim_queue {
@@ -218,6 +219,9 @@ struct sim_queue {
         patience; /* owner: how often a submission looks again before it leaves a wait to others */
     struct thrum_command current; /* owner: the packet at the head, decoded */
     struct sim_tlb_entry tlb[SIM_TLB_ENTRIES]; /* owner */
+    /* owner: the last REDUCE of the short way: its kernel, by type and operation (0: none), and log2 of an element */
+    void (*kernel)(const struct sim_reduce_args *args);
+    unsigned kernel_key, kernel_shift;
     struct thrum_operand
         *operands; /* of it, where they do not lie in the ring as they are needed */
     _Atomic(struct sim_shared *) blocked_on; /* whose wake word a waiter should sleep on */
@@ -359,8 +363,8 @@ static inline struct sim_tlb_entry *sim_tlb_entry(struct sim_queue *queue, uint6
 static inline bool sim_tlb_holds(const struct sim_tlb_entry *entry, uint64_t address,
                                  uint64_t bytes)
 {
-    return entry->page == address >> SIM_PAGE_SHIFT && bytes <= entry->end - address &&
-           address < entry->end &&
+    return entry->page == address >> SIM_PAGE_SHIFT &&
+           (address & (SIM_PAGE_BYTES - 1)) + bytes <= entry->room &&
            atomic_load_explicit(&entry->shared->unmapped, memory_order_acquire) == entry->seen;
 }
 static inline void *sim_lookup(struct sim_queue *queue, uint64_t address, uint64_t bytes)
@@ -411,6 +415,7 @@ void sim_memory_close(struct sim_device *device);
 /* Hard reset: every allocation is gone, addresses change. Caller owns every queue or has stopped it. */
 thrum_status_t sim_memory_reset(struct sim_device *device);
 thrum_status_t sim_mem_alloc(void *device, size_t bytes, uint64_t *address_out);
+thrum_status_t sim_mem_reserve(void *device, size_t bytes, uint64_t *address_out);
 thrum_status_t sim_mem_free(void *device, uint64_t address);
 thrum_status_t sim_host_register(void *device, void *address, size_t bytes);
 thrum_status_t sim_host_unregister(void *device, void *address);

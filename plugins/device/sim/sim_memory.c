@@ -237,8 +237,8 @@ static void punch(struct sim_device *device, uint64_t page, uint64_t pages)
                     (off_t)(pages << SIM_PAGE_SHIFT));
 }
 
-/* Zeroed and resident, or an error: never a SIGBUS later. */
-static bool make_resident(struct sim_device *device, uint64_t page, uint64_t pages)
+/* Zeroed and there, or an error: never a SIGBUS later. With `touch` also mapped, which takes as long again. */
+static bool make_resident(struct sim_device *device, uint64_t page, uint64_t pages, bool touch)
 {
     size_t bytes = (size_t)(pages << SIM_PAGE_SHIFT);
     char *start = sim_slots[device->slot].hbm + (page << SIM_PAGE_SHIFT);
@@ -254,6 +254,8 @@ static bool make_resident(struct sim_device *device, uint64_t page, uint64_t pag
     while (rc && errno == EINTR);
     if (rc)
         return false;
+    if (fresh && !touch)
+        return true;
 #ifdef MADV_POPULATE_WRITE
     if (!madvise(start, bytes, MADV_POPULATE_WRITE) && fresh)
         return true;
@@ -274,9 +276,9 @@ static void publish(struct sim_slot *slot, uint64_t page, uint64_t pages, uint64
                               memory_order_release);
 }
 
-thrum_status_t sim_mem_alloc(void *handle, size_t bytes, uint64_t *address_out)
+static thrum_status_t alloc(struct sim_device *device, size_t bytes, bool touch,
+                            uint64_t *address_out)
 {
-    struct sim_device *device = handle;
     uint64_t pages, page, free_bytes;
     thrum_status_t status = THRUM_OK;
 
@@ -294,7 +296,7 @@ thrum_status_t sim_mem_alloc(void *handle, size_t bytes, uint64_t *address_out)
                             "THRUM_SIM_HBM_BYTES)",
                             device->index, bytes, (unsigned long long)free_bytes,
                             (unsigned long long)device->shared->hbm_bytes);
-    } else if (!make_resident(device, page, pages)) {
+    } else if (!make_resident(device, page, pages, touch)) {
         status =
             thrum_fail_errno(THRUM_ERR_NO_DEVICE_MEMORY,
                              "sim%d: the host has no pages for bytes=%zu", device->index, bytes);
@@ -308,6 +310,16 @@ thrum_status_t sim_mem_alloc(void *handle, size_t bytes, uint64_t *address_out)
     }
     pthread_mutex_unlock(&device->memory_lock);
     return status;
+}
+
+thrum_status_t sim_mem_alloc(void *device, size_t bytes, uint64_t *address_out)
+{
+    return alloc(device, bytes, true, address_out);
+}
+
+thrum_status_t sim_mem_reserve(void *device, size_t bytes, uint64_t *address_out)
+{
+    return alloc(device, bytes, false, address_out);
 }
 
 /* Under memory_lock: the page where a live own allocation starts, or -1. */

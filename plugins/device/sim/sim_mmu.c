@@ -326,9 +326,10 @@ void *sim_lookup_slowly(struct sim_queue *queue, struct sim_tlb_entry *entry, ui
         return cpu; /* freed meanwhile */
     *entry = (struct sim_tlb_entry){
         .page = address >> SIM_PAGE_SHIFT,
-        .end =
-            sim_slot_base(s) + ((uint64_t)(first - 1) << SIM_PAGE_SHIFT) +
-            atomic_load_explicit(&sim_slots[s].allocations[first - 1].bytes, memory_order_relaxed),
+        .room =
+            ((uint64_t)(first - 1) << SIM_PAGE_SHIFT) +
+            atomic_load_explicit(&sim_slots[s].allocations[first - 1].bytes, memory_order_relaxed) -
+            (offset & ~(uint64_t)(SIM_PAGE_BYTES - 1)),
         .cpu = (char *)cpu - (address & (SIM_PAGE_BYTES - 1)),
         .shared = shared,
         .seen = seen};

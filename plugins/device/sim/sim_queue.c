@@ -110,6 +110,7 @@ thrum_status_t sim_queue_create(void *handle, unsigned flags, void **queue_out)
     queue->counted = false;
     queue->decoded = false;
     memset(queue->tlb, 0, sizeof queue->tlb);
+    queue->kernel_key = 0;
     queue->patience = SIM_PATIENCE;
     queue->ncancels = 0;
     atomic_store_explicit(&queue->submit_lock, 0, memory_order_relaxed);
@@ -251,7 +252,6 @@ static thrum_status_t refuse(struct sim_queue *queue, thrum_status_t status)
 
 thrum_status_t sim_check(void *handle, const struct thrum_command *commands, size_t n)
 {
-    uint64_t depth = ring_depth();
     char why[160];
 
     for (size_t i = 0; i < n; i++) {
@@ -259,12 +259,12 @@ thrum_status_t sim_check(void *handle, const struct thrum_command *commands, siz
             return thrum_fail(THRUM_ERR_INVALID_COMMAND, "command %zu (%s): %s", i,
                               sim_opcode_name(commands[i].opcode), why);
         if ((unsigned)commands[i].ndst + commands[i].nsrc > SIM_ALWAYS_FIT &&
-            sim_packet_slots(&commands[i]) > depth)
+            sim_packet_slots(&commands[i]) > ring_depth())
             return thrum_fail(THRUM_ERR_INVALID_COMMAND,
                               "command %zu (%s): takes %u slots of a ring of %llu (raise "
                               "THRUM_QUEUE_DEPTH)",
                               i, sim_opcode_name(commands[i].opcode),
-                              sim_packet_slots(&commands[i]), (unsigned long long)depth);
+                              sim_packet_slots(&commands[i]), (unsigned long long)ring_depth());
     }
     return THRUM_OK;
 }

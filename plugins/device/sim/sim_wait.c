@@ -12,7 +12,13 @@
 #include <unistd.h>
 
 #define SPINS_PER_LOOK 64 /* between two looks at the clock */
-#define SPIN_OVERSUBSCRIBED_NS 1000
+/*
+ * More ranks than cores: whoever is waited for needs this core. It is given away after a second look, and the clock and
+ * other queues are looked at now and then only.
+ */
+#define SPINS_OVERSUBSCRIBED 2
+#define YIELDS_PER_LOOK 16
+#define SPIN_OVERSUBSCRIBED_NS 0
 #define SPIN_NS 50000 /* twice what a sleep and a wake cost */
 #define YIELD_NS 1000000
 #define SLEEP_NS 10000000
@@ -93,6 +99,7 @@ struct waiter {
     struct sim_queue *queue;
     uint64_t ticket;
     int64_t spin_ns;
+    int spins; /* of a burst */
     int64_t idle_since_ns; /* when it last saw progress; 0: look at the clock */
     uint64_t seen_progress;
 };
@@ -110,11 +117,11 @@ static bool burst(struct waiter *waiter)
     bool ports = atomic_load_explicit(&queue->device->nports, memory_order_relaxed) != 0;
 
     if (!sim_queue_try_own(queue)) {
-        for (int i = 0; i < SPINS_PER_LOOK && !ended(waiter); i++)
+        for (int i = 0; i < waiter->spins && !ended(waiter); i++)
             cpu_pause();
         return ended(waiter);
     }
-    for (int i = 0; i < SPINS_PER_LOOK; i++) {
+    for (int i = 0; i < waiter->spins; i++) {
         enum sim_state state = sim_execute(queue, SIM_BUDGET_SLICE, true);
         if (ended(waiter) || state != SIM_BLOCKED ||
             atomic_load_explicit(&queue->wanted, memory_order_relaxed))
@@ -199,7 +206,11 @@ static thrum_status_t wait_slowly(struct waiter *waiter, int64_t timeout_ns)
         deadline_ns = 0;
     waiter->spin_ns = spin_budget_ns(waiter->queue->device);
     sim_engine_notice(waiter->queue->device); /* it does resets of the fault script */
-    while (!burst(waiter)) {
+    for (unsigned rounds = 1; !burst(waiter); rounds++) {
+        if (waiter->spins == SPINS_OVERSUBSCRIBED && rounds % YIELDS_PER_LOOK) {
+            sched_yield();
+            continue;
+        }
         now = now_ns();
         if (deadline_ns && now >= deadline_ns)
             return THRUM_ERR_TIMEOUT;
@@ -211,12 +222,15 @@ static thrum_status_t wait_slowly(struct waiter *waiter, int64_t timeout_ns)
 thrum_status_t sim_wait(void *handle, uint64_t ticket, int64_t timeout_ns)
 {
     struct waiter waiter = {.queue = handle, .ticket = ticket};
+    bool crowded =
+        atomic_load_explicit(&waiter.queue->device->oversubscribed, memory_order_relaxed);
     thrum_status_t status;
 
     if (sim_unlikely(ticket >
                      atomic_load_explicit(&waiter.queue->last_ticket, memory_order_relaxed)))
         return thrum_fail(THRUM_ERR_INVALID_ARGUMENT, "ticket=%llu was never given by queue %llu",
                           (unsigned long long)ticket, (unsigned long long)waiter.queue->id);
+    waiter.spins = crowded ? SPINS_OVERSUBSCRIBED : SPINS_PER_LOOK;
     if (!ended(&waiter)) {
         atomic_fetch_add_explicit(&waiter.queue->waiters, 1, memory_order_relaxed);
         status = burst(&waiter) ? THRUM_OK : wait_slowly(&waiter, timeout_ns);

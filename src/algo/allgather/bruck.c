@@ -29,26 +29,46 @@ static struct runs runs_of(int first, int64_t blocks, int n, uint64_t block_byte
     };
 }
 
-static void build_with_puts(struct plan *plan, uint64_t bytes)
+/* The blocks from `first` on to a rank: as two runs at most where they lie side by side, else one by one. */
+static void put_blocks(struct plan *plan, int to, int first, int64_t blocks)
 {
-    int n = plan->params.nranks, rank = plan->params.rank;
-    uint64_t own = (uint64_t)rank * bytes;
+    const struct plan_params *params = &plan->params;
+    int n = params->nranks, rank = params->rank;
+    struct runs runs = runs_of(first, blocks, n, algo_count_bytes(params));
+    for (int i = 0; !params->counts && i < (runs.bytes[1] > 0 ? 2 : 1); i++)
+        plan_put(plan, 0, to, algo_recv_at(to, runs.offset[i]),
+                 blocks == 1 && first == rank ? algo_send_at(rank, 0)
+                                              : algo_recv_at(rank, runs.offset[i]),
+                 runs.bytes[i], (uint64_t)i + 1);
+    for (int64_t i = 0; params->counts && i < blocks; i++) {
+        int block = algo_rank_at(first, i, n);
+        uint64_t offset = algo_block_offset(params, block);
+        plan_put(plan, 0, to, algo_recv_at(to, offset),
+                 block == rank ? algo_send_at(rank, 0) : algo_recv_at(rank, offset),
+                 algo_block_bytes(params, block), (uint64_t)i + 1);
+    }
+}
+
+static uint64_t last_value(const struct plan_params *params, int first, int64_t blocks)
+{
+    struct runs runs = runs_of(first, blocks, params->nranks, algo_count_bytes(params));
+    return params->counts ? (uint64_t)blocks : runs.bytes[1] > 0 ? 2 : 1;
+}
+
+static void build_with_puts(struct plan *plan)
+{
+    const struct plan_params *params = &plan->params;
+    int n = params->nranks, rank = params->rank;
     for (int64_t d = 1; d < n; d *= 2)
         plan_arrive(plan, 0, algo_rank_at(rank, d, n)); /* who will write here */
     for (int64_t d = 1; d < n; d *= 2) {
         int to = algo_rank_at(rank, -d, n), from = algo_rank_at(rank, d, n);
-        struct runs out = runs_of(rank, blocks_at(d, n), n, bytes);
-        struct runs in = runs_of(from, blocks_at(d, n), n, bytes);
         plan_wait_arrival(plan, 0, to);
-        plan_put(plan, 0, to, algo_recv_at(to, out.offset[0]),
-                 d == 1 ? algo_send_at(rank, 0) : algo_recv_at(rank, out.offset[0]), out.bytes[0],
-                 1);
-        if (out.bytes[1] > 0)
-            plan_put(plan, 0, to, algo_recv_at(to, out.offset[1]),
-                     algo_recv_at(rank, out.offset[1]), out.bytes[1], 2);
-        if (d == 1 && !plan->params.in_place)
-            plan_copy(plan, 0, algo_recv_at(rank, own), algo_send_at(rank, 0), bytes);
-        plan_wait(plan, 0, from, in.bytes[1] > 0 ? 2 : 1);
+        put_blocks(plan, to, rank, blocks_at(d, n));
+        if (d == 1 && !params->in_place)
+            plan_copy(plan, 0, algo_recv_at(rank, algo_block_offset(params, rank)),
+                      algo_send_at(rank, 0), algo_block_bytes(params, rank));
+        plan_wait(plan, 0, from, last_value(params, from, blocks_at(d, n)));
     }
 }
 
@@ -74,7 +94,7 @@ static void build_with_lines(struct plan *plan, uint64_t bytes)
 static bool fits_lines(const struct plan_params *params)
 {
     uint64_t largest = ((uint64_t)params->nranks + 1) / 2;
-    return algo_count_bytes(params) * largest <= PLAN_INLINE_BYTES;
+    return !params->counts && algo_count_bytes(params) * largest <= PLAN_INLINE_BYTES;
 }
 
 void algo_allgather_bruck_build(struct plan *plan)
@@ -85,7 +105,7 @@ void algo_allgather_bruck_build(struct plan *plan)
     if (fits_lines(&plan->params))
         build_with_lines(plan, bytes);
     else
-        build_with_puts(plan, bytes);
+        build_with_puts(plan);
 }
 
 struct algo_cost algo_allgather_bruck_cost(const struct plan_params *params)

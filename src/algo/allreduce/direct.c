@@ -6,30 +6,23 @@
  */
 #include "algo/build.h"
 
-static uint64_t slice_elems(const struct plan_params *params, int rank)
-{
-    return algo_slice(params->count, params->nranks, rank + 1) -
-           algo_slice(params->count, params->nranks, rank);
-}
-
-static bool has_slice(const struct plan_params *params, int rank)
-{
-    return slice_elems(params, rank) > 0;
-}
-
 void algo_allreduce_direct_build(struct plan *plan)
 {
     const struct plan_params *params = &plan->params;
     if (algo_build_alone(plan))
         return;
-    uint64_t elem = algo_elem_bytes(params);
-    uint64_t offset = algo_slice(params->count, params->nranks, params->rank) * elem;
-    uint64_t bytes = slice_elems(params, params->rank) * elem, all = algo_count_bytes(params);
+    uint64_t offset = algo_slice_offset(params, params->rank);
+    uint64_t bytes = algo_slice_bytes(params, params->rank), all = algo_count_bytes(params);
     plan_names_stages(plan, true);
     algo_stage_others(plan, PLAN_SEND, 0, all, offset, bytes);
     algo_meet_all(plan);
-    algo_fold_all(plan, algo_source_send, offset, offset, bytes, true);
-    algo_depart_all(plan, has_slice);
+    algo_fold(plan, &(struct algo_fold){.source = algo_source_send,
+                                        .ranks = params->nranks,
+                                        .to = ALGO_EVERYWHERE,
+                                        .offset = offset,
+                                        .dst_offset = offset,
+                                        .bytes = bytes});
+    algo_depart_all(plan, algo_has_slice);
     algo_stage_others(plan, PLAN_RECV, 0, all, offset, bytes);
 }
 

@@ -6,27 +6,19 @@
 #include "algo/build.h"
 #include "base/base.h"
 
-static struct plan_operand contribution(const struct plan *plan, int rank, uint64_t offset)
-{
-    int me = plan->params.rank;
-    (void)offset; /* always 0: it fits one line and one REDUCE, or several in one scratch */
-    return rank == me ? algo_send_at(me, 0) : algo_line_of(me, rank);
-}
-
 void algo_allreduce_inline_build(struct plan *plan)
 {
     const struct plan_params *params = &plan->params;
     if (algo_build_alone(plan))
         return;
-    if (params->peer_access) /* a port needs device memory, also for lines */
-        plan_names_stages(plan, false);
     int n = params->nranks, rank = params->rank;
     uint64_t bytes = algo_count_bytes(params);
     for (int i = 1; i < n; i++)
         plan_put_inline(plan, 0, algo_rank_at(rank, i, n), algo_send_at(rank, 0), bytes);
     for (int i = 1; i < n; i++)
         plan_wait_inline(plan, 0, algo_rank_at(rank, i, n));
-    algo_fold_all(plan, contribution, 0, 0, bytes, false);
+    algo_fold(plan, &(struct algo_fold){
+                        .source = algo_source_line, .ranks = n, .to = rank, .bytes = bytes});
 }
 
 struct algo_cost algo_allreduce_inline_cost(const struct plan_params *params)

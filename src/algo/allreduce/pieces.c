@@ -81,7 +81,12 @@ static void fold(struct plan *plan, const struct pieces *p, uint64_t k)
 {
     uint64_t bytes, offset = slice(&plan->params, p, k, &bytes);
 
-    algo_fold_all(plan, algo_source_send, offset, offset, bytes, true);
+    algo_fold(plan, &(struct algo_fold){.source = algo_source_send,
+                                        .ranks = plan->params.nranks,
+                                        .to = ALGO_EVERYWHERE,
+                                        .offset = offset,
+                                        .dst_offset = offset,
+                                        .bytes = bytes});
 }
 
 void algo_allreduce_pieces_build(struct plan *plan)

@@ -5,7 +5,7 @@
  * Where n is no power of two, of the first 2 x (n - p2) ranks the even ones hand their contribution to the odd one on
  * their right and get the result from it, so that p2 ranks remain, numbered in rank order.
  *
- * Contributions that fit a line travel in lines. Others are cut into pieces that fit the scratch, where each level has a
+ * Contributions that fit a line travel in lines, unless partial results are wider. Others are cut into pieces that fit the scratch, where each level has a
  * slot for what comes in and one for what goes out: what is being put must not be overwritten before the partner has
  * it. Pieces take turns in two sets of slots. That is enough: the partner sends piece q + 2 after it has received
  * piece q + 1, which this rank sent when it was through with piece q; and this rank composes piece q + 2 after it has
@@ -15,6 +15,7 @@
 #include "base/base.h"
 
 struct doubling {
+    const struct plan_params *params;
     int rank, levels;
     int rem; /* so many ranks fold into their right neighbour first */
     int number; /* among the p2 that remain; -1: folded away */
@@ -27,22 +28,28 @@ struct piece {
     uint64_t index, offset, bytes;
 };
 
+static bool travels_in_lines(const struct plan_params *params)
+{
+    return algo_count_bytes(params) <= PLAN_INLINE_BYTES && !algo_stages(params);
+}
+
 static void doubling_init(struct doubling *d, const struct plan_params *params)
 {
     int n = params->nranks, rank = params->rank, levels = algo_log2_floor(n);
     int rem = n - (1 << levels);
     uint64_t bytes = algo_count_bytes(params), sets = 1;
-    uint64_t slots = 2 * (uint64_t)levels + 1, room = params->scratch_bytes / slots;
+    uint64_t slots = 2 * (uint64_t)levels + 1, room = algo_partial_room(params) / slots;
     if (room < bytes) {
         sets = 2;
-        room = params->scratch_bytes / (slots * sets);
+        room = algo_partial_room(params) / (slots * sets);
     }
     *d = (struct doubling){
+        .params = params,
         .rank = rank,
         .levels = levels,
         .rem = rem,
         .number = rank >= 2 * rem ? rank - rem : (rank % 2 ? rank / 2 : -1),
-        .lines = bytes <= PLAN_INLINE_BYTES,
+        .lines = travels_in_lines(params),
         .slot_bytes = room / CACHE_LINE_BYTES * CACHE_LINE_BYTES,
     };
     d->pieces = d->lines ? 1 : (bytes + d->slot_bytes - 1) / d->slot_bytes;
@@ -59,7 +66,7 @@ static struct plan_operand slot(const struct doubling *d, int rank, const struct
                                 int i)
 {
     uint64_t set = piece->index % 2 * (2 * (uint64_t)d->levels + 1);
-    return algo_scratch_at(rank, (set + (uint64_t)i) * d->slot_bytes);
+    return algo_partial_at(d->params, rank, (set + (uint64_t)i) * d->slot_bytes);
 }
 static struct plan_operand slot_in(const struct doubling *d, int rank, const struct piece *piece,
                                    int level)
@@ -106,8 +113,12 @@ static void build_folded(struct plan *plan, const struct doubling *d, const stru
 {
     int right = d->rank + 1;
     struct plan_operand recv = algo_recv_at(d->rank, piece->offset);
-    send_to(plan, d, piece, right, slot_fold_in(d, right, piece),
-            algo_send_at(d->rank, piece->offset));
+    struct plan_operand mine = algo_send_at(d->rank, piece->offset);
+    if (algo_stages(d->params)) {
+        algo_stage(plan, slot_out(d, piece, 0), mine, piece->bytes);
+        mine = slot_out(d, piece, 0);
+    }
+    send_to(plan, d, piece, right, slot_fold_in(d, right, piece), mine);
     struct plan_operand result = receive_from(plan, d, piece, right, recv);
     if (d->lines)
         plan_copy(plan, 0, recv, result, piece->bytes);
@@ -120,16 +131,16 @@ static void build_piece(struct plan *plan, const struct doubling *d, const struc
     struct plan_operand recv = algo_recv_at(rank, piece->offset);
     struct plan_operand mine = algo_send_at(rank, piece->offset);
 
-    /* Fold in the left neighbour's; in place, move what is put out of RECV's way. */
+    /* Fold in the left neighbour's; in place, move what is put out of RECV's way. Partial results are widened. */
     if (has_left) {
         struct plan_operand left =
             receive_from(plan, d, piece, rank - 1, slot_fold_in(d, rank, piece));
         struct plan_operand folded = slot_out(d, piece, 0);
         algo_reduce2(plan, 0, folded, left, mine, piece->bytes);
         mine = folded;
-    } else if (plan->params.in_place) {
+    } else if (plan->params.in_place || algo_stages(d->params)) {
         struct plan_operand moved = slot_out(d, piece, 0);
-        plan_copy(plan, 0, moved, mine, piece->bytes);
+        algo_stage(plan, moved, mine, piece->bytes);
         mine = moved;
     }
 
@@ -187,7 +198,7 @@ struct algo_cost algo_allreduce_recursive_doubling_cost(const struct plan_params
 {
     int n = params->nranks, levels = algo_log2_floor(n);
     double bytes = (double)algo_count_bytes(params), extra = n == 1 << levels ? 0 : 2;
-    bool lines = bytes <= PLAN_INLINE_BYTES;
+    bool lines = travels_in_lines(params);
     return (struct algo_cost){.steps = levels + extra + (lines ? 0 : 1),
                               .bytes_moved = (levels + extra) * (lines ? 128 : 5 * bytes)};
 }

@@ -3,9 +3,8 @@
  * clusters of workstations", 2009). Rank r starts slice r on its way to the right; each rank on the way folds in its
  * contribution; after n - 1 steps the slice is complete, and travels on for n - 1 more steps into every RECV.
  *
- * Partial sums are put into the scratch of the right neighbour and folded into its RECV, complete slices go straight to
- * RECV. A RECV slice that is the source of a put is written again only by the complete slice, which comes from the left
- * when the partial sum has been all around.
+ * Partial sums are composed in this rank's own slots and put into those of the right neighbour, both free again with its
+ * credit; complete slices go straight to RECV.
  */
 #include "algo/ring.h"
 
@@ -39,23 +38,39 @@ static struct piece piece_of(const struct plan *plan, const struct ring *ring, i
     };
 }
 
+/* The first step's message is this rank's contribution, as it is where a PUT can take it. */
+static struct plan_operand source_of(struct plan *plan, const struct ring *ring,
+                                     const struct piece *piece, uint64_t m)
+{
+    struct plan_operand slot = ring_slot(plan, ring, ring->rank, m, RING_OUT);
+    if (piece->gather)
+        return algo_recv_at(ring->rank, piece->offset);
+    if (piece->step > 0)
+        return slot;
+    if (!algo_stages(&plan->params))
+        return algo_send_at(ring->rank, piece->offset);
+    algo_stage(plan, slot, algo_send_at(ring->rank, piece->offset), piece->bytes);
+    return slot;
+}
+
 static void send_message(struct plan *plan, const struct ring *ring, uint64_t m)
 {
     struct piece piece = piece_of(plan, ring, ring->rank, m);
-    bool mine = !piece.gather && piece.step == 0;
-    struct plan_operand src =
-        mine ? algo_send_at(ring->rank, piece.offset) : algo_recv_at(ring->rank, piece.offset);
     struct plan_operand dst = piece.gather ? algo_recv_at(ring->right, piece.offset)
-                                           : algo_scratch_at(ring->right, ring_slot(ring, m, 0));
-    plan_put(plan, 0, ring->right, dst, src, piece.bytes, ring_data_value(ring, m));
+                                           : ring_slot(plan, ring, ring->right, m, RING_IN);
+    plan_put(plan, 0, ring->right, dst, source_of(plan, ring, &piece, m), piece.bytes,
+             ring_data_value(ring, m));
 }
 
 static void fold_message(struct plan *plan, const struct ring *ring, uint64_t m)
 {
     struct piece piece = piece_of(plan, ring, ring->left, m);
     bool complete = piece.step == ring->n - 2;
-    algo_reduce2(plan, complete ? PLAN_FINAL : 0, algo_recv_at(ring->rank, piece.offset),
-                 algo_scratch_at(ring->rank, ring_slot(ring, m, 0)),
+    struct plan_operand dst = complete
+                                  ? algo_recv_at(ring->rank, piece.offset)
+                                  : ring_slot(plan, ring, ring->rank, m + ring->ahead, RING_OUT);
+    algo_reduce2(plan, complete ? PLAN_FINAL : 0, dst,
+                 ring_slot(plan, ring, ring->rank, m, RING_IN),
                  algo_send_at(ring->rank, piece.offset), piece.bytes);
 }
 
@@ -70,16 +85,16 @@ void algo_allreduce_ring_build(struct plan *plan)
         return;
 
     struct ring ring;
-    ring_init(&ring, params, algo_slice(params->count, n, 1), 1, 2);
+    ring_init(&ring, params, algo_slice(params->count, n, 1), 2);
     for (uint64_t m = 0; m < ring.ahead; m++)
         send_message(plan, &ring, m);
     for (uint64_t m = 0; m < ring.messages && plan->status == THRUM_OK; m++) {
         uint64_t next = m + ring.ahead;
         ring_wait_data(plan, &ring, m);
+        ring_wait_credit(plan, &ring, next); /* the fold composes it */
         if (m < ring.staged)
             fold_message(plan, &ring, m);
         ring_give_credit(plan, &ring, m);
-        ring_wait_credit(plan, &ring, next);
         if (next < ring.messages)
             send_message(plan, &ring, next);
     }

@@ -4,10 +4,9 @@
  */
 #include "algo/build.h"
 
-static bool everyone(const struct plan_params *params, int rank)
+static bool has_block(const struct plan_params *params, int rank)
 {
-    (void)rank;
-    return params->count > 0;
+    return plan_block_elems(params, rank) > 0;
 }
 
 void algo_reduce_scatter_direct_build(struct plan *plan)
@@ -15,12 +14,15 @@ void algo_reduce_scatter_direct_build(struct plan *plan)
     const struct plan_params *params = &plan->params;
     if (algo_build_alone(plan))
         return;
-    uint64_t bytes = algo_count_bytes(params), offset = (uint64_t)params->rank * bytes;
     plan_names_stages(plan, false);
-    algo_stage_others(plan, PLAN_SEND, 0, bytes * (uint64_t)params->nranks, offset, bytes);
+    algo_stage_blocks(plan, PLAN_SEND);
     algo_meet_all(plan);
-    algo_fold_all(plan, algo_source_send, offset, 0, bytes, false);
-    algo_depart_all(plan, everyone);
+    algo_fold(plan, &(struct algo_fold){.source = algo_source_send,
+                                        .ranks = params->nranks,
+                                        .to = params->rank,
+                                        .offset = algo_block_offset(params, params->rank),
+                                        .bytes = algo_block_bytes(params, params->rank)});
+    algo_depart_all(plan, has_block);
 }
 
 struct algo_cost algo_reduce_scatter_direct_cost(const struct plan_params *params)

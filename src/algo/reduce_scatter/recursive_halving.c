@@ -8,7 +8,9 @@
  * n - p2 stand for two ranks and their two blocks.
  *
  * The scratch of a rank has a region for what comes in at each level (which then holds the fold of it, and is where the
- * next level is sent from), one for what the left neighbour hands over, and one for that neighbour's complete block.
+ * next level is sent from), one for what the left neighbour hands over, and one for that neighbour's complete block,
+ * which goes to the same place of its own scratch to be rounded there. Where partial results are wider than the type, a
+ * rank begins by widening its contribution, into the region for what is handed over.
  * Blocks that are too large for it are cut into chunks, the same elements of every block. Chunks take turns in three
  * sets of regions. That is enough: a partner writes chunk q + 3 after it has received chunk q + 2, which this rank sent
  * when it was through with chunk q + 1, for which it had received from each of the others what they sent when they
@@ -27,35 +29,40 @@ struct halving {
     uint64_t chunk_elems, chunks;
 };
 
-/* The elements that a chunk takes of every block, in bytes. */
+/* The elements that a chunk takes of every block, in bytes: of the largest. */
 struct chunk {
     uint64_t index, offset, bytes;
 };
 
-/* Blocks of a set of regions. */
-static uint64_t set_blocks(int n)
+/* Blocks of the regions that come before those of the levels, and of a whole set of regions. */
+static uint64_t blocks_before_levels(const struct plan_params *params)
 {
-    int p2 = 1 << algo_log2_floor(n), rem = n - p2;
+    int n = params->nranks;
+    return (n & (n - 1)) != 0 || algo_stages(params) ? (uint64_t)n + 1 : 0;
+}
+static uint64_t set_blocks(const struct plan_params *params)
+{
+    int n = params->nranks, p2 = 1 << algo_log2_floor(n);
     uint64_t halves = (uint64_t)(p2 - 1);
-    return rem > 0 ? (uint64_t)n + 1 + 2 * halves : halves;
+    return blocks_before_levels(params) + (n > p2 ? 2 : 1) * halves;
 }
 
 /* Room for a cache line of each block; with less, the ring is the better way. */
 bool algo_recursive_halving_fits(const struct plan_params *params)
 {
-    uint64_t elem = algo_elem_bytes(params), sets = set_blocks(params->nranks) * SETS;
+    uint64_t elem = algo_elem_bytes(params), sets = set_blocks(params) * SETS;
     uint64_t wanted = min_u64(algo_count_bytes(params), CACHE_LINE_BYTES);
-    return params->scratch_bytes / sets / elem * elem >= wanted;
+    return algo_partial_room(params) / sets / elem * elem >= wanted;
 }
 
 static void halving_init(struct halving *h, const struct plan_params *params)
 {
     int n = params->nranks, rank = params->rank, levels = algo_log2_floor(n), p2 = 1 << levels;
     int rem = n - p2;
-    uint64_t elem = algo_elem_bytes(params), blocks = set_blocks(n);
-    uint64_t room = params->scratch_bytes / blocks / elem;
+    uint64_t elem = algo_elem_bytes(params), blocks = set_blocks(params);
+    uint64_t room = algo_partial_room(params) / blocks / elem;
     if (room < params->count)
-        room = params->scratch_bytes / (blocks * SETS) / elem;
+        room = algo_partial_room(params) / (blocks * SETS) / elem;
     uint64_t chunk_elems = max_u64(1, min_u64(room, params->count));
     *h = (struct halving){
         .params = params,
@@ -84,25 +91,27 @@ static int first_block(const struct halving *h, int number)
 /* Regions, counted in blocks: handed over (n blocks), complete block of the neighbour (1), then one for each level. */
 static uint64_t region(const struct halving *h, const struct chunk *chunk, uint64_t first)
 {
-    uint64_t set = chunk->index % SETS * set_blocks(h->n);
+    uint64_t set = chunk->index % SETS * set_blocks(h->params);
     return (set + first) * h->chunk_elems * h->elem;
 }
 static struct plan_operand handed_over(const struct halving *h, int rank, const struct chunk *chunk,
                                        int block)
 {
-    return algo_scratch_at(rank, region(h, chunk, 0) + (uint64_t)block * chunk->bytes);
+    return algo_partial_at(h->params, rank, region(h, chunk, 0) + (uint64_t)block * chunk->bytes);
 }
-static struct plan_operand neighbours_block(const struct halving *h, const struct chunk *chunk)
+static struct plan_operand neighbours_block(const struct halving *h, int rank,
+                                            const struct chunk *chunk)
 {
-    return algo_scratch_at(h->rank, region(h, chunk, (uint64_t)h->n));
+    return algo_partial_at(h->params, rank, region(h, chunk, (uint64_t)h->n));
 }
 static struct plan_operand level_region(const struct halving *h, int rank,
                                         const struct chunk *chunk, int level, int blocks_in)
 {
-    uint64_t twice = h->rem > 0 ? 2 : 1, before = h->rem > 0 ? (uint64_t)h->n + 1 : 0;
+    uint64_t twice = h->rem > 0 ? 2 : 1, before = blocks_before_levels(h->params);
     for (int i = 0; i < level; i++)
         before += twice * (uint64_t)(h->p2 >> (i + 1));
-    return algo_scratch_at(rank, region(h, chunk, before) + (uint64_t)blocks_in * chunk->bytes);
+    return algo_partial_at(h->params, rank,
+                           region(h, chunk, before) + (uint64_t)blocks_in * chunk->bytes);
 }
 
 /* The numbers [low, high) that work together at a level, halved: which half this rank keeps. */
@@ -126,21 +135,37 @@ static struct halves halves_at(const struct halving *h, int level)
     };
 }
 
+/* The chunk of this rank's own block b. */
+static struct plan_operand contribution(const struct halving *h, const struct chunk *chunk,
+                                        int block)
+{
+    return algo_send_at(h->rank, algo_block_offset(h->params, block) + chunk->offset);
+}
+
 /* Where this rank has block b when a level begins. */
 static struct plan_operand current(const struct halving *h, const struct chunk *chunk, int level,
                                    int block)
 {
     if (level > 0)
         return level_region(h, h->rank, chunk, level - 1, block - halves_at(h, level).have_first);
-    if (h->rank < 2 * h->rem)
+    if (h->rank < 2 * h->rem || algo_stages(h->params))
         return handed_over(h, h->rank, chunk, block);
-    return algo_send_at(h->rank, (uint64_t)block * h->params->count * h->elem + chunk->offset);
+    return contribution(h, chunk, block);
 }
 
-/* How many blocks from SEND or from scratch lie side by side. */
+/* How many blocks from SEND or from scratch lie side by side. Those of their own sizes leave gaps. */
 static int run_length(const struct halving *h, bool in_send, int blocks)
 {
-    return in_send && h->chunks > 1 ? 1 : blocks;
+    return h->params->counts || (in_send && h->chunks > 1) ? 1 : blocks;
+}
+
+/* Of a run of blocks that starts with `block`. */
+static uint64_t run_bytes(const struct halving *h, const struct chunk *chunk, int block, int run)
+{
+    uint64_t own = algo_block_bytes(h->params, block);
+    if (run > 1)
+        return (uint64_t)run * chunk->bytes;
+    return own > chunk->offset ? min_u64(own - chunk->offset, chunk->bytes) : 0;
 }
 
 /* Values between two ranks: up to n per chunk, the last of a chunk always the same. */
@@ -149,37 +174,37 @@ static uint64_t last_value(const struct halving *h, const struct chunk *chunk)
     return (chunk->index + 1) * (uint64_t)h->n;
 }
 
+/* Level -1: hands over all that there is. */
 static void put_blocks(struct plan *plan, const struct halving *h, const struct chunk *chunk,
                        int peer, int level, int first, int end, struct plan_operand dst)
 {
-    bool in_send = level < 0 || (level == 0 && h->rank >= 2 * h->rem);
+    bool in_send = !algo_stages(h->params) && (level < 0 || (level == 0 && h->rank >= 2 * h->rem));
     int run = run_length(h, in_send, end - first);
     uint64_t value = chunk->index * (uint64_t)h->n;
     for (int block = first; block < end; block += run) {
-        uint64_t bytes = (uint64_t)run * chunk->bytes;
-        struct plan_operand src =
-            level < 0 ? algo_send_at(h->rank,
-                                     (uint64_t)block * h->params->count * h->elem + chunk->offset)
-                      : current(h, chunk, level, block);
+        struct plan_operand src = in_send     ? contribution(h, chunk, block)
+                                  : level < 0 ? handed_over(h, h->rank, chunk, block)
+                                              : current(h, chunk, level, block);
         bool last = block + run >= end;
-        plan_put(plan, 0, peer, dst, src, bytes, last ? last_value(h, chunk) : ++value);
-        dst.offset += bytes;
+        plan_put(plan, 0, peer, dst, src, run_bytes(h, chunk, block, run),
+                 last ? last_value(h, chunk) : ++value);
+        dst.offset += (uint64_t)run * chunk->bytes;
     }
 }
 
-/* The complete fold of blocks [first, end): this rank's to RECV, the left neighbour's put to it. */
+/* The complete fold of the blocks kept: this rank's to RECV, the left neighbour's put to it. */
 static void finish(struct plan *plan, const struct halving *h, const struct chunk *chunk,
                    const struct halves *halves, int level)
 {
     for (int block = halves->keep_first; block < halves->keep_end; block++) {
         bool own = block == h->rank;
+        uint64_t bytes = run_bytes(h, chunk, block, 1);
         struct plan_operand dst =
-            own ? algo_recv_at(h->rank, chunk->offset) : neighbours_block(h, chunk);
-        algo_reduce2(plan, PLAN_FINAL, dst, current(h, chunk, level, block),
-                     level_region(h, h->rank, chunk, level, block - halves->keep_first),
-                     chunk->bytes);
+            own ? algo_recv_at(h->rank, chunk->offset) : neighbours_block(h, h->rank, chunk);
+        algo_reduce2(plan, own ? PLAN_FINAL : 0, dst, current(h, chunk, level, block),
+                     level_region(h, h->rank, chunk, level, block - halves->keep_first), bytes);
         if (!own)
-            plan_put(plan, 0, block, algo_recv_at(block, chunk->offset), dst, chunk->bytes,
+            plan_put(plan, 0, block, neighbours_block(h, block, chunk), dst, bytes,
                      last_value(h, chunk));
     }
 }
@@ -187,12 +212,12 @@ static void finish(struct plan *plan, const struct halving *h, const struct chun
 static void fold_kept(struct plan *plan, const struct halving *h, const struct chunk *chunk,
                       const struct halves *halves, int level)
 {
-    bool in_send = level == 0 && h->rank >= 2 * h->rem;
+    bool in_send = level == 0 && h->rank >= 2 * h->rem && !algo_stages(h->params);
     int run = run_length(h, in_send, halves->keep_end - halves->keep_first);
     for (int block = halves->keep_first; block < halves->keep_end; block += run) {
         struct plan_operand in = level_region(h, h->rank, chunk, level, block - halves->keep_first);
         algo_reduce2(plan, 0, in, current(h, chunk, level, block), in,
-                     (uint64_t)run * chunk->bytes);
+                     run_bytes(h, chunk, block, run));
     }
 }
 
@@ -203,18 +228,36 @@ static void take_over(struct plan *plan, const struct halving *h, const struct c
     plan_wait(plan, 0, h->rank - 1, last_value(h, chunk));
     for (int block = 0; block < h->n; block += run) {
         struct plan_operand in = handed_over(h, h->rank, chunk, block);
-        struct plan_operand mine =
-            algo_send_at(h->rank, (uint64_t)block * h->params->count * h->elem + chunk->offset);
-        algo_reduce2(plan, 0, in, in, mine, (uint64_t)run * chunk->bytes);
+        algo_reduce2(plan, 0, in, in, contribution(h, chunk, block),
+                     run_bytes(h, chunk, block, run));
     }
+}
+
+static void widen(struct plan *plan, const struct halving *h, const struct chunk *chunk)
+{
+    int run = run_length(h, true, h->n);
+    for (int block = 0; block < h->n; block += run)
+        algo_stage(plan, handed_over(h, h->rank, chunk, block), contribution(h, chunk, block),
+                   run_bytes(h, chunk, block, run));
+}
+
+/* A rank that hands over: contribution out, complete block in. */
+static void build_folded(struct plan *plan, const struct halving *h, const struct chunk *chunk)
+{
+    int right = h->rank + 1;
+    struct plan_operand recv = algo_recv_at(h->rank, chunk->offset);
+    struct plan_operand mine = neighbours_block(h, h->rank, chunk);
+    put_blocks(plan, h, chunk, right, -1, 0, h->n, handed_over(h, right, chunk, 0));
+    plan_wait(plan, 0, right, last_value(h, chunk));
+    plan_reduce(plan, 0, PLAN_FINAL, &recv, 1, &mine, 1, run_bytes(h, chunk, h->rank, 1));
 }
 
 static void build_chunk(struct plan *plan, const struct halving *h, const struct chunk *chunk)
 {
-    if (h->number < 0) { /* hands over */
-        int right = h->rank + 1;
-        put_blocks(plan, h, chunk, right, -1, 0, h->n, handed_over(h, right, chunk, 0));
-        plan_wait(plan, 0, right, last_value(h, chunk));
+    if (algo_stages(h->params) && (h->number < 0 || h->rank >= 2 * h->rem))
+        widen(plan, h, chunk);
+    if (h->number < 0) {
+        build_folded(plan, h, chunk);
         return;
     }
     if (h->rank < 2 * h->rem)

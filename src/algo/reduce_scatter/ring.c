@@ -7,42 +7,52 @@
  */
 #include "algo/ring.h"
 
-enum { AREA_IN, AREA_OUT, AREAS };
-
 static int block_sent(const struct ring *ring, int rank, uint64_t m)
 {
     return algo_rank_at(rank, -1 - ring_step(ring, m), ring->n);
 }
 
-static uint64_t send_offset(const struct plan *plan, const struct ring *ring, int block,
-                            const struct ring_message *message)
+/* What message m carries of a block, in bytes. */
+struct piece {
+    int step;
+    uint64_t send_offset, recv_offset, bytes;
+};
+static struct piece piece_of(const struct plan *plan, const struct ring *ring, int sender,
+                             uint64_t m)
 {
-    return ((uint64_t)block * plan->params.count + message->first) * ring->elem;
+    const struct plan_params *params = &plan->params;
+    int block = block_sent(ring, sender, m);
+    struct ring_message message = ring_message(ring, m, plan_block_elems(params, block));
+    return (struct piece){
+        .step = message.step,
+        .send_offset = (plan_block_first(params, block) + message.first) * ring->elem,
+        .recv_offset = message.first * ring->elem,
+        .bytes = message.elems * ring->elem,
+    };
 }
 
 static void send_message(struct plan *plan, const struct ring *ring, uint64_t m)
 {
-    struct ring_message message = ring_message(ring, m, plan->params.count);
-    int block = block_sent(ring, ring->rank, m);
-    struct plan_operand src =
-        message.step == 0 ? algo_send_at(ring->rank, send_offset(plan, ring, block, &message))
-                          : algo_scratch_at(ring->rank, ring_slot(ring, m, AREA_OUT));
-    plan_put(plan, 0, ring->right, algo_scratch_at(ring->right, ring_slot(ring, m, AREA_IN)), src,
-             message.elems * ring->elem, ring_data_value(ring, m));
+    struct piece piece = piece_of(plan, ring, ring->rank, m);
+    struct plan_operand src = ring_slot(plan, ring, ring->rank, m, RING_OUT);
+    if (piece.step == 0 && algo_stages(&plan->params))
+        algo_stage(plan, src, algo_send_at(ring->rank, piece.send_offset), piece.bytes);
+    else if (piece.step == 0)
+        src = algo_send_at(ring->rank, piece.send_offset);
+    plan_put(plan, 0, ring->right, ring_slot(plan, ring, ring->right, m, RING_IN), src, piece.bytes,
+             ring_data_value(ring, m));
 }
 
 static void fold_message(struct plan *plan, const struct ring *ring, uint64_t m)
 {
-    struct ring_message message = ring_message(ring, m, plan->params.count);
-    int block = block_sent(ring, ring->left, m);
-    bool complete = message.step == ring->n - 2;
-    struct plan_operand dst =
-        complete ? algo_recv_at(ring->rank, message.first * ring->elem)
-                 : algo_scratch_at(ring->rank, ring_slot(ring, m + ring->ahead, AREA_OUT));
+    struct piece piece = piece_of(plan, ring, ring->left, m);
+    bool complete = piece.step == ring->n - 2;
+    struct plan_operand dst = complete
+                                  ? algo_recv_at(ring->rank, piece.recv_offset)
+                                  : ring_slot(plan, ring, ring->rank, m + ring->ahead, RING_OUT);
     algo_reduce2(plan, complete ? PLAN_FINAL : 0, dst,
-                 algo_scratch_at(ring->rank, ring_slot(ring, m, AREA_IN)),
-                 algo_send_at(ring->rank, send_offset(plan, ring, block, &message)),
-                 message.elems * ring->elem);
+                 ring_slot(plan, ring, ring->rank, m, RING_IN),
+                 algo_send_at(ring->rank, piece.send_offset), piece.bytes);
 }
 
 void algo_reduce_scatter_ring_build(struct plan *plan)
@@ -56,7 +66,7 @@ void algo_reduce_scatter_ring_build(struct plan *plan)
         return;
 
     struct ring ring;
-    ring_init(&ring, params, params->count, AREAS, 1);
+    ring_init(&ring, params, params->count, 1);
     for (uint64_t m = 0; m < ring.ahead; m++)
         send_message(plan, &ring, m);
     for (uint64_t m = 0; m < ring.messages && plan->status == THRUM_OK; m++) {

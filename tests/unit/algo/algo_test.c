@@ -8,6 +8,7 @@
 
 #include "algo/algo.h"
 #include "base/base.h"
+#include "select/select.h"
 
 static struct plan_params params_of(enum collective collective, int nranks, uint64_t count)
 {
@@ -55,6 +56,17 @@ static void test_refusals_say_why(void **state)
     assert_non_null(strstr(algo_refusal(ring, &params), "scratch"));
     params.scratch_bytes = 65536;
 
+    params.ordered = true;
+    assert_non_null(strstr(algo_refusal(ring, &params), "rank order"));
+    assert_null(algo_refusal(in_line, &params));
+    params.ordered = false;
+
+    params.collective = COLL_ALLTOALL;
+    params.in_place = true;
+    assert_non_null(
+        strstr(algo_refusal(algo_find(COLL_ALLTOALL, "pairwise"), &params), "in place"));
+    params.in_place = false;
+
     params.collective = COLL_BROADCAST;
     assert_non_null(strstr(algo_refusal(ring, &params), "another collective"));
     params.collective = COLL_ALLREDUCE;
@@ -67,24 +79,49 @@ static void test_refusals_say_why(void **state)
                "more scratch"));
 }
 
-/* Whatever the call, some algorithm takes it, also where only puts reach the peers. */
+static const thrum_datatype_t some_types[] = {THRUM_FLOAT32, THRUM_BFLOAT16, THRUM_FLOAT8_E4M3,
+                                              THRUM_COMPLEX128};
+
+/* Every rank has the same algorithm, and it can serve. */
+static void selected_alike(struct plan_params params)
+{
+    const struct algo *first, *last;
+    params.rank = 0;
+    assert_int_equal(select_algorithm(&params, &first), THRUM_OK);
+    params.rank = params.nranks - 1;
+    assert_int_equal(select_algorithm(&params, &last), THRUM_OK);
+    assert_ptr_equal(first, last);
+    assert_null(algo_refusal(first, &params));
+    assert_true(!params.ordered || params.nranks == 1 || !plan_reduces(params.collective) ||
+                (first->flags & ALGO_ORDERED));
+}
+
+static void selected_in_all_ways(struct plan_params params)
+{
+    for (int mask = 0; mask < 16; mask++) {
+        params.in_place = (mask & 1) && params.collective != COLL_ALLTOALL;
+        params.peer_access = mask & 2;
+        params.ordered = mask & 4;
+        params.scratch_bytes = mask & 8 ? 4 << 20 : 65536;
+        params.root = params.nranks / 2;
+        selected_alike(params);
+    }
+}
+
+/* Whatever the call, some algorithm takes it, also in order, also where only puts reach the peers. */
 static void test_every_call_has_an_algorithm(void **state)
 {
-    static const uint64_t counts[] = {0, 1, 7, 15, 100003};
+    static const uint64_t counts[] = {0, 1, 7, 100003, 1 << 26};
+    static const int sizes[] = {1, 2, 3, 16, 17, 64, 65, 128, 255, 256, 257, 300, 1000, 1024};
     (void)state;
     for (int collective = 0; collective < COLL_COUNT; collective++)
-        for (int n = 1; n <= 130; n++)
+        for (size_t s = 0; s < sizeof(sizes) / sizeof(sizes[0]); s++)
             for (size_t c = 0; c < sizeof(counts) / sizeof(counts[0]); c++)
-                for (int mask = 0; mask < 4; mask++) {
+                for (size_t t = 0; t < sizeof(some_types) / sizeof(some_types[0]); t++) {
                     struct plan_params params =
-                        params_of((enum collective)collective, n, counts[c]);
-                    int able = 0;
-                    params.in_place = mask & 1;
-                    params.peer_access = mask & 2;
-                    for (size_t i = 0; i < thrum_algo_count; i++)
-                        able += thrum_algos[i].collective == params.collective &&
-                                algo_refusal(&thrum_algos[i], &params) == NULL;
-                    assert_true(able > 0);
+                        params_of((enum collective)collective, sizes[s], counts[c]);
+                    params.dtype = some_types[t];
+                    selected_in_all_ways(params);
                 }
 }
 
@@ -100,8 +137,8 @@ static void test_scratch_is_kept_to(void **state)
                     params_of(thrum_algos[i].collective, sizes[s], counts[c]);
                 struct plan plan;
                 params.rank = sizes[s] - 1;
-                params.in_place = true;
-                params.dtype = THRUM_FLOAT64;
+                params.in_place = params.collective != COLL_ALLTOALL;
+                params.dtype = s % 2 ? THRUM_FLOAT64 : THRUM_BFLOAT16;
                 if (params.collective == COLL_SENDRECV || algo_refusal(&thrum_algos[i], &params))
                     continue;
                 assert_int_equal(algo_build(&thrum_algos[i], &params, &plan), THRUM_OK);
@@ -118,14 +155,16 @@ static void test_one_rank(void **state)
     for (size_t i = 0; i < thrum_algo_count; i++) {
         const struct algo *algo = &thrum_algos[i];
         struct plan_params params = params_of(algo->collective, 1, 10);
-        bool reduces =
-            algo->collective == COLL_ALLREDUCE || algo->collective == COLL_REDUCE_SCATTER;
+        bool nothing = algo->collective == COLL_BARRIER || algo->collective == COLL_EXSCAN;
+        bool reduces = plan_reduces(algo->collective) && !nothing;
         struct plan plan;
         if (algo->collective == COLL_SENDRECV)
             continue;
         assert_int_equal(algo_build(algo, &params, &plan), THRUM_OK);
-        assert_int_equal(plan.nops, algo->collective == COLL_BARRIER ? 0 : 1);
+        assert_int_equal(plan.nops, nothing ? 0 : 1);
         plan_fini(&plan);
+        if (algo->collective == COLL_ALLTOALL)
+            continue; /* not in place */
         params.in_place = true;
         assert_int_equal(algo_build(algo, &params, &plan), THRUM_OK);
         assert_int_equal(plan.nops, 0);
@@ -173,6 +212,9 @@ static void test_plans_of_many_ranks(void **state)
     for (size_t i = 0; i < sizeof(ranks) / sizeof(ranks[0]); i++) {
         int rank = ranks[i], n = 100000;
         assert_in_range(count_ops(COLL_ALLREDUCE, "recursive_doubling", n, rank, 14), 3, 60);
+        assert_in_range(count_ops(COLL_ALLREDUCE, "double_tree", n, rank, 100), 4, 40);
+        assert_in_range(count_ops(COLL_REDUCE, "binomial", n, rank, 100), 3, 100);
+        assert_in_range(count_ops(COLL_SCAN, "recursive_doubling", n, rank, 100), 30, 150);
         assert_in_range(count_ops(COLL_ALLREDUCE, "recursive_doubling", n, rank, 1000), 4, 100);
         assert_in_range(count_ops(COLL_BROADCAST, "binomial", n, rank, 100), 3, 100);
         assert_in_range(count_ops(COLL_BROADCAST, "binomial", n, rank, 1), 3, 60);
@@ -209,6 +251,16 @@ static void test_costs_order_the_algorithms(void **state)
                 cost_ns(COLL_ALLREDUCE, "ring", 128, 1000, false));
     assert_true(cost_ns(COLL_ALLREDUCE, "ring", 16, large, false) <
                 cost_ns(COLL_ALLREDUCE, "recursive_doubling", 16, large, false));
+    assert_true(cost_ns(COLL_ALLREDUCE, "double_tree", 1000, 65536, false) <
+                cost_ns(COLL_ALLREDUCE, "chain", 1000, 65536, false));
+    assert_true(cost_ns(COLL_ALLREDUCE, "rabenseifner", 128, large, false) <
+                cost_ns(COLL_ALLREDUCE, "recursive_doubling", 128, large, false));
+    assert_true(cost_ns(COLL_ALLTOALL, "bruck", 128, 1, false) <
+                cost_ns(COLL_ALLTOALL, "pairwise", 128, 1, false));
+    assert_true(cost_ns(COLL_ALLTOALL, "pairwise", 128, 100000, false) <
+                cost_ns(COLL_ALLTOALL, "bruck", 128, 100000, false));
+    assert_true(cost_ns(COLL_SCAN, "chain", 16, large, false) <
+                cost_ns(COLL_SCAN, "recursive_doubling", 16, large, false));
     assert_true(cost_ns(COLL_BROADCAST, "binomial", 64, 1000, false) <
                 cost_ns(COLL_BROADCAST, "direct", 64, 100000, false));
     assert_true(cost_ns(COLL_ALLGATHER, "bruck", 64, 1, false) <

@@ -197,10 +197,16 @@ static void only_harmless(const struct plan *plan, size_t op, int mutation)
     fail();
 }
 
-/* No op of a builder may be missed, but for a rank's own block that returns to its place after a tour of scratch. */
+/*
+ * No op of a builder may be missed, but in place for a block that returns to its place after a tour of scratch, and for
+ * the first rank's prefix, since the others do not know that it is in place.
+ */
 static void no_spare_op(const struct plan *plan, size_t op, int mutation)
 {
-    if (mutation != DELETE || (plan->params.in_place && plan->ops[op].opcode == PLAN_COPY))
+    bool single = plan->ops[op].opcode == PLAN_COPY ||
+                  (plan->ops[op].opcode == PLAN_REDUCE && plan->ops[op].value == 1);
+
+    if (mutation != DELETE || (plan->params.in_place && single))
         return;
     print_error("rank %d op %zu is not needed\n", plan->params.rank, op);
     (void)plan_dump(plan, stderr, PLAN_TEXT);

@@ -30,6 +30,7 @@ struct line_slot {
 struct actor_rank {
     struct buffer spaces[3]; /* by enum plan_space */
     uint64_t *owned[3];
+    uint64_t *before; /* RECV as it was when the plan began */
     int round; /* == rounds: finished */
     size_t next[LANES];
     uint64_t done[LANES]; /* elements of the lane's op */
@@ -73,19 +74,23 @@ static void lay_out(struct oracle *o, int rank)
     const struct plan_params *p = &o->plans[rank].params;
     struct actor_rank *a = &o->ranks[rank];
     uint64_t bytes[3] = {plan_send_bytes(p, rank), plan_recv_bytes(p, rank), p->scratch_bytes};
-    uint64_t block = p->count * 8 / 8 * (uint64_t)rank;
+    uint64_t block = p->count * (uint64_t)rank;
+    bool root = rank == p->root;
 
     for (int s = 0; s < 3; s++) {
         a->owned[s] = calloc(bytes[s] / 8 + 1, 8);
         a->spaces[s] = (struct buffer){a->owned[s], bytes[s]};
     }
+    a->before = calloc(bytes[PLAN_RECV] / 8 + 1, 8);
     if (!p->in_place)
         return;
-    if (p->collective == COLL_ALLGATHER)
+    if (p->collective == COLL_ALLGATHER || (p->collective == COLL_GATHER && root))
         a->spaces[PLAN_SEND].at = a->owned[PLAN_RECV] + block;
-    else if (p->collective == COLL_REDUCE_SCATTER)
+    else if (p->collective == COLL_REDUCE_SCATTER || (p->collective == COLL_SCATTER && root))
         a->spaces[PLAN_RECV].at = a->owned[PLAN_SEND] + block;
-    else if (p->collective == COLL_ALLREDUCE || rank == p->root)
+    else if (p->collective == COLL_ALLREDUCE || p->collective == COLL_SCAN ||
+             p->collective == COLL_EXSCAN ||
+             (root && (p->collective == COLL_BROADCAST || p->collective == COLL_REDUCE)))
         a->spaces[PLAN_SEND].at = a->owned[PLAN_RECV];
 }
 
@@ -100,20 +105,22 @@ static void fill(struct oracle *o, int rank)
         a->spaces[PLAN_SCRATCH].at[i] = draw(o);
     for (uint64_t i = 0; i < a->spaces[PLAN_SEND].bytes / 8; i++)
         a->spaces[PLAN_SEND].at[i] = input(rank, a->round, i);
+    memcpy(a->before, a->spaces[PLAN_RECV].at, a->spaces[PLAN_RECV].bytes);
 }
 
 static uint64_t *element(struct oracle *o, int rank, const struct plan_operand *operand, uint64_t i)
 {
     static uint64_t nowhere;
     const struct buffer *b;
+    unsigned space = operand->space == PLAN_WIDE ? PLAN_SCRATCH : operand->space; /* as wide */
 
     if (operand->space == PLAN_LINE && operand->offset < (uint64_t)o->n)
         return &o->lines[rank][operand->offset][o->ranks[rank].round & 1].data[i];
-    if (operand->space > PLAN_SCRATCH || operand->rank < 0 || operand->rank >= o->n) {
+    if (space > PLAN_SCRATCH || operand->rank < 0 || operand->rank >= o->n) {
         o->wrong = true;
         return &nowhere;
     }
-    b = &o->ranks[operand->rank].spaces[operand->space];
+    b = &o->ranks[operand->rank].spaces[space];
     if (operand->offset % 8 || operand->offset > b->bytes ||
         i * 8 + 8 > b->bytes - operand->offset) {
         o->wrong = true;
@@ -122,34 +129,54 @@ static uint64_t *element(struct oracle *o, int rank, const struct plan_operand *
     return b->at + operand->offset / 8 + i;
 }
 
-static uint64_t expected_reduction(const struct oracle *o, int round, uint64_t i)
+static uint64_t expected_reduction(int ranks, int round, uint64_t i)
 {
     uint64_t sum = 0;
 
-    for (int r = 0; r < o->n; r++)
+    for (int r = 0; r < ranks; r++)
         sum += input(r, round, i);
-    return o->n > 1 ? sum * FINAL_FACTOR : sum;
+    return ranks > 1 ? sum * FINAL_FACTOR : sum;
+}
+
+/* What element i of RECV shall be. */
+static uint64_t expected(const struct oracle *o, int rank, uint64_t i)
+{
+    const struct plan_params *p = &o->plans[rank].params;
+    const struct actor_rank *a = &o->ranks[rank];
+    uint64_t own = p->count * (uint64_t)rank;
+    int from = (int)(i / p->count);
+
+    switch (p->collective) {
+    case COLL_ALLREDUCE:
+    case COLL_REDUCE:
+        return expected_reduction(o->n, a->round, i);
+    case COLL_REDUCE_SCATTER:
+        return expected_reduction(o->n, a->round, own + i);
+    case COLL_SCAN:
+        return expected_reduction(rank + 1, a->round, i);
+    case COLL_EXSCAN:
+        return rank ? expected_reduction(rank, a->round, i) : a->before[i];
+    case COLL_BROADCAST:
+        return input(p->root, a->round, i);
+    case COLL_SCATTER:
+        return input(p->root, a->round, own + i);
+    case COLL_ALLGATHER:
+    case COLL_GATHER:
+        return input(from, a->round, i % p->count);
+    case COLL_ALLTOALL:
+        return input(from, a->round, own + i % p->count);
+    default:
+        return 0;
+    }
 }
 
 static void check_output(struct oracle *o, int rank)
 {
-    const struct plan_params *p = &o->plans[rank].params;
     const struct actor_rank *a = &o->ranks[rank];
 
-    for (uint64_t i = 0; i < a->spaces[PLAN_RECV].bytes / 8; i++) {
-        uint64_t wanted = 0, found = a->spaces[PLAN_RECV].at[i];
-
-        if (p->collective == COLL_ALLREDUCE)
-            wanted = expected_reduction(o, a->round, i);
-        else if (p->collective == COLL_REDUCE_SCATTER)
-            wanted = expected_reduction(o, a->round, i + p->count * (uint64_t)rank);
-        else if (p->collective == COLL_BROADCAST)
-            wanted = input(p->root, a->round, i);
-        else if (p->collective == COLL_ALLGATHER)
-            wanted = input((int)(i / p->count), a->round, i % p->count);
-        if (wanted != found)
+    for (uint64_t i = 0; i < a->spaces[PLAN_RECV].bytes / 8; i++)
+        if (expected(o, rank, i) != a->spaces[PLAN_RECV].at[i])
             o->wrong = true;
-    }
 }
 
 /* ---- steps ------------------------------------------------------------------------------------------------------- */
@@ -161,7 +188,7 @@ static void move_element(struct oracle *o, int rank, const struct plan_op *op,
 
     for (unsigned s = 0; s < op->nsrc; s++)
         value += *element(o, rank, &operands[op->ndst + s], i);
-    if (op->flags & PLAN_FINAL && o->n > 1)
+    if (op->flags & PLAN_FINAL && (op->value ? op->value : (uint64_t)o->n) > 1)
         value *= FINAL_FACTOR;
     for (unsigned d = 0; d < op->ndst; d++)
         *element(o, rank, &operands[d], i) = value;
@@ -339,8 +366,8 @@ static void note_scratch(struct oracle *o, const struct plan_op *op,
         struct actor_rank *a = &o->ranks[(unsigned)operands[i].rank % MAX_RANKS];
         uint64_t end = operands[i].offset + op->bytes;
 
-        if (operands[i].space == PLAN_SCRATCH && end > a->scratch_used &&
-            end <= a->spaces[PLAN_SCRATCH].bytes)
+        if ((operands[i].space == PLAN_SCRATCH || operands[i].space == PLAN_WIDE) &&
+            end > a->scratch_used && end <= a->spaces[PLAN_SCRATCH].bytes)
             a->scratch_used = end;
     }
 }
@@ -382,6 +409,7 @@ enum oracle_verdict oracle_run(const struct plan *plans, int nranks, int rounds,
             verdict = ORACLE_STUCK;
         for (int s = 0; s < 3; s++)
             free(o->ranks[r].owned[s]);
+        free(o->ranks[r].before);
     }
     if (o->wrong)
         verdict = ORACLE_WRONG;

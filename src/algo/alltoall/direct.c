@@ -1,0 +1,33 @@
+/*
+ * alltoall, direct: all meet; each rank copies its block out of every SEND, its right neighbour's first, so that no two
+ * ranks read from the same one at a time; departure. Needs peer access.
+ */
+#include "algo/build.h"
+
+static bool everyone(const struct plan_params *params, int rank)
+{
+    (void)rank;
+    return params->count > 0;
+}
+
+void algo_alltoall_direct_build(struct plan *plan)
+{
+    const struct plan_params *params = &plan->params;
+    int n = params->nranks, rank = params->rank;
+    uint64_t bytes = algo_count_bytes(params), own = (uint64_t)rank * bytes;
+    if (algo_build_alone(plan))
+        return;
+    algo_meet_all(plan);
+    for (int i = 1; i <= n; i++) {
+        int peer = algo_rank_at(rank, i, n);
+        plan_copy(plan, 0, algo_recv_at(rank, (uint64_t)peer * bytes), algo_send_at(peer, own),
+                  bytes);
+    }
+    algo_depart_all(plan, everyone);
+}
+
+struct algo_cost algo_alltoall_direct_cost(const struct plan_params *params)
+{
+    double n = params->nranks, bytes = (double)algo_count_bytes(params);
+    return (struct algo_cost){.steps = 2, .bytes_moved = 4 * 64 * (n - 1) + 2 * n * bytes};
+}

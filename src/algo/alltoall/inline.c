@@ -1,0 +1,32 @@
+/*
+ * alltoall, in lines: each rank sends every peer its block in a cache line, data and flag together; for blocks of up to
+ * PLAN_INLINE_BYTES.
+ */
+#include "algo/build.h"
+#include "base/base.h"
+
+void algo_alltoall_inline_build(struct plan *plan)
+{
+    const struct plan_params *params = &plan->params;
+    int n = params->nranks, rank = params->rank;
+    uint64_t bytes = algo_count_bytes(params), own = (uint64_t)rank * bytes;
+    if (algo_build_alone(plan))
+        return;
+    for (int i = 1; i < n; i++) {
+        int peer = algo_rank_at(rank, i, n);
+        plan_put_inline(plan, 0, peer, algo_send_at(rank, (uint64_t)peer * bytes), bytes);
+    }
+    plan_copy(plan, 0, algo_recv_at(rank, own), algo_send_at(rank, own), bytes);
+    for (int i = 1; i < n; i++) {
+        int peer = algo_rank_at(rank, i, n);
+        plan_wait_inline(plan, 0, peer);
+        plan_copy(plan, 0, algo_recv_at(rank, (uint64_t)peer * bytes), algo_line_of(rank, peer),
+                  bytes);
+    }
+}
+
+struct algo_cost algo_alltoall_inline_cost(const struct plan_params *params)
+{
+    double n = params->nranks;
+    return (struct algo_cost){.steps = 1, .bytes_moved = 3 * (n - 1) * CACHE_LINE_BYTES};
+}

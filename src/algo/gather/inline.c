@@ -1,0 +1,37 @@
+/*
+ * gather, in lines: each rank sends the root its block in a cache line, data and flag together; for blocks of up to
+ * PLAN_INLINE_BYTES. The root's arrival tells the others that their lines found it started, and is waited for last.
+ */
+#include "algo/build.h"
+#include "base/base.h"
+
+void algo_gather_inline_build(struct plan *plan)
+{
+    const struct plan_params *params = &plan->params;
+    int n = params->nranks, rank = params->rank, root = params->root;
+    uint64_t bytes = algo_count_bytes(params);
+    if (algo_build_alone(plan))
+        return;
+    if (rank != root) {
+        plan_put_inline(plan, 0, root, algo_send_at(rank, 0), bytes);
+        plan_wait_arrival(plan, 0, root);
+        return;
+    }
+    for (int i = 1; i < n; i++)
+        plan_arrive(plan, 0, algo_rank_at(rank, i, n));
+    if (!params->in_place)
+        plan_copy(plan, 0, algo_recv_at(rank, (uint64_t)rank * bytes), algo_send_at(rank, 0),
+                  bytes);
+    for (int i = 1; i < n; i++) {
+        int peer = algo_rank_at(rank, i, n);
+        plan_wait_inline(plan, 0, peer);
+        plan_copy(plan, 0, algo_recv_at(rank, (uint64_t)peer * bytes), algo_line_of(rank, peer),
+                  bytes);
+    }
+}
+
+struct algo_cost algo_gather_inline_cost(const struct plan_params *params)
+{
+    double n = params->nranks;
+    return (struct algo_cost){.steps = 1, .bytes_moved = 3 * (n - 1) * CACHE_LINE_BYTES};
+}

@@ -1,0 +1,35 @@
+/*
+ * scan and exscan, in lines: each rank sends its contribution to all ranks behind it in a cache line, data and flag
+ * together, and folds what it gets in rank order; for up to PLAN_INLINE_BYTES. The arrivals of those behind it tell a
+ * rank that its lines found them started, and are waited for last.
+ */
+#include "algo/build.h"
+#include "base/base.h"
+
+void algo_scan_inline_build(struct plan *plan)
+{
+    const struct plan_params *params = &plan->params;
+    int n = params->nranks, rank = params->rank;
+    uint64_t bytes = algo_count_bytes(params);
+    int ranks = params->collective == COLL_EXSCAN ? rank : rank + 1;
+    if (algo_build_alone(plan))
+        return;
+    for (int peer = rank + 1; peer < n; peer++)
+        plan_put_inline(plan, 0, peer, algo_send_at(rank, 0), bytes);
+    for (int peer = 0; peer < rank; peer++)
+        plan_arrive(plan, 0, peer);
+    for (int peer = 0; peer < rank; peer++)
+        plan_wait_inline(plan, 0, peer);
+    if (rank > 0 || (ranks == 1 && (!params->in_place || algo_single_is_reduced(params))))
+        algo_fold(plan,
+                  &(struct algo_fold){
+                      .source = algo_source_line, .ranks = ranks, .to = rank, .bytes = bytes});
+    for (int peer = rank + 1; peer < n; peer++)
+        plan_wait_arrival(plan, 0, peer);
+}
+
+struct algo_cost algo_scan_inline_cost(const struct plan_params *params)
+{
+    double n = params->nranks;
+    return (struct algo_cost){.steps = 1, .bytes_moved = 2 * (n - 1) * CACHE_LINE_BYTES};
+}

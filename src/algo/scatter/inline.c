@@ -1,0 +1,36 @@
+/*
+ * scatter, in lines: the root sends each peer its block in a cache line, data and flag together; for blocks of up to
+ * PLAN_INLINE_BYTES. The others' arrivals tell the root that its lines found them started, and are waited for last.
+ */
+#include "algo/build.h"
+#include "base/base.h"
+
+void algo_scatter_inline_build(struct plan *plan)
+{
+    const struct plan_params *params = &plan->params;
+    int n = params->nranks, rank = params->rank, root = params->root;
+    uint64_t bytes = algo_count_bytes(params);
+    if (algo_build_alone(plan))
+        return;
+    if (rank != root) {
+        plan_arrive(plan, 0, root);
+        plan_wait_inline(plan, 0, root);
+        plan_copy(plan, 0, algo_recv_at(rank, 0), algo_line_of(rank, root), bytes);
+        return;
+    }
+    for (int i = 1; i < n; i++) {
+        int peer = algo_rank_at(rank, i, n);
+        plan_put_inline(plan, 0, peer, algo_send_at(rank, (uint64_t)peer * bytes), bytes);
+    }
+    if (!params->in_place)
+        plan_copy(plan, 0, algo_recv_at(rank, 0), algo_send_at(rank, (uint64_t)rank * bytes),
+                  bytes);
+    for (int i = 1; i < n; i++)
+        plan_wait_arrival(plan, 0, algo_rank_at(rank, i, n));
+}
+
+struct algo_cost algo_scatter_inline_cost(const struct plan_params *params)
+{
+    double n = params->nranks;
+    return (struct algo_cost){.steps = 1, .bytes_moved = 2 * (n - 1) * CACHE_LINE_BYTES};
+}

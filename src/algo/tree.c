@@ -1,0 +1,286 @@
+/* Pipelined reductions and broadcasts on trees; see tree.h. */
+#include "algo/tree.h"
+#include "base/base.h"
+
+#define TREE_SLOTS 4
+#define LEAST_PIECE_BYTES 8192
+#define MOST_PIECE_BYTES 262144
+
+/* What a rank tells others in a turn, in the order in which it does. */
+enum phase { PHASE_CREDIT, PHASE_UP, PHASE_DOWN = 2 * TREE_MAX, PHASE_COLLECT = 3 * TREE_MAX };
+#define PHASES (3 * TREE_MAX + 2)
+
+struct pipeline {
+    const struct tree_job *job;
+    uint64_t slot_bytes, piece_bytes;
+    uint64_t pieces[TREE_MAX], most_pieces;
+};
+
+static uint64_t value_of(uint64_t turn, int tree, int phase)
+{
+    int place = phase == PHASE_CREDIT || phase == PHASE_UP ? 2 * tree + phase
+                : phase == PHASE_DOWN                      ? phase + tree
+                                                           : phase;
+    return turn * PHASES + (uint64_t)place + 1;
+}
+
+static uint64_t sets_of(const struct tree_job *job)
+{
+    bool collects = job->collector >= 0;
+    return (uint64_t)job->ntrees * ((uint64_t)job->max_children + 1) + (collects ? 1 : 0);
+}
+
+static void pipeline_init(struct pipeline *p, const struct plan_params *params,
+                          const struct tree_job *job)
+{
+    uint64_t elem = algo_elem_bytes(params), longest = 0, slot = UINT64_MAX;
+    for (int t = 0; t < job->ntrees; t++)
+        longest = max_u64(longest, job->trees[t].bytes);
+    if (job->directions & TREE_UP)
+        slot = algo_slot_bytes(params, algo_partial_room(params), sets_of(job) * TREE_SLOTS);
+    /* enough pieces to keep all ranks at work, but none too small to be worth a signal */
+    uint64_t wanted = max_u64(longest / (2 * ((uint64_t)job->max_depth + 1)), LEAST_PIECE_BYTES);
+    wanted = min_u64(wanted, MOST_PIECE_BYTES);
+    *p = (struct pipeline){
+        .job = job, .slot_bytes = slot, .piece_bytes = min_u64(slot, wanted) / elem * elem};
+    for (int t = 0; t < job->ntrees; t++) {
+        p->pieces[t] = (job->trees[t].bytes + p->piece_bytes - 1) / p->piece_bytes;
+        p->most_pieces = max_u64(p->most_pieces, p->pieces[t]);
+    }
+}
+
+struct piece {
+    uint64_t index, offset, bytes;
+};
+static struct piece piece_of(const struct pipeline *p, int t, uint64_t q)
+{
+    const struct tree *tree = &p->job->trees[t];
+    uint64_t offset = q * p->piece_bytes;
+    return (struct piece){q, tree->offset + offset, min_u64(p->piece_bytes, tree->bytes - offset)};
+}
+
+/* Sets of slots: of each child, then the own one, tree after tree; the collector's behind all. */
+static struct plan_operand slot(const struct plan *plan, const struct pipeline *p, int rank,
+                                uint64_t set, uint64_t q)
+{
+    return algo_partial_at(&plan->params, rank,
+                           (set * TREE_SLOTS + q % TREE_SLOTS) * p->slot_bytes);
+}
+static struct plan_operand slot_of_child(const struct plan *plan, const struct pipeline *p,
+                                         int rank, int t, int index, uint64_t q)
+{
+    return slot(plan, p, rank, (uint64_t)(t * (p->job->max_children + 1) + index), q);
+}
+static struct plan_operand slot_own(const struct plan *plan, const struct pipeline *p, int t,
+                                    uint64_t q)
+{
+    return slot_of_child(plan, p, plan->params.rank, t, p->job->max_children, q);
+}
+static struct plan_operand slot_collected(const struct plan *plan, const struct pipeline *p,
+                                          uint64_t q)
+{
+    return slot(plan, p, p->job->collector, sets_of(p->job) - 1, q);
+}
+
+static bool frees_another(const struct pipeline *p, int t, uint64_t q)
+{
+    return q + TREE_SLOTS < p->pieces[t];
+}
+
+/* ---- up ---------------------------------------------------------------------------------------------------------- */
+
+static int sources_of(const struct plan *plan, const struct pipeline *p, int t,
+                      const struct piece *piece, struct plan_operand *srcs)
+{
+    const struct tree *tree = &p->job->trees[t];
+    struct plan_operand mine = algo_send_at(plan->params.rank, piece->offset);
+    int n = 0;
+    if (tree->own_first)
+        srcs[n++] = mine;
+    for (int i = 0; i < tree->nchildren; i++)
+        srcs[n++] = slot_of_child(plan, p, plan->params.rank, t, i, piece->index);
+    if (!tree->own_first)
+        srcs[n++] = mine;
+    return n;
+}
+
+/*
+ * dst <- the fold of children and own contribution. Sources may be wide all of them or the first alone: behind more than
+ * one child, or before any, the own contribution is widened first.
+ */
+static void fold(struct plan *plan, const struct pipeline *p, int t, const struct piece *piece,
+                 bool final, struct plan_operand dst)
+{
+    struct plan_operand srcs[TREE_MAX_CHILDREN + 1], own = slot_own(plan, p, t, piece->index);
+    int n = sources_of(plan, p, t, piece, srcs);
+    bool wide = algo_stages(&plan->params), own_first = p->job->trees[t].own_first;
+    if (wide && (own_first || n > 2)) {
+        struct plan_operand mine = algo_send_at(plan->params.rank, piece->offset);
+        algo_stage(plan, own, mine, piece->bytes);
+        srcs[own_first ? 0 : n - 1] = own;
+    }
+    plan_reduce(plan, 0, final ? PLAN_FINAL : 0, &dst, 1, srcs, n, piece->bytes);
+}
+
+/* What this rank gives its parent: its contribution as it is where a PUT can take it. */
+static struct plan_operand composed(struct plan *plan, const struct pipeline *p, int t,
+                                    const struct piece *piece)
+{
+    struct plan_operand out = slot_own(plan, p, t, piece->index);
+    if (p->job->trees[t].nchildren > 0) {
+        fold(plan, p, t, piece, false, out);
+        return out;
+    }
+    if (!algo_stages(&plan->params))
+        return algo_send_at(plan->params.rank, piece->offset);
+    algo_stage(plan, out, algo_send_at(plan->params.rank, piece->offset), piece->bytes);
+    return out;
+}
+
+static void give_credits(struct plan *plan, const struct pipeline *p, int t, uint64_t q)
+{
+    const struct tree *tree = &p->job->trees[t];
+    for (int i = 0; frees_another(p, t, q) && i < tree->nchildren; i++)
+        plan_signal(plan, 0, tree->children[i], value_of(q, t, PHASE_CREDIT));
+}
+
+static void turn_up(struct plan *plan, const struct pipeline *p, int t, uint64_t turn)
+{
+    const struct tree_job *job = p->job;
+    const struct tree *tree = &job->trees[t];
+    bool hands_over = tree->parent < 0 && job->collector >= 0;
+    int rank = plan->params.rank, to = hands_over ? job->collector : tree->parent;
+    if (turn >= p->pieces[t])
+        return;
+    struct piece piece = piece_of(p, t, turn);
+    for (int i = 0; i < tree->nchildren; i++)
+        plan_wait(plan, 0, tree->children[i], value_of(turn, t, PHASE_UP));
+    if (to < 0) {
+        fold(plan, p, t, &piece, true, algo_recv_at(rank, piece.offset));
+        give_credits(plan, p, t, turn);
+        return;
+    }
+    if (turn >= TREE_SLOTS && hands_over)
+        plan_wait(
+            plan, 0, to,
+            value_of(turn - TREE_SLOTS + 2 * (uint64_t)job->collector_depth, 0, PHASE_COLLECT));
+    else if (turn >= TREE_SLOTS)
+        plan_wait(plan, 0, to, value_of(turn - TREE_SLOTS, t, PHASE_CREDIT));
+    struct plan_operand out = composed(plan, p, t, &piece);
+    give_credits(plan, p, t, turn);
+    plan_put(plan, 0, to,
+             hands_over ? slot_collected(plan, p, turn)
+                        : slot_of_child(plan, p, to, t, tree->index, turn),
+             out, piece.bytes, value_of(turn, t, PHASE_UP));
+}
+
+/* ---- down -------------------------------------------------------------------------------------------------------- */
+
+static void turn_down(struct plan *plan, const struct pipeline *p, int t, uint64_t turn)
+{
+    const struct tree *tree = &p->job->trees[t];
+    uint64_t lag = 2 * (uint64_t)tree->depth;
+    int rank = plan->params.rank;
+    if (turn < lag || turn - lag >= p->pieces[t])
+        return;
+    struct piece piece = piece_of(p, t, turn - lag);
+    bool from_send = tree->parent < 0 && !(p->job->directions & TREE_UP);
+    struct plan_operand src =
+        from_send ? algo_send_at(rank, piece.offset) : algo_recv_at(rank, piece.offset);
+    if (tree->parent >= 0)
+        plan_wait(plan, 0, tree->parent, value_of(turn - 2, t, PHASE_DOWN));
+    for (int i = 0; i < tree->nchildren; i++)
+        plan_put(plan, 0, tree->children[i], algo_recv_at(tree->children[i], piece.offset), src,
+                 piece.bytes, value_of(turn, t, PHASE_DOWN));
+}
+
+/* ---- the collector ----------------------------------------------------------------------------------------------- */
+
+static void turn_collect(struct plan *plan, const struct pipeline *p, uint64_t turn, int from)
+{
+    uint64_t lag = 2 * (uint64_t)p->job->collector_depth;
+    if (turn < lag || turn - lag >= p->pieces[0])
+        return;
+    struct piece piece = piece_of(p, 0, turn - lag);
+    struct plan_operand dst = algo_recv_at(plan->params.rank, piece.offset);
+    struct plan_operand src = slot_collected(plan, p, piece.index);
+    plan_wait(plan, 0, from, value_of(piece.index, 0, PHASE_UP));
+    plan_reduce(plan, 0, PLAN_FINAL, &dst, 1, &src, 1, piece.bytes);
+    if (frees_another(p, 0, piece.index))
+        plan_signal(plan, 0, from, value_of(turn, 0, PHASE_COLLECT));
+}
+
+/* ---- all of it --------------------------------------------------------------------------------------------------- */
+
+static bool add_peer(int *peers, int n, int peer)
+{
+    for (int i = 0; i < n; i++)
+        if (peers[i] == peer)
+            return false;
+    peers[n] = peer;
+    return true;
+}
+
+/* Every neighbour once, however many ties there are. */
+static int neighbours(const struct plan *plan, const struct tree_job *job, int tree_root,
+                      int *peers)
+{
+    int n = 0;
+    for (int t = 0; t < job->ntrees; t++) {
+        const struct tree *tree = &job->trees[t];
+        if (tree->parent >= 0)
+            n += add_peer(peers, n, tree->parent);
+        for (int i = 0; i < tree->nchildren; i++)
+            n += add_peer(peers, n, tree->children[i]);
+    }
+    if (job->collector >= 0 && plan->params.rank == tree_root)
+        n += add_peer(peers, n, job->collector);
+    if (job->collector >= 0 && plan->params.rank == job->collector)
+        n += add_peer(peers, n, tree_root);
+    return n;
+}
+
+void tree_build(struct plan *plan, const struct tree_job *job)
+{
+    int peers[TREE_MAX * (TREE_MAX_CHILDREN + 1) + 1], tree_root = plan->params.nranks - 1;
+    int npeers = neighbours(plan, job, tree_root, peers);
+    bool collects = job->collector == plan->params.rank;
+    struct pipeline p;
+    for (int i = 0; i < npeers; i++)
+        plan_arrive(plan, 0, peers[i]);
+    for (int i = 0; i < npeers; i++)
+        plan_wait_arrival(plan, 0, peers[i]);
+    if (plan->params.count == 0)
+        return;
+    pipeline_init(&p, &plan->params, job);
+    uint64_t turns = p.most_pieces, lag = collects ? (uint64_t)job->collector_depth : 0;
+    for (int t = 0; (job->directions & TREE_DOWN) && t < job->ntrees; t++)
+        lag = max_u64(lag, (uint64_t)job->trees[t].depth);
+    for (uint64_t turn = 0; turn < turns + 2 * lag && plan->status == THRUM_OK; turn++) {
+        for (int t = 0; (job->directions & TREE_UP) && t < job->ntrees; t++)
+            turn_up(plan, &p, t, turn);
+        for (int t = 0; (job->directions & TREE_DOWN) && t < job->ntrees; t++)
+            turn_down(plan, &p, t, turn);
+        if (collects)
+            turn_collect(plan, &p, turn, tree_root);
+    }
+}
+
+double tree_turns(const struct plan_params *params, const struct tree_job *job)
+{
+    struct pipeline p;
+    pipeline_init(&p, params, job);
+    double hops = job->max_depth;
+    return (double)p.most_pieces +
+           hops * ((job->directions & TREE_UP) && (job->directions & TREE_DOWN) ? 2 : 1);
+}
+
+struct tree tree_chain(const struct plan_params *params)
+{
+    int rank = params->rank, n = params->nranks;
+    return (struct tree){.parent = rank == n - 1 ? -1 : rank + 1,
+                         .depth = n - 1 - rank,
+                         .nchildren = rank > 0 ? 1 : 0,
+                         .children = {rank - 1},
+                         .bytes = algo_count_bytes(params)};
+}
