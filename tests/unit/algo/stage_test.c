@@ -73,6 +73,8 @@ static void add_op(const struct staged_call *call, int rank, const struct plan_o
         return;
     case PLAN_REDUCE:
         plan_reduce(out, op->lane, op->flags, o, op->ndst, o + op->ndst, op->nsrc, op->bytes);
+        if (op->bytes)
+            out->ops[out->nops - 1].value = op->value; /* contributions */
         return;
     case PLAN_PUT:
         assert_true(op->flags & PLAN_INLINE); /* a port cannot take host memory */
