@@ -653,19 +653,6 @@ bool sim_execute_patiently(struct sim_queue *queue)
     return state == SIM_EMPTY;
 }
 
-static thrum_status_t step_again(struct run *run)
-{
-    unsigned tries = patience(run->queue);
-    thrum_status_t status = SIM_RUN_BLOCKED;
-
-    while (status == SIM_RUN_BLOCKED && tries--) {
-        cpu_pause();
-        status = step(run);
-    }
-    learn_patience(run->queue, status != SIM_RUN_BLOCKED);
-    return status;
-}
-
 /* ---- the short way ---------------------------------------------------------------------------------------------- */
 
 /*
@@ -716,25 +703,58 @@ static inline bool write_line_near(struct sim_queue *queue, const struct thrum_c
     return true;
 }
 
-static inline bool reduce_near(struct sim_queue *queue, const struct thrum_command *c)
-{
-    struct near at[4];
-    void *dst;
-    const void *srcs[3];
-    unsigned n = (unsigned)c->ndst + c->nsrc, key = 1u << 16 | (unsigned)c->dtype << 8 | c->redop;
-    struct sim_reduce_args args = {.dsts = &dst, .srcs = srcs, .ndst = 1, .nsrc = c->nsrc};
+#define NEAR_OPERANDS 16
 
+<<<<<<< HEAD
     if (c->ndst != 1 || n > 4 || c->bytes > SIM_PAGE_BYTES || c->redop >= THRUM_REDOP_COUNT ||
         (c->flags & ~(THRUM_CMD_FLAG_CONTAIN | THRUM_CMD_FLAG_HOST)))
         return false;
     for (unsigned i = 0; i < n; i++) {
         at[i] = find_near(queue, c, i, c->bytes);
         if (!at[i].cpu || (at[i].cpu != at[0].cpu && overlap(at[i].cpu, at[0].cpu, c->bytes)))
+=======
+/* Translates all operands of a COPY or REDUCE; false if one is not near or is larger than is small. */
+static inline bool find_all_near(struct sim_queue *queue, const struct thrum_command *c, void **cpu)
+{
+    unsigned n = (unsigned)c->ndst + c->nsrc;
+
+    if (n > NEAR_OPERANDS || c->bytes > SIM_PAGE_BYTES ||
+        (c->flags & ~(unsigned)THRUM_CMD_FLAG_CONTAIN))
+        return false;
+    for (unsigned i = 0; i < n; i++) {
+        cpu[i] = find_near(queue, &c->operands[i], c->bytes).cpu;
+        if (!cpu[i])
+>>>>>>> main
             return false;
     }
-    dst = at[0].cpu;
-    for (unsigned i = 1; i < n; i++)
-        srcs[i - 1] = at[i].cpu;
+    return true;
+}
+
+static inline bool copy_near(struct sim_queue *queue, const struct thrum_command *c)
+{
+    void *cpu[NEAR_OPERANDS];
+
+    if (!c->bytes || !find_all_near(queue, c, cpu))
+        return false;
+    for (unsigned i = 0; i < c->ndst; i++)
+        memmove(cpu[i], cpu[c->ndst], c->bytes);
+    add_relaxed(&queue->bytes_copied, c->bytes * c->ndst);
+    return true;
+}
+
+static inline bool reduce_near(struct sim_queue *queue, const struct thrum_command *c)
+{
+    void *cpu[NEAR_OPERANDS];
+    unsigned key = 1u << 16 | (unsigned)c->dtype << 8 | c->redop;
+    struct sim_reduce_args args = {.dsts = cpu,
+                                   .srcs = (const void *const *)(cpu + c->ndst),
+                                   .ndst = c->ndst,
+                                   .nsrc = c->nsrc,
+                                   .divisor = c->divisor ? c->divisor : 1};
+
+    if (c->redop >= THRUM_REDOP_COUNT || !find_all_near(queue, c, cpu) ||
+        reduce_overlaps(cpu, c->ndst, cpu + c->ndst, c->nsrc, c->bytes))
+        return false;
     if (sim_unlikely(queue->kernel_key != key)) {
         queue->kernel = sim_reduce_kernel((thrum_datatype_t)c->dtype, (thrum_redop_t)c->redop);
         queue->kernel_shift =
@@ -742,7 +762,6 @@ static inline bool reduce_near(struct sim_queue *queue, const struct thrum_comma
         queue->kernel_key = key;
     }
     args.count = c->bytes >> queue->kernel_shift;
-    args.divisor = c->divisor ? c->divisor : 1;
     queue->kernel(&args);
     add_relaxed(&queue->bytes_reduced, c->bytes * c->nsrc);
     return true;
@@ -768,11 +787,32 @@ static inline bool step_near(struct sim_queue *queue, const struct thrum_command
         return true;
     case THRUM_CMD_WRITE_LINE:
         return write_line_near(queue, c);
+    case THRUM_CMD_COPY:
+        return copy_near(queue, c);
     case THRUM_CMD_REDUCE:
         return reduce_near(queue, c);
     default:
         return false;
     }
+}
+
+/* The command waits for a peer. */
+static thrum_status_t step_again(struct run *run, bool quick)
+{
+    unsigned tries = patience(run->queue);
+    thrum_status_t status = SIM_RUN_BLOCKED;
+
+    while (status == SIM_RUN_BLOCKED && tries--) {
+        cpu_pause();
+        if (quick && step_near(run->queue, run->command)) {
+            run->queue->counted = false;
+            status = THRUM_OK;
+        } else if (!quick || tries % 16 == 0) {
+            status = step(run); /* looks at cancels, too */
+        }
+    }
+    learn_patience(run->queue, status != SIM_RUN_BLOCKED);
+    return status;
 }
 
 size_t sim_execute_now(struct sim_queue *queue, const struct thrum_command *commands, size_t n,
@@ -796,7 +836,7 @@ size_t sim_execute_now(struct sim_queue *queue, const struct thrum_command *comm
         status = step(&run);
         quick = quick && !queue->ending;
         if (status == SIM_RUN_BLOCKED)
-            status = step_again(&run);
+            status = step_again(&run, quick);
         if (status)
             break;
     }

@@ -52,7 +52,7 @@ static inline unsigned sim_address_slot(uint64_t address)
 
 /* ---- shared pages ------------------------------------------------------------------------------------------- */
 
-#define SIM_SHARED_MAGIC 0x314d495354485254ull
+#define SIM_SHARED_MAGIC 0x324d495354485254ull
 
 struct sim_shared {
     uint64_t magic; /* constant after open, like all of this line */
