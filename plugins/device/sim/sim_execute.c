@@ -705,26 +705,17 @@ static inline bool write_line_near(struct sim_queue *queue, const struct thrum_c
 
 #define NEAR_OPERANDS 16
 
-<<<<<<< HEAD
-    if (c->ndst != 1 || n > 4 || c->bytes > SIM_PAGE_BYTES || c->redop >= THRUM_REDOP_COUNT ||
-        (c->flags & ~(THRUM_CMD_FLAG_CONTAIN | THRUM_CMD_FLAG_HOST)))
-        return false;
-    for (unsigned i = 0; i < n; i++) {
-        at[i] = find_near(queue, c, i, c->bytes);
-        if (!at[i].cpu || (at[i].cpu != at[0].cpu && overlap(at[i].cpu, at[0].cpu, c->bytes)))
-=======
 /* Translates all operands of a COPY or REDUCE; false if one is not near or is larger than is small. */
 static inline bool find_all_near(struct sim_queue *queue, const struct thrum_command *c, void **cpu)
 {
     unsigned n = (unsigned)c->ndst + c->nsrc;
 
     if (n > NEAR_OPERANDS || c->bytes > SIM_PAGE_BYTES ||
-        (c->flags & ~(unsigned)THRUM_CMD_FLAG_CONTAIN))
+        (c->flags & ~(unsigned)(THRUM_CMD_FLAG_CONTAIN | THRUM_CMD_FLAG_HOST)))
         return false;
     for (unsigned i = 0; i < n; i++) {
-        cpu[i] = find_near(queue, &c->operands[i], c->bytes).cpu;
+        cpu[i] = find_near(queue, c, i, c->bytes).cpu;
         if (!cpu[i])
->>>>>>> main
             return false;
     }
     return true;
