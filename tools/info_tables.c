@@ -135,7 +135,7 @@ static void print_algorithm(const struct algo *algo)
             snprintf(flags + used, sizeof flags - used, "%s%s", used ? "," : "",
                      algorithm_flags[i].name);
     }
-    printf("%-15s %-19s %-14s %s\n", collective_name(algo->collective), algo->name,
+    printf("%-15s %-19s %-20s %s\n", collective_name(algo->collective), algo->name,
            *flags ? flags : "-", algo->help);
 }
 
@@ -156,14 +156,15 @@ int info_algorithms(bool json)
     json_t *list;
 
     if (!json) {
-        printf("%-15s %-19s %-14s %s\n", "COLLECTIVE", "ALGORITHM", "FLAGS", "HOW");
+        printf("%-15s %-19s %-20s %s\n", "COLLECTIVE", "ALGORITHM", "FLAGS", "HOW");
         for (size_t i = 0; i < thrum_algo_count; i++)
             print_algorithm(&thrum_algos[i]);
-        printf("\npeer-access: loads and stores peers' memory; inline-only: messages of up to %d "
-               "bytes;\n"
-               "commutative: folds contributions in another order than that of ranks.\n"
+        printf("\npeer-access: loads and stores peers' memory; inline-only: what fits a line, "
+               "%d bytes\n"
+               "where peers' memory can be stored to, else %d;\n"
+               "ordered: folds contributions from the left in the order of ranks.\n"
                "THRUM_ALGO=collective:algorithm forces one; --why says what would be chosen.\n",
-               PLAN_INLINE_BYTES);
+               PLAN_INLINE_LONG_BYTES, PLAN_INLINE_BYTES);
         return 0;
     }
     list = json_array();

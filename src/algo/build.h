@@ -35,6 +35,13 @@ static inline uint64_t algo_block_bytes(const struct plan_params *params, int ra
     return plan_block_elems(params, rank) * algo_elem_bytes(params);
 }
 
+/* What a line with a contribution or block takes in memory. */
+static inline double algo_line_bytes(const struct plan_params *params)
+{
+    uint64_t flag = 8;
+    return (double)((algo_count_bytes(params) + flag + 63) / 64 * 64);
+}
+
 /* The rank `distance` places further on the ring of n; distance may be negative, down to -2n. */
 static inline int algo_rank_at(int rank, int64_t distance, int n)
 {

@@ -13,7 +13,6 @@
 #include "base/base.h"
 #include "base/config.h"
 #include "exec/exec.h"
-#include "fabric/fabric.h"
 #include "select/select.h"
 #include "topo/topo.h"
 
@@ -187,11 +186,9 @@ out:
 
 static thrum_status_t open_endpoint(struct thrum_comm *comm, struct exchange_fabric *mine)
 {
-    const char *device = thrum_config_string(CFG_FABRIC_DEVICE);
-    thrum_status_t status = fabric_plugin_load(thrum_config_string(CFG_FABRIC), &comm->fabric);
+    thrum_status_t status = comm_endpoint_get(comm->device, &comm->shared_endpoint, &comm->fabric,
+                                              &comm->endpoint, &mine->address);
 
-    if (!status)
-        status = comm->fabric->open(*device ? device : NULL, &comm->endpoint, &mine->address);
     if (!status)
         status = comm->ops->port_attach(comm->device->impl, comm->fabric, comm->endpoint);
     if (!status)
@@ -366,7 +363,7 @@ static void release(struct thrum_comm *comm)
                 comm->fabric->disconnect(comm->peers[r].fabric_peer);
         for (int i = 0; i < comm->nregions; i++)
             comm->fabric->region_deregister(comm->endpoint, comm->regions[i].region);
-        comm->fabric->close(comm->endpoint);
+        comm_endpoint_put(comm->shared_endpoint);
     }
     free(comm->regions);
     for (int r = 0; r < comm->nranks; r++)
@@ -389,6 +386,9 @@ static void release(struct thrum_comm *comm)
     if (comm->area)
         (void)comm->ops->mem_free(comm->device->impl, comm->area);
     exec_cache_destroy(comm->cache);
+    free(comm->redops);
+    for (struct comm_link *link = comm->links; link; link = link->next)
+        link->comm = NULL;
     exec_list_destroy(comm->list);
     pthread_mutex_destroy(&comm->retire_lock);
     free(comm->peers);

@@ -225,6 +225,13 @@ static void lower_engine(struct builder *b, const struct plan_op *op)
     command->flags |= wide_flags(b, op);
     command->dtype = (uint8_t)params->dtype;
     command->redop = (uint8_t)params->redop;
+    if (params->redop >= THRUM_REDOP_COUNT) {
+        const struct comm_redop *redop = comm_redop_find(b->comm, params->redop);
+
+        command->redop = THRUM_REDOP_CALLBACK;
+        command->reduce = redop->fold;
+        command->reduce_context = redop->context;
+    }
     if (params->redop == THRUM_AVG) {
         command->redop = (op->flags & PLAN_FINAL) ? THRUM_AVG : THRUM_SUM;
         command->divisor = op->value ? op->value : (uint64_t)params->nranks;
@@ -283,8 +290,10 @@ static uint64_t p2p_signature(const struct builder *b, int peer, bool receive)
     for (int i = 0; i < params->np2p; i++)
         if (params->p2p[i].peer == peer && params->p2p[i].is_send != receive) {
             const struct plan_p2p *p = &params->p2p[i];
-            struct call_record call = {
-                .count = p->bytes, .collective = COLL_SENDRECV, .dtype = p->dtype};
+            struct call_record call = {.count = p->bytes,
+                                       .collective = COLL_SENDRECV,
+                                       .dtype = p->dtype,
+                                       .redop = p->kind};
             return exec_signature(&call);
         }
     return 0;
@@ -432,6 +441,7 @@ static void note_messages(struct builder *b)
             p->messages[p->nmessages++] = (struct comm_message){
                 .peer = params->p2p[i].peer,
                 .dtype = params->p2p[i].dtype,
+                .kind = params->p2p[i].kind,
                 .count = params->p2p[i].bytes /
                          thrum_datatype_size((thrum_datatype_t)params->p2p[i].dtype),
                 .flag = p2p_signature(b, params->p2p[i].peer, false)};

@@ -21,6 +21,8 @@ struct coll_args {
     thrum_datatype_t dtype;
     thrum_redop_t redop;
     int root;
+    /* v-variants (allgather and reduce_scatter): nranks each, borrowed; `count` is the largest. NULL: equal blocks */
+    const uint64_t *counts, *displs;
     struct thrum_comm *comm;
     struct thrum_queue *queue;
 };
@@ -127,7 +129,9 @@ struct exec_copy {
 struct exec_staging {
     const struct exec_copy *in, *out;
     size_t nin, nout;
-    bool by_parts; /* one copy each at most, of which the program's points name parts */
+    const struct thrum_command *prologue; /* between the copies in and the program; NULL: none */
+    bool
+        by_parts; /* one copy each at most, of which the program's points name parts; no prologue */
 };
 
 /* Where the buffers of a collective are for the device, with the copies that host memory needs around the program. */
@@ -189,17 +193,23 @@ thrum_status_t exec_wait_signal(struct thrum_comm *comm, int peer, uint64_t n,
 
 struct exec_key {
     uint64_t count;
+    uint64_t detail; /* v-variants: hash of counts; else 0, and both arrays are NULL */
+    const uint64_t *counts, *displs; /* compared in full; a key in the cache has copies */
+    int nranks;
     int32_t root;
-    uint8_t collective, dtype, redop, in_place;
+    uint16_t redop;
+    uint8_t collective, dtype, in_place;
 };
 
 struct exec_cache *exec_cache_create(void);
 void exec_cache_destroy(struct exec_cache *cache); /* takes NULL */
 /* NULL if it is not there. */
 struct exec_program *exec_cache_find(struct exec_cache *cache, const struct exec_key *key);
-/* Takes the program; may drop another. */
-void exec_cache_insert(struct exec_cache *cache, const struct exec_key *key,
-                       struct exec_program *program);
+/* Takes the program, also on error; may drop another. NO_MEMORY. */
+thrum_status_t exec_cache_insert(struct exec_cache *cache, const struct exec_key *key,
+                                 struct exec_program *program);
+/* Drops the programs of a reduction that is no more. */
+void exec_cache_forget_redop(struct exec_cache *cache, thrum_redop_t redop);
 /*
  * A call that is made again with the arguments of an earlier one, whose buffers were found good and lie where they lay
  * (equal epoch: device_memory_epoch; the stages are looked after here), needs no second look at them. recall: its

@@ -12,10 +12,10 @@
 
 uint64_t exec_signature(const struct call_record *call)
 {
-    uint64_t h = call->count * 0x9e3779b97f4a7c15u;
+    uint64_t h = call->count * 0x9e3779b97f4a7c15u ^ call->detail;
 
-    h ^= ((uint64_t)(uint32_t)call->root << 24 | (uint64_t)call->collective << 16 |
-          (uint64_t)call->dtype << 8 | call->redop) *
+    h ^= ((uint64_t)(uint32_t)call->root << 32 | (uint64_t)call->collective << 24 |
+          (uint64_t)call->dtype << 16 | call->redop) *
          0xc2b2ae3d27d4eb4fu;
     h ^= h >> 29;
     h *= 0xbf58476d1ce4e5b9u;
@@ -366,6 +366,15 @@ static void number_lanes(struct exec_program *program, uint64_t number)
         commands[n - 1 - lane].value = number;
 }
 
+/* Sets the values that order operations and lanes. */
+static void number_lane0(struct exec_program *program, uint64_t number)
+{
+    *program->head_value = number - 1;
+    *program->tail_value = number;
+    if (program->nlanes > 1)
+        number_lanes(program, number);
+}
+
 /* A plan that names its stages has one lane, whose commands come first. */
 static void add_in_parts(struct exec_list *list, const struct exec_program *program,
                          const struct exec_staging *staging)
@@ -385,15 +394,6 @@ static void add_in_parts(struct exec_list *list, const struct exec_program *prog
     exec_list_add(list, &program->commands[at], program->ncommands - at);
 }
 
-/* Sets the values that order operations and lanes. */
-static void number_lane0(struct exec_program *program, uint64_t number)
-{
-    *program->head_value = number - 1;
-    *program->tail_value = number;
-    if (program->nlanes > 1)
-        number_lanes(program, number);
-}
-
 /* Lane 0 with the copies around or in it, in one submission. */
 static thrum_status_t submit_staged(struct thrum_comm *comm, struct exec_program *program,
                                     const struct exec_staging *staging, struct thrum_queue *queue,
@@ -402,7 +402,7 @@ static thrum_status_t submit_staged(struct thrum_comm *comm, struct exec_program
     const struct thrum_command *commands = &program->commands[program->lanes[0].first_command];
     uint32_t n = program->lanes[0].ncommands;
     struct exec_list *list;
-    thrum_status_t status = exec_list_begin(comm, staging, n, program->npoints, &list);
+    thrum_status_t status = exec_list_begin(comm, staging, n + 1, program->npoints, &list);
 
     if (status)
         return status;
@@ -411,6 +411,8 @@ static thrum_status_t submit_staged(struct thrum_comm *comm, struct exec_program
     } else {
         exec_list_add(list, &commands[0], 1);
         exec_list_add_copies(list, staging->in, staging->nin, true);
+        if (staging->prologue)
+            exec_list_add(list, staging->prologue, 1);
         exec_list_add(list, &commands[1], n - 2);
         exec_list_add_copies(list, staging->out, staging->nout, false);
         exec_list_add(list, &commands[n - 1], 1);

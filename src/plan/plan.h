@@ -10,7 +10,7 @@
  * receiver before its plan ends: so both ends know the base of the next plan without talking.
  *
  * Lines. Each ordered pair has two line slots, used in turn. SIGNAL|ARRIVE writes the caller's call record (signature,
- * where its buffers are) into the next slot at the peer, PUT|INLINE writes up to PLAN_INLINE_BYTES of data; at most one
+ * where its buffers are) into the next slot at the peer, PUT|INLINE writes up to plan_inline_bytes of data; at most one
  * line per ordered pair and plan. WAIT|ARRIVE (or |INLINE) by the peer waits for it and compares the signatures.
  * After WAIT|ARRIVE from r, operands may name r's SEND and RECV; after WAIT|INLINE, (LINE, rank = me, offset =
  * from) holds the data: offset is the sender's rank, not bytes.
@@ -115,6 +115,7 @@ struct plan_p2p {
     int peer;
     bool is_send;
     uint8_t dtype; /* thrum_datatype_t: both ends must name the same */
+    uint8_t kind; /* enum message_kind of comm.h: the same */
     uint64_t bytes;
     uint64_t offset;
 };

@@ -8,71 +8,97 @@
 #include "base/config.h"
 
 #define ANY UINT64_MAX
+#define ANYWHERE false
+#define WITH_PEER_ACCESS true
+#define LINE PLAN_INLINE_LONG_BYTES /* or a short one: "inline" refuses what does not fit */
 
 /*
  * First row that fits and whose algorithm can serve wins. Bytes are the largest that any rank sends or receives, so that
- * all ranks choose the same. What needs peer access comes before what does without. The limits come from sweeps with
- * thrum-perf --algorithm on two cores.
+ * all ranks choose the same. The last rows of a reduction are for those that must be in rank order, which the ones before
+ * refuse where ranks are many. The limits come from sweeps with thrum-perf --algorithm on two cores.
  */
 static const struct {
     enum collective collective;
     int max_ranks;
     uint64_t max_bytes;
     const char *algorithm;
+    bool peer_access; /* only where there is */
 } rows[] = {
-    {COLL_ALLREDUCE, 16, PLAN_INLINE_BYTES, "inline"},
-    {COLL_ALLREDUCE, 8, 262143, "direct"},
-    {COLL_ALLREDUCE, 8, ANY, "pieces"},
-    {COLL_ALLREDUCE, 64, ANY, "direct"},
-    {COLL_ALLREDUCE, INT32_MAX, 65536, "recursive_doubling"},
-    {COLL_ALLREDUCE, 64, ANY, "pairwise"},
-    {COLL_ALLREDUCE, INT32_MAX, 4 << 20, "rabenseifner"},
-    {COLL_ALLREDUCE, INT32_MAX, ANY, "double_tree"},
-    {COLL_ALLREDUCE, INT32_MAX, ANY, "chain"},
-    {COLL_BROADCAST, 16, PLAN_INLINE_BYTES, "inline"},
-    {COLL_BROADCAST, 8, 32767, "direct"},
-    {COLL_BROADCAST, 8, ANY, "pieces"},
-    {COLL_BROADCAST, 64, ANY, "direct"},
-    {COLL_BROADCAST, INT32_MAX, 65536, "binomial"},
-    {COLL_BROADCAST, INT32_MAX, ANY, "chain"},
-    {COLL_ALLGATHER, 16, 16 * PLAN_INLINE_BYTES, "inline"},
-    {COLL_ALLGATHER, 8, 524287, "direct"},
-    {COLL_ALLGATHER, 8, ANY, "pieces"},
-    {COLL_ALLGATHER, 64, ANY, "direct"},
-    {COLL_ALLGATHER, INT32_MAX, 65536, "bruck"},
-    {COLL_ALLGATHER, INT32_MAX, ANY, "ring"},
-    {COLL_REDUCE_SCATTER, 16, 16 * PLAN_INLINE_BYTES, "inline"},
-    {COLL_REDUCE_SCATTER, 64, ANY, "direct"},
-    {COLL_REDUCE_SCATTER, INT32_MAX, 65536, "recursive_halving"},
-    {COLL_REDUCE_SCATTER, 64, ANY, "pairwise"},
-    {COLL_REDUCE_SCATTER, INT32_MAX, ANY, "ring"},
-    {COLL_REDUCE_SCATTER, INT32_MAX, ANY, "pairwise"},
-    {COLL_BARRIER, INT32_MAX, ANY, "dissemination"},
-    {COLL_SENDRECV, INT32_MAX, ANY, "rendezvous"},
-    {COLL_REDUCE, 64, PLAN_INLINE_BYTES, "inline"},
-    {COLL_REDUCE, 64, ANY, "direct"},
-    {COLL_REDUCE, INT32_MAX, 1 << 20, "binomial"},
-    {COLL_REDUCE, INT32_MAX, ANY, "chain"},
-    {COLL_GATHER, 64, 64 * PLAN_INLINE_BYTES, "inline"},
-    {COLL_GATHER, 64, ANY, "direct"},
-    {COLL_GATHER, INT32_MAX, 65536, "binomial"},
-    {COLL_GATHER, INT32_MAX, ANY, "direct"},
-    {COLL_SCATTER, 64, 64 * PLAN_INLINE_BYTES, "inline"},
-    {COLL_SCATTER, 64, ANY, "direct"},
-    {COLL_SCATTER, INT32_MAX, 65536, "binomial"},
-    {COLL_SCATTER, INT32_MAX, ANY, "direct"},
-    {COLL_ALLTOALL, 16, 16 * PLAN_INLINE_BYTES, "inline"},
-    {COLL_ALLTOALL, 64, ANY, "direct"},
-    {COLL_ALLTOALL, INT32_MAX, 65536, "bruck"},
-    {COLL_ALLTOALL, INT32_MAX, ANY, "pairwise"},
-    {COLL_SCAN, 16, PLAN_INLINE_BYTES, "inline"},
-    {COLL_SCAN, 64, ANY, "direct"},
-    {COLL_SCAN, INT32_MAX, 65536, "recursive_doubling"},
-    {COLL_SCAN, INT32_MAX, ANY, "chain"},
-    {COLL_EXSCAN, 16, PLAN_INLINE_BYTES, "inline"},
-    {COLL_EXSCAN, 64, ANY, "direct"},
-    {COLL_EXSCAN, INT32_MAX, 65536, "recursive_doubling"},
-    {COLL_EXSCAN, INT32_MAX, ANY, "chain"},
+    {COLL_ALLREDUCE, 4, LINE, "inline", ANYWHERE},
+    {COLL_ALLREDUCE, 16, 1024, "inline", ANYWHERE},
+    {COLL_ALLREDUCE, 8, 262143, "direct", ANYWHERE},
+    {COLL_ALLREDUCE, 8, ANY, "pieces", ANYWHERE},
+    {COLL_ALLREDUCE, 64, ANY, "direct", ANYWHERE},
+    {COLL_ALLREDUCE, INT32_MAX, 65536, "recursive_doubling", ANYWHERE},
+    {COLL_ALLREDUCE, 64, ANY, "pairwise", ANYWHERE},
+    {COLL_ALLREDUCE, INT32_MAX, 4 << 20, "rabenseifner", ANYWHERE},
+    {COLL_ALLREDUCE, INT32_MAX, ANY, "double_tree", ANYWHERE},
+    {COLL_ALLREDUCE, INT32_MAX, 1024, "inline", ANYWHERE},
+    {COLL_ALLREDUCE, INT32_MAX, ANY, "direct", ANYWHERE},
+    {COLL_ALLREDUCE, 255, ANY, "pairwise", ANYWHERE},
+    {COLL_ALLREDUCE, INT32_MAX, ANY, "chain", ANYWHERE},
+    {COLL_BROADCAST, 4, LINE, "inline", ANYWHERE},
+    {COLL_BROADCAST, 16, 1024, "inline", ANYWHERE},
+    {COLL_BROADCAST, 8, 32767, "direct", WITH_PEER_ACCESS},
+    {COLL_BROADCAST, 8, ANY, "pieces", WITH_PEER_ACCESS},
+    {COLL_BROADCAST, 64, ANY, "direct", WITH_PEER_ACCESS},
+    {COLL_BROADCAST, 2, ANY, "direct", ANYWHERE},
+    {COLL_BROADCAST, INT32_MAX, 65536, "binomial", ANYWHERE},
+    {COLL_BROADCAST, 64, ANY, "scatter_allgather", ANYWHERE},
+    {COLL_BROADCAST, INT32_MAX, ANY, "chain", ANYWHERE},
+    {COLL_ALLGATHER, 4, 4 * LINE, "inline", ANYWHERE},
+    {COLL_ALLGATHER, 16, 16 * 512, "inline", ANYWHERE},
+    {COLL_ALLGATHER, 8, 524287, "direct", ANYWHERE},
+    {COLL_ALLGATHER, 8, ANY, "pieces", ANYWHERE},
+    {COLL_ALLGATHER, 64, ANY, "direct", ANYWHERE},
+    {COLL_ALLGATHER, INT32_MAX, 65536, "bruck", ANYWHERE},
+    {COLL_ALLGATHER, INT32_MAX, ANY, "ring", ANYWHERE},
+    {COLL_REDUCE_SCATTER, 4, 4 * LINE, "inline", ANYWHERE},
+    {COLL_REDUCE_SCATTER, 16, 16 * 512, "inline", ANYWHERE},
+    {COLL_REDUCE_SCATTER, 64, ANY, "direct", ANYWHERE},
+    {COLL_REDUCE_SCATTER, INT32_MAX, 65536, "recursive_halving", ANYWHERE},
+    {COLL_REDUCE_SCATTER, 64, ANY, "pairwise", ANYWHERE},
+    {COLL_REDUCE_SCATTER, INT32_MAX, ANY, "ring", ANYWHERE},
+    {COLL_REDUCE_SCATTER, INT32_MAX, ANY, "direct", ANYWHERE},
+    {COLL_REDUCE_SCATTER, INT32_MAX, ANY, "pairwise", ANYWHERE},
+    {COLL_BARRIER, INT32_MAX, ANY, "dissemination", ANYWHERE},
+    {COLL_SENDRECV, INT32_MAX, ANY, "rendezvous", ANYWHERE},
+    {COLL_REDUCE, 4, LINE, "inline", ANYWHERE},
+    {COLL_REDUCE, 64, 512, "inline", ANYWHERE},
+    {COLL_REDUCE, 64, ANY, "direct", ANYWHERE},
+    {COLL_REDUCE, INT32_MAX, 1 << 20, "binomial", ANYWHERE},
+    {COLL_REDUCE, INT32_MAX, 1024, "inline", ANYWHERE},
+    {COLL_REDUCE, INT32_MAX, ANY, "direct", ANYWHERE},
+    {COLL_REDUCE, INT32_MAX, ANY, "chain", ANYWHERE},
+    {COLL_GATHER, 4, 4 * LINE, "inline", ANYWHERE},
+    {COLL_GATHER, 64, 64 * 128, "inline", ANYWHERE},
+    {COLL_GATHER, 64, ANY, "direct", ANYWHERE},
+    {COLL_GATHER, INT32_MAX, 65536, "binomial", ANYWHERE},
+    {COLL_GATHER, INT32_MAX, ANY, "direct", ANYWHERE},
+    {COLL_SCATTER, 4, 4 * LINE, "inline", ANYWHERE},
+    {COLL_SCATTER, 64, 64 * 128, "inline", ANYWHERE},
+    {COLL_SCATTER, 64, ANY, "direct", ANYWHERE},
+    {COLL_SCATTER, INT32_MAX, 65536, "binomial", ANYWHERE},
+    {COLL_SCATTER, INT32_MAX, ANY, "direct", ANYWHERE},
+    {COLL_ALLTOALL, 4, 4 * LINE, "inline", ANYWHERE},
+    {COLL_ALLTOALL, 16, 16 * 512, "inline", ANYWHERE},
+    {COLL_ALLTOALL, 64, ANY, "direct", ANYWHERE},
+    {COLL_ALLTOALL, INT32_MAX, 65536, "bruck", ANYWHERE},
+    {COLL_ALLTOALL, INT32_MAX, ANY, "pairwise", ANYWHERE},
+    {COLL_SCAN, 4, LINE, "inline", ANYWHERE},
+    {COLL_SCAN, 16, 1024, "inline", ANYWHERE},
+    {COLL_SCAN, 64, ANY, "direct", ANYWHERE},
+    {COLL_SCAN, INT32_MAX, 65536, "recursive_doubling", ANYWHERE},
+    {COLL_SCAN, INT32_MAX, 1024, "inline", ANYWHERE},
+    {COLL_SCAN, INT32_MAX, ANY, "direct", ANYWHERE},
+    {COLL_SCAN, INT32_MAX, ANY, "chain", ANYWHERE},
+    {COLL_EXSCAN, 4, LINE, "inline", ANYWHERE},
+    {COLL_EXSCAN, 16, 1024, "inline", ANYWHERE},
+    {COLL_EXSCAN, 64, ANY, "direct", ANYWHERE},
+    {COLL_EXSCAN, INT32_MAX, 65536, "recursive_doubling", ANYWHERE},
+    {COLL_EXSCAN, INT32_MAX, 1024, "inline", ANYWHERE},
+    {COLL_EXSCAN, INT32_MAX, ANY, "direct", ANYWHERE},
+    {COLL_EXSCAN, INT32_MAX, ANY, "chain", ANYWHERE},
 };
 
 /* Cost model: what an exchange and a byte take on a host with shared caches; microseconds. */
@@ -145,7 +171,7 @@ static const struct algo *by_rows(const struct plan_params *params, size_t *row_
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         const struct algo *algo;
         if (rows[i].collective != params->collective || params->nranks > rows[i].max_ranks ||
-            bytes > rows[i].max_bytes)
+            bytes > rows[i].max_bytes || (rows[i].peer_access && !params->peer_access))
             continue;
         algo = algo_find(rows[i].collective, rows[i].algorithm);
         if (algo && !algo_refusal(algo, params)) {
@@ -184,7 +210,8 @@ static void describe_row(size_t row, char *text, size_t bytes)
         snprintf(size, sizeof size, "up to %llu bytes", (unsigned long long)rows[row].max_bytes);
     if (rows[row].max_ranks != INT32_MAX)
         snprintf(ranks, sizeof ranks, "up to %d ranks", rows[row].max_ranks);
-    snprintf(text, bytes, "row %zu: %s, %s", row, size, ranks);
+    snprintf(text, bytes, "row %zu: %s, %s%s", row, size, ranks,
+             rows[row].peer_access ? ", peer access" : "");
 }
 
 static void explain_one(const struct plan_params *params, const struct algo *algo,

@@ -123,21 +123,59 @@ static inline bool translate_all(const struct run *run, unsigned first, unsigned
 
 /* ---- DMA and REDUCE engines ------------------------------------------------------------------------------------ */
 
-static bool overlap(const void *a, const void *b, uint64_t bytes)
+static bool overlap(const void *a, uint64_t a_bytes, const void *b, uint64_t b_bytes)
 {
     uintptr_t x = (uintptr_t)a, y = (uintptr_t)b;
-    return x < y ? y - x < bytes : x - y < bytes;
+    return x < y ? y - x < a_bytes : x - y < b_bytes;
 }
 
-/* A REDUCE destination may be exactly a source; anything between gives results that depend on the vector width. */
+/* Bytes of each operand of a REDUCE or SCALE for each byte that the command counts: partial results are float32. */
+struct widths {
+    uint64_t dst, first, others;
+};
+
+static struct widths widths_of(const struct thrum_command *c)
+{
+    uint64_t wide = sim_type_widens((thrum_datatype_t)c->dtype)
+                        ? sizeof(float) / thrum_datatype_size((thrum_datatype_t)c->dtype)
+                        : 1;
+    bool all = c->flags & THRUM_CMD_FLAG_WIDE_SRC;
+
+    return (struct widths){.dst = c->flags & THRUM_CMD_FLAG_WIDE_DST ? wide : 1,
+                           .first = all || (c->flags & THRUM_CMD_FLAG_WIDE_FIRST) ? wide : 1,
+                           .others = all ? wide : 1};
+}
+
+/*
+ * A destination may be exactly a source that is as wide; anything between gives results that depend on the vector
+ * width.
+ */
 static bool reduce_overlaps(void *const *dst, unsigned ndst, void *const *src, unsigned nsrc,
-                            uint64_t bytes)
+                            uint64_t bytes, const struct widths *widths)
 {
     for (unsigned d = 0; d < ndst; d++)
-        for (unsigned s = 0; s < nsrc; s++)
-            if (dst[d] != src[s] && overlap(dst[d], src[s], bytes))
+        for (unsigned s = 0; s < nsrc; s++) {
+            uint64_t width = s ? widths->others : widths->first;
+            if ((dst[d] != src[s] || widths->dst != width) &&
+                overlap(dst[d], bytes * widths->dst, src[s], bytes * width))
                 return true;
+        }
     return false;
+}
+
+/* Host pointers of all operands of a REDUCE, or of a SCALE but for its scalar, from piece_offset on. */
+static bool translate_elements(const struct run *run, const struct widths *widths, unsigned nsrc,
+                               void **cpu_out, uint64_t *bad_out)
+{
+    const struct thrum_command *c = run->command;
+    uint64_t offset = run->queue->piece_offset;
+
+    return translate_all(run, 0, c->ndst, c->bytes * widths->dst, offset * widths->dst, cpu_out,
+                         bad_out) &&
+           translate_all(run, c->ndst, 1, c->bytes * widths->first, offset * widths->first,
+                         cpu_out + c->ndst, bad_out) &&
+           translate_all(run, c->ndst + 1u, nsrc - 1, c->bytes * widths->others,
+                         offset * widths->others, cpu_out + c->ndst + 1, bad_out);
 }
 
 /* Bytes to do now, from piece_offset; 0: over budget. */
@@ -193,7 +231,7 @@ static inline thrum_status_t run_copy(struct run *run)
     if (!translate_all(run, 0, (unsigned)c->ndst + c->nsrc, c->bytes, offset, cpu, &bad))
         return report(run, THRUM_RAS_PAGE_FAULT, bad);
     src = cpu[c->ndst]; /* not set for FILL */
-    whole = !fill && c->ndst == 1 && overlap(cpu[0], src, c->bytes);
+    whole = !fill && c->ndst == 1 && overlap(cpu[0], c->bytes, src, c->bytes);
     bytes = take_piece(run, (unsigned)c->ndst + 1, whole);
     if (!bytes)
         return SIM_RUN_LARGE;
@@ -206,32 +244,110 @@ static inline thrum_status_t run_copy(struct run *run)
     return piece_done(run, bytes);
 }
 
-static inline thrum_status_t run_reduce(struct run *run)
+static thrum_status_t reduce_piece(const struct thrum_command *c,
+                                   const struct sim_reduce_args *args)
+{
+    thrum_datatype_t dtype = (thrum_datatype_t)c->dtype;
+    thrum_status_t status;
+
+    if (c->redop != THRUM_REDOP_CALLBACK) {
+        sim_reduce(dtype, (thrum_redop_t)c->redop, args);
+        return THRUM_OK;
+    }
+    status = sim_reduce_by_callback(dtype, c->reduce, c->reduce_context, args);
+    return status > 0 ? THRUM_ERR_INVALID_USAGE : status; /* it cannot ask to be called again */
+}
+
+static thrum_status_t run_reduce(struct run *run)
 {
     const struct thrum_command *c = run->command;
-    size_t size = thrum_datatype_size((thrum_datatype_t)c->dtype);
-    uint64_t offset = run->queue->piece_offset, bytes, bad;
+    const struct widths widths = widths_of(c);
     void *cpu[2 * SIM_MAX_OPERANDS];
     struct sim_reduce_args args;
+    thrum_status_t status;
+    uint64_t bytes, bad;
 
     if (!c->bytes)
         return THRUM_OK;
-    if (!translate_all(run, 0, (unsigned)c->ndst + c->nsrc, c->bytes, offset, cpu, &bad))
+    if (!translate_elements(run, &widths, c->nsrc, cpu, &bad))
         return report(run, THRUM_RAS_PAGE_FAULT, bad);
-    if (!offset && reduce_overlaps(cpu, c->ndst, cpu + c->ndst, c->nsrc, c->bytes))
+    if (!run->queue->piece_offset &&
+        reduce_overlaps(cpu, c->ndst, cpu + c->ndst, c->nsrc, c->bytes, &widths))
         return report(run, THRUM_RAS_BAD_PACKET, 0);
-    bytes = take_piece(run, (unsigned)c->ndst + c->nsrc, false);
+    bytes = take_piece(
+        run, (unsigned)(c->ndst * widths.dst + widths.first + (c->nsrc - 1u) * widths.others),
+        false);
     if (!bytes)
         return SIM_RUN_LARGE;
-    args = (struct sim_reduce_args){.dsts = cpu,
-                                    .srcs = (const void *const *)(cpu + c->ndst),
-                                    .ndst = c->ndst,
-                                    .nsrc = c->nsrc,
-                                    .count = bytes / size,
-                                    .divisor = c->divisor ? c->divisor : 1,
-                                    .stream = c->flags & THRUM_CMD_FLAG_STREAM};
-    sim_reduce_kernel((thrum_datatype_t)c->dtype, (thrum_redop_t)c->redop)(&args);
+    args =
+        (struct sim_reduce_args){.dsts = cpu,
+                                 .srcs = (const void *const *)(cpu + c->ndst),
+                                 .ndst = c->ndst,
+                                 .nsrc = c->nsrc,
+                                 .count = bytes / thrum_datatype_size((thrum_datatype_t)c->dtype),
+                                 .divisor = c->redop == THRUM_AVG && c->divisor ? c->divisor : 1,
+                                 .stream = c->flags & THRUM_CMD_FLAG_STREAM,
+                                 .wide_dst = c->flags & THRUM_CMD_FLAG_WIDE_DST,
+                                 .wide_src = c->flags & THRUM_CMD_FLAG_WIDE_SRC,
+                                 .wide_first = c->flags & THRUM_CMD_FLAG_WIDE_FIRST};
+    status = reduce_piece(c, &args);
+    if (status)
+        return status;
     add_relaxed(&run->queue->bytes_reduced, bytes * c->nsrc);
+    return piece_done(run, bytes);
+}
+
+/* The scalar, in the packet or in memory that no destination may reach into. */
+static const void *scalar_of(const struct run *run, uint64_t *bad_out)
+{
+    void *cpu;
+
+    if (run->command->nsrc == 1)
+        return run->command->payload;
+    return translate_all(run, run->command->ndst + 1u, 1,
+                         thrum_datatype_size((thrum_datatype_t)run->command->dtype), 0, &cpu,
+                         bad_out)
+               ? cpu
+               : NULL;
+}
+
+static bool scale_overlaps(const struct thrum_command *c, void *const *cpu, const void *scalar)
+{
+    static const struct widths same = {1, 1, 1};
+    size_t size = thrum_datatype_size((thrum_datatype_t)c->dtype);
+
+    for (unsigned d = 0; d < c->ndst; d++)
+        if (overlap(cpu[d], c->bytes, scalar, size))
+            return true;
+    return reduce_overlaps(cpu, c->ndst, cpu + c->ndst, 1, c->bytes, &same);
+}
+
+static thrum_status_t run_scale(struct run *run)
+{
+    static const struct widths same = {1, 1, 1};
+    const struct thrum_command *c = run->command;
+    void *cpu[SIM_MAX_OPERANDS + 1];
+    struct sim_scale_args args;
+    uint64_t bytes, bad;
+    const void *scalar;
+
+    if (!c->bytes)
+        return THRUM_OK;
+    if (!translate_elements(run, &same, 1, cpu, &bad) || !(scalar = scalar_of(run, &bad)))
+        return report(run, THRUM_RAS_PAGE_FAULT, bad);
+    if (!run->queue->piece_offset && scale_overlaps(c, cpu, scalar))
+        return report(run, THRUM_RAS_BAD_PACKET, 0);
+    bytes = take_piece(run, c->ndst + 1u, false);
+    if (!bytes)
+        return SIM_RUN_LARGE;
+    args = (struct sim_scale_args){.dsts = cpu,
+                                   .ndst = c->ndst,
+                                   .src = cpu[c->ndst],
+                                   .scalar = scalar,
+                                   .count = bytes / thrum_datatype_size((thrum_datatype_t)c->dtype),
+                                   .stream = c->flags & THRUM_CMD_FLAG_STREAM};
+    sim_scale((thrum_datatype_t)c->dtype, &args);
+    add_relaxed(&run->queue->bytes_reduced, bytes);
     return piece_done(run, bytes);
 }
 
@@ -448,6 +564,8 @@ static inline thrum_status_t run_engine(struct run *run)
         return run_copy(run);
     case THRUM_CMD_REDUCE:
         return run_reduce(run);
+    case THRUM_CMD_SCALE:
+        return run_scale(run);
     case THRUM_CMD_SIGNAL:
         return run_signal(run);
     case THRUM_CMD_WAIT:
@@ -576,6 +694,7 @@ static inline thrum_status_t step(struct run *run)
             queue->ending = status;
     }
     queue->counted = false;
+    queue->piece_offset = 0; /* one that failed may have done a part */
     return THRUM_OK;
 }
 
@@ -735,25 +854,19 @@ static inline bool copy_near(struct sim_queue *queue, const struct thrum_command
 
 static inline bool reduce_near(struct sim_queue *queue, const struct thrum_command *c)
 {
+    static const struct widths narrow = {1, 1, 1};
     void *cpu[NEAR_OPERANDS];
-    unsigned key = 1u << 16 | (unsigned)c->dtype << 8 | c->redop;
     struct sim_reduce_args args = {.dsts = cpu,
                                    .srcs = (const void *const *)(cpu + c->ndst),
                                    .ndst = c->ndst,
                                    .nsrc = c->nsrc,
-                                   .divisor = c->divisor ? c->divisor : 1};
+                                   .divisor = c->redop == THRUM_AVG && c->divisor ? c->divisor : 1};
 
     if (c->redop >= THRUM_REDOP_COUNT || !find_all_near(queue, c, cpu) ||
-        reduce_overlaps(cpu, c->ndst, cpu + c->ndst, c->nsrc, c->bytes))
+        reduce_overlaps(cpu, c->ndst, cpu + c->ndst, c->nsrc, c->bytes, &narrow))
         return false;
-    if (sim_unlikely(queue->kernel_key != key)) {
-        queue->kernel = sim_reduce_kernel((thrum_datatype_t)c->dtype, (thrum_redop_t)c->redop);
-        queue->kernel_shift =
-            (unsigned)__builtin_ctzll(thrum_datatype_size((thrum_datatype_t)c->dtype));
-        queue->kernel_key = key;
-    }
-    args.count = c->bytes >> queue->kernel_shift;
-    queue->kernel(&args);
+    args.count = c->bytes >> __builtin_ctzll(thrum_datatype_size((thrum_datatype_t)c->dtype));
+    sim_reduce((thrum_datatype_t)c->dtype, (thrum_redop_t)c->redop, &args);
     add_relaxed(&queue->bytes_reduced, c->bytes * c->nsrc);
     return true;
 }

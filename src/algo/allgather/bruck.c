@@ -94,7 +94,7 @@ static void build_with_lines(struct plan *plan, uint64_t bytes)
 static bool fits_lines(const struct plan_params *params)
 {
     uint64_t largest = ((uint64_t)params->nranks + 1) / 2;
-    return !params->counts && algo_count_bytes(params) * largest <= PLAN_INLINE_BYTES;
+    return !params->counts && algo_count_bytes(params) * largest <= plan_inline_bytes(params);
 }
 
 void algo_allgather_bruck_build(struct plan *plan)
@@ -113,6 +113,6 @@ struct algo_cost algo_allgather_bruck_cost(const struct plan_params *params)
     double n = params->nranks, levels = algo_log2_ceil(params->nranks);
     double bytes = (double)algo_count_bytes(params);
     if (fits_lines(params))
-        return (struct algo_cost){.steps = levels, .bytes_moved = levels * 128 + 4 * n * bytes};
+        return (struct algo_cost){.steps = levels, .bytes_moved = levels * 64 + 5 * n * bytes};
     return (struct algo_cost){.steps = levels + 1, .bytes_moved = 2 * n * bytes};
 }

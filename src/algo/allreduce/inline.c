@@ -1,10 +1,9 @@
 /*
- * allreduce, one shot in lines: each rank sends its contribution in a cache line, data and flag together, to every peer
- * and folds all of them itself, in rank order. One exchange; for contributions up to PLAN_INLINE_BYTES. The idea is
+ * allreduce, one shot in lines: each rank sends its contribution in a line, data and flag together, to every peer
+ * and folds all of them itself, in rank order. One exchange; for contributions that fit one. The idea is
  * that of NCCL's LL protocol.
  */
 #include "algo/build.h"
-#include "base/base.h"
 
 void algo_allreduce_inline_build(struct plan *plan)
 {
@@ -24,5 +23,5 @@ void algo_allreduce_inline_build(struct plan *plan)
 struct algo_cost algo_allreduce_inline_cost(const struct plan_params *params)
 {
     double n = params->nranks;
-    return (struct algo_cost){.steps = 1, .bytes_moved = 2 * (n - 1) * CACHE_LINE_BYTES};
+    return (struct algo_cost){.steps = 1, .bytes_moved = 2 * (n - 1) * algo_line_bytes(params)};
 }

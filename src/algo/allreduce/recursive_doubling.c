@@ -30,7 +30,7 @@ struct piece {
 
 static bool travels_in_lines(const struct plan_params *params)
 {
-    return algo_count_bytes(params) <= PLAN_INLINE_BYTES && !algo_stages(params);
+    return algo_count_bytes(params) <= plan_inline_bytes(params) && !algo_stages(params);
 }
 
 static void doubling_init(struct doubling *d, const struct plan_params *params)
@@ -200,5 +200,6 @@ struct algo_cost algo_allreduce_recursive_doubling_cost(const struct plan_params
     double bytes = (double)algo_count_bytes(params), extra = n == 1 << levels ? 0 : 2;
     bool lines = travels_in_lines(params);
     return (struct algo_cost){.steps = levels + extra + (lines ? 0 : 1),
-                              .bytes_moved = (levels + extra) * (lines ? 128 : 5 * bytes)};
+                              .bytes_moved =
+                                  (levels + extra) * (lines ? 64 + 4 * bytes : 5 * bytes)};
 }

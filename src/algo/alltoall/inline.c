@@ -1,9 +1,8 @@
 /*
- * alltoall, in lines: each rank sends every peer its block in a cache line, data and flag together; for blocks of up to
- * PLAN_INLINE_BYTES.
+ * alltoall, in lines: each rank sends every peer its block in a line, data and flag together; for blocks
+ * that fit one.
  */
 #include "algo/build.h"
-#include "base/base.h"
 
 void algo_alltoall_inline_build(struct plan *plan)
 {
@@ -28,5 +27,5 @@ void algo_alltoall_inline_build(struct plan *plan)
 struct algo_cost algo_alltoall_inline_cost(const struct plan_params *params)
 {
     double n = params->nranks;
-    return (struct algo_cost){.steps = 1, .bytes_moved = 3 * (n - 1) * CACHE_LINE_BYTES};
+    return (struct algo_cost){.steps = 1, .bytes_moved = 3 * (n - 1) * algo_line_bytes(params)};
 }

@@ -1,9 +1,8 @@
 /*
- * broadcast, in lines: the root sends each peer a cache line, data and flag together; for up to PLAN_INLINE_BYTES. The
+ * broadcast, in lines: the root sends each peer a line, data and flag together; for what fits one. The
  * others' arrivals tell the root that its lines found them started, and are waited for last.
  */
 #include "algo/build.h"
-#include "base/base.h"
 
 void algo_broadcast_inline_build(struct plan *plan)
 {
@@ -29,5 +28,5 @@ void algo_broadcast_inline_build(struct plan *plan)
 struct algo_cost algo_broadcast_inline_cost(const struct plan_params *params)
 {
     double n = params->nranks;
-    return (struct algo_cost){.steps = 1, .bytes_moved = 2 * (n - 1) * CACHE_LINE_BYTES};
+    return (struct algo_cost){.steps = 1, .bytes_moved = 2 * (n - 1) * algo_line_bytes(params)};
 }

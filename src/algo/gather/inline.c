@@ -1,9 +1,8 @@
 /*
- * gather, in lines: each rank sends the root its block in a cache line, data and flag together; for blocks of up to
- * PLAN_INLINE_BYTES. The root's arrival tells the others that their lines found it started, and is waited for last.
+ * gather, in lines: each rank sends the root its block in a line, data and flag together; for blocks
+ * that fit one. The root's arrival tells the others that their lines found it started, and is waited for last.
  */
 #include "algo/build.h"
-#include "base/base.h"
 
 void algo_gather_inline_build(struct plan *plan)
 {
@@ -33,5 +32,5 @@ void algo_gather_inline_build(struct plan *plan)
 struct algo_cost algo_gather_inline_cost(const struct plan_params *params)
 {
     double n = params->nranks;
-    return (struct algo_cost){.steps = 1, .bytes_moved = 3 * (n - 1) * CACHE_LINE_BYTES};
+    return (struct algo_cost){.steps = 1, .bytes_moved = 3 * (n - 1) * algo_line_bytes(params)};
 }

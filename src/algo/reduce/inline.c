@@ -1,10 +1,9 @@
 /*
- * reduce, in lines: each rank sends the root its contribution in a cache line, data and flag together, and the root folds
- * them in rank order; for up to PLAN_INLINE_BYTES. The root's arrival tells the others that their lines found it
+ * reduce, in lines: each rank sends the root its contribution in a line, data and flag together, and the root folds
+ * them in rank order; for what fits one. The root's arrival tells the others that their lines found it
  * started, and is waited for last.
  */
 #include "algo/build.h"
-#include "base/base.h"
 
 void algo_reduce_inline_build(struct plan *plan)
 {
@@ -29,5 +28,5 @@ void algo_reduce_inline_build(struct plan *plan)
 struct algo_cost algo_reduce_inline_cost(const struct plan_params *params)
 {
     double n = params->nranks;
-    return (struct algo_cost){.steps = 1, .bytes_moved = 2 * (n - 1) * CACHE_LINE_BYTES};
+    return (struct algo_cost){.steps = 1, .bytes_moved = 2 * (n - 1) * algo_line_bytes(params)};
 }
