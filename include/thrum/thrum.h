@@ -431,8 +431,9 @@ typedef struct thrum_window *thrum_window_t;
  * Opens [buffer, buffer + bytes) of this rank's device memory to puts of the other ranks; sizes may differ between
  * ranks, 0 opens nothing. Collective over comm: blocks until all ranks have called or the deadline passes; inside a group
  * at its end, as thrum_comm_split. The memory must stay until deregistered: a put into memory that is gone is a FAULT of
- * the rank that puts, where it has peer access. An open window goes with its communicator. Errors: INVALID_COMM, INVALID_POINTER (not device memory of the communicator's
- * device), INVALID_ARGUMENT, TIMEOUT, PEER_DEAD, NO_MEMORY, LIMIT.
+ * the rank that puts, where it has peer access; a fabric may write what was allocated there since. An open window goes
+ * with its communicator. Errors: INVALID_COMM, INVALID_POINTER (not device memory of the communicator's device),
+ * INVALID_ARGUMENT, TIMEOUT, PEER_DEAD, MISMATCH, NO_MEMORY, LIMIT.
  */
 THRUM_MUST_CHECK thrum_status_t thrum_comm_register(thrum_comm_t comm, void *buffer, size_t bytes,
                                                     thrum_window_t *window_out);

@@ -206,6 +206,21 @@ static uint64_t moved_bytes(const struct builder *b, const struct plan_op *op)
     return wide ? op->bytes * plan_widening(&b->plan->params) : op->bytes;
 }
 
+/*
+ * From so many bytes of result on, what is stored first has left the cache before it is read: stores may bypass it. By
+ * sweeps with one rank a core; what one rank writes into several RECVs counts as it does for their owners.
+ */
+#define STREAM_MIN_BYTES (8u << 20)
+
+static bool is_streamed(const struct builder *b, const struct plan_op *op)
+{
+    const struct plan_params *params = &b->plan->params;
+
+    return op_operands(b, op)[0].space == PLAN_RECV &&
+           max_u64(plan_recv_bytes(params, params->rank), plan_recv_bytes(params, params->root)) >=
+               STREAM_MIN_BYTES;
+}
+
 static void lower_engine(struct builder *b, const struct plan_op *op)
 {
     const struct plan_params *params = &b->plan->params;
@@ -218,7 +233,7 @@ static void lower_engine(struct builder *b, const struct plan_op *op)
                           op->ndst, op->nsrc);
     command->bytes = op->opcode == PLAN_REDUCE ? op->bytes : moved_bytes(b, op);
     command->flags = THRUM_CMD_FLAG_CONTAIN;
-    if (op->flags & PLAN_STREAM)
+    if (op->flags & PLAN_STREAM || is_streamed(b, op))
         command->flags |= THRUM_CMD_FLAG_STREAM;
     if (op->opcode != PLAN_REDUCE)
         return;
@@ -557,6 +572,61 @@ static void sort_patches(struct exec_program *p)
     }
 }
 
+/* Fills `out` and returns true if the patch is about a line and nothing else. */
+static bool as_line_patch(struct exec_program *p, const struct exec_patch *patch,
+                          struct exec_line_patch *out)
+{
+    struct thrum_command *command = &p->commands[patch->command];
+    struct thrum_operand *operand = &p->operands[patch->operand];
+
+    *out = (struct exec_line_patch){.address = &operand->indirect,
+                                    .count = &patch->pair->lines_received,
+                                    .first = patch->base + EXEC_LINE_PAYLOAD};
+    switch ((enum patch_kind)patch->kind) {
+    case PATCH_PEER_SEND:
+        out->first += offsetof(struct comm_arrival, send_offset);
+        return true;
+    case PATCH_PEER_RECV:
+        out->first += offsetof(struct comm_arrival, recv_offset);
+        return true;
+    case PATCH_LINE_DATA:
+        out->address = &operand->base;
+        out->first += patch->addend;
+        return true;
+    case PATCH_LINE_OUT:
+        out->count = &patch->pair->lines_sent; /* fall through */
+    case PATCH_LINE_IN:
+        out->address = &operand->base;
+        out->value = &command->value;
+        out->first = patch->base;
+        return true;
+    default:
+        return false;
+    }
+}
+
+/* Programs of collectives are run again and again: their lines are patched in a few instructions each. */
+static void make_line_patches(struct builder *b)
+{
+    struct exec_program *p = b->program;
+    uint32_t left = 0;
+
+    if (p->channel != CHANNEL_COLLECTIVE)
+        return;
+    p->line_patches = malloc((p->npatches + 1u) * sizeof *p->line_patches);
+    if (!p->line_patches) {
+        b->status = thrum_fail(THRUM_ERR_NO_MEMORY, "no host memory for a plan");
+        return;
+    }
+    for (uint32_t i = 0; i < p->npatches; i++) {
+        if (as_line_patch(p, &p->patches[i], &p->line_patches[p->nline_patches]))
+            p->nline_patches++;
+        else
+            p->patches[left++] = p->patches[i];
+    }
+    p->npatches = left;
+}
+
 static void resolve_operands(struct builder *b)
 {
     struct exec_program *p = b->program;
@@ -565,13 +635,15 @@ static void resolve_operands(struct builder *b)
     if (deltas)
         p->deltas = deltas;
     sort_patches(p);
+    make_line_patches(b);
     p->head_value = &p->commands[p->lanes[0].first_command].value;
     p->tail_value = &p->commands[p->lanes[0].first_command + p->lanes[0].ncommands - 1].value;
     for (uint32_t i = 0; i < p->ncommands; i++)
         p->commands[i].operands = &p->operands[b->first_operand[i]];
     p->host_bytes = sizeof *p + b->commands_capacity * sizeof *p->commands +
                     b->operands_capacity * sizeof *p->operands +
-                    b->patches_capacity * sizeof *p->patches + p->ndeltas * sizeof *p->deltas +
+                    b->patches_capacity * sizeof *p->patches +
+                    p->nline_patches * sizeof *p->line_patches + p->ndeltas * sizeof *p->deltas +
                     p->npoints * sizeof *p->points;
 }
 
@@ -629,6 +701,7 @@ void exec_program_free(struct exec_program *program)
     free(program->operands);
     free(program->patches);
     free(program->points);
+    free(program->line_patches);
     free(program->deltas);
     free(program->arrivals);
     free(program->messages);

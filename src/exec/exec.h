@@ -53,6 +53,17 @@ struct exec_patch {
     struct comm_pair *pair; /* of the peer, on the program's channel */
 };
 
+/*
+ * What moves from call to call in programs of collectives: an address in one of a pair's line slots, which take turns,
+ * and the flag of the call. Patches of lines come down to this.
+ */
+struct exec_line_patch {
+    uint64_t *address; /* an operand's base or indirect */
+    uint64_t *value; /* of the command; NULL: it has no flag */
+    const uint32_t *count; /* lines of the pair so far, in this direction */
+    uint64_t first; /* the address in the first slot */
+};
+
 /* What a program adds to the counters of a pair. */
 struct exec_delta {
     struct comm_pair *pair;
@@ -97,6 +108,8 @@ struct exec_program {
     struct exec_lane lanes[PLAN_MAX_LANES];
     uint32_t ncommands, noperands, npatches, ndeltas, nlanes;
     uint32_t nbuffer_patches;
+    struct exec_line_patch *line_patches; /* of collectives; they are not among `patches` then */
+    uint32_t nline_patches;
     uint64_t bound_send, bound_recv; /* what the buffers' patches hold now; 0: nothing */
     bool arrives; /* sends arrival lines */
     uint64_t signature; /* of the call; collectives only */
@@ -161,6 +174,7 @@ thrum_status_t exec_run(struct thrum_comm *comm, struct exec_program *program,
 #define EXEC_SIGNATURE_BITS 16
 #define EXEC_SEQUENCE_MASK (~(uint64_t)0 << EXEC_SIGNATURE_BITS)
 uint64_t exec_signature(const struct call_record *call);
+#define EXEC_LINE_PAYLOAD offsetof(struct thrum_line, payload)
 
 /* Where the first of a peer's lines lies in an area. */
 static inline uint64_t exec_line_offset(int from, enum comm_channel channel)

@@ -30,8 +30,6 @@ struct binding {
     uint64_t flag; /* of collectives */
 };
 
-#define PAYLOAD_OFFSET offsetof(struct thrum_line, payload)
-
 /* The slot that the pair's next line goes to or comes to; patch->base is the first. */
 static inline uint64_t line_slot(const struct exec_patch *patch, uint32_t count)
 {
@@ -41,7 +39,7 @@ static inline uint64_t line_slot(const struct exec_patch *patch, uint32_t count)
 /* A field of the arrival line that has come from the peer. */
 static inline uint64_t arrival_field(const struct exec_patch *patch, size_t field)
 {
-    return line_slot(patch, patch->pair->lines_received) + PAYLOAD_OFFSET + field;
+    return line_slot(patch, patch->pair->lines_received) + EXEC_LINE_PAYLOAD + field;
 }
 
 static inline uint64_t line_flag(const struct binding *b, const struct exec_patch *patch,
@@ -157,7 +155,7 @@ static inline thrum_status_t apply(const struct binding *b, const struct exec_pa
         break;
     case PATCH_LINE_PUT:
         command->put.signal_offset = line_slot(patch, pair->lines_sent);
-        operand->base = command->put.signal_offset + PAYLOAD_OFFSET;
+        operand->base = command->put.signal_offset + EXEC_LINE_PAYLOAD;
         command->value = line_flag(b, patch, pair->lines_sent);
         break;
     case PATCH_LINE_IN:
@@ -185,11 +183,23 @@ static inline thrum_status_t apply(const struct binding *b, const struct exec_pa
     return THRUM_OK;
 }
 
-static thrum_status_t bind(const struct binding *b)
+static inline void bind_lines(const struct exec_program *p, uint64_t flag)
+{
+    for (uint32_t i = 0; i < p->nline_patches; i++) {
+        const struct exec_line_patch *l = &p->line_patches[i];
+
+        *l->address = l->first + *l->count % COMM_LINES_PER_CHANNEL * COMM_LINE_STRIDE;
+        if (l->value)
+            *l->value = flag;
+    }
+}
+
+static inline thrum_status_t bind(const struct binding *b)
 {
     struct exec_program *p = b->program;
     uint32_t i = 0;
 
+    bind_lines(p, b->flag);
     if ((p->bound_send || p->bound_recv) && p->bound_send == b->buffers->send &&
         p->bound_recv == b->buffers->recv)
         i = p->nbuffer_patches;

@@ -414,6 +414,8 @@ static void memory_is_gone(void **state)
     thrum_status_t status;
 
     (void)state;
+    if (!peer_access)
+        skip(); /* a fabric writes as long as the pages are registered, whosever they are by then */
     ok(thrum_mem_alloc(devices[1], 65536, &victim));
     ok(thrum_group_start());
     for (int r = 0; r < RANKS; r++)
@@ -421,15 +423,10 @@ static void memory_is_gone(void **state)
     ok(thrum_group_end());
     ok(thrum_mem_free(devices[1], victim));
     ok(thrum_put(sources[0], 100, THRUM_INT32, 1, list[0], 0, comms[0], queues[0]));
-    if (peer_access) {
-        refused(thrum_queue_synchronize(queues[0]), THRUM_ERR_FAULT,
-                "put to rank 1 (count=100, int32)");
-        ok(thrum_comm_async_error(comms[0], &status, NULL));
-        assert_int_equal(status, THRUM_ERR_FAULT);
-    } else {
-        /* a fabric writes as long as the pages are registered: it does not know */
-        ok(thrum_queue_synchronize(queues[0]));
-    }
+    refused(thrum_queue_synchronize(queues[0]), THRUM_ERR_FAULT,
+            "put to rank 1 (count=100, int32)");
+    ok(thrum_comm_async_error(comms[0], &status, NULL));
+    assert_int_equal(status, THRUM_ERR_FAULT);
     ok(thrum_mem_alloc(devices[0], 64, &own));
     ok(thrum_mem_alloc(devices[1], 64, &next));
     ok(thrum_copy_to_device(queues[0], own, host[0], 64)); /* the queue goes on */
