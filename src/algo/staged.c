@@ -129,7 +129,7 @@ thrum_status_t algo_check_staged(const struct plan *plans, int nranks, const boo
     struct plan *made;
     thrum_status_t status = THRUM_OK;
 
-    if (!can_be_staged(plans, nranks))
+    if (nranks < 1 || !can_be_staged(plans, nranks))
         return THRUM_OK;
     made = calloc((size_t)nranks, sizeof *made);
     if (!made)
