@@ -47,8 +47,7 @@ enum {
     THRUM_CAP_REDUCE_CALLBACK = 1 << 8, /* REDUCE by a function of the host */
     THRUM_CAP_SCALE = 1 << 9, /* SCALE commands */
     THRUM_CAP_WIDE = 1 << 10, /* REDUCE with float32 partial results of 8- and 16-bit floats */
-    THRUM_CAP_PAGEABLE =
-        1 << 11 /* COPY to and from any memory of the process: THRUM_CMD_FLAG_HOST */
+    THRUM_CAP_PAGEABLE = 1 << 11 /* commands reach any memory of the process: THRUM_CMD_FLAG_HOST */
 };
 
 struct thrum_device_properties {
@@ -253,8 +252,9 @@ enum {
     THRUM_CMD_FLAG_WIDE_SRC = 1 << 5,
     THRUM_CMD_FLAG_WIDE_FIRST = 1 << 6,
     /*
-     * COPY: addresses that are no device memory are taken as they are, as memory of this process that need not be
-     * registered; a wild one is a segmentation fault, not a page fault. Needs THRUM_CAP_PAGEABLE.
+     * COPY, REDUCE, source of WRITE_LINE: addresses that are no device memory are taken as they are, as memory of this
+     * process that need not be registered; a wild one is a segmentation fault, not a page fault. Needs
+     * THRUM_CAP_PAGEABLE.
      */
     THRUM_CMD_FLAG_HOST = 1 << 7
 };

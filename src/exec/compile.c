@@ -490,6 +490,23 @@ static void add_flushes(struct builder *b)
     }
 }
 
+/* The plan's stages before op `op`: before the next command. */
+static void add_points(struct builder *b, size_t op)
+{
+    struct exec_program *p = b->program;
+    const struct plan *plan = b->plan;
+
+    while (p->npoints < plan->nstages && plan->stages[p->npoints].op == op) {
+        const struct plan_stage *stage = &plan->stages[p->npoints];
+        p->stages_send |= stage->space == PLAN_SEND;
+        p->stages_recv |= stage->space == PLAN_RECV;
+        p->points[p->npoints++] = (struct exec_stage_point){.command = p->ncommands,
+                                                            .is_send = stage->space == PLAN_SEND,
+                                                            .offset = stage->offset,
+                                                            .bytes = stage->bytes};
+    }
+}
+
 static void lower_lane(struct builder *b, uint32_t lane)
 {
     struct exec_program *p = b->program;
@@ -501,9 +518,12 @@ static void lower_lane(struct builder *b, uint32_t lane)
         add_own_signal(b, STARTED_OFFSET);
     if (lane > 0)
         add_own_wait(b, STARTED_OFFSET);
-    for (size_t i = 0; i < b->plan->nops && !b->status; i++)
+    for (size_t i = 0; i < b->plan->nops && !b->status; i++) {
+        add_points(b, i);
         if (b->plan->ops[i].lane == lane)
             lower(b, &b->plan->ops[i]);
+    }
+    add_points(b, b->plan->nops);
     add_flushes(b);
     for (uint32_t l = 1; lane == 0 && l < p->nlanes; l++)
         add_own_wait(b, LANE_DONE_OFFSET(l));
@@ -623,7 +643,8 @@ static void resolve_operands(struct builder *b)
     p->host_bytes = sizeof *p + b->commands_capacity * sizeof *p->commands +
                     b->operands_capacity * sizeof *p->operands +
                     b->patches_capacity * sizeof *p->patches +
-                    p->nline_patches * sizeof *p->line_patches + p->ndeltas * sizeof *p->deltas;
+                    p->nline_patches * sizeof *p->line_patches + p->ndeltas * sizeof *p->deltas +
+                    p->npoints * sizeof *p->points;
 }
 
 thrum_status_t exec_compile(struct thrum_comm *comm, const struct plan *plan,
@@ -641,12 +662,16 @@ thrum_status_t exec_compile(struct thrum_comm *comm, const struct plan *plan,
     if (b.program) {
         b.program->deltas = calloc((size_t)comm->nranks, sizeof *b.program->deltas);
         b.program->arrivals = calloc(narrivals, sizeof *b.program->arrivals);
+        b.program->points = calloc(plan->nstages + 1, sizeof *b.program->points);
     }
-    if (!b.program || !b.delta_of || !b.put_to || !b.program->deltas || !b.program->arrivals)
+    if (!b.program || !b.program->points || !b.delta_of || !b.put_to || !b.program->deltas ||
+        !b.program->arrivals)
         b.status = thrum_fail(THRUM_ERR_NO_MEMORY, "no host memory for a plan");
     if (!b.status) {
         b.program->algorithm = plan->algorithm;
         b.program->channel = channel;
+        b.program->names_stages = plan->names_stages;
+        b.program->shares_stages = plan->shares_stages;
         b.program->nlanes = count_lanes(plan);
         for (uint32_t lane = 0; lane < b.program->nlanes; lane++)
             lower_lane(&b, lane);
@@ -675,6 +700,7 @@ void exec_program_free(struct exec_program *program)
     free(program->commands);
     free(program->operands);
     free(program->patches);
+    free(program->points);
     free(program->line_patches);
     free(program->deltas);
     free(program->arrivals);

@@ -236,16 +236,16 @@ static thrum_status_t fill_arrival(const struct binding *b, const struct call_re
     struct comm_arrival *arrival = &b->program->arrivals[0];
     struct thrum_comm *comm = b->comm;
 
-    arrival->send_offset = b->buffers->send - comm->device->own_base;
-    arrival->recv_offset = b->buffers->recv - comm->device->own_base;
+    arrival->send_offset = b->buffers->peer_send - comm->device->own_base;
+    arrival->recv_offset = b->buffers->peer_recv - comm->device->own_base;
     arrival->count = call->count;
     arrival->root = call->root;
     arrival->collective = call->collective;
     arrival->dtype = call->dtype;
     arrival->redop = call->redop;
-    if (comm->peer_access || !b->buffers->recv)
+    if (comm->peer_access || !b->buffers->peer_recv)
         return THRUM_OK;
-    return exec_region(comm, b->buffers->recv, &arrival->recv_key, &arrival->recv_put_offset);
+    return exec_region(comm, b->buffers->peer_recv, &arrival->recv_key, &arrival->recv_put_offset);
 }
 
 /* ---- operations in flight ---- */
@@ -385,7 +385,26 @@ static void number_lane0(struct exec_program *program, uint64_t number)
         number_lanes(program, number);
 }
 
-/* Lane 0 with the copies around it, in one submission. */
+/* A plan that names its stages has one lane, whose commands come first. */
+static void add_in_parts(struct exec_list *list, const struct exec_program *program,
+                         const struct exec_staging *staging)
+{
+    uint32_t at = 0;
+
+    for (uint32_t i = 0; i < program->npoints; i++) {
+        const struct exec_stage_point *point = &program->points[i];
+
+        exec_list_add(list, &program->commands[at], point->command - at);
+        at = point->command;
+        if (point->is_send && staging->nin)
+            exec_list_add_part(list, &staging->in[0], point->offset, point->bytes, true);
+        else if (!point->is_send && staging->nout)
+            exec_list_add_part(list, &staging->out[0], point->offset, point->bytes, false);
+    }
+    exec_list_add(list, &program->commands[at], program->ncommands - at);
+}
+
+/* Lane 0 with the copies around or in it, in one submission. */
 static thrum_status_t submit_staged(struct thrum_comm *comm, struct exec_program *program,
                                     const struct exec_staging *staging, struct thrum_queue *queue,
                                     struct comm_operation *operation)
@@ -393,17 +412,21 @@ static thrum_status_t submit_staged(struct thrum_comm *comm, struct exec_program
     const struct thrum_command *commands = &program->commands[program->lanes[0].first_command];
     uint32_t n = program->lanes[0].ncommands;
     struct exec_list *list;
-    thrum_status_t status = exec_list_begin(comm, staging, n + 1, &list);
+    thrum_status_t status = exec_list_begin(comm, staging, n + 1, program->npoints, &list);
 
     if (status)
         return status;
-    exec_list_add(list, &commands[0], 1);
-    exec_list_add_copies(list, staging->in, staging->nin, true);
-    if (staging->prologue)
-        exec_list_add(list, staging->prologue, 1);
-    exec_list_add(list, &commands[1], n - 2);
-    exec_list_add_copies(list, staging->out, staging->nout, false);
-    exec_list_add(list, &commands[n - 1], 1);
+    if (staging->by_parts) {
+        add_in_parts(list, program, staging);
+    } else {
+        exec_list_add(list, &commands[0], 1);
+        exec_list_add_copies(list, staging->in, staging->nin, true);
+        if (staging->prologue)
+            exec_list_add(list, staging->prologue, 1);
+        exec_list_add(list, &commands[1], n - 2);
+        exec_list_add_copies(list, staging->out, staging->nout, false);
+        exec_list_add(list, &commands[n - 1], 1);
+    }
     /* the program was checked; there is nothing to check in a copy from here to there */
     status = queue->ops->submit_checked(queue->impl, list->commands, list->n, &operation->ticket);
     if (list->contexts) { /* exec_run frees them where the submission was refused */
