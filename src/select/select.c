@@ -26,8 +26,6 @@ static const struct {
 } rows[] = {
     {COLL_ALLREDUCE, 4, LINE, "inline", ANYWHERE},
     {COLL_ALLREDUCE, 16, 1024, "inline", ANYWHERE},
-    {COLL_ALLREDUCE, 8, 262143, "direct", ANYWHERE},
-    {COLL_ALLREDUCE, 8, ANY, "pieces", ANYWHERE},
     {COLL_ALLREDUCE, 64, ANY, "direct", ANYWHERE},
     {COLL_ALLREDUCE, INT32_MAX, 65536, "recursive_doubling", ANYWHERE},
     {COLL_ALLREDUCE, 64, ANY, "pairwise", ANYWHERE},
@@ -47,8 +45,6 @@ static const struct {
     {COLL_BROADCAST, INT32_MAX, ANY, "chain", ANYWHERE},
     {COLL_ALLGATHER, 4, 4 * LINE, "inline", ANYWHERE},
     {COLL_ALLGATHER, 16, 16 * 512, "inline", ANYWHERE},
-    {COLL_ALLGATHER, 8, 524287, "direct", ANYWHERE},
-    {COLL_ALLGATHER, 8, ANY, "pieces", ANYWHERE},
     {COLL_ALLGATHER, 64, ANY, "direct", ANYWHERE},
     {COLL_ALLGATHER, INT32_MAX, 65536, "bruck", ANYWHERE},
     {COLL_ALLGATHER, INT32_MAX, ANY, "ring", ANYWHERE},
