@@ -9,7 +9,7 @@
 
 enum {
     ALGO_NEEDS_PEER_ACCESS = 1 << 0, /* names peers' memory in COPY or REDUCE */
-    ALGO_INLINE_ONLY = 1 << 1, /* a contribution must fit PLAN_INLINE_BYTES */
+    ALGO_INLINE_ONLY = 1 << 1, /* a contribution must fit a line: plan_inline_bytes */
     ALGO_ORDERED = 1 << 2, /* folds from the left in rank order */
     ALGO_POWER_OF_TWO = 1 << 3
 };
@@ -20,10 +20,13 @@ enum {
  */
 typedef void (*algo_build_fn)(struct plan *plan);
 
-/* What a call costs, for select: bytes moved and messages exchanged by the busiest rank, in sequence. */
+/* What a call costs the busiest rank, for select, which knows what each of it takes. Equal on all ranks. */
 struct algo_cost {
-    double steps; /* dependent exchanges */
-    double bytes_moved; /* through this rank's engines */
+    double steps; /* exchanges that depend on each other: somebody waits for what another wrote */
+    double messages; /* lines and signals written and waited for */
+    double line_bytes; /* data written to lines and read from them */
+    double copied_bytes; /* read and written by COPY and PUT */
+    double reduced_bytes; /* read and written by REDUCE */
 };
 typedef struct algo_cost (*algo_cost_fn)(const struct plan_params *params);
 

@@ -1,6 +1,6 @@
 /*
  * allreduce, one shot in lines: each rank sends its contribution in a cache line, data and flag together, to every peer
- * and folds all of them itself, in rank order. One exchange; for contributions up to PLAN_INLINE_BYTES. The idea is
+ * and folds all of them itself, in rank order. One exchange; for contributions up to plan_inline_bytes. The idea is
  * that of NCCL's LL protocol.
  */
 #include "algo/build.h"
@@ -23,6 +23,9 @@ void algo_allreduce_inline_build(struct plan *plan)
 
 struct algo_cost algo_allreduce_inline_cost(const struct plan_params *params)
 {
-    double n = params->nranks;
-    return (struct algo_cost){.steps = 1, .bytes_moved = 2 * (n - 1) * CACHE_LINE_BYTES};
+    double n = params->nranks, bytes = (double)algo_count_bytes(params);
+    return (struct algo_cost){.steps = 1,
+                              .messages = 2 * (n - 1),
+                              .line_bytes = 2 * (n - 1) * bytes,
+                              .reduced_bytes = 2 * bytes};
 }

@@ -1,6 +1,6 @@
 /*
  * alltoall, in lines: each rank sends every peer its block in a cache line, data and flag together; for blocks of up to
- * PLAN_INLINE_BYTES.
+ * plan_inline_bytes.
  */
 #include "algo/build.h"
 #include "base/base.h"
@@ -27,6 +27,9 @@ void algo_alltoall_inline_build(struct plan *plan)
 
 struct algo_cost algo_alltoall_inline_cost(const struct plan_params *params)
 {
-    double n = params->nranks;
-    return (struct algo_cost){.steps = 1, .bytes_moved = 3 * (n - 1) * CACHE_LINE_BYTES};
+    double n = params->nranks, bytes = (double)algo_count_bytes(params);
+    return (struct algo_cost){.steps = 1,
+                              .messages = 2 * (n - 1),
+                              .line_bytes = 2 * (n - 1) * bytes,
+                              .copied_bytes = 2 * n * bytes};
 }

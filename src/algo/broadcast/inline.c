@@ -1,5 +1,5 @@
 /*
- * broadcast, in lines: the root sends each peer a cache line, data and flag together; for up to PLAN_INLINE_BYTES. The
+ * broadcast, in lines: the root sends each peer a cache line, data and flag together; for up to plan_inline_bytes. The
  * others' arrivals tell the root that its lines found them started, and are waited for last.
  */
 #include "algo/build.h"
@@ -28,6 +28,7 @@ void algo_broadcast_inline_build(struct plan *plan)
 
 struct algo_cost algo_broadcast_inline_cost(const struct plan_params *params)
 {
-    double n = params->nranks;
-    return (struct algo_cost){.steps = 1, .bytes_moved = 2 * (n - 1) * CACHE_LINE_BYTES};
+    double n = params->nranks, bytes = (double)algo_count_bytes(params);
+    return (struct algo_cost){
+        .steps = 1, .messages = 2 * (n - 1), .line_bytes = n * bytes, .copied_bytes = 2 * bytes};
 }

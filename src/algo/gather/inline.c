@@ -1,6 +1,6 @@
 /*
  * gather, in lines: each rank sends the root its block in a cache line, data and flag together; for blocks of up to
- * PLAN_INLINE_BYTES. The root's arrival tells the others that their lines found it started, and is waited for last.
+ * plan_inline_bytes. The root's arrival tells the others that their lines found it started, and is waited for last.
  */
 #include "algo/build.h"
 #include "base/base.h"
@@ -32,6 +32,9 @@ void algo_gather_inline_build(struct plan *plan)
 
 struct algo_cost algo_gather_inline_cost(const struct plan_params *params)
 {
-    double n = params->nranks;
-    return (struct algo_cost){.steps = 1, .bytes_moved = 3 * (n - 1) * CACHE_LINE_BYTES};
+    double n = params->nranks, bytes = (double)algo_count_bytes(params);
+    return (struct algo_cost){.steps = 1,
+                              .messages = 2 * (n - 1),
+                              .line_bytes = n * bytes,
+                              .copied_bytes = 2 * n * bytes};
 }

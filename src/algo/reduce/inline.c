@@ -1,6 +1,6 @@
 /*
  * reduce, in lines: each rank sends the root its contribution in a cache line, data and flag together, and the root folds
- * them in rank order; for up to PLAN_INLINE_BYTES. The root's arrival tells the others that their lines found it
+ * them in rank order; for up to plan_inline_bytes. The root's arrival tells the others that their lines found it
  * started, and is waited for last.
  */
 #include "algo/build.h"
@@ -28,6 +28,7 @@ void algo_reduce_inline_build(struct plan *plan)
 
 struct algo_cost algo_reduce_inline_cost(const struct plan_params *params)
 {
-    double n = params->nranks;
-    return (struct algo_cost){.steps = 1, .bytes_moved = 2 * (n - 1) * CACHE_LINE_BYTES};
+    double n = params->nranks, bytes = (double)algo_count_bytes(params);
+    return (struct algo_cost){
+        .steps = 1, .messages = 2 * (n - 1), .line_bytes = n * bytes, .reduced_bytes = 2 * bytes};
 }

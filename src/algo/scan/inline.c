@@ -1,6 +1,6 @@
 /*
  * scan and exscan, in lines: each rank sends its contribution to all ranks behind it in a cache line, data and flag
- * together, and folds what it gets in rank order; for up to PLAN_INLINE_BYTES. The arrivals of those behind it tell a
+ * together, and folds what it gets in rank order; for up to plan_inline_bytes. The arrivals of those behind it tell a
  * rank that its lines found them started, and are waited for last.
  */
 #include "algo/build.h"
@@ -30,6 +30,7 @@ void algo_scan_inline_build(struct plan *plan)
 
 struct algo_cost algo_scan_inline_cost(const struct plan_params *params)
 {
-    double n = params->nranks;
-    return (struct algo_cost){.steps = 1, .bytes_moved = 2 * (n - 1) * CACHE_LINE_BYTES};
+    double n = params->nranks, bytes = (double)algo_count_bytes(params);
+    return (struct algo_cost){
+        .steps = 1, .messages = 2 * (n - 1), .line_bytes = n * bytes, .reduced_bytes = 2 * bytes};
 }

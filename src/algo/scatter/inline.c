@@ -1,6 +1,6 @@
 /*
  * scatter, in lines: the root sends each peer its block in a cache line, data and flag together; for blocks of up to
- * PLAN_INLINE_BYTES. The others' arrivals tell the root that its lines found them started, and are waited for last.
+ * plan_inline_bytes. The others' arrivals tell the root that its lines found them started, and are waited for last.
  */
 #include "algo/build.h"
 #include "base/base.h"
@@ -31,6 +31,7 @@ void algo_scatter_inline_build(struct plan *plan)
 
 struct algo_cost algo_scatter_inline_cost(const struct plan_params *params)
 {
-    double n = params->nranks;
-    return (struct algo_cost){.steps = 1, .bytes_moved = 2 * (n - 1) * CACHE_LINE_BYTES};
+    double n = params->nranks, bytes = (double)algo_count_bytes(params);
+    return (struct algo_cost){
+        .steps = 1, .messages = 2 * (n - 1), .line_bytes = n * bytes, .copied_bytes = 2 * bytes};
 }

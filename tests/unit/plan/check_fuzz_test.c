@@ -110,7 +110,7 @@ static bool oracle_can_run(const struct plan *plans, int n)
 
             for (unsigned k = 0; k < (unsigned)op->ndst + op->nsrc; k++)
                 if (plans[r].operands[op->first_operand + k].space == PLAN_LINE &&
-                    op->bytes > PLAN_INLINE_BYTES)
+                    op->bytes > PLAN_INLINE_LONG_BYTES)
                     return false;
         }
     return true;
