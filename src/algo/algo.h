@@ -24,8 +24,9 @@ typedef void (*algo_build_fn)(struct plan *plan);
 struct algo_cost {
     double steps; /* exchanges that depend on each other: somebody waits for what another wrote */
     double messages; /* lines and signals written and waited for */
-    double line_bytes; /* data written to lines and read from them */
-    double copied_bytes; /* read and written by COPY and PUT */
+    double
+        passed_bytes; /* data that one rank writes and another reads, both counted: lines, and puts of partial results */
+    double copied_bytes; /* read and written by other COPYs and PUTs */
     double reduced_bytes; /* read and written by REDUCE */
 };
 typedef struct algo_cost (*algo_cost_fn)(const struct plan_params *params);

@@ -267,7 +267,7 @@ void tree_build(struct plan *plan, const struct tree_job *job)
 }
 
 struct algo_cost tree_cost(const struct plan_params *params, const struct tree_job *job,
-                           double copied_bytes, double reduced_bytes)
+                           double passed_bytes, double reduced_bytes)
 {
     struct pipeline p;
     pipeline_init(&p, params, job);
@@ -276,7 +276,7 @@ struct algo_cost tree_cost(const struct plan_params *params, const struct tree_j
     double turns = pieces + (both ? 2.0 : 1.0) * job->max_depth;
     return (struct algo_cost){.steps = 1 + turns,
                               .messages = 4 * turns,
-                              .copied_bytes = copied_bytes * turns / pieces,
+                              .passed_bytes = passed_bytes * turns / pieces,
                               .reduced_bytes = reduced_bytes * turns / pieces};
 }
 

@@ -17,7 +17,8 @@ X(ALGO, "THRUM_ALGO", CONFIG_STRING, "", 0, 0, "",
   "missing; of several that fit the last holds.")
 X(TUNE_FILE, "THRUM_TUNE_FILE", CONFIG_STRING, "", 0, 0, "",
   "Tuning file, which thrum-tune writes: what this machine takes, from which algorithms are chosen. "
-  "Without it thrum/tune.json under XDG_CONFIG_HOME or ~/.config, if there is one.")
+  "Without it thrum/tune.json under XDG_CONFIG_HOME or ~/.config, if there is one. none: "
+  "what is built in.")
 X(PEER_ACCESS, "THRUM_PEER_ACCESS", CONFIG_CHOICE, "auto", 0, 0, "auto|none",
   "none: never load or store a peer's memory; all data goes by PUT through a fabric plugin.")
 X(FABRIC, "THRUM_FABRIC", CONFIG_STRING, "loopback", 0, 0, "",

@@ -147,13 +147,11 @@ static thrum_status_t check_agreement(const struct thrum_comm *comm, const struc
 static int share_of_core(const struct thrum_comm *comm, const struct exchange *all)
 {
     const struct exchange *mine = &all[comm->rank];
-    int sharers = 0, by_set, by_quota;
+    int sharers = 0;
 
     for (int r = 0; r < comm->nranks; r++)
         sharers += all[r].host == mine->host && all[r].cores.set == mine->cores.set;
-    by_set = (sharers - 1) / mine->cores.affinity + 1;
-    by_quota = (comm->local_ranks - 1) / mine->cores.quota + 1;
-    return by_set > by_quota ? by_set : by_quota;
+    return topo_share_of_core(&mine->cores, sharers, comm->local_ranks);
 }
 
 /* First round: devices and areas. Then everybody says whether it can load and store everywhere. */

@@ -25,7 +25,7 @@ double select_predict_us(const struct select_figures *f, const struct algo *algo
     double exchange = params->peer_access ? f->exchange_us : f->put_us;
     double message =
         params->peer_access ? f->message_us : f->message_us * f->put_us / f->exchange_us;
-    double touched, beyond, copy, reduce, line = f->line_gbps;
+    double touched, beyond, copy, reduce, pass;
     struct algo_cost cost;
 
     if (params->collective != COLL_SENDRECV)
@@ -34,15 +34,14 @@ double select_predict_us(const struct select_figures *f, const struct algo *algo
     touched = 2 * share * (double)select_call_bytes(&of_rank0);
     beyond = touched > f->cache_bytes ? 1 - f->cache_bytes / touched : 0;
     copy = blend(f->copy_gbps, f->copy_memory_gbps, beyond);
+    pass = blend(f->pass_gbps, f->copy_memory_gbps, beyond);
     reduce = blend(f->reduce_gbps, f->reduce_memory_gbps, beyond);
-    if (!params->peer_access) {
-        copy = f->put_gbps;
-        line = f->put_gbps;
-    }
+    if (!params->peer_access)
+        copy = pass = f->put_gbps;
     if (share > 1) /* the others' turns; what is said meanwhile is there when the own turn comes */
         exchange += share * f->switch_us;
-    return f->call_us * share + cost.steps * exchange +
-           share * (cost.messages * message + (cost.line_bytes / line + cost.copied_bytes / copy +
-                                               cost.reduced_bytes / reduce) /
-                                                  1000);
+    /* Ranks of one core find in its cache what the others of it have written. */
+    return f->call_us * share + cost.steps * exchange + cost.passed_bytes / pass / 1000 +
+           share * (cost.messages * message +
+                    (cost.copied_bytes / copy + cost.reduced_bytes / reduce) / 1000);
 }

@@ -112,8 +112,8 @@ thrum_status_t select_rules_parse(const char *what, const char *text, struct sel
 void select_policy_init(struct select_policy *policy);
 
 /*
- * Where the tuning file is: THRUM_TUNE_FILE, else thrum/tune.json under XDG_CONFIG_HOME or ~/.config. False: there is
- * no such place (no HOME). *required_out: it was named, so that it must exist.
+ * Where the tuning file is: THRUM_TUNE_FILE, else thrum/tune.json under XDG_CONFIG_HOME or ~/.config. False: it is
+ * "none", or there is no such place (no HOME). *required_out: it was named, so that it must exist.
  */
 bool select_tuning_path(char *path, size_t bytes, bool *required_out);
 

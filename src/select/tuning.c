@@ -40,6 +40,8 @@ bool select_tuning_path(char *path, size_t bytes, bool *required_out)
     int n = -1;
 
     *required_out = *named != 0;
+    if (!strcmp(named, "none"))
+        return false;
     if (*named)
         n = snprintf(path, bytes, "%s", named);
     else if (config && *config == '/') /* the XDG specification: relative ones are ignored */

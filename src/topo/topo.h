@@ -27,6 +27,12 @@ struct topo_cores {
 void topo_get_cores(struct topo_cores *cores_out);
 
 /*
+ * How many processes take turns on a core, where `sharers` (this one among them) may use the same set of cores and
+ * `local` are on the host: 1 or more.
+ */
+int topo_share_of_core(const struct topo_cores *cores, int sharers, int local);
+
+/*
  * Prints packages, NUMA nodes, caches, cores and I/O devices: as a tree, or as one JSON object. Errors: SYSTEM (hwloc
  * cannot load), NO_MEMORY.
  */

@@ -140,3 +140,10 @@ void topo_get_cores(struct topo_cores *cores_out)
     cores_out->affinity = affinity_cores(&cores_out->set);
     cores_out->quota = quota_cores();
 }
+
+int topo_share_of_core(const struct topo_cores *cores, int sharers, int local)
+{
+    int by_set = (sharers - 1) / cores->affinity + 1, by_quota = (local - 1) / cores->quota + 1;
+
+    return by_set > by_quota ? by_set : by_quota;
+}

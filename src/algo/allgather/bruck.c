@@ -115,8 +115,8 @@ struct algo_cost algo_allgather_bruck_cost(const struct plan_params *params)
     if (fits_lines(params)) /* into the scratch, out of each line, and into RECV at the end */
         return (struct algo_cost){.steps = levels,
                                   .messages = 2 * levels,
-                                  .line_bytes = 2 * (n - 1) * bytes,
+                                  .passed_bytes = 2 * (n - 1) * bytes,
                                   .copied_bytes = 4 * n * bytes};
     return (struct algo_cost){
-        .steps = levels + 1, .messages = 6 * levels, .copied_bytes = 2 * n * bytes};
+        .steps = levels + 1, .messages = 6 * levels, .passed_bytes = 2 * n * bytes};
 }

@@ -26,6 +26,6 @@ struct algo_cost algo_allreduce_inline_cost(const struct plan_params *params)
     double n = params->nranks, bytes = (double)algo_count_bytes(params);
     return (struct algo_cost){.steps = 1,
                               .messages = 2 * (n - 1),
-                              .line_bytes = 2 * (n - 1) * bytes,
+                              .passed_bytes = 2 * (n - 1) * bytes,
                               .reduced_bytes = 2 * bytes};
 }

@@ -203,6 +203,6 @@ struct algo_cost algo_allreduce_rabenseifner_cost(const struct plan_params *para
     double extra = n > 1 << levels ? 1 : 0, share = (p2 - 1) / p2 + extra;
     return (struct algo_cost){.steps = 1 + 2 * levels + 2 * extra,
                               .messages = 6 * levels + 6 * extra,
-                              .copied_bytes = 4 * bytes * share,
+                              .passed_bytes = 4 * bytes * share,
                               .reduced_bytes = 3 * bytes * share};
 }

@@ -205,7 +205,6 @@ struct algo_cost algo_allreduce_recursive_doubling_cost(const struct plan_params
     bool lines = travels_in_lines(params);
     return (struct algo_cost){.steps = rounds + (lines ? 0 : 1),
                               .messages = (lines ? 2 : 4) * rounds,
-                              .line_bytes = lines ? 2 * rounds * bytes : 0,
-                              .copied_bytes = lines ? 0 : 2 * rounds * bytes,
+                              .passed_bytes = 2 * rounds * bytes,
                               .reduced_bytes = 3 * rounds * bytes};
 }

@@ -107,6 +107,6 @@ struct algo_cost algo_allreduce_ring_cost(const struct plan_params *params)
     /* a step: put (read, write), and in the first half the fold (two reads, one write) */
     return (struct algo_cost){.steps = steps,
                               .messages = 2 * steps,
-                              .copied_bytes = 4 * (n - 1) * slice,
+                              .passed_bytes = 4 * (n - 1) * slice,
                               .reduced_bytes = 3 * (n - 1) * slice};
 }

@@ -86,5 +86,5 @@ struct algo_cost algo_alltoall_bruck_cost(const struct plan_params *params)
     double levels = algo_log2_ceil(params->nranks);
     /* half of the blocks collected and put at each level */
     return (struct algo_cost){
-        .steps = 1 + levels, .messages = 4 * levels, .copied_bytes = (2 * levels + 2) * n * bytes};
+        .steps = 1 + levels, .messages = 4 * levels, .passed_bytes = (2 * levels + 2) * n * bytes};
 }

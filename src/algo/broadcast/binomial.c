@@ -67,8 +67,8 @@ struct algo_cost algo_broadcast_binomial_cost(const struct plan_params *params)
     if (bytes <= (double)plan_inline_bytes(params))
         return (struct algo_cost){.steps = levels,
                                   .messages = 2 * levels,
-                                  .line_bytes = 2 * levels * bytes,
+                                  .passed_bytes = 2 * levels * bytes,
                                   .copied_bytes = 2 * bytes};
     return (struct algo_cost){
-        .steps = levels + 1, .messages = 4 * levels, .copied_bytes = 2 * levels * bytes};
+        .steps = levels + 1, .messages = 4 * levels, .passed_bytes = 2 * levels * bytes};
 }

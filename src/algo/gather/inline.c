@@ -35,6 +35,6 @@ struct algo_cost algo_gather_inline_cost(const struct plan_params *params)
     double n = params->nranks, bytes = (double)algo_count_bytes(params);
     return (struct algo_cost){.steps = 1,
                               .messages = 2 * (n - 1),
-                              .line_bytes = n * bytes,
+                              .passed_bytes = n * bytes,
                               .copied_bytes = 2 * n * bytes};
 }

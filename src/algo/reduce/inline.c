@@ -30,5 +30,5 @@ struct algo_cost algo_reduce_inline_cost(const struct plan_params *params)
 {
     double n = params->nranks, bytes = (double)algo_count_bytes(params);
     return (struct algo_cost){
-        .steps = 1, .messages = 2 * (n - 1), .line_bytes = n * bytes, .reduced_bytes = 2 * bytes};
+        .steps = 1, .messages = 2 * (n - 1), .passed_bytes = n * bytes, .reduced_bytes = 2 * bytes};
 }

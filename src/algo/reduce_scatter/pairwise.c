@@ -15,6 +15,6 @@ struct algo_cost algo_reduce_scatter_pairwise_cost(const struct plan_params *par
     /* n - 1 blocks out, n read and one written by the fold */
     return (struct algo_cost){.steps = 2,
                               .messages = 4 * (n - 1),
-                              .copied_bytes = 2 * (n - 1) * bytes,
+                              .passed_bytes = 2 * (n - 1) * bytes,
                               .reduced_bytes = (n + 1) * bytes};
 }

@@ -312,6 +312,6 @@ struct algo_cost algo_reduce_scatter_recursive_halving_cost(const struct plan_pa
     double blocks = (double)n * (p2 - 1) / p2 + (n > p2 ? n : 0);
     return (struct algo_cost){.steps = 1 + rounds,
                               .messages = 4 * rounds,
-                              .copied_bytes = 2 * block * (blocks + (n > p2)),
+                              .passed_bytes = 2 * block * (blocks + (n > p2)),
                               .reduced_bytes = 3 * block * blocks};
 }

@@ -85,6 +85,6 @@ struct algo_cost algo_reduce_scatter_ring_cost(const struct plan_params *params)
     double n = params->nranks, block = (double)algo_count_bytes(params);
     return (struct algo_cost){.steps = n,
                               .messages = 2 * n,
-                              .copied_bytes = 2 * (n - 1) * block,
+                              .passed_bytes = 2 * (n - 1) * block,
                               .reduced_bytes = 3 * (n - 1) * block};
 }

@@ -113,6 +113,6 @@ struct algo_cost algo_scan_chain_cost(const struct plan_params *params)
     double pieces = c.pieces > 0 ? (double)c.pieces : 1, turns = params->nranks + pieces;
     return (struct algo_cost){.steps = 1 + turns,
                               .messages = 4 * turns,
-                              .copied_bytes = 2 * bytes * turns / pieces,
+                              .passed_bytes = 2 * bytes * turns / pieces,
                               .reduced_bytes = 5 * bytes * turns / pieces};
 }

@@ -201,6 +201,6 @@ struct algo_cost algo_scan_recursive_doubling_cost(const struct plan_params *par
     double levels = algo_log2_ceil(params->nranks), bytes = (double)algo_count_bytes(params);
     return (struct algo_cost){.steps = 1 + levels,
                               .messages = 4 * levels,
-                              .copied_bytes = (2 * levels + 2) * bytes,
+                              .passed_bytes = (2 * levels + 2) * bytes,
                               .reduced_bytes = (3 * levels + 2) * bytes};
 }

@@ -243,7 +243,7 @@ static double cost_us(enum collective collective, const char *name, int nranks, 
     params.peer_access = peer_access;
     const struct algo *algo = algo_find(collective, name);
     struct algo_cost cost = algo->cost(&params);
-    assert_true(cost.steps >= 1 && cost.messages >= 0 && cost.line_bytes >= 0 &&
+    assert_true(cost.steps >= 1 && cost.messages >= 0 && cost.passed_bytes >= 0 &&
                 cost.copied_bytes >= 0 && cost.reduced_bytes >= 0);
     double us = select_predict_us(&policy.figures, algo, &params);
     params.rank = nranks / 2 + 1; /* no rank sees it differently */
