@@ -500,8 +500,9 @@ thrum_status_t comm_create(const struct thrum_unique_id *id, int nranks, int ran
         status = exchange_devices(comm, make_area(comm));
     if (!status)
         status = exchange_fabric(comm);
-    if (!status)
-        comm->ops->set_oversubscribed(device->impl, comm->own_share > 1);
+    /* Ranks that share cores go on doing so, also where a later communicator has few of them. */
+    if (!status && comm->own_share > 1)
+        comm->ops->set_oversubscribed(device->impl, true);
     if (!status)
         status = comm_registry_add(comm);
     if (status)
