@@ -1,4 +1,4 @@
-/* What thrum-perf and thrum-bench-link share: time, statistics, sizes as text, failing. */
+/* What thrum-perf, thrum-bench-link and thrum-bench-kernels share: time, statistics, sizes as text, failing. */
 #ifndef PERF_PERF_H
 #define PERF_PERF_H
 
@@ -9,7 +9,7 @@
 
 #include <thrum/thrum.h>
 
-/* Exit codes of both programs. */
+/* Exit codes of the programs. */
 enum { PERF_EXIT_OK = 0, PERF_EXIT_WRONG = 1, PERF_EXIT_USAGE = 2, PERF_EXIT_FAILED = 3 };
 
 double perf_now_us(void); /* CLOCK_MONOTONIC */

@@ -45,6 +45,39 @@ static thrum_status_t run_reduce_scatter(const struct perf_call *c)
                                 c->queue);
 }
 
+static thrum_status_t run_reduce(const struct perf_call *c)
+{
+    return thrum_reduce(c->send, c->recv, c->count, c->dtype, (thrum_redop_t)c->op, c->root,
+                        c->comm, c->queue);
+}
+
+static thrum_status_t run_alltoall(const struct perf_call *c)
+{
+    return thrum_alltoall(c->send, c->recv, c->count, c->dtype, c->comm, c->queue);
+}
+
+static thrum_status_t run_gather(const struct perf_call *c)
+{
+    return thrum_gather(c->send, c->recv, c->count, c->dtype, c->root, c->comm, c->queue);
+}
+
+static thrum_status_t run_scatter(const struct perf_call *c)
+{
+    return thrum_scatter(c->send, c->recv, c->count, c->dtype, c->root, c->comm, c->queue);
+}
+
+static thrum_status_t run_scan(const struct perf_call *c)
+{
+    return thrum_scan(c->send, c->recv, c->count, c->dtype, (thrum_redop_t)c->op, c->comm,
+                      c->queue);
+}
+
+static thrum_status_t run_exscan(const struct perf_call *c)
+{
+    return thrum_exscan(c->send, c->recv, c->count, c->dtype, (thrum_redop_t)c->op, c->comm,
+                        c->queue);
+}
+
 static thrum_status_t run_barrier(const struct perf_call *c)
 {
     return thrum_barrier(c->comm, c->queue);
@@ -93,6 +126,57 @@ const struct perf_collective perf_collectives[] = {
      .bus_factor = bus_blocks,
      .run = run_reduce_scatter,
      .run_mpi = perf_mpi_reduce_scatter},
+    {.name = "reduce",
+     .has_op = true,
+     .has_root = true,
+     .has_data = true,
+     .can_be_in_place = true,
+     .recv_at_root = true,
+     .bus_factor = bus_one,
+     .run = run_reduce,
+     .run_mpi = perf_mpi_reduce},
+    {.name = "alltoall",
+     .has_data = true,
+     .send_is_blocks = true,
+     .recv_is_blocks = true,
+     .bus_factor = bus_blocks,
+     .run = run_alltoall,
+     .run_mpi = perf_mpi_alltoall},
+    {.name = "gather",
+     .has_root = true,
+     .has_data = true,
+     .can_be_in_place = true,
+     .recv_is_blocks = true,
+     .recv_at_root = true,
+     .bus_factor = bus_blocks,
+     .run = run_gather,
+     .run_mpi = perf_mpi_gather},
+    {.name = "scatter",
+     .has_root = true,
+     .has_data = true,
+     .can_be_in_place = true,
+     .send_is_blocks = true,
+     .send_at_root = true,
+     .bus_factor = bus_blocks,
+     .run = run_scatter,
+     .run_mpi = perf_mpi_scatter},
+    {.name = "scan",
+     .has_op = true,
+     .has_data = true,
+     .can_be_in_place = true,
+     .prefix = true,
+     .bus_factor = bus_one,
+     .run = run_scan,
+     .run_mpi = perf_mpi_scan},
+    {.name = "exscan",
+     .has_op = true,
+     .has_data = true,
+     .can_be_in_place = true,
+     .prefix = true,
+     .excludes_own = true,
+     .bus_factor = bus_one,
+     .run = run_exscan,
+     .run_mpi = perf_mpi_exscan},
     {.name = "barrier",
      .bus_factor = bus_one,
      .run = run_barrier,

@@ -11,7 +11,12 @@
 static bool is_float(thrum_datatype_t dtype)
 {
     return dtype == THRUM_FLOAT16 || dtype == THRUM_FLOAT32 || dtype == THRUM_FLOAT64 ||
-           dtype == THRUM_BFLOAT16;
+           dtype == THRUM_BFLOAT16 || dtype == THRUM_FLOAT8_E4M3 || dtype == THRUM_FLOAT8_E5M2;
+}
+
+static bool is_complex(thrum_datatype_t dtype)
+{
+    return dtype == THRUM_COMPLEX64 || dtype == THRUM_COMPLEX128;
 }
 
 static bool is_signed(thrum_datatype_t dtype)
@@ -22,6 +27,8 @@ static bool is_signed(thrum_datatype_t dtype)
 
 int perf_op_takes(int op, thrum_datatype_t dtype)
 {
+    if (is_complex(dtype))
+        return op == THRUM_SUM || op == THRUM_PROD || op == THRUM_AVG;
     return op != THRUM_BAND && op != THRUM_BOR && op != THRUM_BXOR ? 1 : !is_float(dtype);
 }
 
@@ -38,18 +45,21 @@ static uint64_t hash(const struct perf_pattern *p, uint64_t rank, uint64_t index
     return mix(mix(p->salt * 0x9e3779b97f4a7c15ull + rank + 1) + index * 0xd1342543de82ef95ull);
 }
 
-/* ---- numbers: integers as their bits (wrapping to the type's width at the end), floats as doubles ---- */
+/* ---- numbers: integers as their bits (wrapping to the type's width at the end), floats and complex as doubles ---- */
 
-union number {
+struct number {
     uint64_t bits;
-    double real;
+    double real, imaginary;
 };
 
-/* Rounds to nearest even in a 16-bit format with that many exponent and fraction bits. */
-static uint16_t encode_16(double value, int exponent_bits, int fraction_bits)
+/*
+ * Rounds to nearest even in a format with that many exponent and fraction bits. No value here is beyond the largest
+ * finite one of an 8-bit format.
+ */
+static uint16_t encode_small(double value, int exponent_bits, int fraction_bits)
 {
     int smallest = 2 - (1 << (exponent_bits - 1)), exponent;
-    uint32_t sign = signbit(value) ? 0x8000u : 0, bits,
+    uint32_t sign = signbit(value) ? 1u << (exponent_bits + fraction_bits) : 0, bits,
              infinity = ((1u << exponent_bits) - 1) << fraction_bits;
 
     value = fabs(value);
@@ -65,23 +75,35 @@ static uint16_t encode_16(double value, int exponent_bits, int fraction_bits)
     return (uint16_t)(sign | (bits > infinity ? infinity : bits));
 }
 
-static void encode(thrum_datatype_t dtype, union number number, uint8_t *out)
+static void encode(thrum_datatype_t dtype, struct number number, uint8_t *out)
 {
+    double parts[2] = {number.real, number.imaginary};
+    float single[2] = {(float)number.real, (float)number.imaginary};
     uint16_t half;
-    float single;
 
     switch (dtype) {
+    case THRUM_FLOAT8_E4M3:
+        *out = (uint8_t)encode_small(number.real, 4, 3);
+        break;
+    case THRUM_FLOAT8_E5M2:
+        *out = (uint8_t)encode_small(number.real, 5, 2);
+        break;
+    case THRUM_COMPLEX64:
+        memcpy(out, single, sizeof single);
+        break;
+    case THRUM_COMPLEX128:
+        memcpy(out, parts, sizeof parts);
+        break;
     case THRUM_FLOAT16:
-        half = encode_16(number.real, 5, 10);
+        half = encode_small(number.real, 5, 10);
         memcpy(out, &half, sizeof half);
         break;
     case THRUM_BFLOAT16:
-        half = encode_16(number.real, 8, 7);
+        half = encode_small(number.real, 8, 7);
         memcpy(out, &half, sizeof half);
         break;
     case THRUM_FLOAT32:
-        single = (float)number.real;
-        memcpy(out, &single, sizeof single);
+        memcpy(out, single, sizeof *single);
         break;
     case THRUM_FLOAT64:
         memcpy(out, &number.real, sizeof number.real);
@@ -94,7 +116,7 @@ static void encode(thrum_datatype_t dtype, union number number, uint8_t *out)
 static uint64_t type_mask(thrum_datatype_t dtype)
 {
     size_t bytes = thrum_datatype_size(dtype);
-    return bytes == 8 ? UINT64_MAX : (UINT64_C(1) << (8 * bytes)) - 1;
+    return bytes >= 8 ? UINT64_MAX : (UINT64_C(1) << (8 * bytes)) - 1;
 }
 
 static int64_t sign_extend(thrum_datatype_t dtype, uint64_t bits)
@@ -107,6 +129,14 @@ static int64_t sign_extend(thrum_datatype_t dtype, uint64_t bits)
 static uint64_t exact_limit(thrum_datatype_t dtype)
 {
     switch (dtype) {
+    case THRUM_FLOAT8_E4M3:
+        return 1u << 4;
+    case THRUM_FLOAT8_E5M2:
+        return 1u << 3;
+    case THRUM_COMPLEX64:
+        return 1u << 24;
+    case THRUM_COMPLEX128:
+        return UINT64_C(1) << 53;
     case THRUM_BFLOAT16:
         return 1u << 8;
     case THRUM_FLOAT16:
@@ -137,13 +167,14 @@ static uint64_t summand(const struct perf_pattern *p, uint64_t h, uint64_t commo
 }
 
 /* The value that `rank` contributes at `index`. */
-static union number contribution(const struct perf_pattern *p, int rank, uint64_t index)
+static struct number contribution(const struct perf_pattern *p, int rank, uint64_t index)
 {
     uint64_t h = hash(p, (uint64_t)rank, index), common = hash(p, UINT64_MAX, index);
     uint64_t n = (uint64_t)p->nranks, chosen = common % n == (uint64_t)rank,
              scarce = common % (2 * n) == (uint64_t)rank;
-    bool real = is_float(p->dtype);
-    union number value = {.bits = h};
+    bool real = is_float(p->dtype) || is_complex(p->dtype);
+    uint64_t factors = thrum_datatype_size(p->dtype) == 1 ? 6 : 12; /* that may not be 1 */
+    struct number value = {.bits = h};
     uint64_t whole;
 
     switch (p->op) {
@@ -159,11 +190,16 @@ static union number contribution(const struct perf_pattern *p, int rank, uint64_
             value.real = common >> 63 ? -(double)whole : (double)whole;
         else
             value.bits = is_signed(p->dtype) && common >> 63 ? 0 - whole : whole;
+        if (is_complex(p->dtype))
+            value.imaginary = (double)summand(p, mix(h), mix(common));
         return value;
     case THRUM_PROD:
-        if (real) { /* powers of two from at most 12 ranks, so that no order of multiplying overflows */
-            bool active = (uint64_t)rank % ((n + 11) / 12) == common % ((n + 11) / 12);
+        if (real) { /* powers of two from a few ranks, so that no order of multiplying overflows */
+            uint64_t share = (n + factors - 1) / factors;
+            bool active = (uint64_t)rank % share == common % share;
             value.real = (h & 1 ? -1.0 : 1.0) * (active ? h & 2 ? 2.0 : 0.5 : 1.0);
+            if (is_complex(p->dtype) && h & 4) /* turned by a right angle */
+                value = (struct number){.imaginary = value.real};
         } else { /* odd: no factor can be lost in zeros */
             value.bits |= (h & type_mask(p->dtype)) == 1 ? 3 : 1;
         }
@@ -198,36 +234,49 @@ static union number contribution(const struct perf_pattern *p, int rank, uint64_
     }
 }
 
-static double reduce_real(const struct perf_pattern *p, uint64_t index)
+/* How many ranks a reduction folds. */
+static int folded(const struct perf_pattern *p)
 {
-    double result = contribution(p, 0, index).real;
+    return p->folded ? p->folded : p->nranks;
+}
+
+static struct number reduce_real(const struct perf_pattern *p, uint64_t index)
+{
+    struct number result = contribution(p, 0, index), left;
 
     if (p->op == THRUM_LAND || p->op == THRUM_LOR)
-        result = result != 0;
-    for (int r = 1; r < p->nranks; r++) {
-        double value = contribution(p, r, index).real;
+        result.real = result.real != 0;
+    for (int r = 1; r < folded(p); r++) {
+        struct number value = contribution(p, r, index);
 
         switch (p->op) {
         case THRUM_PROD:
-            result *= value;
+            left = result;
+            result.real = left.real * value.real - left.imaginary * value.imaginary;
+            result.imaginary = left.real * value.imaginary + left.imaginary * value.real;
             break;
         case THRUM_MAX:
-            result = value > result ? value : result;
+            result.real = value.real > result.real ? value.real : result.real;
             break;
         case THRUM_MIN:
-            result = value < result ? value : result;
+            result.real = value.real < result.real ? value.real : result.real;
             break;
         case THRUM_LAND:
-            result = result != 0 && value != 0;
+            result.real = result.real != 0 && value.real != 0;
             break;
         case THRUM_LOR:
-            result = result != 0 || value != 0;
+            result.real = result.real != 0 || value.real != 0;
             break;
         default:
-            result += value;
+            result.real += value.real;
+            result.imaginary += value.imaginary;
         }
     }
-    return p->op == THRUM_AVG ? result / p->nranks : result;
+    if (p->op == THRUM_AVG) {
+        result.real /= folded(p);
+        result.imaginary /= folded(p);
+    }
+    return result;
 }
 
 static bool less(thrum_datatype_t dtype, uint64_t a, uint64_t b)
@@ -239,7 +288,7 @@ static bool less(thrum_datatype_t dtype, uint64_t a, uint64_t b)
 
 static uint64_t average(const struct perf_pattern *p, uint64_t sum)
 {
-    uint64_t n = (uint64_t)p->nranks;
+    uint64_t n = (uint64_t)folded(p);
     return is_signed(p->dtype) ? (uint64_t)(sign_extend(p->dtype, sum) / (int64_t)n)
                                : (sum & type_mask(p->dtype)) / n;
 }
@@ -250,7 +299,7 @@ static uint64_t reduce_bits(const struct perf_pattern *p, uint64_t index)
 
     if (p->op == THRUM_LAND || p->op == THRUM_LOR)
         result = (result & mask) != 0;
-    for (int r = 1; r < p->nranks; r++) {
+    for (int r = 1; r < folded(p); r++) {
         uint64_t value = contribution(p, r, index).bits;
 
         switch (p->op) {
@@ -293,23 +342,25 @@ void perf_table_make(struct perf_table *table, const struct perf_pattern *patter
     size_t bytes = thrum_datatype_size(pattern->dtype);
 
     table->element_bytes = bytes;
+    table->dtype = pattern->op == PERF_MOVE ? THRUM_UINT8 : pattern->dtype;
     table->n = count < PERF_PERIOD ? count : PERF_PERIOD;
     table->values = malloc(2 * table->n * bytes + 1);
     if (!table->values)
         perf_die(PERF_EXIT_FAILED, "out of host memory");
     for (size_t i = 0; i < table->n; i++) {
-        union number value;
+        struct number value;
 
         if (pattern->op == PERF_MOVE || rank != PERF_ALL_RANKS) {
             value = contribution(pattern, rank, i);
             if (pattern->op == PERF_MOVE) { /* bits, whatever the type */
-                memcpy(table->values + i * bytes, &value.bits, bytes);
+                uint64_t bits[2] = {value.bits, mix(value.bits)};
+                memcpy(table->values + i * bytes, bits, bytes);
                 continue;
             }
-        } else if (is_float(pattern->dtype)) {
-            value.real = reduce_real(pattern, i);
+        } else if (is_float(pattern->dtype) || is_complex(pattern->dtype)) {
+            value = reduce_real(pattern, i);
         } else {
-            value.bits = reduce_bits(pattern, i);
+            value = (struct number){.bits = reduce_bits(pattern, i)};
         }
         encode(pattern->dtype, value, table->values + i * bytes);
     }
@@ -335,6 +386,25 @@ void perf_table_copy(const struct perf_table *table, size_t first, size_t count,
     }
 }
 
+/* Bit by bit; but the sign of a zero in a product of complex numbers depends on the order of multiplying. */
+static bool is_wrong(const struct perf_table *table, const uint8_t *want, const uint8_t *have)
+{
+    double doubles[4];
+    float floats[4];
+
+    if (!memcmp(want, have, table->element_bytes))
+        return false;
+    memcpy(floats, want, is_complex(table->dtype) ? 8 : 0);
+    memcpy(floats + 2, have, is_complex(table->dtype) ? 8 : 0);
+    if (table->dtype == THRUM_COMPLEX64)
+        return floats[0] != floats[2] || floats[1] != floats[3];
+    if (table->dtype != THRUM_COMPLEX128)
+        return true;
+    memcpy(doubles, want, 16);
+    memcpy(doubles + 2, have, 16);
+    return doubles[0] != doubles[2] || doubles[1] != doubles[3];
+}
+
 size_t perf_table_wrong(const struct perf_table *table, size_t first, size_t count, const void *got)
 {
     const uint8_t *in = got;
@@ -347,7 +417,7 @@ size_t perf_table_wrong(const struct perf_table *table, size_t first, size_t cou
 
         if (memcmp(want, have, n * bytes)) {
             for (size_t i = 0; i < n; i++)
-                wrong += memcmp(want + i * bytes, have + i * bytes, bytes) != 0;
+                wrong += is_wrong(table, want + i * bytes, have + i * bytes);
         }
         done += n;
     }

@@ -24,12 +24,14 @@ struct perf_pattern {
     thrum_datatype_t dtype;
     int op; /* thrum_redop_t or PERF_MOVE */
     int nranks;
+    int folded; /* of PERF_ALL_RANKS only the first so many; 0: all */
     uint64_t salt; /* differs from run to run, so that old data is not taken for new */
 };
 
 /* Values of elements 0, 1, ... of one rank, or of the result, up to a whole period. */
 struct perf_table {
     size_t element_bytes, n;
+    thrum_datatype_t dtype; /* how elements compare: UINT8 for what is only moved */
     uint8_t *values; /* n elements, twice: any n elements of the cycle lie in one piece */
 };
 

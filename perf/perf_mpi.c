@@ -59,8 +59,12 @@ static MPI_Datatype type_of(thrum_datatype_t dtype)
         return MPI_FLOAT;
     case THRUM_FLOAT64:
         return MPI_DOUBLE;
+    case THRUM_COMPLEX64:
+        return MPI_C_FLOAT_COMPLEX;
+    case THRUM_COMPLEX128:
+        return MPI_C_DOUBLE_COMPLEX;
     default:
-        return MPI_DATATYPE_NULL; /* no 16-bit floats in the standard */
+        return MPI_DATATYPE_NULL; /* no 8- and 16-bit floats in the standard */
     }
 }
 
@@ -97,7 +101,7 @@ bool perf_mpi_can(const struct perf_case *what)
     if (what->count > (uint64_t)INT32_MAX / 2)
         return false;
     if (!what->collective->has_op)
-        return true; /* 16-bit floats are moved as bytes */
+        return true; /* what MPI lacks is moved as bytes */
     if (what->op == THRUM_LAND || what->op == THRUM_LOR)
         return !real && type_of(what->dtype) != MPI_DATATYPE_NULL;
     return type_of(what->dtype) != MPI_DATATYPE_NULL && op_of(what->op) != MPI_OP_NULL;
@@ -188,6 +192,61 @@ int perf_mpi_sendrecv(const struct perf_call *c)
                         MPI_COMM_WORLD, MPI_STATUS_IGNORE);
 }
 
+int perf_mpi_reduce(const struct perf_call *c)
+{
+    bool in_place = c->rank == c->root && c->send == c->recv;
+
+    return MPI_Reduce(in_place ? MPI_IN_PLACE : c->send, c->recv, (int)c->count, type_of(c->dtype),
+                      op_of(c->op), c->root, MPI_COMM_WORLD);
+}
+
+int perf_mpi_alltoall(const struct perf_call *c)
+{
+    int count;
+    MPI_Datatype type = moved_type(c, &count);
+
+    return MPI_Alltoall(c->send, count, type, c->recv, count, type, MPI_COMM_WORLD);
+}
+
+/* Whether the root's own block of the larger buffer is the smaller one. */
+static bool root_is_in_place(const struct perf_call *c, const char *whole, const char *part)
+{
+    size_t block = c->count * thrum_datatype_size(c->dtype);
+
+    return c->rank == c->root && part == whole + block * (size_t)c->rank;
+}
+
+int perf_mpi_gather(const struct perf_call *c)
+{
+    int count;
+    MPI_Datatype type = moved_type(c, &count);
+
+    return MPI_Gather(root_is_in_place(c, c->recv, c->send) ? MPI_IN_PLACE : c->send, count, type,
+                      c->recv, count, type, c->root, MPI_COMM_WORLD);
+}
+
+int perf_mpi_scatter(const struct perf_call *c)
+{
+    int count;
+    MPI_Datatype type = moved_type(c, &count);
+
+    return MPI_Scatter(c->send, count, type,
+                       root_is_in_place(c, c->send, c->recv) ? MPI_IN_PLACE : c->recv, count, type,
+                       c->root, MPI_COMM_WORLD);
+}
+
+int perf_mpi_scan(const struct perf_call *c)
+{
+    return MPI_Scan(c->send == c->recv ? MPI_IN_PLACE : c->send, c->recv, (int)c->count,
+                    type_of(c->dtype), op_of(c->op), MPI_COMM_WORLD);
+}
+
+int perf_mpi_exscan(const struct perf_call *c)
+{
+    return MPI_Exscan(c->send == c->recv ? MPI_IN_PLACE : c->send, c->recv, (int)c->count,
+                      type_of(c->dtype), op_of(c->op), MPI_COMM_WORLD);
+}
+
 #else
 
 const char *perf_mpi_start(int rank, int nranks)
@@ -248,6 +307,36 @@ int perf_mpi_barrier_call(const struct perf_call *c)
 }
 
 int perf_mpi_sendrecv(const struct perf_call *c)
+{
+    return no_mpi(c);
+}
+
+int perf_mpi_reduce(const struct perf_call *c)
+{
+    return no_mpi(c);
+}
+
+int perf_mpi_alltoall(const struct perf_call *c)
+{
+    return no_mpi(c);
+}
+
+int perf_mpi_gather(const struct perf_call *c)
+{
+    return no_mpi(c);
+}
+
+int perf_mpi_scatter(const struct perf_call *c)
+{
+    return no_mpi(c);
+}
+
+int perf_mpi_scan(const struct perf_call *c)
+{
+    return no_mpi(c);
+}
+
+int perf_mpi_exscan(const struct perf_call *c)
 {
     return no_mpi(c);
 }

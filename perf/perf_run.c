@@ -156,6 +156,14 @@ static void max_over_ranks(struct perf_context *x, double *values, int n)
 
 /* ---- a call, and its data ---- */
 
+/* Whether the call of this rank is in place: with a root, only its buffers are of different sizes, or matter. */
+static bool placed_here(const struct perf_context *x, const struct perf_case *what)
+{
+    bool root_only = what->collective->send_at_root || what->collective->recv_at_root;
+
+    return what->in_place && (!root_only || x->rank == what->root);
+}
+
 /* The arguments of the case, on the buffers of the library or of MPI. */
 static struct perf_call make_call(struct perf_context *x, const struct perf_case *what, bool mpi)
 {
@@ -163,7 +171,7 @@ static struct perf_call make_call(struct perf_context *x, const struct perf_case
          *recv = mpi ? x->mpi_recv.address : x->recv.address;
     size_t block = what->count * thrum_datatype_size(what->dtype) * (size_t)x->rank;
 
-    if (what->in_place) {
+    if (placed_here(x, what)) {
         if (what->collective->send_is_blocks)
             recv = send + block;
         else
@@ -219,6 +227,14 @@ static struct perf_pattern pattern_of(const struct perf_context *x, const struct
                                  .op = what->collective->has_op ? what->op : PERF_MOVE,
                                  .nranks = x->nranks,
                                  .salt = x->salt};
+}
+
+/* Whether this rank receives anything. */
+static bool receives_here(const struct perf_context *x, const struct perf_case *what)
+{
+    if (what->collective->recv_at_root)
+        return x->rank == what->root;
+    return !what->collective->excludes_own || x->rank > 0;
 }
 
 static void poison(struct perf_context *x, void *memory, size_t bytes)
@@ -280,21 +296,27 @@ static size_t verify(struct perf_context *x, const struct perf_case *what,
     size_t count = what->count, bytes = thrum_datatype_size(what->dtype), wrong = 0;
     size_t send_elems = perf_send_elems(what, x->nranks),
            recv_elems = perf_recv_elems(what, x->nranks);
+    struct perf_pattern received = pattern;
 
-    if (what->collective->recv_is_blocks) {
+    if (what->collective->prefix)
+        received.folded = x->rank + !what->collective->excludes_own;
+    if (!receives_here(x, what)) {
+        /* recv is left alone, and looked at no further than where it ends */
+    } else if (what->collective->recv_is_blocks) {
+        size_t first = what->collective->send_is_blocks ? count * (size_t)x->rank : 0;
         for (int r = 0; r < x->nranks; r++)
-            wrong += table_wrong(x, &pattern, r, count, 0, count,
+            wrong += table_wrong(x, &pattern, r, send_elems, first, count,
                                  (char *)call->recv + count * bytes * (size_t)r);
     } else {
         int source = what->collective->has_op     ? PERF_ALL_RANKS
                      : what->collective->has_root ? what->root
                                                   : (x->rank + x->nranks - 1) % x->nranks;
         size_t first = what->collective->send_is_blocks ? count * (size_t)x->rank : 0;
-        wrong += table_wrong(x, &pattern, source, send_elems, first, count, call->recv);
+        wrong += table_wrong(x, &received, source, send_elems, first, count, call->recv);
     }
     if (!what->in_place) /* the input must be as it was */
         wrong += table_wrong(x, &pattern, x->rank, send_elems, 0, send_elems, call->send);
-    if (what->in_place && what->collective->send_is_blocks)
+    if (placed_here(x, what) && what->collective->send_is_blocks)
         wrong += canary_wrong(x, &x->send, send_elems * bytes);
     else
         wrong += canary_wrong(x, &x->recv, recv_elems * bytes);

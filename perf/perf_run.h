@@ -31,6 +31,8 @@ struct perf_collective {
     const char *name;
     bool has_op, has_root, has_data, can_be_in_place;
     bool send_is_blocks, recv_is_blocks; /* nranks x count elements there, else count */
+    bool send_at_root, recv_at_root; /* at the root only */
+    bool prefix, excludes_own; /* folds ranks 0 .. rank, or .. rank - 1 */
     double (*bus_factor)(int nranks); /* busbw = algbw x this */
     thrum_status_t (*run)(const struct perf_call *call);
     int (*run_mpi)(const struct perf_call *call); /* an MPI error code */
@@ -128,5 +130,11 @@ int perf_mpi_allgather(const struct perf_call *call);
 int perf_mpi_reduce_scatter(const struct perf_call *call);
 int perf_mpi_barrier_call(const struct perf_call *call);
 int perf_mpi_sendrecv(const struct perf_call *call);
+int perf_mpi_reduce(const struct perf_call *call);
+int perf_mpi_alltoall(const struct perf_call *call);
+int perf_mpi_gather(const struct perf_call *call);
+int perf_mpi_scatter(const struct perf_call *call);
+int perf_mpi_scan(const struct perf_call *call);
+int perf_mpi_exscan(const struct perf_call *call);
 
 #endif

@@ -53,10 +53,17 @@ static const struct {
     uint64_t bit;
     const char *name;
 } capabilities[] = {
-    {THRUM_CAP_LOAD_STORE, "load-store"},       {THRUM_CAP_INDIRECT, "indirect"},
-    {THRUM_CAP_DIRECT_SUBMIT, "direct-submit"}, {THRUM_CAP_MULTICAST, "multicast"},
-    {THRUM_CAP_HOST_CALLBACK, "host-callback"}, {THRUM_CAP_NATIVE_FABRIC, "native-fabric"},
-    {THRUM_CAP_EXCLUSIVE, "exclusive"},         {THRUM_CAP_INLINE_LINE, "inline-line"},
+    {THRUM_CAP_LOAD_STORE, "load-store"},
+    {THRUM_CAP_INDIRECT, "indirect"},
+    {THRUM_CAP_DIRECT_SUBMIT, "direct-submit"},
+    {THRUM_CAP_MULTICAST, "multicast"},
+    {THRUM_CAP_HOST_CALLBACK, "host-callback"},
+    {THRUM_CAP_NATIVE_FABRIC, "native-fabric"},
+    {THRUM_CAP_EXCLUSIVE, "exclusive"},
+    {THRUM_CAP_INLINE_LINE, "inline-line"},
+    {THRUM_CAP_REDUCE_CALLBACK, "reduce-callback"},
+    {THRUM_CAP_SCALE, "scale"},
+    {THRUM_CAP_WIDE, "wide"},
     {THRUM_CAP_PAGEABLE, "pageable"},
 };
 enum { CAPABILITIES = sizeof capabilities / sizeof *capabilities };

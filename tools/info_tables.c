@@ -122,6 +122,7 @@ static const struct {
     {ALGO_INLINE_ONLY, "inline-only"},
     {ALGO_ORDERED, "ordered"},
     {ALGO_POWER_OF_TWO, "power-of-two"},
+    {ALGO_HIDES_STAGING, "hides-staging"},
 };
 enum { ALGORITHM_FLAGS = sizeof algorithm_flags / sizeof *algorithm_flags };
 
@@ -135,7 +136,7 @@ static void print_algorithm(const struct algo *algo)
             snprintf(flags + used, sizeof flags - used, "%s%s", used ? "," : "",
                      algorithm_flags[i].name);
     }
-    printf("%-15s %-19s %-14s %s\n", collective_name(algo->collective), algo->name,
+    printf("%-15s %-19s %-20s %s\n", collective_name(algo->collective), algo->name,
            *flags ? flags : "-", algo->help);
 }
 
@@ -156,12 +157,15 @@ int info_algorithms(bool json)
     json_t *list;
 
     if (!json) {
-        printf("%-15s %-19s %-14s %s\n", "COLLECTIVE", "ALGORITHM", "FLAGS", "HOW");
+        printf("%-15s %-19s %-20s %s\n", "COLLECTIVE", "ALGORITHM", "FLAGS", "HOW");
         for (size_t i = 0; i < thrum_algo_count; i++)
             print_algorithm(&thrum_algos[i]);
-        printf("\npeer-access: loads and stores peers' memory; inline-only: messages of up to %d "
-               "bytes, %d without it;\n"
-               "ordered: folds contributions in the order of ranks.\n"
+        printf("\npeer-access: loads and stores peers' memory; inline-only: what fits a line, "
+               "%d bytes\n"
+               "where peers' memory can be stored to, else %d;\n"
+               "ordered: folds contributions from the left in the order of ranks; hides-staging: "
+               "copies\n"
+               "host memory to the device meanwhile.\n"
                "THRUM_ALGO=collective:algorithm forces one; --why says what would be chosen.\n",
                PLAN_INLINE_LONG_BYTES, PLAN_INLINE_BYTES);
         return 0;
@@ -290,6 +294,13 @@ static const char *op_at(int i)
     return thrum_redop_name((thrum_redop_t)i);
 }
 
+/* Whether one buffer of a rank has a block for every rank. */
+static bool has_blocks(enum collective collective)
+{
+    return collective == COLL_ALLGATHER || collective == COLL_REDUCE_SCATTER ||
+           collective == COLL_ALLTOALL || collective == COLL_GATHER || collective == COLL_SCATTER;
+}
+
 /* Size is that of the larger buffer of a rank, as in thrum-perf. Exit code. */
 static int fill_params(const struct info_question *q, struct plan_params *params,
                        uint64_t *bytes_out)
@@ -315,8 +326,7 @@ static int fill_params(const struct info_question *q, struct plan_params *params
     if (op < 0)
         return bad_argument("op", q->op, "an operation such as sum");
     unit = thrum_datatype_size((thrum_datatype_t)dtype);
-    if (collective == COLL_ALLGATHER || collective == COLL_REDUCE_SCATTER ||
-        collective == COLL_ALLTOALL || collective == COLL_GATHER || collective == COLL_SCATTER)
+    if (has_blocks((enum collective)collective))
         unit *= (uint64_t)ranks;
     *params = (struct plan_params){
         .collective = (enum collective)collective,

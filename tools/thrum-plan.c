@@ -20,6 +20,8 @@ struct options {
     enum plan_format format;
     enum algo_fault fault;
     bool quick, ranks_named;
+    uint64_t *counts; /* of --counts, owned; NULL: none */
+    int ncounts;
 };
 
 static const char usage[] =
@@ -28,14 +30,19 @@ static const char usage[] =
     "       thrum-plan --list\n"
     "Prints the plan of one rank for a collective, or proves the plans of all ranks.\n"
     "\n"
-    "  -c, --collective C   allreduce, broadcast, allgather, reduce_scatter, barrier, sendrecv\n"
+    "  -c, --collective C   allreduce, broadcast, allgather, reduce_scatter, barrier, sendrecv,\n"
+    "                       reduce, gather, scatter, alltoall, scan, exscan\n"
     "  -a, --algorithm A    one of --list\n"
     "  -n, --ranks N        ranks of the communicator (4); with --check: only this size\n"
     "  -r, --rank R         whose plan (0)\n"
     "      --count N        elements, as in the call; K, M, G allowed (1M)\n"
+    "      --counts A,B,..  of allgather, reduce_scatter: elements of each rank's block, instead "
+    "of\n"
+    "                       --count and --ranks\n"
     "      --dtype T        float32, bfloat16, int8, ... (float32)\n"
     "      --op O           sum, prod, max, min, avg, band, ... (sum)\n"
-    "      --root R         of a broadcast (0)\n"
+    "      --root R         of broadcast, reduce, gather, scatter (0)\n"
+    "      --ordered        fold in rank order: refuse the algorithms that do not\n"
     "      --in-place       send and receive buffer are one\n"
     "      --no-peer-access only puts reach other ranks' memory\n"
     "      --lanes N        lanes that the plan may use, 1 to 4 (1)\n"
@@ -45,7 +52,8 @@ static const char usage[] =
     "      --check          prove: no deadlock, no race, right result, safe twice in a row\n"
     "      --quick          with --check: fewer sizes\n"
     "      --plant FAULT    with --check: damage the plans first, to see it found: missing-wait,\n"
-    "                       swapped-chunk, doubled-contribution, early-scratch-reuse\n"
+    "                       swapped-chunk, doubled-contribution, early-scratch-reuse,\n"
+    "                       double-rounding\n"
     "  -h, --help           this text\n"
     "  -V, --version        the version\n"
     "\n"
@@ -143,11 +151,30 @@ static bool parse_fault(const char *text, enum algo_fault *out)
     return true;
 }
 
+/* "3,0,2" */
+static bool parse_counts(const char *text, struct options *options)
+{
+    char *copy = strdup(text), *rest = copy;
+    bool good = copy != NULL;
+    options->ncounts = 0;
+    for (char *word = strsep(&rest, ","); good && word; word = strsep(&rest, ",")) {
+        uint64_t *more =
+            realloc(options->counts, ((size_t)options->ncounts + 1) * sizeof(*options->counts));
+        if (more)
+            options->counts = more;
+        good = more && parse_u64(word, 0, UINT64_MAX, &options->counts[options->ncounts++]);
+    }
+    free(copy);
+    return good;
+}
+
 enum {
     OPT_COUNT = 256,
+    OPT_COUNTS,
     OPT_DTYPE,
     OPT_OP,
     OPT_ROOT,
+    OPT_ORDERED,
     OPT_IN_PLACE,
     OPT_NO_PEER_ACCESS,
     OPT_LANES,
@@ -165,9 +192,11 @@ static const struct option long_options[] = {
     {"ranks", required_argument, NULL, 'n'},
     {"rank", required_argument, NULL, 'r'},
     {"count", required_argument, NULL, OPT_COUNT},
+    {"counts", required_argument, NULL, OPT_COUNTS},
     {"dtype", required_argument, NULL, OPT_DTYPE},
     {"op", required_argument, NULL, OPT_OP},
     {"root", required_argument, NULL, OPT_ROOT},
+    {"ordered", no_argument, NULL, OPT_ORDERED},
     {"in-place", no_argument, NULL, OPT_IN_PLACE},
     {"no-peer-access", no_argument, NULL, OPT_NO_PEER_ACCESS},
     {"lanes", required_argument, NULL, OPT_LANES},
@@ -199,12 +228,17 @@ static bool take(struct options *options, int option, const char *value)
         return parse_int(value, 0, (1 << 20) - 1, &params->rank);
     case OPT_COUNT:
         return parse_u64(value, 0, UINT64_MAX, &params->count);
+    case OPT_COUNTS:
+        return parse_counts(value, options);
     case OPT_DTYPE:
         return parse_dtype(value, &params->dtype);
     case OPT_OP:
         return parse_redop(value, &params->redop);
     case OPT_ROOT:
         return parse_int(value, 0, (1 << 20) - 1, &params->root);
+    case OPT_ORDERED:
+        params->ordered = true;
+        return true;
     case OPT_IN_PLACE:
         params->in_place = true;
         return true;
@@ -230,6 +264,22 @@ static bool take(struct options *options, int option, const char *value)
         options->mode = MODE_CHECK;
         return parse_fault(value, &options->fault);
     }
+}
+
+/* Blocks of their own sizes: as many as ranks. */
+static bool take_counts(struct options *options)
+{
+    struct plan_params *params = &options->params;
+    if (!options->collective ||
+        (params->collective != COLL_ALLGATHER && params->collective != COLL_REDUCE_SCATTER) ||
+        (options->ranks_named && params->nranks != options->ncounts))
+        return false;
+    params->nranks = options->ncounts;
+    params->counts = options->counts;
+    params->count = 0;
+    for (int i = 0; i < options->ncounts; i++)
+        params->count = max_u64(params->count, options->counts[i]);
+    return true;
 }
 
 /* -1: go on; else the exit status. */
@@ -260,6 +310,9 @@ static int parse_options(int argc, char **argv, struct options *options)
     }
     if (optind < argc)
         return complain("unexpected argument", argv[optind]);
+    if (options->counts && !take_counts(options))
+        return complain("--counts needs as many numbers as --ranks, and a collective with blocks",
+                        options->collective ? options->collective : "");
     if (options->algorithm && !options->collective)
         return complain("--algorithm needs --collective", options->algorithm);
     if (options->algorithm && !algo_find(options->params.collective, options->algorithm))
@@ -277,7 +330,7 @@ static int list(const struct options *options)
             continue;
         printf("%-15s %-18s %s%s%s%s\n", collective_name(algo->collective), algo->name, algo->help,
                algo->flags & ALGO_NEEDS_PEER_ACCESS ? "; needs peer access" : "",
-               algo->flags & ALGO_INLINE_ONLY ? "; up to 56 bytes" : "",
+               algo->flags & ALGO_INLINE_ONLY ? "; in lines" : "",
                algo->flags & ALGO_ORDERED ? "; folds in rank order" : "");
     }
     return 0;
@@ -328,13 +381,17 @@ static const char *refuse(const struct plan_params *params)
 {
     size_t bytes;
     bool bitwise = params->redop >= THRUM_BAND && params->redop <= THRUM_BXOR;
+    bool complex = params->dtype == THRUM_COMPLEX64 || params->dtype == THRUM_COMPLEX128;
     bool real = params->dtype == THRUM_FLOAT16 || params->dtype == THRUM_FLOAT32 ||
-                params->dtype == THRUM_FLOAT64 || params->dtype == THRUM_BFLOAT16;
+                params->dtype == THRUM_FLOAT64 || params->dtype == THRUM_BFLOAT16 ||
+                params->dtype == THRUM_FLOAT8_E4M3 || params->dtype == THRUM_FLOAT8_E5M2;
+    bool complex_op =
+        params->redop == THRUM_SUM || params->redop == THRUM_PROD || params->redop == THRUM_AVG;
     if (params->rank >= params->nranks)
         return "--rank is not below --ranks";
     if (params->root >= params->nranks)
         return "--root is not below --ranks";
-    if (bitwise && real)
+    if ((bitwise && real) || (complex && !complex_op))
         return "--op is not defined for this --dtype";
     if (mul_overflows(params->count, thrum_datatype_size(params->dtype), &bytes) ||
         mul_overflows(bytes, (size_t)params->nranks, &bytes))
@@ -409,6 +466,7 @@ int main(int argc, char **argv)
         status = options.mode == MODE_LIST    ? list(&options)
                  : options.mode == MODE_CHECK ? check(&options)
                                               : print(&options);
+    free(options.counts);
     if (fflush(stdout) != 0 || ferror(stdout)) {
         fprintf(stderr, "thrum-plan: cannot write: %s\n", strerror(errno));
         return EXIT_WRONG;

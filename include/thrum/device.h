@@ -47,8 +47,7 @@ enum {
     THRUM_CAP_REDUCE_CALLBACK = 1 << 8, /* REDUCE by a function of the host */
     THRUM_CAP_SCALE = 1 << 9, /* SCALE commands */
     THRUM_CAP_WIDE = 1 << 10, /* REDUCE with float32 partial results of 8- and 16-bit floats */
-    THRUM_CAP_PAGEABLE =
-        1 << 11 /* COPY to and from any memory of the process: THRUM_CMD_FLAG_HOST */
+    THRUM_CAP_PAGEABLE = 1 << 11 /* commands reach any memory of the process: THRUM_CMD_FLAG_HOST */
 };
 
 struct thrum_device_properties {
@@ -210,11 +209,12 @@ struct thrum_line {
 
 typedef enum thrum_opcode {
     THRUM_CMD_NOP = 0,
-    THRUM_CMD_COPY = 1, /* every dst[] <- src[0], `bytes` */
+    THRUM_CMD_COPY =
+        1, /* every dst[] <- src[0], `bytes`; a destination may be exactly the source */
     THRUM_CMD_FILL = 2, /* every dst[] <- the byte `value`, `bytes` */
     THRUM_CMD_REDUCE =
         3, /* every dst[] <- redop(src[0], src[1], ...) in that order; `bytes` of `dtype`;
-                                 a destination may be exactly one of the sources, no other overlap */
+                                 a destination may be exactly one of the sources, if as wide; no other overlap */
     THRUM_CMD_SIGNAL =
         4, /* dst[0] is a semaphore: adds `value`; with THRUM_CMD_FLAG_SET stores it instead */
     THRUM_CMD_WAIT = 5, /* waits until the semaphore src[0] is >= `value` */
@@ -239,19 +239,22 @@ enum {
     THRUM_CMD_FLAG_FLUSH =
         1 << 1, /* PUT: no data; completes when all earlier puts to `peer` are done locally */
     THRUM_CMD_FLAG_STREAM =
-        1 << 2, /* COPY, REDUCE: the result will not be read soon; stores may bypass the cache */
+        1
+        << 2, /* COPY, REDUCE, SCALE: the result will not be read soon; stores may bypass the cache */
     THRUM_CMD_FLAG_CONTAIN = 1 << 3, /* a page fault in a peer's memory ends the submission with
                                        FAULT, as other errors do, and does not stop the queue */
     /*
      * REDUCE of 8- and 16-bit floats: the destinations, all sources, or the first source are partial results, that is
-     * float32, not rounded. `bytes` counts elements of `dtype` all the same. Other types are as wide as they are.
+     * float32, not rounded. `bytes` counts elements of `dtype` all the same. Other types are as wide as they are. Not
+     * with THRUM_REDOP_CALLBACK.
      */
     THRUM_CMD_FLAG_WIDE_DST = 1 << 4,
     THRUM_CMD_FLAG_WIDE_SRC = 1 << 5,
     THRUM_CMD_FLAG_WIDE_FIRST = 1 << 6,
     /*
-     * COPY: addresses that are no device memory are taken as they are, as memory of this process that need not be
-     * registered; a wild one is a segmentation fault, not a page fault. Needs THRUM_CAP_PAGEABLE.
+     * COPY, REDUCE, source of WRITE_LINE: addresses that are no device memory are taken as they are, as memory of this
+     * process that need not be registered; a wild one is a segmentation fault, not a page fault. Needs
+     * THRUM_CAP_PAGEABLE.
      */
     THRUM_CMD_FLAG_HOST = 1 << 7
 };
@@ -359,8 +362,8 @@ typedef struct thrum_graph *thrum_graph_t;
 
 /*
  * Records what is submitted to the queue from now on instead of executing it: commands with what they point to (the
- * tickets are 0), copies, callbacks, event records and waits, collectives and point-to-point calls, and launches of
- * other graphs. An event is recorded and waited for at each launch, as if it were called then: a wait is for the newest
+ * tickets are 0), copies, callbacks, event records and waits, collectives, point-to-point and one-sided calls, and
+ * launches of other graphs. An event is recorded and waited for at each launch, as if it were called then: a wait is for the newest
  * record at that time, in this graph or elsewhere, and a record in a capture is none before a launch. Calls that need a
  * result now (synchronize, query, thrum_copy_to_host and _to_device, destroying the queue) are INVALID_USAGE while it
  * records, name themselves, and leave the recording as it is; so are sends and receives of one group on several queues.

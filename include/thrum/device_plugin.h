@@ -99,7 +99,7 @@ struct thrum_device_ops {
     void (*set_oversubscribed)(void *device, bool oversubscribed);
 
     /* Ports. region: the largest registrable region around an address. attach: PUT commands go to this endpoint,
-     * and waiting progresses it; NULL detaches. */
+     * and waiting progresses it, until it has been detached as often; detach returns when no PUT executes any more. */
     thrum_status_t (*port_region)(void *device, uint64_t address,
                                   struct thrum_port_region *region_out);
     thrum_status_t (*port_attach)(void *device, const struct thrum_fabric_ops *fabric,

@@ -69,7 +69,8 @@ struct thrum_fabric_ops {
                            struct thrum_fabric_address *address_out);
     void (*close)(void *endpoint); /* also with work in flight, which is dropped */
 
-    /* UNREACHABLE, PEER_DEAD, AUTH, LIMIT. One connection per pair and direction; usable at once. */
+    /* UNREACHABLE, PEER_DEAD, AUTH, LIMIT. For one direction; usable at once. Each communicator makes its own, also where
+     * there is one to that address already. */
     thrum_status_t (*connect)(void *endpoint, const struct thrum_fabric_address *address,
                               void **peer_out);
     void (*disconnect)(void *peer);

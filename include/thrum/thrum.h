@@ -60,7 +60,7 @@ struct thrum_comm_config {
     int64_t deadline_ms; /* of each operation; 0: THRUM_DEADLINE_MS */
     int64_t init_deadline_ms; /* of joining; 0: THRUM_INIT_DEADLINE_MS */
     uint64_t scratch_bytes; /* device memory for staging; 0: THRUM_SCRATCH_BYTES */
-    const char *name; /* for messages; copied; NULL: "comm" and a number */
+    const char *name; /* for messages; copied; at most 511 characters; NULL: "comm" and a number */
     int reproducible; /* 1: reductions give the same bits whatever the size, algorithm, lanes and hosts; -1: they need
                          not; 0: THRUM_REPRODUCIBLE */
     int lanes; /* independent sequences of commands that one operation may use, 1 .. 4; 0: THRUM_LANES */
@@ -280,7 +280,7 @@ THRUM_MUST_CHECK thrum_status_t thrum_exscan(const void *send, void *recv, size_
  * displs NULL: one after the other. The arrays, nranks each, are read during the call only. Blocks that are written
  * may not overlap. Ranks that disagree in the counts get MISMATCH.
  *
- * allgatherv: every rank gives the same recvcounts; send has recvcounts[rank] elements. In place: send == recv + displs[rank].
+ * allgatherv: every rank gives the same recvcounts and displs; send has recvcounts[rank] elements. In place: send == recv + displs[rank].
  * reduce_scatterv: the same counts on every rank; send has all blocks one after the other, recv has counts[rank]
  * elements. In place: recv is the own block in send.
  * alltoallv: block s of send goes to rank s, block s of recv comes from it; sendcounts[s] here is recvcounts[rank] there. In place is not allowed.
@@ -452,8 +452,9 @@ typedef struct thrum_window *thrum_window_t;
  * Opens [buffer, buffer + bytes) of this rank's device memory to puts of the other ranks; sizes may differ between
  * ranks, 0 opens nothing. Collective over comm: blocks until all ranks have called or the deadline passes; inside a group
  * at its end, as thrum_comm_split. The memory must stay until deregistered: a put into memory that is gone is a FAULT of
- * the rank that puts, where it has peer access. An open window goes with its communicator. Errors: INVALID_COMM, INVALID_POINTER (not device memory of the communicator's
- * device), INVALID_ARGUMENT, TIMEOUT, PEER_DEAD, NO_MEMORY, LIMIT.
+ * the rank that puts, where it has peer access; a fabric may write what was allocated there since. An open window goes
+ * with its communicator. Errors: INVALID_COMM, INVALID_POINTER (not device memory of the communicator's device),
+ * INVALID_ARGUMENT, TIMEOUT, PEER_DEAD, MISMATCH, NO_MEMORY, LIMIT.
  */
 THRUM_MUST_CHECK thrum_status_t thrum_comm_register(thrum_comm_t comm, void *buffer, size_t bytes,
                                                     thrum_window_t *window_out);

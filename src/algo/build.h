@@ -35,6 +35,13 @@ static inline uint64_t algo_block_bytes(const struct plan_params *params, int ra
     return plan_block_elems(params, rank) * algo_elem_bytes(params);
 }
 
+/* What a line with a contribution or block takes in memory. */
+static inline double algo_line_bytes(const struct plan_params *params)
+{
+    uint64_t flag = 8;
+    return (double)((algo_count_bytes(params) + flag + 63) / 64 * 64);
+}
+
 /* The rank `distance` places further on the ring of n; distance may be negative, down to -2n. */
 static inline int algo_rank_at(int rank, int64_t distance, int n)
 {
@@ -98,6 +105,14 @@ bool algo_build_alone(struct plan *plan);
 /* dst <- a op b. */
 void algo_reduce2(struct plan *plan, unsigned flags, struct plan_operand dst, struct plan_operand a,
                   struct plan_operand b, uint64_t bytes);
+
+/*
+ * Stages (see plan_stage) of the part of SEND or RECV, [offset, offset + bytes), but for [own, own + own_bytes) in it,
+ * which this rank alone touches; and of all blocks but the own one.
+ */
+void algo_stage_others(struct plan *plan, enum plan_space space, uint64_t offset, uint64_t bytes,
+                       uint64_t own, uint64_t own_bytes);
+void algo_stage_blocks(struct plan *plan, enum plan_space space);
 
 /* Arrivals to and from every other rank, or two neighbours (which may be one, or -1: none). */
 void algo_meet_all(struct plan *plan);

@@ -1,6 +1,6 @@
 /*
- * Collectives and point-to-point calls on a queue that is being captured: the arguments are kept in its graph, and each
- * launch makes the call again. Called where calls are issued (collectives.c, group.c).
+ * Collectives, point-to-point and one-sided calls on a queue that is being captured: the arguments are kept in its
+ * graph, and each launch makes the call again. Called where calls are issued (collectives.c, window.c, group.c).
  */
 #include "api/api.h"
 
@@ -24,13 +24,6 @@ static thrum_status_t record(struct thrum_queue *queue,
     return status;
 }
 
-static void *copy_of(const void *from, size_t bytes)
-{
-    void *copy = malloc(bytes);
-
-    return copy ? memcpy(copy, from, bytes) : NULL;
-}
-
 /* ---- collectives ----------------------------------------------------------------------------------------------- */
 
 static thrum_status_t replay_collective(void *argument, struct thrum_queue *queue)
@@ -52,7 +45,7 @@ thrum_status_t collective_issue(const struct coll_args *args)
     if (!queue_is_capturing(args->queue))
         return collective_run(args);
     status = collective_check_buffers(args);
-    return status ? status : record(args->queue, replay_collective, copy_of(args, sizeof *args));
+    return status ? status : record(args->queue, replay_collective, coll_args_copy(args));
 }
 
 /* ---- point to point -------------------------------------------------------------------------------------------- */
@@ -85,21 +78,6 @@ static thrum_status_t check_same_queue(struct thrum_queue *queue, const struct p
     return THRUM_OK;
 }
 
-static thrum_status_t check_buffers(struct thrum_comm *comm, const struct p2p_call *calls, size_t n)
-{
-    thrum_status_t status = THRUM_OK;
-
-    for (size_t i = 0; i < n && !status; i++) {
-        uint64_t bytes = calls[i].count * thrum_datatype_size(calls[i].dtype);
-        enum thrum_mem_kind kind;
-
-        if (bytes)
-            status = exec_classify(comm, calls[i].is_send ? "send" : "recv", calls[i].buffer, bytes,
-                                   &kind);
-    }
-    return status;
-}
-
 static thrum_status_t record_p2p(struct thrum_comm *comm, struct thrum_queue *queue,
                                  const struct p2p_call *calls, size_t n)
 {
@@ -107,7 +85,7 @@ static thrum_status_t record_p2p(struct thrum_comm *comm, struct thrum_queue *qu
     thrum_status_t status = check_same_queue(queue, calls, n);
 
     if (!status)
-        status = check_buffers(comm, calls, n);
+        status = p2p_check_buffers(comm, calls, n);
     if (status)
         return status;
     captured = malloc(sizeof *captured + n * sizeof *calls);
@@ -125,4 +103,34 @@ thrum_status_t p2p_issue(struct thrum_comm *comm, const struct p2p_call *calls, 
         if (queue_is_capturing(calls[i].queue))
             return record_p2p(comm, calls[i].queue, calls, n);
     return p2p_run(comm, calls, n);
+}
+
+/* ---- one-sided --------------------------------------------------------------------------------------------------- */
+
+struct captured_one_sided {
+    struct thrum_comm *comm;
+    struct one_sided_call call;
+};
+
+static thrum_status_t replay_one_sided(void *argument, struct thrum_queue *queue)
+{
+    const struct captured_one_sided *captured = argument;
+    struct one_sided_call call = captured->call;
+    thrum_status_t status;
+
+    call.queue = queue;
+    status = one_sided_check(captured->comm, &call);
+    return status ? status : one_sided_issue(captured->comm, &call);
+}
+
+thrum_status_t one_sided_issue(struct thrum_comm *comm, const struct one_sided_call *call)
+{
+    struct captured_one_sided *captured;
+
+    if (!queue_is_capturing(call->queue))
+        return one_sided_run(comm, call);
+    captured = malloc(sizeof *captured);
+    if (captured)
+        *captured = (struct captured_one_sided){comm, *call};
+    return record(call->queue, replay_one_sided, captured);
 }

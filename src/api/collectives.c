@@ -47,18 +47,34 @@ thrum_status_t collective_check_count(const struct thrum_comm *comm, const char 
     return THRUM_OK;
 }
 
+/* Types have all operations but these. */
+static bool op_takes(thrum_redop_t op, thrum_datatype_t dtype)
+{
+    switch (dtype) {
+    case THRUM_COMPLEX64:
+    case THRUM_COMPLEX128:
+        return op == THRUM_SUM || op == THRUM_PROD || op == THRUM_AVG;
+    case THRUM_FLOAT8_E4M3:
+    case THRUM_FLOAT8_E5M2:
+    case THRUM_FLOAT16:
+    case THRUM_BFLOAT16:
+    case THRUM_FLOAT32:
+    case THRUM_FLOAT64:
+        return op != THRUM_BAND && op != THRUM_BOR && op != THRUM_BXOR;
+    default:
+        return true;
+    }
+}
+
 static thrum_status_t check_op(const struct coll_args *args)
 {
     const struct thrum_device_properties *properties = &args->comm->device->properties;
-    bool is_float = args->dtype == THRUM_FLOAT16 || args->dtype == THRUM_BFLOAT16 ||
-                    args->dtype == THRUM_FLOAT32 || args->dtype == THRUM_FLOAT64;
 
-    if (args->collective != COLL_ALLREDUCE && args->collective != COLL_REDUCE_SCATTER)
+    if (!plan_reduces(args->collective))
         return THRUM_OK;
     if ((unsigned)args->redop >= THRUM_REDOP_COUNT)
-        return thrum_fail(THRUM_ERR_INVALID_OP, "op=%d is no reduction", (int)args->redop);
-    if (is_float &&
-        (args->redop == THRUM_BAND || args->redop == THRUM_BOR || args->redop == THRUM_BXOR))
+        return redop_check(args);
+    if (!op_takes(args->redop, args->dtype))
         return thrum_fail(THRUM_ERR_INVALID_OP, "op=%s is not for %s",
                           thrum_redop_name(args->redop), thrum_datatype_name(args->dtype));
     if (!(properties->reduce_types >> args->dtype & 1) ||
@@ -84,82 +100,98 @@ thrum_status_t collective_check(const struct coll_args *args)
     return status;
 }
 
-static thrum_status_t collective_call(const struct coll_args *args)
+thrum_status_t collective_call_checked(const struct coll_args *args, thrum_status_t check)
+{
+    if (group_is_open()) {
+        if (!check)
+            check = collective_check_buffers(args);
+        return group_add_collective(args, check);
+    }
+    return check ? check : collective_issue(args);
+}
+
+static thrum_status_t collective_call(struct coll_args args)
 {
     thrum_status_t status;
 
-    if (!group_is_open() && collective_repeat(args, &status))
+    if (!group_is_open() && collective_repeat(&args, &status))
         return status;
-    status = collective_check(args);
-    if (group_is_open()) {
-        if (!status)
-            status = collective_check_buffers(args);
-        return group_add_collective(args, status);
-    }
-    return status ? status : collective_issue(args);
+    return collective_call_checked(&args, collective_check(&args));
 }
 
 thrum_status_t thrum_allreduce(const void *send, void *recv, size_t count, thrum_datatype_t dtype,
                                thrum_redop_t op, thrum_comm_t comm, thrum_queue_t queue)
 {
-    struct coll_args args = {.collective = COLL_ALLREDUCE,
-                             .send = send,
-                             .recv = recv,
-                             .count = count,
-                             .dtype = dtype,
-                             .redop = op,
-                             .comm = comm,
-                             .queue = queue};
-    return collective_call(&args);
+    return collective_call(
+        coll_args_of(COLL_ALLREDUCE, send, recv, count, dtype, op, 0, comm, queue));
 }
 
 thrum_status_t thrum_broadcast(const void *send, void *recv, size_t count, thrum_datatype_t dtype,
                                int root, thrum_comm_t comm, thrum_queue_t queue)
 {
-    struct coll_args args = {.collective = COLL_BROADCAST,
-                             .send = send,
-                             .recv = recv,
-                             .count = count,
-                             .dtype = dtype,
-                             .root = root,
-                             .comm = comm,
-                             .queue = queue};
-    return collective_call(&args);
+    return collective_call(
+        coll_args_of(COLL_BROADCAST, send, recv, count, dtype, THRUM_SUM, root, comm, queue));
 }
 
 thrum_status_t thrum_allgather(const void *send, void *recv, size_t count, thrum_datatype_t dtype,
                                thrum_comm_t comm, thrum_queue_t queue)
 {
-    struct coll_args args = {.collective = COLL_ALLGATHER,
-                             .send = send,
-                             .recv = recv,
-                             .count = count,
-                             .dtype = dtype,
-                             .comm = comm,
-                             .queue = queue};
-    return collective_call(&args);
+    return collective_call(
+        coll_args_of(COLL_ALLGATHER, send, recv, count, dtype, THRUM_SUM, 0, comm, queue));
 }
 
 thrum_status_t thrum_reduce_scatter(const void *send, void *recv, size_t count,
                                     thrum_datatype_t dtype, thrum_redop_t op, thrum_comm_t comm,
                                     thrum_queue_t queue)
 {
-    struct coll_args args = {.collective = COLL_REDUCE_SCATTER,
-                             .send = send,
-                             .recv = recv,
-                             .count = count,
-                             .dtype = dtype,
-                             .redop = op,
-                             .comm = comm,
-                             .queue = queue};
-    return collective_call(&args);
+    return collective_call(
+        coll_args_of(COLL_REDUCE_SCATTER, send, recv, count, dtype, op, 0, comm, queue));
+}
+
+thrum_status_t thrum_reduce(const void *send, void *recv, size_t count, thrum_datatype_t dtype,
+                            thrum_redop_t op, int root, thrum_comm_t comm, thrum_queue_t queue)
+{
+    return collective_call(
+        coll_args_of(COLL_REDUCE, send, recv, count, dtype, op, root, comm, queue));
+}
+
+thrum_status_t thrum_alltoall(const void *send, void *recv, size_t count, thrum_datatype_t dtype,
+                              thrum_comm_t comm, thrum_queue_t queue)
+{
+    return collective_call(
+        coll_args_of(COLL_ALLTOALL, send, recv, count, dtype, THRUM_SUM, 0, comm, queue));
+}
+
+thrum_status_t thrum_gather(const void *send, void *recv, size_t count, thrum_datatype_t dtype,
+                            int root, thrum_comm_t comm, thrum_queue_t queue)
+{
+    return collective_call(
+        coll_args_of(COLL_GATHER, send, recv, count, dtype, THRUM_SUM, root, comm, queue));
+}
+
+thrum_status_t thrum_scatter(const void *send, void *recv, size_t count, thrum_datatype_t dtype,
+                             int root, thrum_comm_t comm, thrum_queue_t queue)
+{
+    return collective_call(
+        coll_args_of(COLL_SCATTER, send, recv, count, dtype, THRUM_SUM, root, comm, queue));
+}
+
+thrum_status_t thrum_scan(const void *send, void *recv, size_t count, thrum_datatype_t dtype,
+                          thrum_redop_t op, thrum_comm_t comm, thrum_queue_t queue)
+{
+    return collective_call(coll_args_of(COLL_SCAN, send, recv, count, dtype, op, 0, comm, queue));
+}
+
+thrum_status_t thrum_exscan(const void *send, void *recv, size_t count, thrum_datatype_t dtype,
+                            thrum_redop_t op, thrum_comm_t comm, thrum_queue_t queue)
+{
+    return collective_call(coll_args_of(COLL_EXSCAN, send, recv, count, dtype, op, 0, comm, queue));
 }
 
 thrum_status_t thrum_barrier(thrum_comm_t comm, thrum_queue_t queue)
 {
-    struct coll_args args = {
-        .collective = COLL_BARRIER, .dtype = THRUM_UINT8, .comm = comm, .queue = queue};
-    return collective_call(&args);
+    return collective_call(
+        coll_args_of(COLL_BARRIER, NULL, NULL, 0, THRUM_UINT8, THRUM_SUM, 0, comm, queue));
 }
 
 static thrum_status_t p2p_call(thrum_comm_t comm, const struct p2p_call *call)
@@ -174,13 +206,9 @@ static thrum_status_t p2p_call(thrum_comm_t comm, const struct p2p_call *call)
         status = thrum_fail(THRUM_ERR_INVALID_RANK, "peer=%d is not between 0 and %d", call->peer,
                             comm->nranks - 1);
     if (group_is_open()) {
-        uint64_t bytes = call->count * thrum_datatype_size(call->dtype);
-        enum thrum_mem_kind kind;
-
-        if (!status && bytes)
-            status =
-                exec_classify(comm, call->is_send ? "send" : "recv", call->buffer, bytes, &kind);
-        return group_add_p2p(comm, call, status);
+        if (!status)
+            status = p2p_check_buffers(comm, call, 1);
+        return group_add_messages(comm, call, 1, status);
     }
     if (!status && call->peer == comm->rank)
         status = thrum_fail(THRUM_ERR_INVALID_USAGE,

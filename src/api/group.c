@@ -1,8 +1,11 @@
 /*
  * Groups: calls of a thread between thrum_group_start and the outermost thrum_group_end begin together. All
- * point-to-point calls of a communicator become one operation (a round per repeated pair); then its collectives and
- * one-sided calls follow in call order. Calls that block until all ranks have come (splits, windows) are made last. Communicators are taken in the order of their ids, which is the same on all ranks, so that ranks that
- * name them in different orders do not deadlock.
+ * point-to-point messages of a communicator (also those of alltoallv, gatherv, scatterv) become one piece of work (a
+ * round per repeated pair); then its collectives and one-sided calls follow in call order. Calls that block until all
+ * ranks have come (splits, windows) are made last. Communicators are taken in the order of their
+ * ids, which is the same on all ranks, so that ranks that name them in different orders do not deadlock. Where ranks of
+ * one process are in a group, they take turns, an operation each, so that none runs into the limit of what may be in
+ * flight while the others have not begun.
  */
 #include "api/api.h"
 
@@ -12,10 +15,13 @@
 #include "base/base.h"
 
 struct group_call {
-    enum { CALL_COLLECTIVE, CALL_P2P, CALL_ONE_SIDED } kind;
+    enum { CALL_COLLECTIVE, CALL_PERSISTENT, CALL_MESSAGE, CALL_ONE_SIDED } kind;
     struct thrum_comm *comm;
+    size_t index; /* in call order */
     struct coll_args collective;
-    struct p2p_call p2p;
+    struct coll_args *copy; /* owned: holds the arrays of `collective`; NULL: it has none */
+    struct thrum_persistent *persistent; /* one reference */
+    struct p2p_call message;
     struct one_sided_call one_sided;
 };
 
@@ -43,55 +49,71 @@ static thrum_status_t refuse(thrum_status_t status)
     return status;
 }
 
-static struct group_call *add(void)
+/* ---- collecting ---- */
+
+static thrum_status_t add(struct group_call call)
 {
     if (group.n == group.capacity) {
         size_t capacity = group.capacity ? group.capacity * 2 : 16;
         struct group_call *calls = realloc(group.calls, capacity * sizeof *calls);
         if (!calls)
-            return NULL;
+            return refuse(thrum_fail(THRUM_ERR_NO_MEMORY, "no host memory for a group"));
         group.calls = calls;
         group.capacity = capacity;
     }
-    return &group.calls[group.n++];
+    call.index = group.n;
+    group.calls[group.n++] = call;
+    return THRUM_OK;
 }
 
 thrum_status_t group_add_collective(const struct coll_args *args, thrum_status_t check)
 {
-    struct group_call *call = check ? NULL : add();
+    struct group_call call = {.kind = CALL_COLLECTIVE, .comm = args->comm, .collective = *args};
+    thrum_status_t status;
 
     if (check)
         return refuse(check);
-    if (!call)
-        return refuse(thrum_fail(THRUM_ERR_NO_MEMORY, "no host memory for a group"));
-    *call = (struct group_call){.comm = args->comm, .collective = *args};
-    return THRUM_OK;
+    if (args->counts) {
+        call.copy = coll_args_copy(args);
+        if (!call.copy)
+            return refuse(thrum_fail(THRUM_ERR_NO_MEMORY, "no host memory for a group"));
+        call.collective = *call.copy;
+    }
+    status = add(call);
+    if (status)
+        free(call.copy);
+    return status;
 }
 
-thrum_status_t group_add_p2p(struct thrum_comm *comm, const struct p2p_call *p2p,
-                             thrum_status_t check)
+thrum_status_t group_add_persistent(struct thrum_persistent *persistent, thrum_status_t check)
 {
-    struct group_call *call = check ? NULL : add();
+    thrum_status_t status;
 
     if (check)
         return refuse(check);
-    if (!call)
-        return refuse(thrum_fail(THRUM_ERR_NO_MEMORY, "no host memory for a group"));
-    *call = (struct group_call){.kind = CALL_P2P, .comm = comm, .p2p = *p2p};
-    return THRUM_OK;
+    status = add((struct group_call){
+        .kind = CALL_PERSISTENT, .comm = persistent_comm(persistent), .persistent = persistent});
+    if (!status)
+        persistent_hold(persistent);
+    return status;
+}
+
+thrum_status_t group_add_messages(struct thrum_comm *comm, const struct p2p_call *calls, size_t n,
+                                  thrum_status_t check)
+{
+    if (check)
+        return refuse(check);
+    for (size_t i = 0; i < n && !check; i++)
+        check = add((struct group_call){.kind = CALL_MESSAGE, .comm = comm, .message = calls[i]});
+    return check;
 }
 
 thrum_status_t group_add_one_sided(struct thrum_comm *comm, const struct one_sided_call *one_sided,
                                    thrum_status_t check)
 {
-    struct group_call *call = check ? NULL : add();
-
     if (check)
         return refuse(check);
-    if (!call)
-        return refuse(thrum_fail(THRUM_ERR_NO_MEMORY, "no host memory for a group"));
-    *call = (struct group_call){.kind = CALL_ONE_SIDED, .comm = comm, .one_sided = *one_sided};
-    return THRUM_OK;
+    return add((struct group_call){.kind = CALL_ONE_SIDED, .comm = comm, .one_sided = *one_sided});
 }
 
 thrum_status_t group_add_setup(const struct setup_call *call, thrum_status_t check)
@@ -114,77 +136,233 @@ thrum_status_t thrum_group_start(void)
     return THRUM_OK;
 }
 
-/* Ids are equal on all ranks; two communicators of one id are ranks of one process, told apart by rank. */
+/* ---- order ---- */
+
+/*
+ * Ids are equal on all ranks; two communicators of one id are ranks of one process, or parts of one split. Calls of one
+ * communicator keep their order.
+ */
 static int by_comm(const void *a, const void *b)
 {
-    const struct thrum_comm *x = ((const struct group_call *)a)->comm;
-    const struct thrum_comm *y = ((const struct group_call *)b)->comm;
+    const struct group_call *x = a, *y = b;
 
-    if (x->id != y->id)
-        return x->id < y->id ? -1 : 1;
-    return x->rank - y->rank;
+    if (x->comm->id != y->comm->id)
+        return x->comm->id < y->comm->id ? -1 : 1;
+    if (x->comm->rank != y->comm->rank)
+        return x->comm->rank < y->comm->rank ? -1 : 1;
+    if (x->comm != y->comm)
+        return x->comm < y->comm ? -1 : 1;
+    return x->index < y->index ? -1 : 1;
 }
 
-/* Stable: calls of one communicator keep their order. */
-static void sort_calls(struct group_call *calls, size_t n)
+/* ---- running ---- */
+
+/* The calls of one communicator, and how far they are. */
+struct comm_work {
+    struct group_call *calls;
+    size_t n, at;
+    struct p2p_work *p2p; /* NULL: no messages, or they are all issued */
+    struct p2p_call *captured; /* messages for a graph, from malloc; NULL: none */
+    size_t ncaptured;
+};
+
+static bool is_captured(const struct p2p_call *messages, size_t n)
 {
-    for (size_t i = 1; i < n; i++)
-        for (size_t j = i; j > 0 && by_comm(&calls[j - 1], &calls[j]) > 0; j--) {
-            struct group_call swap = calls[j];
-            calls[j] = calls[j - 1];
-            calls[j - 1] = swap;
-        }
+    for (size_t i = 0; i < n; i++)
+        if (queue_is_capturing(messages[i].queue))
+            return true;
+    return false;
 }
 
-/* The calls of one communicator. */
-static thrum_status_t run_comm(const struct group_call *calls, size_t n)
+static thrum_status_t open_messages(struct comm_work *work)
 {
-    struct p2p_call *p2p = malloc(n * sizeof *p2p);
-    size_t np2p = 0;
+    struct p2p_call *messages = malloc(work->n * sizeof *messages);
+    size_t n = 0;
     thrum_status_t status = THRUM_OK;
 
-    if (!p2p)
-        return thrum_fail(THRUM_ERR_NO_MEMORY, "no host memory for a group of %zu calls", n);
-    for (size_t i = 0; i < n; i++)
-        if (calls[i].kind == CALL_P2P)
-            p2p[np2p++] = calls[i].p2p;
-    if (np2p)
-        status = p2p_issue(calls[0].comm, p2p, np2p);
-    free(p2p);
-    for (size_t i = 0; i < n && !status; i++) {
-        if (calls[i].kind == CALL_COLLECTIVE)
-            status = collective_issue(&calls[i].collective);
-        else if (calls[i].kind == CALL_ONE_SIDED)
-            status = one_sided_run(calls[i].comm, &calls[i].one_sided);
+    if (!messages)
+        return thrum_fail(THRUM_ERR_NO_MEMORY, "no host memory for a group of %zu calls", work->n);
+    for (size_t i = 0; i < work->n; i++)
+        if (work->calls[i].kind == CALL_MESSAGE)
+            messages[n++] = work->calls[i].message;
+    if (n)
+        status = p2p_check(work->calls[0].comm, messages, n);
+    if (!status && is_captured(messages, n)) {
+        work->captured = messages;
+        work->ncaptured = n;
+        return THRUM_OK;
     }
+    if (n && !status)
+        status = p2p_open(work->calls[0].comm, messages, n, &work->p2p);
+    free(messages);
     return status;
+}
+
+/* Does what can be refused: messages placed, programs of collectives made. Nothing is enqueued. */
+static thrum_status_t open_work(struct comm_work *work)
+{
+    thrum_status_t status = open_messages(work);
+
+    for (size_t i = 0; i < work->n && !status; i++)
+        if (work->calls[i].kind == CALL_COLLECTIVE)
+            status = collective_plan(&work->calls[i].collective);
+    return status;
+}
+
+static thrum_status_t close_messages(struct comm_work *work)
+{
+    struct p2p_work *p2p = work->p2p;
+
+    work->p2p = NULL;
+    free(work->captured);
+    work->captured = NULL;
+    return p2p ? p2p_close(p2p) : THRUM_OK;
+}
+
+/* Issues the next operation: IN_PROGRESS; OK when all is issued. */
+static thrum_status_t step_work(struct comm_work *work)
+{
+    struct group_call *call;
+    thrum_status_t status;
+
+    if (work->p2p || work->captured) {
+        status = work->p2p ? p2p_step(work->p2p)
+                           : p2p_issue(work->calls[0].comm, work->captured, work->ncaptured);
+        if (status != THRUM_OK)
+            return status;
+        status = close_messages(work);
+        if (status)
+            return status;
+    }
+    while (work->at < work->n && work->calls[work->at].kind == CALL_MESSAGE)
+        work->at++;
+    if (work->at == work->n)
+        return THRUM_OK;
+    call = &work->calls[work->at++];
+    if (call->kind == CALL_PERSISTENT)
+        status = persistent_run(call->persistent);
+    else if (call->kind == CALL_ONE_SIDED)
+        status = one_sided_issue(call->comm, &call->one_sided);
+    else
+        status = collective_issue(&call->collective);
+    return status ? status : THRUM_IN_PROGRESS;
+}
+
+/* All operations of communicators with one id, in turns. */
+static thrum_status_t take_turns(struct comm_work *works, size_t n)
+{
+    bool more = true;
+
+    while (more) {
+        more = false;
+        for (size_t i = 0; i < n; i++) {
+            thrum_status_t status = step_work(&works[i]);
+
+            if (status < 0)
+                return status;
+            more |= status == THRUM_IN_PROGRESS;
+        }
+    }
+    return THRUM_OK;
+}
+
+static size_t split_works(struct group_call *calls, size_t ncalls, struct comm_work *works)
+{
+    size_t n = 0;
+
+    for (size_t i = 0; i < ncalls; i++) {
+        if (!i || calls[i].comm != calls[i - 1].comm)
+            works[n++] = (struct comm_work){.calls = &calls[i]};
+        works[n - 1].n++;
+    }
+    return n;
+}
+
+static thrum_status_t run_calls(struct group_call *calls, size_t ncalls)
+{
+    struct comm_work *works = calloc(ncalls + 1, sizeof *works);
+    size_t n, first = 0;
+    thrum_status_t status = THRUM_OK, end;
+
+    if (!works)
+        return thrum_fail(THRUM_ERR_NO_MEMORY, "no host memory for a group of %zu calls", ncalls);
+    qsort(calls, ncalls, sizeof *calls, by_comm);
+    n = split_works(calls, ncalls, works);
+    for (size_t i = 0; i < n && !status; i++)
+        status = open_work(&works[i]);
+    while (!status && first < n) {
+        size_t after = first + 1;
+
+        while (after < n && works[after].calls[0].comm->id == works[first].calls[0].comm->id)
+            after++;
+        status = take_turns(&works[first], after - first);
+        first = after;
+    }
+    for (size_t i = 0; i < n; i++) {
+        end = close_messages(&works[i]);
+        status = status ? status : end;
+    }
+    free(works);
+    return status;
+}
+
+static const struct thrum_queue *queue_of(const struct group_call *call)
+{
+    switch (call->kind) {
+    case CALL_MESSAGE:
+        return call->message.queue;
+    case CALL_ONE_SIDED:
+        return call->one_sided.queue;
+    case CALL_PERSISTENT:
+        return persistent_queue(call->persistent);
+    default:
+        return call->collective.queue;
+    }
 }
 
 /* What the calls name may have been destroyed since. */
 static thrum_status_t check_alive(const struct group_call *calls, size_t n)
 {
     for (size_t i = 0; i < n; i++) {
-        const struct thrum_queue *queue = calls[i].kind == CALL_P2P ? calls[i].p2p.queue
-                                          : calls[i].kind == CALL_ONE_SIDED
-                                              ? calls[i].one_sided.queue
-                                              : calls[i].collective.queue;
+        const struct group_call *call = &calls[i];
+        const struct thrum_queue *queue = queue_of(call);
 
-        if (!comm_is_valid(calls[i].comm))
+        if (!comm_is_valid(call->comm) ||
+            (call->kind == CALL_PERSISTENT && !persistent_comm(call->persistent)))
             return thrum_fail(THRUM_ERR_INVALID_COMM,
                               "comm=%p was destroyed inside the group that uses it",
-                              (void *)calls[i].comm);
+                              (void *)call->comm);
         if (!queue_is_valid(queue))
             return thrum_fail(THRUM_ERR_INVALID_QUEUE,
                               "queue=%p was destroyed inside the group that uses it",
                               (const void *)queue);
+        if (call->kind == CALL_COLLECTIVE && call->collective.redop >= THRUM_REDOP_COUNT &&
+            !comm_redop_find(call->comm, call->collective.redop))
+            return thrum_fail(THRUM_ERR_INVALID_OP,
+                              "op=%d was destroyed inside the group that uses it",
+                              (int)call->collective.redop);
     }
     return THRUM_OK;
+}
+
+static void drop_calls(void)
+{
+    for (size_t i = 0; i < group.n; i++) {
+        free(group.calls[i].copy);
+        if (group.calls[i].kind == CALL_PERSISTENT)
+            persistent_release(group.calls[i].persistent);
+    }
+    free(group.calls);
+    free(group.setups);
+    group.calls = NULL;
+    group.setups = NULL;
+    group.n = group.capacity = group.nsetups = 0;
+    group.status = THRUM_OK;
 }
 
 thrum_status_t thrum_group_end(void)
 {
     thrum_status_t status;
-    size_t first = 0;
 
     if (!group.depth)
         return thrum_fail(THRUM_ERR_INVALID_USAGE,
@@ -194,22 +372,10 @@ thrum_status_t thrum_group_end(void)
     status = group.status ? thrum_set_last_error(group.status, group.message) : THRUM_OK;
     if (!status)
         status = check_alive(group.calls, group.n);
-    if (!status)
-        sort_calls(group.calls, group.n);
-    while (!status && first < group.n) {
-        size_t end = first + 1;
-        while (end < group.n && group.calls[end].comm == group.calls[first].comm)
-            end++;
-        status = run_comm(&group.calls[first], end - first);
-        first = end;
-    }
+    if (!status && group.n)
+        status = run_calls(group.calls, group.n);
     if (!status && group.nsetups)
         status = setup_run_all(group.setups, group.nsetups);
-    free(group.calls);
-    free(group.setups);
-    group.calls = NULL;
-    group.setups = NULL;
-    group.n = group.capacity = group.nsetups = 0;
-    group.status = THRUM_OK;
+    drop_calls();
     return status;
 }

@@ -12,6 +12,11 @@
 #include "algo/algo.h"
 #include "base/base.h"
 
+static uint64_t p2p_bytes(const struct p2p_call *call)
+{
+    return call->count * thrum_datatype_size(call->dtype);
+}
+
 /* One message, placed. */
 struct message {
     struct p2p_call call;
@@ -36,7 +41,7 @@ static thrum_status_t place_messages(struct thrum_comm *comm, struct message *me
     for (size_t i = 0; i < n; i++) {
         struct message *m = &messages[i];
 
-        m->bytes = m->call.count * thrum_datatype_size(m->call.dtype);
+        m->bytes = p2p_bytes(&m->call);
         m->address = (uint64_t)(uintptr_t)m->call.buffer;
         m->kind = THRUM_MEM_DEVICE;
         if (!m->bytes) {
@@ -79,26 +84,25 @@ static int assign_rounds(struct message *messages, size_t n, int *next_send, int
 }
 
 /* The next message of this rank to itself, from *at on; NULL if there is none. */
-static const struct message *next_self(const struct thrum_comm *comm,
-                                       const struct message *messages, size_t n, bool is_send,
-                                       size_t *at)
+static const struct p2p_call *next_self(const struct thrum_comm *comm, const struct p2p_call *calls,
+                                        size_t n, bool is_send, size_t *at)
 {
     while (*at < n) {
-        const struct message *m = &messages[(*at)++];
-        if (m->call.peer == comm->rank && m->call.is_send == is_send)
-            return m;
+        const struct p2p_call *call = &calls[(*at)++];
+        if (call->peer == comm->rank && call->is_send == is_send)
+            return call;
     }
     return NULL;
 }
 
-static thrum_status_t check_self(const struct thrum_comm *comm, const struct message *messages,
+static thrum_status_t check_self(const struct thrum_comm *comm, const struct p2p_call *calls,
                                  size_t n)
 {
     size_t s = 0, r = 0;
 
     for (;;) {
-        const struct message *send = next_self(comm, messages, n, true, &s);
-        const struct message *recv = next_self(comm, messages, n, false, &r);
+        const struct p2p_call *send = next_self(comm, calls, n, true, &s);
+        const struct p2p_call *recv = next_self(comm, calls, n, false, &r);
 
         if (!send && !recv)
             return THRUM_OK;
@@ -106,10 +110,11 @@ static thrum_status_t check_self(const struct thrum_comm *comm, const struct mes
             return thrum_fail(THRUM_ERR_INVALID_USAGE,
                               "rank %d %s itself without a matching %s in the group", comm->rank,
                               send ? "sends to" : "receives from", send ? "receive" : "send");
-        if (send->bytes != recv->bytes)
+        if (p2p_bytes(send) != p2p_bytes(recv))
             return thrum_fail(THRUM_ERR_INVALID_COUNT,
                               "rank %d sends %llu bytes to itself and receives %llu", comm->rank,
-                              (unsigned long long)send->bytes, (unsigned long long)recv->bytes);
+                              (unsigned long long)p2p_bytes(send),
+                              (unsigned long long)p2p_bytes(recv));
     }
 }
 
@@ -129,6 +134,7 @@ static void collect(const struct message *messages, size_t n, int index, struct 
         round->p2p[round->np2p++] = (struct plan_p2p){.peer = m->call.peer,
                                                       .is_send = m->call.is_send,
                                                       .dtype = (uint8_t)m->call.dtype,
+                                                      .kind = (uint8_t)m->call.kind,
                                                       .bytes = m->bytes,
                                                       .offset = m->address};
         if (m->kind == THRUM_MEM_DEVICE)
@@ -154,6 +160,7 @@ static thrum_status_t fill_arrivals(struct thrum_comm *comm, const struct round 
         arrival->count = p->bytes / thrum_datatype_size((thrum_datatype_t)p->dtype);
         arrival->dtype = p->dtype;
         arrival->collective = COLL_SENDRECV;
+        arrival->redop = p->kind;
         if (!comm->peer_access) {
             thrum_status_t status =
                 exec_region(comm, p->offset, &arrival->recv_key, &arrival->recv_put_offset);
@@ -176,9 +183,11 @@ static thrum_status_t run_round(struct thrum_comm *comm, const struct round *rou
                                        .scratch_bytes = comm->scratch_bytes,
                                        .p2p = round->p2p,
                                        .np2p = round->np2p};
-    const struct call_record call = {.collective = COLL_SENDRECV, .root = round->p2p[0].peer};
+    const struct call_record call = {
+        .collective = COLL_SENDRECV, .root = round->p2p[0].peer, .redop = round->p2p[0].kind};
     const struct exec_buffers buffers = {0};
-    const struct exec_staging staging = {round->in, round->out, round->nin, round->nout};
+    const struct exec_staging staging = {round->in,   round->out, round->nin,
+                                         round->nout, NULL,       false};
     struct exec_program *program;
     struct plan plan;
     thrum_status_t status = algo_build(algo_find(COLL_SENDRECV, "rendezvous"), &params, &plan);
@@ -315,55 +324,131 @@ static thrum_status_t release_others(struct thrum_comm *comm, const struct other
     return THRUM_OK;
 }
 
-static thrum_status_t run_rounds(struct thrum_comm *comm, struct message *messages, size_t n,
-                                 struct round *round, int *next, struct thrum_queue *queue)
+/* ---- an operation of its own for each round ---- */
+
+struct p2p_work {
+    struct thrum_comm *comm;
+    struct message *messages;
+    size_t n;
+    int *next; /* of each peer: sends, then receives given a round so far */
+    struct round round;
+    int rounds, at;
+    struct thrum_queue *queue;
+    struct other_queues others;
+    struct join join;
+    uint64_t before; /* operations when it began */
+    thrum_status_t status;
+};
+
+static void work_free(struct p2p_work *work)
 {
-    int rounds = assign_rounds(messages, n, next, next + comm->nranks);
+    free(work->messages);
+    free(work->next);
+    free(work->round.p2p);
+    free(work->round.in);
+    free(work->round.out);
+    free(work);
+}
 
-    for (int r = 0; r < rounds; r++) {
-        thrum_status_t status;
+static struct p2p_work *work_alloc(struct thrum_comm *comm, const struct p2p_call *calls, size_t n)
+{
+    struct p2p_work *work = calloc(1, sizeof *work);
 
-        collect(messages, n, r, round);
-        status = run_round(comm, round, queue);
-        if (status)
-            return status;
+    if (!work)
+        return NULL;
+    work->comm = comm;
+    work->n = n;
+    work->queue = calls[0].queue;
+    work->before = atomic_load(&comm->issued);
+    work->messages = calloc(n, sizeof *work->messages);
+    work->next = calloc(2 * (size_t)comm->nranks, sizeof *work->next);
+    work->round.p2p = calloc(n, sizeof *work->round.p2p);
+    work->round.in = calloc(n, sizeof *work->round.in);
+    work->round.out = calloc(n, sizeof *work->round.out);
+    if (!work->messages || !work->next || !work->round.p2p || !work->round.in || !work->round.out) {
+        work_free(work);
+        return NULL;
     }
+    for (size_t i = 0; i < n; i++)
+        work->messages[i].call = calls[i];
+    return work;
+}
+
+thrum_status_t p2p_check(const struct thrum_comm *comm, const struct p2p_call *calls, size_t n)
+{
+    struct other_queues others;
+    thrum_status_t status = check_self(comm, calls, n);
+
+    return status ? status : find_others(calls, n, &others);
+}
+
+thrum_status_t p2p_check_buffers(struct thrum_comm *comm, const struct p2p_call *calls, size_t n)
+{
+    thrum_status_t status = THRUM_OK;
+    enum thrum_mem_kind kind;
+
+    for (size_t i = 0; i < n && !status; i++)
+        if (p2p_bytes(&calls[i]))
+            status = exec_classify(comm, calls[i].is_send ? "send" : "recv", calls[i].buffer,
+                                   p2p_bytes(&calls[i]), &kind);
+    return status;
+}
+
+thrum_status_t p2p_open(struct thrum_comm *comm, const struct p2p_call *calls, size_t n,
+                        struct p2p_work **work_out)
+{
+    struct p2p_work *work = work_alloc(comm, calls, n);
+    thrum_status_t status;
+
+    if (!work)
+        return thrum_fail(THRUM_ERR_NO_MEMORY, "no host memory for %zu messages", n);
+    status = place_messages(comm, work->messages, n);
+    if (!status)
+        status = find_others(calls, n, &work->others);
+    if (status) {
+        work_free(work);
+        return status;
+    }
+    work->rounds = assign_rounds(work->messages, n, work->next, work->next + comm->nranks);
+    *work_out = work;
     return THRUM_OK;
+}
+
+thrum_status_t p2p_step(struct p2p_work *work)
+{
+    if (work->status || work->at == work->rounds)
+        return work->status;
+    if (!work->at)
+        work->status = await_others(work->comm, work->queue, &work->others, &work->join);
+    if (work->status)
+        return work->status;
+    collect(work->messages, work->n, work->at++, &work->round);
+    work->status = run_round(work->comm, &work->round, work->queue);
+    return work->status ? work->status : THRUM_IN_PROGRESS;
+}
+
+thrum_status_t p2p_close(struct p2p_work *work)
+{
+    thrum_status_t status = work->status;
+
+    if (work->at || status)
+        guard_join(work->comm, &work->join, work->before, status);
+    if (work->at && !status)
+        status = release_others(work->comm, &work->others);
+    work_free(work);
+    return status;
 }
 
 thrum_status_t p2p_run(struct thrum_comm *comm, const struct p2p_call *calls, size_t n)
 {
-    struct message *messages = calloc(n, sizeof *messages);
-    int *next = calloc(2 * (size_t)comm->nranks, sizeof *next);
-    struct other_queues others = {.n = 0};
-    struct join join = {0};
-    uint64_t before = atomic_load(&comm->issued);
-    struct round round = {.p2p = calloc(n, sizeof *round.p2p),
-                          .in = calloc(n, sizeof *round.in),
-                          .out = calloc(n, sizeof *round.out)};
-    thrum_status_t status = THRUM_OK;
+    struct p2p_work *work;
+    thrum_status_t status = p2p_check(comm, calls, n);
 
-    if (!messages || !next || !round.p2p || !round.in || !round.out)
-        status = thrum_fail(THRUM_ERR_NO_MEMORY, "no host memory for %zu messages", n);
-    for (size_t i = 0; i < n && !status; i++)
-        messages[i].call = calls[i];
     if (!status)
-        status = place_messages(comm, messages, n);
-    if (!status)
-        status = check_self(comm, messages, n);
-    if (!status)
-        status = find_others(calls, n, &others);
-    if (!status)
-        status = await_others(comm, calls[0].queue, &others, &join);
-    if (!status)
-        status = run_rounds(comm, messages, n, &round, next, calls[0].queue);
-    guard_join(comm, &join, before, status);
-    if (!status)
-        status = release_others(comm, &others);
-    free(messages);
-    free(next);
-    free(round.p2p);
-    free(round.in);
-    free(round.out);
-    return status;
+        status = p2p_open(comm, calls, n, &work);
+    if (status)
+        return status;
+    while (p2p_step(work) == THRUM_IN_PROGRESS)
+        ;
+    return p2p_close(work);
 }

@@ -1,16 +1,46 @@
 /*
  * The data path of a collective, top to bottom. A newcomer starts here: thrum_allreduce (collectives.c) validates and
- * calls collective_run, which places the buffers (exec/stage.c), finds the program in the cache or selects
- * (select/select.c), builds (algo/<collective>/<algorithm>.c) and compiles (exec/compile.c) it, and runs it
+ * calls collective_run, which looks at the buffers, finds the program in the cache or selects (select/select.c), builds
+ * (algo/<collective>/<algorithm>.c) and compiles (exec/compile.c) it, stages host memory (exec/stage.c), and runs it
  * (exec/run.c): device commands on the queue of the call.
  */
 #include "api/api.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 #include "algo/algo.h"
 #include "base/base.h"
 #include "select/select.h"
+
+/* Whether another order of folding could give other bits. */
+static bool rounds(thrum_datatype_t dtype)
+{
+    switch (dtype) {
+    case THRUM_FLOAT8_E4M3:
+    case THRUM_FLOAT8_E5M2:
+    case THRUM_FLOAT16:
+    case THRUM_BFLOAT16:
+    case THRUM_FLOAT32:
+    case THRUM_FLOAT64:
+    case THRUM_COMPLEX64:
+    case THRUM_COMPLEX128:
+        return true;
+    default:
+        return false;
+    }
+}
+
+/* A reduction of the caller's says itself whether it needs the order. */
+static bool is_ordered(const struct coll_args *args)
+{
+    const struct comm_redop *redop =
+        args->redop >= THRUM_REDOP_COUNT ? comm_redop_find(args->comm, args->redop) : NULL;
+
+    if (redop && redop->fold)
+        return !redop->commutative || args->comm->reproducible;
+    return args->comm->reproducible && rounds(args->dtype);
+}
 
 static void fill_params(const struct coll_args *args, bool in_place, struct plan_params *out)
 {
@@ -27,7 +57,10 @@ static void fill_params(const struct coll_args *args, bool in_place, struct plan
                                 .peer_access = comm->peer_access,
                                 .lanes = comm->lanes,
                                 .ranks_per_core = comm->ranks_per_core,
-                                .scratch_bytes = comm->scratch_bytes};
+                                .scratch_bytes = comm->scratch_bytes,
+                                .counts = args->counts,
+                                .displs = args->displs,
+                                .ordered = is_ordered(args)};
 }
 
 static struct call_record record_of(const struct coll_args *args)
@@ -37,56 +70,84 @@ static struct call_record record_of(const struct coll_args *args)
                                 .root = args->root,
                                 .collective = (uint8_t)args->collective,
                                 .dtype = (uint8_t)args->dtype,
-                                .redop = (uint8_t)args->redop};
+                                .redop = (uint16_t)args->redop};
 }
 
-/* Select, build, compile. Only on a miss of the plan cache. */
-static thrum_status_t make_program(const struct coll_args *args, const struct exec_key *key,
-                                   struct exec_program **program_out)
+/* Select, build, compile. `op`: what the program folds by. */
+static thrum_status_t build_program(const struct coll_args *args, bool in_place, thrum_redop_t op,
+                                    const struct call_record *call,
+                                    struct exec_program **program_out)
 {
-    struct thrum_comm *comm = args->comm;
     struct plan_params params;
     const struct algo *algo;
-    struct exec_program *program;
-    struct call_record call = record_of(args);
     struct plan plan;
     thrum_status_t status;
 
-    fill_params(args, key->in_place, &params);
-    status = select_algorithm(&comm->policy, &params, &algo);
+    fill_params(args, in_place, &params);
+    params.redop = op;
+    status = select_algorithm(&args->comm->policy, &params, &algo);
     if (status)
         return status;
     status = algo_build(algo, &params, &plan);
     if (status)
         return status;
-    status = exec_compile(comm, &plan, CHANNEL_COLLECTIVE, &program);
+    status = exec_compile(args->comm, &plan, CHANNEL_COLLECTIVE, program_out);
     plan_fini(&plan);
-    if (status)
-        return status;
-    program->signature = exec_signature(&call);
-    exec_cache_insert(comm->cache, key, program);
-    *program_out = program;
-    return THRUM_OK;
+    if (!status)
+        (*program_out)->signature = exec_signature(call);
+    return status;
+}
+
+/* Only on a miss of the plan cache. */
+static thrum_status_t make_program(const struct coll_args *args, thrum_redop_t op,
+                                   const struct call_record *call, const struct exec_key *key,
+                                   struct exec_program **program_out)
+{
+    struct exec_program *program;
+    thrum_status_t status = build_program(args, key->in_place, op, call, &program);
+
+    if (!status)
+        status = exec_cache_insert(args->comm->cache, key, program);
+    if (!status)
+        *program_out = program;
+    return status;
 }
 
 /* The last step: the call takes its place in the communicator's order, and its program is run. */
-static thrum_status_t run_program(const struct coll_args *args, struct exec_program *program,
-                                  const struct exec_placement *placement)
+static thrum_status_t run_program(const struct coll_args *args, const struct call_record *call,
+                                  struct exec_program *program, const struct exec_buffers *buffers,
+                                  const struct exec_staging *staging)
 {
     struct thrum_comm *comm = args->comm;
-    struct call_record call = record_of(args);
-    const struct exec_staging staging = {&placement->in, &placement->out,
-                                         placement->in.bytes ? 1 : 0, placement->out.bytes ? 1 : 0};
     thrum_status_t status;
 
-    comm_record(comm, &call);
-    status = exec_run(comm, program, &placement->buffers,
-                      exec_is_staged(placement) ? &staging : NULL, args->queue, &call);
+    comm_record(comm, call);
+    status = exec_run(comm, program, buffers, staging, args->queue, call);
     if (!status)
         comm->sequence++;
     else
-        comm_unrecord(comm, &call);
+        comm_unrecord(comm, call);
     return status;
+}
+
+static struct exec_staging staging_of(const struct exec_placement *placement)
+{
+    return (struct exec_staging){&placement->in,
+                                 &placement->out,
+                                 placement->in.bytes ? 1 : 0,
+                                 placement->out.bytes ? 1 : 0,
+                                 NULL,
+                                 placement->by_parts};
+}
+
+static inline thrum_status_t run_placed(const struct coll_args *args, struct exec_program *program,
+                                        const struct exec_placement *placement)
+{
+    const struct call_record call = record_of(args);
+    const struct exec_staging staging = staging_of(placement);
+
+    return run_program(args, &call, program, &placement->buffers,
+                       exec_is_staged(placement) ? &staging : NULL);
 }
 
 static uint64_t send_bytes(const struct coll_args *args)
@@ -97,29 +158,49 @@ static uint64_t send_bytes(const struct coll_args *args)
     return plan_send_bytes(&params, args->comm->rank);
 }
 
+/* Of what is written: that of exscan's rank 0 is left alone. */
 static uint64_t recv_bytes(const struct coll_args *args)
 {
     struct plan_params params;
 
+    if (args->collective == COLL_EXSCAN && args->comm->rank == 0)
+        return 0;
     fill_params(args, false, &params);
     return plan_recv_bytes(&params, args->comm->rank);
+}
+
+/* Where this rank's block begins in the whole. */
+static uint64_t own_offset(const struct coll_args *args)
+{
+    uint64_t rank = (uint64_t)args->comm->rank;
+
+    return (args->displs ? args->displs[rank] : args->count * rank) *
+           thrum_datatype_size(args->dtype);
 }
 
 /* Whether the call is in place by the collective's rule in thrum.h. */
 static bool is_in_place(const struct coll_args *args)
 {
-    uint64_t block = args->count * thrum_datatype_size(args->dtype);
+    uint64_t own = own_offset(args);
+    bool at_root = args->comm->rank == args->root;
     const uint8_t *send = args->send, *recv = args->recv;
 
     switch (args->collective) {
     case COLL_ALLREDUCE:
+    case COLL_SCAN:
+    case COLL_EXSCAN:
         return send == recv;
     case COLL_BROADCAST:
-        return args->comm->rank == args->root && send == recv;
+    case COLL_REDUCE:
+        return at_root && send == recv;
     case COLL_ALLGATHER:
-        return send == recv + (uint64_t)args->comm->rank * block;
+        return send == recv + own;
     case COLL_REDUCE_SCATTER:
-        return recv == send + (uint64_t)args->comm->rank * block;
+        return recv == send + own;
+    case COLL_GATHER:
+        return at_root && send == recv + own;
+    case COLL_SCATTER:
+        return at_root && recv == send + own;
     default:
         return false;
     }
@@ -138,7 +219,8 @@ static thrum_status_t classify(const struct coll_args *args, bool in_place, uint
         status = exec_classify(args->comm, "send", args->send, nsend, send_kind_out);
     if (!status && nrecv)
         status = exec_classify(args->comm, "recv", args->recv, nrecv, recv_kind_out);
-    if (!status && !in_place && nsend && nrecv && send < recv + nrecv && recv < send + nsend)
+    if (!status && !in_place && nsend && nrecv && send < recv + nrecv && recv < send + nsend &&
+        !(args->counts && !vector_overlaps(args, nsend)))
         status = thrum_fail(THRUM_ERR_INVALID_POINTER,
                             "send=%p (%llu bytes) and recv=%p (%llu bytes) overlap and are not in "
                             "place",
@@ -165,8 +247,13 @@ static bool can_stage_in_place(const struct coll_args *args)
     case COLL_ALLREDUCE:
     case COLL_ALLGATHER:
     case COLL_REDUCE_SCATTER:
+    case COLL_SCAN:
+    case COLL_EXSCAN:
         return true;
     case COLL_BROADCAST:
+    case COLL_REDUCE:
+    case COLL_GATHER:
+    case COLL_SCATTER:
         return args->comm->rank == args->root;
     default:
         return false;
@@ -179,7 +266,9 @@ static uint64_t inner_offset(const struct coll_args *args)
     switch (args->collective) {
     case COLL_ALLGATHER:
     case COLL_REDUCE_SCATTER:
-        return (uint64_t)args->comm->rank * args->count * thrum_datatype_size(args->dtype);
+    case COLL_GATHER:
+    case COLL_SCATTER:
+        return own_offset(args);
     default:
         return 0;
     }
@@ -197,6 +286,13 @@ static thrum_status_t stage_in_place(const struct coll_args *args, uint64_t nsen
     buffers->send = nrecv >= nsend ? part : whole;
     buffers->recv = nrecv >= nsend ? whole : part;
     return THRUM_OK;
+}
+
+/* Peers use what this rank's own commands do. */
+static void show_peers(struct exec_buffers *buffers)
+{
+    buffers->peer_send = buffers->send;
+    buffers->peer_recv = buffers->recv;
 }
 
 /* Gives host buffers their stages, and the copies between both. *in_place: the caller's; then the program's. */
@@ -218,56 +314,226 @@ static thrum_status_t stage(const struct coll_args *args, bool *in_place, uint64
     }
     p->in.device = p->buffers.send;
     p->out.device = p->buffers.recv;
+    show_peers(&p->buffers);
     return status;
 }
 
-/* Where the buffers are for the device. *in_place is whether the program is the one for calls in place. */
-static thrum_status_t place(const struct coll_args *args, bool *in_place, struct exec_placement *p)
+/* What the buffers are, in `p`, before any of them has a stage; whether one needs it. */
+static thrum_status_t look_at(const struct coll_args *args, bool in_place, struct exec_placement *p,
+                              enum thrum_mem_kind *send_kind, enum thrum_mem_kind *recv_kind)
 {
     uint64_t nsend = send_bytes(args), nrecv = recv_bytes(args);
+    thrum_status_t status = classify(args, in_place, nsend, nrecv, send_kind, recv_kind);
+
+    *p = (struct exec_placement){.buffers = {.send = nsend ? (uint64_t)(uintptr_t)args->send : 0,
+                                             .recv = nrecv ? (uint64_t)(uintptr_t)args->recv : 0}};
+    show_peers(&p->buffers);
+    p->in = (struct exec_copy){.host = (void *)(uintptr_t)args->send,
+                               .bytes = *send_kind == THRUM_MEM_DEVICE ? 0 : nsend,
+                               .registered = *send_kind == THRUM_MEM_HOST_REGISTERED};
+    p->out = (struct exec_copy){.host = args->recv,
+                                .bytes = *recv_kind == THRUM_MEM_DEVICE ? 0 : nrecv,
+                                .registered = *recv_kind == THRUM_MEM_HOST_REGISTERED};
+    return status;
+}
+
+/* Where the buffers are for the device, with all of a host buffer staged. *in_place is whether the program is. */
+static thrum_status_t place(const struct coll_args *args, bool *in_place, struct exec_placement *p)
+{
     enum thrum_mem_kind send_kind, recv_kind;
     thrum_status_t status;
 
     *in_place = is_in_place(args);
-    *p = (struct exec_placement){.buffers = {nsend ? (uint64_t)(uintptr_t)args->send : 0,
-                                             nrecv ? (uint64_t)(uintptr_t)args->recv : 0}};
-    status = classify(args, *in_place, nsend, nrecv, &send_kind, &recv_kind);
-    if (status || (send_kind == THRUM_MEM_DEVICE && recv_kind == THRUM_MEM_DEVICE))
+    status = look_at(args, *in_place, p, &send_kind, &recv_kind);
+    if (status || !exec_is_staged(p))
         return status;
-    p->in = (struct exec_copy){.host = (void *)(uintptr_t)args->send,
-                               .bytes = send_kind == THRUM_MEM_DEVICE ? 0 : nsend,
-                               .registered = send_kind == THRUM_MEM_HOST_REGISTERED};
-    p->out = (struct exec_copy){.host = args->recv,
-                                .bytes = recv_kind == THRUM_MEM_DEVICE ? 0 : nrecv,
-                                .registered = recv_kind == THRUM_MEM_HOST_REGISTERED};
-    return stage(args, in_place, nsend, nrecv, p);
+    return stage(args, in_place, send_bytes(args), recv_bytes(args), p);
+}
+
+/* The program names what peers touch: only that gets a stage. */
+static thrum_status_t stage_parts(const struct coll_args *args, const struct exec_program *program,
+                                  struct exec_placement *p)
+{
+    bool in = p->in.bytes && program->stages_send, out = p->out.bytes && program->stages_recv;
+    bool shared = in && out && program->shares_stages;
+    thrum_status_t status = THRUM_OK;
+
+    p->by_parts = true;
+    if (in)
+        status =
+            exec_stage(args->comm, 0, shared ? max_u64(p->in.bytes, p->out.bytes) : p->in.bytes,
+                       &p->buffers.peer_send);
+    if (!status && out && !shared)
+        status = exec_stage(args->comm, 1, p->out.bytes, &p->buffers.peer_recv);
+    if (shared)
+        p->buffers.peer_recv = p->buffers.peer_send;
+    p->in.device = p->buffers.peer_send;
+    p->out.device = p->buffers.peer_recv;
+    return status;
+}
+
+/* The program of a call with equal blocks and no scalar; from the cache, or made for it. */
+static thrum_status_t plain_program(const struct coll_args *args, bool in_place,
+                                    struct exec_program **program_out)
+{
+    const struct exec_key key = {.count = args->count,
+                                 .root = args->root,
+                                 .collective = (uint8_t)args->collective,
+                                 .dtype = (uint8_t)args->dtype,
+                                 .redop = (uint16_t)args->redop,
+                                 .in_place = in_place};
+    struct call_record call;
+
+    *program_out = exec_cache_find(args->comm->cache, &key);
+    if (*program_out)
+        return THRUM_OK;
+    call = record_of(args);
+    return make_program(args, args->redop, &call, &key, program_out);
+}
+
+/* Places the buffers of such a call, by parts where the program allows it. */
+static thrum_status_t place_plain(const struct coll_args *args, struct exec_placement *p,
+                                  struct exec_program **program_out)
+{
+    bool in_place = is_in_place(args);
+    enum thrum_mem_kind send_kind, recv_kind;
+    thrum_status_t status = look_at(args, in_place, p, &send_kind, &recv_kind);
+
+    if (!status)
+        status = plain_program(args, in_place, program_out);
+    if (status || !exec_is_staged(p))
+        return status;
+    if ((*program_out)->names_stages && exec_reaches(args->comm, send_kind) &&
+        exec_reaches(args->comm, recv_kind))
+        return stage_parts(args, *program_out, p);
+    status = stage(args, &in_place, send_bytes(args), recv_bytes(args), p);
+    return status ? status : plain_program(args, in_place, program_out);
+}
+
+/* ---- what is not on the fast path: v-variants, premultiplied sums, persistent calls ---- */
+
+/* The key of the program that a placed call runs; it borrows the arrays. */
+static struct exec_key prepared_key(const struct coll_args *args, const struct prepared *prepared)
+{
+    return (struct exec_key){.count = args->count,
+                             .detail = prepared->call.detail,
+                             .counts = args->counts,
+                             .displs = args->displs,
+                             .nranks = args->comm->nranks,
+                             .root = args->root,
+                             .redop = (uint16_t)args->redop,
+                             .collective = (uint8_t)args->collective,
+                             .dtype = (uint8_t)args->dtype,
+                             .in_place = prepared->in_place};
+}
+
+/* Before the buffers are placed. */
+static void prepare(const struct coll_args *args, struct prepared *out)
+{
+    *out = (struct prepared){
+        .in_place = is_in_place(args), .program_op = args->redop, .call = record_of(args)};
+    if (args->counts)
+        vector_record(args, &out->call);
+}
+
+thrum_status_t collective_place(const struct coll_args *args, struct prepared *out)
+{
+    thrum_status_t status;
+
+    prepare(args, out);
+    status = place(args, &out->in_place, &out->placement);
+    out->staging = staging_of(&out->placement);
+    out->staged = out->on_stage = exec_is_staged(&out->placement);
+    if (!status && args->counts)
+        status = vector_place(args, out);
+    if (!status && args->redop >= THRUM_REDOP_COUNT)
+        status = redop_place(args, send_bytes(args), out);
+    show_peers(&out->placement.buffers);
+    if (status)
+        collective_unplace(out);
+    return status;
+}
+
+void collective_unplace(struct prepared *prepared)
+{
+    free(prepared->outs);
+    prepared->outs = NULL;
+}
+
+thrum_status_t collective_build(const struct coll_args *args, const struct prepared *prepared,
+                                struct exec_program **program_out)
+{
+    return build_program(args, prepared->in_place, prepared->program_op, &prepared->call,
+                         program_out);
+}
+
+thrum_status_t collective_begin(const struct coll_args *args, struct exec_program *program,
+                                struct prepared *prepared)
+{
+    prepared->call.sequence = args->comm->sequence + 1;
+    return run_program(args, &prepared->call, program, &prepared->placement.buffers,
+                       prepared->staged ? &prepared->staging : NULL);
+}
+
+static bool is_premultiplied(const struct coll_args *args)
+{
+    return args->redop >= THRUM_REDOP_COUNT && !comm_redop_find(args->comm, args->redop)->fold;
+}
+
+/* From the cache, or made for it. */
+static thrum_status_t find_program(const struct coll_args *args, const struct prepared *prepared,
+                                   struct exec_program **program_out)
+{
+    struct exec_key key = prepared_key(args, prepared);
+
+    *program_out = exec_cache_find(args->comm->cache, &key);
+    if (*program_out)
+        return THRUM_OK;
+    return make_program(args, prepared->program_op, &prepared->call, &key, program_out);
+}
+
+thrum_status_t collective_plan(const struct coll_args *args)
+{
+    struct exec_program *program;
+    struct prepared prepared;
+
+    if (is_premultiplied(args))
+        return THRUM_OK; /* where it is placed decides whether it is in place */
+    prepare(args, &prepared);
+    return find_program(args, &prepared, &program);
+}
+
+/* collective_run for any call. */
+static thrum_status_t run_prepared(const struct coll_args *args)
+{
+    struct exec_program *program;
+    struct prepared prepared;
+    thrum_status_t status = collective_place(args, &prepared);
+
+    if (status)
+        return status;
+    status = find_program(args, &prepared, &program);
+    if (!status)
+        status = collective_begin(args, program, &prepared);
+    collective_unplace(&prepared);
+    return status;
 }
 
 thrum_status_t collective_run(const struct coll_args *args)
 {
     struct thrum_comm *comm = args->comm;
-    struct exec_key key = {.count = args->count,
-                           .root = args->root,
-                           .collective = (uint8_t)args->collective,
-                           .dtype = (uint8_t)args->dtype,
-                           .redop = (uint8_t)args->redop};
     struct exec_program *program;
     struct exec_placement placement;
     uint64_t epoch = device_memory_epoch(comm->device); /* before the buffers are looked at */
-    bool in_place;
-    thrum_status_t status = place(args, &in_place, &placement);
+    thrum_status_t status;
 
+    if (args->counts || is_premultiplied(args))
+        return run_prepared(args);
+    status = place_plain(args, &placement, &program);
     if (status)
         return status;
-    key.in_place = in_place;
-    program = exec_cache_find(comm->cache, &key);
-    if (!program) {
-        status = make_program(args, &key, &program);
-        if (status)
-            return status;
-    }
     exec_cache_remember(comm->cache, args, epoch, program, &placement);
-    return run_program(args, program, &placement);
+    return run_placed(args, program, &placement);
 }
 
 bool collective_repeat(const struct coll_args *args, thrum_status_t *status_out)
@@ -283,7 +549,7 @@ bool collective_repeat(const struct coll_args *args, thrum_status_t *status_out)
     if (!program || !queue_is_still_valid(args->queue) || args->queue->device != comm->device ||
         queue_is_capturing(args->queue))
         return false;
-    *status_out = run_program(args, program, placement);
+    *status_out = run_placed(args, program, placement);
     return true;
 }
 

@@ -75,7 +75,7 @@ static thrum_status_t check_window(const struct thrum_comm *comm, const struct o
     return THRUM_OK;
 }
 
-static thrum_status_t check(struct thrum_comm *comm, const struct one_sided_call *call)
+thrum_status_t one_sided_check(struct thrum_comm *comm, const struct one_sided_call *call)
 {
     enum thrum_mem_kind kind;
     thrum_status_t status = collective_check_comm(comm);
@@ -139,11 +139,11 @@ thrum_status_t one_sided_run(struct thrum_comm *comm, const struct one_sided_cal
 
 static thrum_status_t one_sided(struct thrum_comm *comm, const struct one_sided_call *call)
 {
-    thrum_status_t status = check(comm, call);
+    thrum_status_t status = one_sided_check(comm, call);
 
     if (group_is_open())
         return group_add_one_sided(comm, call, status);
-    return status ? status : one_sided_run(comm, call);
+    return status ? status : one_sided_issue(comm, call);
 }
 
 thrum_status_t thrum_put(const void *send, size_t count, thrum_datatype_t dtype, int peer,

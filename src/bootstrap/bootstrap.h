@@ -42,10 +42,13 @@ thrum_status_t bootstrap_barrier(struct bootstrap *bootstrap);
 /* What a rank is doing, as the control plane reports it. Plain values, sent over the wire. */
 struct call_record {
     uint64_t sequence; /* collectives called so far on the communicator, this one included */
-    uint64_t count;
-    int32_t root;
-    uint8_t collective, dtype, redop,
-        state; /* state: 0 never called, 1 called (pending), 2 this sequence is done */
+    uint64_t count; /* v-variants: of all blocks */
+    uint64_t
+        detail; /* v-variants: sum of the counts, each times a number of its rank, see vector.c; else 0 */
+    int32_t root; /* v-variants: hash of the displacements */
+    uint16_t redop;
+    uint8_t collective, dtype;
+    uint8_t state; /* 0 never called, 1 called (pending), 2 this sequence is done */
 };
 
 struct control;

@@ -280,6 +280,12 @@ static void take_requests(struct control *control, int64_t now)
         begin_stop(control, now);
 }
 
+/* All communicators tick together, so that a hundred of them wake the thread as seldom as one. */
+static int64_t next_tick(const struct control *control, int64_t now)
+{
+    return control->tick_ns ? (now / control->tick_ns + 1) * control->tick_ns : INT64_MAX;
+}
+
 void control_serve(struct control *control, int64_t now)
 {
     if (control->stopping) {
@@ -293,7 +299,7 @@ void control_serve(struct control *control, int64_t now)
     exchange_progress(control);
     exchange_time(control, now);
     if (now >= control->next_tick && control->tick_ns && control->callbacks.tick) {
-        control->next_tick = now + control->tick_ns;
+        control->next_tick = next_tick(control, now);
         control->callbacks.tick(control->argument, now);
     }
     take_requests(control, now);
@@ -334,7 +340,7 @@ thrum_status_t control_start(struct bootstrap *bootstrap, const struct control_c
     control->callbacks = *callbacks;
     control->argument = argument;
     control->tick_ns = tick_ms > 0 ? tick_ms * MS_NS : 0;
-    control->next_tick = now_ns() + control->tick_ns;
+    control->next_tick = next_tick(control, now_ns());
     control->left_early = control->final_left = -1;
     pthread_mutex_init(&control->lock, NULL);
     pthread_condattr_init(&attributes);

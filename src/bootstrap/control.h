@@ -24,7 +24,7 @@ struct exchange_request {
     enum control_exchange_kind kind;
     void *values;
     size_t bytes;
-    int64_t due;
+    int64_t due, granted; /* granted: from the call to `due` */
     bool done;
     struct boot_failure failure;
 };

@@ -15,7 +15,7 @@
 #include "bootstrap/control.h"
 
 #define MARGIN_MOST_NS (100 * MS_NS) /* rank 0 gives up so long before the least patient rank */
-#define GRACE_NS (400 * MS_NS) /* others wait so long for rank 0 to say who is missing */
+#define GRACE_NS (1000 * MS_NS) /* others wait so long for rank 0 to say who is missing */
 
 enum {
     SEQUENCE_AT = 0,
@@ -24,7 +24,8 @@ enum {
     FIRST_AT = 16,
     COUNT_AT = 20,
     PATIENCE_AT = 24,
-    HEAD = 32,
+    GRANTED_AT = 32,
+    HEAD = 40,
     CHUNK = BOOT_FRAME_MAX - HEAD
 };
 
@@ -38,8 +39,8 @@ struct exchange {
     int came_down; /* ranks whose values came from above */
     bool called; /* by this rank */
     bool news; /* a value came since exchange_progress */
-    int64_t since; /* when the first value came */
     int64_t due; /* of the least patient; at rank 0 and before the values go up */
+    int64_t granted; /* what that rank had granted in all */
     int64_t own_due;
     struct boot_failure failure; /* kept until this rank calls */
     struct exchange *next;
@@ -166,7 +167,7 @@ static void fail(struct control *control, struct exchange *e, const struct boot_
         finish(control, e);
 }
 
-static void fail_missing(struct control *control, struct exchange *e, int64_t now)
+static void fail_missing(struct control *control, struct exchange *e)
 {
     const struct boot_tree *tree = &control->tree;
     bool *missing = calloc((size_t)tree->nranks, sizeof *missing);
@@ -184,7 +185,7 @@ static void fail_missing(struct control *control, struct exchange *e, int64_t no
         boot_ranks_text(missing, tree->nranks, text, sizeof text);
     free(missing);
     boot_failure_set(&failure, THRUM_ERR_TIMEOUT, first, "%s did not call %s within %lld ms", text,
-                     kind_name(e->kind), (long long)((now - e->since) / MS_NS));
+                     kind_name(e->kind), (long long)(e->granted / MS_NS));
     fail(control, e, &failure, -1);
 }
 
@@ -202,6 +203,7 @@ static void send_values(struct control *control, const struct exchange *e, int l
     boot_put_u32(head + KIND_AT, (uint32_t)e->kind);
     boot_put_u32(head + BYTES_AT, (uint32_t)e->bytes);
     boot_put_u64(head + PATIENCE_AT, e->due > now ? (uint64_t)(e->due - now) : 0);
+    boot_put_u64(head + GRANTED_AT, (uint64_t)e->granted);
     while (begin < end) {
         int n = end - begin < most ? end - begin : most;
 
@@ -251,6 +253,15 @@ void exchange_progress(struct control *control)
             finish(control, e);
         }
     }
+}
+
+/* A rank that contributes gives up at `due`. */
+static void note_due(struct exchange *e, int64_t due, int64_t granted)
+{
+    if (due >= e->due)
+        return;
+    e->due = due;
+    e->granted = granted;
 }
 
 /* Whether a contribution is of the same call as those that are here. */
@@ -345,6 +356,8 @@ static void contribute(struct control *control, struct exchange *e,
 {
     struct boot_failure failure;
 
+    if (control->failed) /* the caller has been told */
+        return;
     if (hole(control, &failure)) {
         fail(control, e, &failure, -1);
         return;
@@ -358,9 +371,8 @@ static void contribute(struct control *control, struct exchange *e,
         fail(control, e, &failure, -1);
         return;
     }
-    e->since = e->since ? e->since : now_ns();
     e->own_due = request->due;
-    e->due = request->due < e->due ? request->due : e->due;
+    note_due(e, request->due, request->granted);
     take(e, control->tree.rank, value);
     exchange_progress(control);
 }
@@ -388,7 +400,7 @@ void exchange_ask(struct control *control)
 /* ---- frames ---- */
 
 struct head {
-    uint64_t sequence, patience;
+    uint64_t sequence, patience, granted;
     enum control_exchange_kind kind;
     size_t bytes;
     int first, n;
@@ -405,6 +417,7 @@ static bool get_head(const struct control *control, const struct boot_frame *fra
     n = boot_get_u32(frame->payload + COUNT_AT);
     *out = (struct head){.sequence = boot_get_u64(frame->payload + SEQUENCE_AT),
                          .patience = boot_get_u64(frame->payload + PATIENCE_AT),
+                         .granted = boot_get_u64(frame->payload + GRANTED_AT),
                          .kind = (enum control_exchange_kind)boot_get_u32(frame->payload + KIND_AT),
                          .bytes = boot_get_u32(frame->payload + BYTES_AT),
                          .first = (int)first,
@@ -428,10 +441,8 @@ static void from_below(struct control *control, int link, const struct boot_fram
     if (!e || e->failure.status || !same_call(control, e, head.kind, head.bytes, head.first) ||
         !make_values(control, e, head.kind, head.bytes))
         return;
-    if (!e->since)
-        e->since = now;
-    if (now + (int64_t)min_u64(head.patience, 1ull << 60) < e->due)
-        e->due = now + (int64_t)min_u64(head.patience, 1ull << 60);
+    note_due(e, now + (int64_t)min_u64(head.patience, 1ull << 60),
+             (int64_t)min_u64(head.granted, 1ull << 60));
     for (int i = 0; i < head.n; i++)
         take(e, head.first + i, frame->payload + HEAD + (size_t)i * head.bytes);
 }
@@ -490,7 +501,7 @@ static int64_t due_of(const struct control *control, const struct exchange *e)
         return INT64_MAX;
     if (control->tree.parent >= 0)
         return e->own_due == INT64_MAX ? INT64_MAX : e->own_due + GRACE_NS;
-    margin = (int64_t)min_u64((uint64_t)(e->due - e->since) / 10, MARGIN_MOST_NS);
+    margin = (int64_t)min_u64((uint64_t)e->granted / 10, MARGIN_MOST_NS);
     return e->due - margin;
 }
 
@@ -505,7 +516,7 @@ void exchange_time(struct control *control, int64_t now)
         if (now < due_of(control, e))
             continue;
         if (control->tree.parent < 0) {
-            fail_missing(control, e, now);
+            fail_missing(control, e);
             continue;
         }
         boot_failure_set(&failure, THRUM_ERR_TIMEOUT, control->tree.parent,
@@ -533,7 +544,8 @@ thrum_status_t control_exchange(struct control *control, enum control_exchange_k
                                        .kind = kind,
                                        .values = values,
                                        .bytes = bytes,
-                                       .due = now_ns() + deadline_ms * MS_NS};
+                                       .due = now_ns() + deadline_ms * MS_NS,
+                                       .granted = deadline_ms * MS_NS};
     struct boot_failure failure = {.status = THRUM_OK};
 
     if (!bytes || bytes > CONTROL_EXCHANGE_BYTES)

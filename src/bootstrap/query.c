@@ -17,7 +17,7 @@
 #define WAIT_MS (GATHER_MS + 4 * LEVEL_MS) /* for the complete answer */
 #define UNKNOWN 0xff
 
-enum { RECORD_WIRE = 24, HEAD = 16, CHUNK = (BOOT_FRAME_MAX - HEAD) / RECORD_WIRE };
+enum { RECORD_WIRE = 34, HEAD = 16, CHUNK = (BOOT_FRAME_MAX - HEAD) / RECORD_WIRE };
 
 struct query {
     uint64_t sequence;
@@ -37,22 +37,23 @@ static void put_record(const struct call_record *record, uint8_t *wire)
 {
     boot_put_u64(wire, record->sequence);
     boot_put_u64(wire + 8, record->count);
-    boot_put_u32(wire + 16, (uint32_t)record->root);
-    wire[20] = record->collective;
-    wire[21] = record->dtype;
-    wire[22] = record->redop;
-    wire[23] = record->state;
+    boot_put_u64(wire + 16, record->detail);
+    boot_put_u32(wire + 24, (uint32_t)record->root);
+    boot_put_u32(wire + 28, (uint32_t)record->redop << 8 | record->state);
+    wire[32] = record->collective;
+    wire[33] = record->dtype;
 }
 
 static void get_record(const uint8_t *wire, struct call_record *record)
 {
     record->sequence = boot_get_u64(wire);
     record->count = boot_get_u64(wire + 8);
-    record->root = (int32_t)boot_get_u32(wire + 16);
-    record->collective = wire[20];
-    record->dtype = wire[21];
-    record->redop = wire[22];
-    record->state = wire[23];
+    record->detail = boot_get_u64(wire + 16);
+    record->root = (int32_t)boot_get_u32(wire + 24);
+    record->redop = (uint16_t)(boot_get_u32(wire + 28) >> 8);
+    record->state = (uint8_t)boot_get_u32(wire + 28);
+    record->collective = wire[32];
+    record->dtype = wire[33];
 }
 
 static void send_records(struct control *control, int link, enum boot_frame_type type,

@@ -13,7 +13,6 @@
 #include "base/base.h"
 #include "base/config.h"
 #include "exec/exec.h"
-#include "fabric/fabric.h"
 #include "select/select.h"
 #include "topo/topo.h"
 
@@ -221,11 +220,9 @@ out:
 
 static thrum_status_t open_endpoint(struct thrum_comm *comm, struct exchange_fabric *mine)
 {
-    const char *device = thrum_config_string(CFG_FABRIC_DEVICE);
-    thrum_status_t status = fabric_plugin_load(thrum_config_string(CFG_FABRIC), &comm->fabric);
+    thrum_status_t status = comm_endpoint_get(comm->device, &comm->shared_endpoint, &comm->fabric,
+                                              &comm->endpoint, &mine->address);
 
-    if (!status)
-        status = comm->fabric->open(*device ? device : NULL, &comm->endpoint, &mine->address);
     if (!status)
         status = comm->ops->port_attach(comm->device->impl, comm->fabric, comm->endpoint);
     if (!status)
@@ -301,6 +298,17 @@ static thrum_status_t check_config_struct(const struct thrum_comm_config *config
     return THRUM_OK;
 }
 
+static thrum_status_t check_algorithms(const char *text)
+{
+    struct select_policy unused = {.nrules = 0};
+
+    if (strlen(text) >= COMM_ALGORITHMS_BYTES)
+        return thrum_fail(THRUM_ERR_INVALID_ARGUMENT,
+                          "config.algorithms has %zu characters; %d are possible", strlen(text),
+                          COMM_ALGORITHMS_BYTES - 1);
+    return select_rules_parse("config.algorithms", text, &unused);
+}
+
 thrum_status_t comm_effective_config(const struct thrum_comm_config *config,
                                      struct thrum_comm_config *out)
 {
@@ -332,6 +340,11 @@ thrum_status_t comm_effective_config(const struct thrum_comm_config *config,
         return thrum_fail(THRUM_ERR_INVALID_ARGUMENT,
                           "config.lanes=%d is not between %lld and %lld", out->lanes,
                           (long long)lanes_row->min, (long long)lanes_row->max);
+    if (out->algorithms) {
+        status = check_algorithms(out->algorithms);
+        if (status)
+            return status;
+    }
     if (!out->deadline_ms)
         out->deadline_ms = thrum_config_int(CFG_DEADLINE_MS);
     if (!out->init_deadline_ms)
@@ -404,7 +417,7 @@ static void release(struct thrum_comm *comm)
                 comm->fabric->disconnect(comm->peers[r].fabric_peer);
         for (int i = 0; i < comm->nregions; i++)
             comm->fabric->region_deregister(comm->endpoint, comm->regions[i].region);
-        comm->fabric->close(comm->endpoint);
+        comm_endpoint_put(comm->shared_endpoint);
     }
     free(comm->regions);
     for (int r = 0; r < comm->nranks; r++)
@@ -427,6 +440,9 @@ static void release(struct thrum_comm *comm)
     if (comm->area)
         (void)comm->ops->mem_free(comm->device->impl, comm->area);
     exec_cache_destroy(comm->cache);
+    free(comm->redops);
+    for (struct comm_link *link = comm->links; link; link = link->next)
+        link->comm = NULL;
     exec_list_destroy(comm->list);
     pthread_mutex_destroy(&comm->retire_lock);
     free(comm->peers);

@@ -22,6 +22,7 @@
 
 #define COMM_MAGIC 0x54434f4du
 #define COMM_NAME_BYTES 48
+#define COMM_ALGORITHMS_BYTES 512 /* of config.algorithms, with its end */
 #define COMM_MESSAGE_BYTES 768
 #define COMM_IN_FLIGHT 256 /* operations that the host may be ahead of the device; a power of two */
 #define COMM_HISTORY 64 /* call records kept for the control plane; a power of two */
@@ -68,7 +69,8 @@ struct comm_arrival {
     uint64_t recv_key, recv_put_offset; /* for puts: region, and offset in it */
     uint64_t count;
     int32_t root;
-    uint8_t collective, dtype, redop, pad;
+    uint16_t redop; /* point-to-point: enum message_kind */
+    uint8_t collective, dtype;
 };
 
 /* Counters that both ends of a pair advance alike. user. */
@@ -98,10 +100,24 @@ struct comm_region {
     uint64_t key;
 };
 
+/* What a point-to-point message is part of; both ends must name the same. Call records have it in `redop`. */
+enum message_kind { MESSAGE_PLAIN, MESSAGE_ALLTOALLV, MESSAGE_GATHERV, MESSAGE_SCATTERV };
+
+/* What the count of a rank is multiplied by in call_record.detail: odd, and unlike the others (splitmix64's mixer). */
+static inline uint64_t comm_count_weight(int rank)
+{
+    uint64_t x = ((uint64_t)rank + 1) * 0x9e3779b97f4a7c15u;
+
+    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
+    x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
+    return (x ^ (x >> 31)) | 1;
+}
+
 /* A message of a point-to-point operation, kept so that a mismatch can be told in full. */
 struct comm_message {
     int peer;
     uint8_t dtype;
+    uint8_t kind; /* enum message_kind */
     uint64_t count;
     uint64_t line; /* own line in which the receiver's arrival comes */
     uint64_t flag; /* that it should carry */
@@ -148,11 +164,34 @@ struct thrum_window {
 };
 
 struct exec_cache;
+struct comm_endpoint;
 struct exec_list;
 
 /* A call record that one thread writes and another reads without a lock: `sequence` is stored last, 0 meanwhile. */
 struct comm_history {
-    _Atomic uint64_t sequence, count, call;
+    _Atomic uint64_t sequence, count, call, detail;
+};
+
+/*
+ * A reduction of the caller's, see api/redop.c. Its number is its thrum_redop_t: counted in the order of creation, so
+ * that ranks agree. Numbers come again only after all others.
+ */
+#define COMM_REDOPS 256 /* live ones, at most */
+#define COMM_REDOP_LAST UINT16_MAX
+struct comm_redop {
+    thrum_redop_t number;
+    thrum_reduce_fn fold; /* NULL: a sum of contributions times a scalar */
+    void *context;
+    bool commutative;
+    thrum_datatype_t dtype; /* of the scalar */
+    uint64_t scalar_address; /* device memory; 0: `scalar` */
+    uint8_t scalar[16];
+};
+
+/* What lives until its owner frees it, maybe longer than the communicator: `comm` is NULL once that is destroyed. user. */
+struct comm_link {
+    struct thrum_comm *comm;
+    struct comm_link *next, **back; /* back: what points here */
 };
 
 struct thrum_comm {
@@ -182,7 +221,8 @@ struct thrum_comm {
     uint64_t area_bytes, scratch_offset, own_offset; /* fixed; scratch and own block in the area */
 
     const struct thrum_fabric_ops *fabric; /* fixed; NULL with peer access */
-    void *endpoint;
+    struct comm_endpoint *shared_endpoint; /* fixed; holds `endpoint` */
+    void *endpoint; /* fixed */
     struct comm_region *regions; /* user */
     int nregions;
 
@@ -207,6 +247,11 @@ struct thrum_comm {
     struct thrum_queue *last_queue; /* user: queue of the newest operation */
     struct thrum_queue **queues; /* every queue used, one reference each; under retire_lock */
     int nqueues;
+
+    struct comm_redop *redops; /* user: live ones */
+    int nredops, redops_capacity;
+    uint32_t last_redop; /* user: number of the newest; 0: none yet */
+    struct comm_link *links; /* user: persistent collectives */
 
     uint64_t sequence; /* user: collectives called */
     struct comm_history history[COMM_HISTORY]; /* user writes, control reads: see comm_record */
@@ -261,6 +306,14 @@ struct thrum_comm *comm_of_window(const struct thrum_window *window);
 /* Frees the windows that are still open. */
 void comm_windows_free(struct thrum_comm *comm);
 
+/* ---- endpoint.c ---- */
+
+/* The device's endpoint of the configured fabric, opened for the first communicator that asks and closed by the last. */
+thrum_status_t comm_endpoint_get(struct thrum_device *device, struct comm_endpoint **endpoint_out,
+                                 const struct thrum_fabric_ops **fabric_out, void **handle_out,
+                                 struct thrum_fabric_address *address_out);
+void comm_endpoint_put(struct comm_endpoint *endpoint);
+
 /* ---- registry.c ---- */
 
 /* A communicator is a live handle from add until remove. NO_MEMORY. */
@@ -314,6 +367,9 @@ void comm_cancel_all(struct thrum_comm *comm);
 
 /* True while work of the communicator has failed on the queue and the cause is not known yet. Any thread. */
 bool comm_owes_cause(struct thrum_comm *comm, const struct thrum_queue *queue);
+
+/* The live reduction of that number; NULL if there is none. user. */
+const struct comm_redop *comm_redop_find(const struct thrum_comm *comm, thrum_redop_t number);
 
 /* Frees what an operation holds. Under retire_lock. */
 void comm_free_operation(struct comm_operation *operation);

@@ -4,6 +4,7 @@
  */
 #include "comm/comm.h"
 
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -145,12 +146,40 @@ bool comm_owes_cause(struct thrum_comm *comm, const struct thrum_queue *queue)
 
 /* ---- what was called, in words ---- */
 
+static const char *message_kind_name(unsigned kind)
+{
+    static const char *const names[] = {"point-to-point", "alltoallv", "gatherv", "scatterv"};
+
+    return kind < sizeof names / sizeof *names ? names[kind] : "?";
+}
+
+static void add_text(char *text, size_t bytes, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+static void add_text(char *text, size_t bytes, const char *format, ...)
+{
+    size_t used = strlen(text);
+    va_list arguments;
+
+    va_start(arguments, format);
+    vsnprintf(text + used, bytes - used, format, arguments);
+    va_end(arguments);
+}
+
+static bool has_root(enum collective collective)
+{
+    return collective == COLL_BROADCAST || collective == COLL_REDUCE || collective == COLL_GATHER ||
+           collective == COLL_SCATTER;
+}
+
 /* What is not a collective: messages, and one-sided operations. */
 static void describe_pair(const struct call_record *call, char *text, size_t bytes)
 {
     switch ((enum exec_kind)call->state) {
     case EXEC_MESSAGES:
-        snprintf(text, bytes, "point-to-point with rank %d", call->root);
+        if (call->redop)
+            snprintf(text, bytes, "%s", message_kind_name(call->redop));
+        else
+            snprintf(text, bytes, "point-to-point with rank %d", call->root);
         break;
     case EXEC_PUT:
         snprintf(text, bytes, "put to rank %d (count=%llu, %s)", call->root,
@@ -168,29 +197,54 @@ static void describe_pair(const struct call_record *call, char *text, size_t byt
 
 static void describe(const struct call_record *call, char *text, size_t bytes)
 {
-    if (!call->sequence)
+    enum collective collective = (enum collective)call->collective;
+
+    *text = 0;
+    if (!call->sequence) {
         describe_pair(call, text, bytes);
-    else if (call->collective == COLL_BARRIER)
-        snprintf(text, bytes, "barrier #%llu", (unsigned long long)call->sequence);
-    else if (call->collective == COLL_BROADCAST)
-        snprintf(text, bytes, "broadcast #%llu (count=%llu, %s, root=%d)",
-                 (unsigned long long)call->sequence, (unsigned long long)call->count,
-                 thrum_datatype_name(call->dtype), call->root);
-    else if (call->collective == COLL_ALLGATHER)
-        snprintf(text, bytes, "allgather #%llu (count=%llu, %s)",
-                 (unsigned long long)call->sequence, (unsigned long long)call->count,
-                 thrum_datatype_name(call->dtype));
-    else
-        snprintf(text, bytes, "%s #%llu (count=%llu, %s, %s)",
-                 collective_name((enum collective)call->collective),
-                 (unsigned long long)call->sequence, (unsigned long long)call->count,
-                 thrum_datatype_name(call->dtype), thrum_redop_name(call->redop));
+        return;
+    }
+    add_text(text, bytes, "%s%s #%llu", collective_name(collective), call->detail ? "v" : "",
+             (unsigned long long)call->sequence);
+    if (collective == COLL_BARRIER)
+        return;
+    add_text(text, bytes, " (%s=%llu, %s", call->detail ? "sum of counts" : "count",
+             (unsigned long long)call->count, thrum_datatype_name(call->dtype));
+    if (plan_reduces(collective) && call->redop < THRUM_REDOP_COUNT)
+        add_text(text, bytes, ", %s", thrum_redop_name((thrum_redop_t)call->redop));
+    else if (plan_reduces(collective))
+        add_text(text, bytes, ", the caller's op %d", call->redop);
+    if (has_root(collective))
+        add_text(text, bytes, ", root=%d", call->root);
+    add_text(text, bytes, ")");
+}
+
+/* What is different in two calls of a v-variant with blocks of different sizes or places; nothing for others. */
+static void describe_blocks(const struct call_record *records, int nranks, int a, int b, char *text,
+                            size_t bytes)
+{
+    uint64_t more = records[b].count - records[a].count;
+    uint64_t weighted = records[b].detail - records[a].detail;
+
+    if (!records[a].detail || !records[b].detail || records[a].collective != records[b].collective)
+        return;
+    for (int r = 0; r < nranks && more; r++)
+        if (comm_count_weight(r) * more == weighted) {
+            bool fewer = (int64_t)more < 0;
+            add_text(text, bytes, "; counts[%d] of rank %d is %llu %s than rank %d's", r, b,
+                     (unsigned long long)(fewer ? 0 - more : more), fewer ? "less" : "more", a);
+            return;
+        }
+    if (weighted)
+        add_text(text, bytes, "; their counts differ");
+    else if (records[a].root != records[b].root)
+        add_text(text, bytes, "; their displacements differ");
 }
 
 static bool same_call(const struct call_record *a, const struct call_record *b)
 {
     return a->collective == b->collective && a->count == b->count && a->dtype == b->dtype &&
-           a->redop == b->redop && a->root == b->root;
+           a->redop == b->redop && a->root == b->root && a->detail == b->detail;
 }
 
 /* ---- callbacks ---- */
@@ -215,11 +269,12 @@ void comm_record(struct thrum_comm *comm, const struct call_record *call)
 {
     struct comm_history *h = &comm->history[call->sequence % COMM_HISTORY];
     uint64_t packed = (uint64_t)(uint32_t)call->root << 32 | (uint64_t)call->collective << 16 |
-                      (uint64_t)call->dtype << 8 | call->redop;
+                      (uint64_t)call->dtype << 24 | call->redop;
 
     atomic_store_explicit(&h->sequence, 0, memory_order_relaxed);
     atomic_thread_fence(memory_order_release);
     atomic_store_explicit(&h->count, call->count, memory_order_relaxed);
+    atomic_store_explicit(&h->detail, call->detail, memory_order_relaxed);
     atomic_store_explicit(&h->call, packed, memory_order_relaxed);
     atomic_store_explicit(&h->sequence, call->sequence, memory_order_release);
 }
@@ -241,14 +296,15 @@ static bool read_record(struct thrum_comm *comm, uint64_t sequence, struct call_
         return false;
     out->sequence = sequence;
     out->count = atomic_load_explicit(&h->count, memory_order_relaxed);
+    out->detail = atomic_load_explicit(&h->detail, memory_order_relaxed);
     packed = atomic_load_explicit(&h->call, memory_order_relaxed);
     atomic_thread_fence(memory_order_acquire);
     if (atomic_load_explicit(&h->sequence, memory_order_relaxed) != sequence)
         return false;
     out->root = (int32_t)(packed >> 32);
     out->collective = (uint8_t)(packed >> 16);
-    out->dtype = (uint8_t)(packed >> 8);
-    out->redop = (uint8_t)packed;
+    out->dtype = (uint8_t)(packed >> 24);
+    out->redop = (uint16_t)packed;
     return true;
 }
 
@@ -319,6 +375,7 @@ static void report_mismatch(struct thrum_comm *comm, const struct call_record *r
     describe(&records[b], text_b, sizeof text_b);
     snprintf(message, sizeof message, "%s: ranks disagree: rank %d called %s, rank %d called %s",
              comm->name, a, text_a, b, text_b);
+    describe_blocks(records, comm->nranks, a, b, message, sizeof message);
     comm_fail(comm, THRUM_ERR_MISMATCH, odd_one(records, comm->nranks, a, b), true, message);
 }
 
@@ -387,6 +444,15 @@ static void fail_deadline(struct thrum_comm *comm, const struct comm_operation *
               message);
 }
 
+/* " by alltoallv"; "" for what the other end is part of too. */
+static const char *by_call(unsigned kind, unsigned other)
+{
+    static const char *const texts[] = {" by send and recv", " by alltoallv", " by gatherv",
+                                        " by scatterv"};
+
+    return kind == other || kind >= sizeof texts / sizeof *texts ? "" : texts[kind];
+}
+
 /* The oldest operation that has not ended, as it is now. */
 struct pending {
     struct comm_operation operation; /* a copy; what it points to may be gone */
@@ -411,9 +477,10 @@ static void describe_message(struct thrum_comm *comm, const struct comm_operatio
             continue;
         memcpy(&theirs, line.payload, sizeof theirs);
         snprintf(
-            text, bytes, "rank %d sends %llu %s to rank %d, which receives %llu %s", comm->rank,
+            text, bytes, "rank %d sends %llu %s to rank %d%s, which receives %llu %s%s", comm->rank,
             (unsigned long long)m->count, thrum_datatype_name((thrum_datatype_t)m->dtype), m->peer,
-            (unsigned long long)theirs.count, thrum_datatype_name((thrum_datatype_t)theirs.dtype));
+            by_call(m->kind, 0), (unsigned long long)theirs.count,
+            thrum_datatype_name((thrum_datatype_t)theirs.dtype), by_call(theirs.redop, m->kind));
         return;
     }
 }

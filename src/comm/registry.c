@@ -18,21 +18,25 @@ static struct {
 
 static _Atomic uint64_t registry_serial; /* grows whenever a communicator ends */
 
+#define KNOWN 8 /* handles that a thread has used lately; a power of two */
+
 bool comm_is_valid(const struct thrum_comm *comm)
 {
-    static _Thread_local BASE_FAST_TLS const struct thrum_comm
-        *last; /* the handle of the last call, mostly */
-    static _Thread_local BASE_FAST_TLS uint64_t last_serial;
+    static _Thread_local BASE_FAST_TLS struct {
+        const struct thrum_comm *comm;
+        uint64_t serial;
+    } known[KNOWN];
+    size_t i = (uintptr_t)comm / sizeof(struct thrum_comm) % KNOWN;
     bool found = false;
 
-    if (comm && comm == last && atomic_load(&registry_serial) == last_serial)
+    if (comm && known[i].comm == comm && known[i].serial == atomic_load(&registry_serial))
         return true;
     pthread_mutex_lock(&registry.lock);
-    for (int i = 0; i < registry.n && !found; i++)
-        found = registry.comms[i] == comm;
+    for (int k = 0; k < registry.n && !found; k++)
+        found = registry.comms[k] == comm;
     if (found) {
-        last = comm;
-        last_serial = atomic_load(&registry_serial);
+        known[i].comm = comm;
+        known[i].serial = atomic_load(&registry_serial);
     }
     pthread_mutex_unlock(&registry.lock);
     return found;

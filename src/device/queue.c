@@ -214,8 +214,9 @@ thrum_status_t thrum_queue_callback(thrum_queue_t queue, thrum_callback_t callba
 
 static thrum_status_t explain(struct thrum_queue *queue, thrum_status_t status)
 {
-    static const char *const commands[] = {"NOP",  "COPY",       "FILL",      "REDUCE", "SIGNAL",
-                                           "WAIT", "WRITE_LINE", "WAIT_LINE", "PUT",    "CALLBACK"};
+    static const char *const commands[] = {"NOP",    "COPY",     "FILL",       "REDUCE",
+                                           "SIGNAL", "WAIT",     "WRITE_LINE", "WAIT_LINE",
+                                           "PUT",    "CALLBACK", "SCALE"};
     uint64_t id = queue->ops->queue_id(queue->impl);
     const char *name = queue->device->properties.name;
     struct thrum_ras_event fault;

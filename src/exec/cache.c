@@ -16,6 +16,7 @@
 struct entry {
     struct exec_key key;
     struct exec_program *program; /* NULL: free */
+    uint64_t *blocks; /* counts and displs of the key; NULL: none */
     uint64_t used; /* clock of the last use */
 };
 
@@ -38,27 +39,50 @@ struct exec_cache *exec_cache_create(void)
     return calloc(1, sizeof(struct exec_cache));
 }
 
+static void drop(struct exec_cache *cache, struct entry *entry)
+{
+    for (int i = 0; i < REPEATS && entry->program; i++)
+        if (cache->repeats[i].program == entry->program)
+            cache->repeats[i].program = NULL;
+    if (entry->program)
+        cache->bytes -= entry->program->host_bytes;
+    exec_program_free(entry->program);
+    free(entry->blocks);
+    entry->program = NULL;
+    entry->blocks = NULL;
+}
+
 void exec_cache_destroy(struct exec_cache *cache)
 {
     if (!cache)
         return;
     for (int set = 0; set < SETS; set++)
         for (int way = 0; way < WAYS; way++)
-            exec_program_free(cache->entries[set][way].program);
+            drop(cache, &cache->entries[set][way]);
     free(cache);
+}
+
+static bool same_blocks(const struct exec_key *a, const struct exec_key *b)
+{
+    size_t bytes = (size_t)a->nranks * sizeof *a->counts;
+
+    if (!a->counts || !b->counts)
+        return !a->counts && !b->counts;
+    return !memcmp(a->counts, b->counts, bytes) && !memcmp(a->displs, b->displs, bytes);
 }
 
 static bool same_key(const struct exec_key *a, const struct exec_key *b)
 {
     return a->count == b->count && a->root == b->root && a->collective == b->collective &&
-           a->dtype == b->dtype && a->redop == b->redop && a->in_place == b->in_place;
+           a->dtype == b->dtype && a->redop == b->redop && a->in_place == b->in_place &&
+           a->detail == b->detail && same_blocks(a, b);
 }
 
 static struct entry *set_of(struct exec_cache *cache, const struct exec_key *key)
 {
-    uint64_t h = key->count * 0x9e3779b97f4a7c15u ^
-                 ((uint64_t)(uint32_t)key->root << 32 | (uint64_t)key->collective << 24 |
-                  (uint64_t)key->dtype << 16 | (uint64_t)key->redop << 8 | key->in_place) *
+    uint64_t h = key->count * 0x9e3779b97f4a7c15u ^ key->detail ^
+                 ((uint64_t)(uint32_t)key->root << 40 | (uint64_t)key->collective << 32 |
+                  (uint64_t)key->dtype << 24 | (uint64_t)key->redop << 8 | key->in_place) *
                      0xc2b2ae3d27d4eb4fu;
     return cache->entries[h >> 58];
 }
@@ -111,17 +135,6 @@ void exec_cache_remember(struct exec_cache *cache, const struct coll_args *args,
                                               .program = program};
 }
 
-static void drop(struct exec_cache *cache, struct entry *entry)
-{
-    for (int i = 0; i < REPEATS && entry->program; i++)
-        if (cache->repeats[i].program == entry->program)
-            cache->repeats[i].program = NULL;
-    if (entry->program)
-        cache->bytes -= entry->program->host_bytes;
-    exec_program_free(entry->program);
-    entry->program = NULL;
-}
-
 /* Makes room for `bytes` by dropping the least recently used programs. */
 static void make_room(struct exec_cache *cache, uint64_t bytes)
 {
@@ -136,18 +149,52 @@ static void make_room(struct exec_cache *cache, uint64_t bytes)
     }
 }
 
-void exec_cache_insert(struct exec_cache *cache, const struct exec_key *key,
-                       struct exec_program *program)
+/* The key's arrays for as long as the entry lives. */
+static bool copy_blocks(struct entry *entry)
 {
-    struct entry *set = set_of(cache, key), *victim = set;
+    size_t n = (size_t)entry->key.nranks;
 
+    if (!entry->key.counts)
+        return true;
+    entry->blocks = malloc(2 * n * sizeof *entry->blocks);
+    if (!entry->blocks)
+        return false;
+    memcpy(entry->blocks, entry->key.counts, n * sizeof *entry->blocks);
+    memcpy(entry->blocks + n, entry->key.displs, n * sizeof *entry->blocks);
+    entry->key.counts = entry->blocks;
+    entry->key.displs = entry->blocks + n;
+    return true;
+}
+
+thrum_status_t exec_cache_insert(struct exec_cache *cache, const struct exec_key *key,
+                                 struct exec_program *program)
+{
+    struct entry *set = set_of(cache, key), *victim = set, entry = {.key = *key};
+
+    if (!copy_blocks(&entry)) {
+        exec_program_free(program);
+        return thrum_fail(THRUM_ERR_NO_MEMORY, "no host memory for a plan");
+    }
     make_room(cache, program->host_bytes);
     for (int way = 0; way < WAYS && victim->program; way++)
         if (!set[way].program || set[way].used < victim->used)
             victim = &set[way];
     drop(cache, victim);
-    *victim = (struct entry){.key = *key, .program = program, .used = ++cache->clock};
+    entry.program = program;
+    entry.used = ++cache->clock;
+    *victim = entry;
     cache->bytes += program->host_bytes;
+    return THRUM_OK;
+}
+
+void exec_cache_forget_redop(struct exec_cache *cache, thrum_redop_t redop)
+{
+    for (int i = 0; i < SETS * WAYS; i++) {
+        struct entry *entry = &cache->entries[i / WAYS][i % WAYS];
+
+        if (entry->program && entry->key.redop == redop)
+            drop(cache, entry);
+    }
 }
 
 uint64_t exec_cache_bytes(const struct exec_cache *cache)

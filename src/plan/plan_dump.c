@@ -210,6 +210,16 @@ static void dot_op(struct plan_text *text, struct plan_dump *dump, const struct 
 
 /* ---- whole plans ------------------------------------------------------------------------------------------------- */
 
+/* The blocks of a v-variant; nothing where all are of one size. */
+static void print_blocks(FILE *file, const struct plan_params *p, const char *before,
+                         const char *after)
+{
+    for (int r = 0; p->counts && r < p->nranks; r++)
+        fprintf(file, "%s%" PRIu64, r == 0 ? before : ",", p->counts[r]);
+    if (p->counts)
+        fputs(after, file);
+}
+
 static void begin(const struct plan *plan, struct plan_dump *dump, FILE *file,
                   enum plan_format format)
 {
@@ -218,23 +228,28 @@ static void begin(const struct plan *plan, struct plan_dump *dump, FILE *file,
                *redop = thrum_redop_name(p->redop), *algorithm = plan->algorithm;
 
     *dump = (struct plan_dump){.file = file, .format = format};
-    if (format == PLAN_JSON)
+    if (format == PLAN_JSON) {
         fprintf(file,
                 "{\"collective\":\"%s\",\"algorithm\":\"%s\",\"rank\":%d,\"ranks\":%d,"
                 "\"count\":%" PRIu64 ",\"type\":\"%s\",\"op\":\"%s\",\"root\":%d,"
                 "\"in_place\":%s,\"peer_access\":%s,\"ordered\":%s,\"lanes\":%d,\"scratch_limit\":"
-                "%" PRIu64 ",\"ops\":[",
+                "%" PRIu64,
                 collective, algorithm, p->rank, p->nranks, p->count, type, redop, p->root,
                 p->in_place ? "true" : "false", p->peer_access ? "true" : "false",
                 p->ordered ? "true" : "false", p->lanes, p->scratch_bytes);
-    else
-        fprintf(file,
-                "%s %s %s, rank %d of %d, count %" PRIu64
-                " %s, op %s, root %d, %s, %s%s, lanes %d, scratch limit %" PRIu64 "\n",
-                format == PLAN_DOT ? "//" : "#", collective, algorithm, p->rank, p->nranks,
-                p->count, type, redop, p->root, p->in_place ? "in place" : "not in place",
-                p->peer_access ? "peer access" : "no peer access", p->ordered ? ", ordered" : "",
-                p->lanes, p->scratch_bytes);
+        print_blocks(file, p, ",\"counts\":[", "]");
+        fputs(",\"ops\":[", file);
+        return;
+    }
+    fprintf(file,
+            "%s %s %s, rank %d of %d, count %" PRIu64
+            " %s, op %s, root %d, %s, %s%s, lanes %d, scratch limit %" PRIu64,
+            format == PLAN_DOT ? "//" : "#", collective, algorithm, p->rank, p->nranks, p->count,
+            type, redop, p->root, p->in_place ? "in place" : "not in place",
+            p->peer_access ? "peer access" : "no peer access", p->ordered ? ", ordered" : "",
+            p->lanes, p->scratch_bytes);
+    print_blocks(file, p, ", counts ", "");
+    fputc('\n', file);
     if (format == PLAN_DOT)
         fprintf(file, "digraph plan {\n  node [shape=box, fontname=monospace];\n");
 }

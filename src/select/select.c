@@ -19,7 +19,7 @@ thrum_status_t select_policy_load(const char *algorithms, struct select_policy *
         status = select_tuning_read(path, &policy, required ? NULL : &missing);
     if (!status)
         status =
-            select_rules_parse(algorithms ? "algorithms" : "THRUM_ALGO",
+            select_rules_parse(algorithms ? "config.algorithms" : "THRUM_ALGO",
                                algorithms ? algorithms : thrum_config_string(CFG_ALGO), &policy);
     if (!status)
         *policy_out = policy;

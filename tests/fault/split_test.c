@@ -11,8 +11,7 @@
 
 static const char *const with_access[] = {"THRUM_PEER_ACCESS=auto", NULL};
 static const char *const without_access[] = {"THRUM_PEER_ACCESS=none", NULL};
-static const char *const short_deadlines[] = {"THRUM_INIT_DEADLINE_MS=600", "THRUM_DEADLINE_MS=400",
-                                              NULL};
+static const char *const short_deadlines[] = {"THRUM_DEADLINE_MS=1000", NULL};
 
 /* ---- roles ---- */
 
@@ -39,6 +38,7 @@ static void check_comm(struct child *child, thrum_comm_t comm)
 /* Joins; does what it hears until "end"; says "calling" before what may block, and each result. */
 static void obedient(struct child *child)
 {
+    struct thrum_comm_config config = {.size = sizeof config};
     thrum_comm_t made = NULL;
     thrum_window_t window = NULL;
     thrum_status_t status;
@@ -51,8 +51,9 @@ static void obedient(struct child *child)
     for (;;) {
         line = hear();
         say("calling");
-        if (!strcmp(line, "split")) {
-            status = thrum_comm_split(child->comm, child->rank % 2, -child->rank, NULL, &made);
+        if (!strcmp(line, "split") || !strcmp(line, "split in haste")) {
+            config.init_deadline_ms = strcmp(line, "split") ? 1000 : 0;
+            status = thrum_comm_split(child->comm, child->rank % 2, -child->rank, &config, &made);
             say_result(status);
         } else if (!strcmp(line, "open")) {
             open_window(child, &buffer, &window);
@@ -153,12 +154,12 @@ static void a_rank_stopped_in_split(void **state)
     (void)state;
     start(&crew, 3, short_deadlines);
     crew_kill(&crew, 2, SIGSTOP);
-    tell(&crew, 0, "split");
-    tell(&crew, 1, "split");
+    tell(&crew, 0, "split in haste");
+    tell(&crew, 1, "split in haste");
     crew_expect_result(&crew, 0, THRUM_ERR_TIMEOUT, "rank 2 did not call thrum_comm_split", NULL);
     crew_expect_result(&crew, 1, THRUM_ERR_TIMEOUT, "rank 2 did not call thrum_comm_split", NULL);
     crew_kill(&crew, 2, SIGCONT);
-    tell(&crew, 2, "split");
+    tell(&crew, 2, "split in haste");
     crew_expect_result(&crew, 2, THRUM_ERR_TIMEOUT, "rank 2 did not call thrum_comm_split", NULL);
     all(&crew, "split");
     all(&crew, "sum of the part");
@@ -173,12 +174,12 @@ static void rank_zero_stopped_in_split(void **state)
     (void)state;
     start(&crew, 3, short_deadlines);
     crew_kill(&crew, 0, SIGSTOP);
-    tell(&crew, 1, "split");
-    tell(&crew, 2, "split");
+    tell(&crew, 1, "split in haste");
+    tell(&crew, 2, "split in haste");
     crew_expect_result(&crew, 1, THRUM_ERR_TIMEOUT, "rank 0", NULL);
     crew_expect_result(&crew, 2, THRUM_ERR_TIMEOUT, "rank 0", NULL);
     crew_kill(&crew, 0, SIGCONT);
-    tell(&crew, 0, "split");
+    tell(&crew, 0, "split in haste");
     crew_expect_result(&crew, 0, THRUM_ERR_TIMEOUT, "rank 0", NULL);
     all(&crew, "split");
     all(&crew, "sum");

@@ -3,6 +3,8 @@
  * an id passed over the first one, of a part of the ranks; on one queue and on several; named in different orders; and
  * destroyed in any order while others go on.
  */
+#include <dirent.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -228,6 +230,56 @@ static size_t split_and_copied(struct job *job)
     return errors;
 }
 
+static int count_entries(const char *path)
+{
+    DIR *folder = opendir(path);
+    int n = 0;
+
+    while (folder && readdir(folder))
+        n++;
+    if (folder)
+        closedir(folder);
+    return n;
+}
+
+/* 100 copies with two ranks: they take no thread, and few descriptors, and leave none behind. */
+static size_t many_copies(struct job *job)
+{
+    struct thrum_comm_config config = {.size = sizeof config, .scratch_bytes = 65536};
+    int n = 200 / (job->nranks > 2 ? job->nranks : 2), threads = 0, descriptors;
+    thrum_comm_t *copies = job_alloc((size_t)n * sizeof(thrum_comm_t));
+    int64_t sum = 0;
+    size_t errors = 0;
+
+    sum_on(job, job->comm, job->queue, 1); /* what is made once is there */
+    descriptors = count_entries("/proc/self/fd");
+    for (int i = 0; i < n; i++) {
+        MUST(thrum_comm_dup(job->comm, &config, &copies[i]));
+        if (i == 2) /* the threads of a communicator, if it had one */
+            threads = count_entries("/proc/self/task");
+    }
+    for (int wait = 0; wait < 200 && count_entries("/proc/self/task") > threads; wait++)
+        poll(NULL, 0, 10); /* services of ids end by themselves */
+    errors += count_entries("/proc/self/task") > threads;
+    for (int i = 0; i < n; i += n / 10)
+        sum += sum_on(job, copies[i], job->queue, i + job->rank);
+    for (int i = 0; i < n; i += n / 10)
+        sum -= (int64_t)i * job->nranks + triangle(job->nranks - 1);
+    errors += sum != 0;
+    for (int i = 0; i < n; i++)
+        thrum_comm_destroy(copies[(i + job->rank) % n]);
+    sum_on(job, job->comm, job->queue, 1);
+    for (int wait = 0; wait < 200 && count_entries("/proc/self/fd") > descriptors; wait++)
+        poll(NULL, 0, 10); /* the ends of what others have just closed */
+    if (count_entries("/proc/self/fd") > descriptors) {
+        job_complain(job, "%d descriptors before, %d after", descriptors,
+                     count_entries("/proc/self/fd"));
+        errors++;
+    }
+    free(copies);
+    return errors;
+}
+
 /* Each rank puts its number everywhere, several times over, each time after everybody has read the last one. */
 static size_t windows(struct job *job)
 {
@@ -274,6 +326,7 @@ static const struct {
     {"parts of the ranks", parts},
     {"several at once, named in any order", in_any_order},
     {"split, and copies of the halves", split_and_copied},
+    {"many copies", many_copies},
     {"windows", windows},
     {"memory is as planned", memory_as_planned},
     {"memory is returned", memory_returned},

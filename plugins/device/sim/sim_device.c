@@ -173,7 +173,8 @@ static thrum_status_t sim_properties(void *handle, struct thrum_device_propertie
         .generation = sim_generation(device),
         .capabilities = THRUM_CAP_LOAD_STORE | THRUM_CAP_INDIRECT | THRUM_CAP_DIRECT_SUBMIT |
                         THRUM_CAP_MULTICAST | THRUM_CAP_HOST_CALLBACK | THRUM_CAP_EXCLUSIVE |
-                        THRUM_CAP_INLINE_LINE | THRUM_CAP_PAGEABLE,
+                        THRUM_CAP_INLINE_LINE | THRUM_CAP_REDUCE_CALLBACK | THRUM_CAP_SCALE |
+                        THRUM_CAP_WIDE | THRUM_CAP_PAGEABLE,
         .memory_bytes = device->shared->hbm_bytes,
         .semaphore_bits = 64,
         .engines_dma = 1,
@@ -186,7 +187,7 @@ static thrum_status_t sim_properties(void *handle, struct thrum_device_propertie
     snprintf(properties.name, sizeof properties.name, "sim%d", device->index);
     for (int type = 0; type < THRUM_DATATYPE_COUNT; type++)
         for (int op = 0; op < THRUM_REDOP_COUNT; op++)
-            if (sim_reduce_kernel((thrum_datatype_t)type, (thrum_redop_t)op)) {
+            if (sim_reduce_defined((thrum_datatype_t)type, (thrum_redop_t)op)) {
                 properties.reduce_types |= 1ull << type;
                 properties.reduce_ops |= 1ull << op;
             }

@@ -94,6 +94,14 @@ static inline bool operand_address(const struct run *run, unsigned i, uint64_t *
     return resolve(run, o->base, o->indirect, address_out, bad_out);
 }
 
+/* Where the engines find an operand; NULL: page fault. They are threads of the process: host memory is where it is. */
+static inline void *find_operand(const struct run *run, uint64_t address, uint64_t bytes)
+{
+    if (run->command->flags & THRUM_CMD_FLAG_HOST && !sim_is_device_address(address))
+        return (void *)(uintptr_t)address;
+    return sim_lookup(run->queue, address, bytes);
+}
+
 /* Host pointers of n operands from `first`, each for `bytes`, moved on by `offset`. */
 static inline bool translate_all(const struct run *run, unsigned first, unsigned n, uint64_t bytes,
                                  uint64_t offset, void **cpu_out, uint64_t *bad_out)
@@ -103,9 +111,7 @@ static inline bool translate_all(const struct run *run, unsigned first, unsigned
         void *cpu;
         if (!operand_address(run, first + i, &address, bad_out))
             return false;
-        cpu = run->command->flags & THRUM_CMD_FLAG_HOST && !sim_is_device_address(address)
-                  ? (void *)(uintptr_t)address /* the engines are threads of the process */
-                  : sim_lookup(run->queue, address, bytes);
+        cpu = find_operand(run, address, bytes);
         if (sim_unlikely(!cpu)) {
             *bad_out = address;
             return false;
@@ -117,21 +123,59 @@ static inline bool translate_all(const struct run *run, unsigned first, unsigned
 
 /* ---- DMA and REDUCE engines ------------------------------------------------------------------------------------ */
 
-static bool overlap(const void *a, const void *b, uint64_t bytes)
+static bool overlap(const void *a, uint64_t a_bytes, const void *b, uint64_t b_bytes)
 {
     uintptr_t x = (uintptr_t)a, y = (uintptr_t)b;
-    return x < y ? y - x < bytes : x - y < bytes;
+    return x < y ? y - x < a_bytes : x - y < b_bytes;
 }
 
-/* A REDUCE destination may be exactly a source; anything between gives results that depend on the vector width. */
+/* Bytes of each operand of a REDUCE or SCALE for each byte that the command counts: partial results are float32. */
+struct widths {
+    uint64_t dst, first, others;
+};
+
+static struct widths widths_of(const struct thrum_command *c)
+{
+    uint64_t wide = sim_type_widens((thrum_datatype_t)c->dtype)
+                        ? sizeof(float) / thrum_datatype_size((thrum_datatype_t)c->dtype)
+                        : 1;
+    bool all = c->flags & THRUM_CMD_FLAG_WIDE_SRC;
+
+    return (struct widths){.dst = c->flags & THRUM_CMD_FLAG_WIDE_DST ? wide : 1,
+                           .first = all || (c->flags & THRUM_CMD_FLAG_WIDE_FIRST) ? wide : 1,
+                           .others = all ? wide : 1};
+}
+
+/*
+ * A destination may be exactly a source that is as wide; anything between gives results that depend on the vector
+ * width.
+ */
 static bool reduce_overlaps(void *const *dst, unsigned ndst, void *const *src, unsigned nsrc,
-                            uint64_t bytes)
+                            uint64_t bytes, const struct widths *widths)
 {
     for (unsigned d = 0; d < ndst; d++)
-        for (unsigned s = 0; s < nsrc; s++)
-            if (dst[d] != src[s] && overlap(dst[d], src[s], bytes))
+        for (unsigned s = 0; s < nsrc; s++) {
+            uint64_t width = s ? widths->others : widths->first;
+            if ((dst[d] != src[s] || widths->dst != width) &&
+                overlap(dst[d], bytes * widths->dst, src[s], bytes * width))
                 return true;
+        }
     return false;
+}
+
+/* Host pointers of all operands of a REDUCE, or of a SCALE but for its scalar, from piece_offset on. */
+static bool translate_elements(const struct run *run, const struct widths *widths, unsigned nsrc,
+                               void **cpu_out, uint64_t *bad_out)
+{
+    const struct thrum_command *c = run->command;
+    uint64_t offset = run->queue->piece_offset;
+
+    return translate_all(run, 0, c->ndst, c->bytes * widths->dst, offset * widths->dst, cpu_out,
+                         bad_out) &&
+           translate_all(run, c->ndst, 1, c->bytes * widths->first, offset * widths->first,
+                         cpu_out + c->ndst, bad_out) &&
+           translate_all(run, c->ndst + 1u, nsrc - 1, c->bytes * widths->others,
+                         offset * widths->others, cpu_out + c->ndst + 1, bad_out);
 }
 
 /* Bytes to do now, from piece_offset; 0: over budget. */
@@ -187,7 +231,7 @@ static inline thrum_status_t run_copy(struct run *run)
     if (!translate_all(run, 0, (unsigned)c->ndst + c->nsrc, c->bytes, offset, cpu, &bad))
         return report(run, THRUM_RAS_PAGE_FAULT, bad);
     src = cpu[c->ndst]; /* not set for FILL */
-    whole = !fill && c->ndst == 1 && overlap(cpu[0], src, c->bytes);
+    whole = !fill && c->ndst == 1 && overlap(cpu[0], c->bytes, src, c->bytes);
     bytes = take_piece(run, (unsigned)c->ndst + 1, whole);
     if (!bytes)
         return SIM_RUN_LARGE;
@@ -200,32 +244,110 @@ static inline thrum_status_t run_copy(struct run *run)
     return piece_done(run, bytes);
 }
 
-static inline thrum_status_t run_reduce(struct run *run)
+static thrum_status_t reduce_piece(const struct thrum_command *c,
+                                   const struct sim_reduce_args *args)
+{
+    thrum_datatype_t dtype = (thrum_datatype_t)c->dtype;
+    thrum_status_t status;
+
+    if (c->redop != THRUM_REDOP_CALLBACK) {
+        sim_reduce(dtype, (thrum_redop_t)c->redop, args);
+        return THRUM_OK;
+    }
+    status = sim_reduce_by_callback(dtype, c->reduce, c->reduce_context, args);
+    return status > 0 ? THRUM_ERR_INVALID_USAGE : status; /* it cannot ask to be called again */
+}
+
+static thrum_status_t run_reduce(struct run *run)
 {
     const struct thrum_command *c = run->command;
-    size_t size = thrum_datatype_size((thrum_datatype_t)c->dtype);
-    uint64_t offset = run->queue->piece_offset, bytes, bad;
+    const struct widths widths = widths_of(c);
     void *cpu[2 * SIM_MAX_OPERANDS];
     struct sim_reduce_args args;
+    thrum_status_t status;
+    uint64_t bytes, bad;
 
     if (!c->bytes)
         return THRUM_OK;
-    if (!translate_all(run, 0, (unsigned)c->ndst + c->nsrc, c->bytes, offset, cpu, &bad))
+    if (!translate_elements(run, &widths, c->nsrc, cpu, &bad))
         return report(run, THRUM_RAS_PAGE_FAULT, bad);
-    if (!offset && reduce_overlaps(cpu, c->ndst, cpu + c->ndst, c->nsrc, c->bytes))
+    if (!run->queue->piece_offset &&
+        reduce_overlaps(cpu, c->ndst, cpu + c->ndst, c->nsrc, c->bytes, &widths))
         return report(run, THRUM_RAS_BAD_PACKET, 0);
-    bytes = take_piece(run, (unsigned)c->ndst + c->nsrc, false);
+    bytes = take_piece(
+        run, (unsigned)(c->ndst * widths.dst + widths.first + (c->nsrc - 1u) * widths.others),
+        false);
     if (!bytes)
         return SIM_RUN_LARGE;
-    args = (struct sim_reduce_args){.dsts = cpu,
-                                    .srcs = (const void *const *)(cpu + c->ndst),
-                                    .ndst = c->ndst,
-                                    .nsrc = c->nsrc,
-                                    .count = bytes / size,
-                                    .divisor = c->divisor ? c->divisor : 1,
-                                    .stream = c->flags & THRUM_CMD_FLAG_STREAM};
-    sim_reduce_kernel((thrum_datatype_t)c->dtype, (thrum_redop_t)c->redop)(&args);
+    args =
+        (struct sim_reduce_args){.dsts = cpu,
+                                 .srcs = (const void *const *)(cpu + c->ndst),
+                                 .ndst = c->ndst,
+                                 .nsrc = c->nsrc,
+                                 .count = bytes / thrum_datatype_size((thrum_datatype_t)c->dtype),
+                                 .divisor = c->redop == THRUM_AVG && c->divisor ? c->divisor : 1,
+                                 .stream = c->flags & THRUM_CMD_FLAG_STREAM,
+                                 .wide_dst = c->flags & THRUM_CMD_FLAG_WIDE_DST,
+                                 .wide_src = c->flags & THRUM_CMD_FLAG_WIDE_SRC,
+                                 .wide_first = c->flags & THRUM_CMD_FLAG_WIDE_FIRST};
+    status = reduce_piece(c, &args);
+    if (status)
+        return status;
     add_relaxed(&run->queue->bytes_reduced, bytes * c->nsrc);
+    return piece_done(run, bytes);
+}
+
+/* The scalar, in the packet or in memory that no destination may reach into. */
+static const void *scalar_of(const struct run *run, uint64_t *bad_out)
+{
+    void *cpu;
+
+    if (run->command->nsrc == 1)
+        return run->command->payload;
+    return translate_all(run, run->command->ndst + 1u, 1,
+                         thrum_datatype_size((thrum_datatype_t)run->command->dtype), 0, &cpu,
+                         bad_out)
+               ? cpu
+               : NULL;
+}
+
+static bool scale_overlaps(const struct thrum_command *c, void *const *cpu, const void *scalar)
+{
+    static const struct widths same = {1, 1, 1};
+    size_t size = thrum_datatype_size((thrum_datatype_t)c->dtype);
+
+    for (unsigned d = 0; d < c->ndst; d++)
+        if (overlap(cpu[d], c->bytes, scalar, size))
+            return true;
+    return reduce_overlaps(cpu, c->ndst, cpu + c->ndst, 1, c->bytes, &same);
+}
+
+static thrum_status_t run_scale(struct run *run)
+{
+    static const struct widths same = {1, 1, 1};
+    const struct thrum_command *c = run->command;
+    void *cpu[SIM_MAX_OPERANDS + 1];
+    struct sim_scale_args args;
+    uint64_t bytes, bad;
+    const void *scalar;
+
+    if (!c->bytes)
+        return THRUM_OK;
+    if (!translate_elements(run, &same, 1, cpu, &bad) || !(scalar = scalar_of(run, &bad)))
+        return report(run, THRUM_RAS_PAGE_FAULT, bad);
+    if (!run->queue->piece_offset && scale_overlaps(c, cpu, scalar))
+        return report(run, THRUM_RAS_BAD_PACKET, 0);
+    bytes = take_piece(run, c->ndst + 1u, false);
+    if (!bytes)
+        return SIM_RUN_LARGE;
+    args = (struct sim_scale_args){.dsts = cpu,
+                                   .ndst = c->ndst,
+                                   .src = cpu[c->ndst],
+                                   .scalar = scalar,
+                                   .count = bytes / thrum_datatype_size((thrum_datatype_t)c->dtype),
+                                   .stream = c->flags & THRUM_CMD_FLAG_STREAM};
+    sim_scale((thrum_datatype_t)c->dtype, &args);
+    add_relaxed(&run->queue->bytes_reduced, bytes);
     return piece_done(run, bytes);
 }
 
@@ -314,7 +436,7 @@ static inline thrum_status_t run_write_line(struct run *run)
     } else if (c->bytes) {
         if (!operand_address(run, 1, &source, &bad))
             return report(run, THRUM_RAS_PAGE_FAULT, bad);
-        cpu = sim_lookup(run->queue, source, c->bytes);
+        cpu = find_operand(run, source, c->bytes);
         if (!cpu)
             return report(run, THRUM_RAS_PAGE_FAULT, source);
         memmove(payload, cpu, c->bytes);
@@ -442,6 +564,8 @@ static inline thrum_status_t run_engine(struct run *run)
         return run_copy(run);
     case THRUM_CMD_REDUCE:
         return run_reduce(run);
+    case THRUM_CMD_SCALE:
+        return run_scale(run);
     case THRUM_CMD_SIGNAL:
         return run_signal(run);
     case THRUM_CMD_WAIT:
@@ -570,6 +694,7 @@ static inline thrum_status_t step(struct run *run)
             queue->ending = status;
     }
     queue->counted = false;
+    queue->piece_offset = 0; /* one that failed may have done a part */
     return THRUM_OK;
 }
 
@@ -658,13 +783,18 @@ struct near {
     struct sim_shared *shared;
 };
 
-static inline struct near find_near(struct sim_queue *queue, const struct thrum_operand *o,
-                                    uint64_t bytes)
+static inline struct near find_near(struct sim_queue *queue, const struct thrum_command *c,
+                                    unsigned i, uint64_t bytes)
 {
+    const struct thrum_operand *o = &c->operands[i];
     struct sim_tlb_entry *entry = sim_tlb_entry(queue, o->base);
 
     if (sim_unlikely(o->indirect || !sim_tlb_holds(entry, o->base, bytes)))
-        return (struct near){NULL, NULL};
+        return (struct near){c->flags & THRUM_CMD_FLAG_HOST && !o->indirect &&
+                                     !sim_is_device_address(o->base)
+                                 ? (char *)(uintptr_t)o->base
+                                 : NULL,
+                             NULL};
     return (struct near){entry->cpu + (o->base & (SIM_PAGE_BYTES - 1)), entry->shared};
 }
 
@@ -676,13 +806,12 @@ static inline void store_word(struct near at, uint64_t value)
 
 static inline bool write_line_near(struct sim_queue *queue, const struct thrum_command *c)
 {
-    struct near line =
-        find_near(queue, &c->operands[0], offsetof(struct thrum_line, payload) + c->bytes);
+    struct near line = find_near(queue, c, 0, offsetof(struct thrum_line, payload) + c->bytes);
     char *source = (char *)(uintptr_t)c->payload, *payload;
 
     if (c->nsrc)
-        source = find_near(queue, &c->operands[1], c->bytes).cpu;
-    if (!line.cpu || (c->bytes && !source))
+        source = find_near(queue, c, 1, c->bytes).cpu;
+    if (!line.shared || (c->bytes && !source))
         return false;
     payload = line.cpu + offsetof(struct thrum_line, payload);
     if (c->bytes == 8)
@@ -701,10 +830,10 @@ static inline bool find_all_near(struct sim_queue *queue, const struct thrum_com
     unsigned n = (unsigned)c->ndst + c->nsrc;
 
     if (n > NEAR_OPERANDS || c->bytes > SIM_PAGE_BYTES ||
-        (c->flags & ~(unsigned)THRUM_CMD_FLAG_CONTAIN))
+        (c->flags & ~(unsigned)(THRUM_CMD_FLAG_CONTAIN | THRUM_CMD_FLAG_HOST)))
         return false;
     for (unsigned i = 0; i < n; i++) {
-        cpu[i] = find_near(queue, &c->operands[i], c->bytes).cpu;
+        cpu[i] = find_near(queue, c, i, c->bytes).cpu;
         if (!cpu[i])
             return false;
     }
@@ -725,25 +854,19 @@ static inline bool copy_near(struct sim_queue *queue, const struct thrum_command
 
 static inline bool reduce_near(struct sim_queue *queue, const struct thrum_command *c)
 {
+    static const struct widths narrow = {1, 1, 1};
     void *cpu[NEAR_OPERANDS];
-    unsigned key = 1u << 16 | (unsigned)c->dtype << 8 | c->redop;
     struct sim_reduce_args args = {.dsts = cpu,
                                    .srcs = (const void *const *)(cpu + c->ndst),
                                    .ndst = c->ndst,
                                    .nsrc = c->nsrc,
-                                   .divisor = c->divisor ? c->divisor : 1};
+                                   .divisor = c->redop == THRUM_AVG && c->divisor ? c->divisor : 1};
 
     if (c->redop >= THRUM_REDOP_COUNT || !find_all_near(queue, c, cpu) ||
-        reduce_overlaps(cpu, c->ndst, cpu + c->ndst, c->nsrc, c->bytes))
+        reduce_overlaps(cpu, c->ndst, cpu + c->ndst, c->nsrc, c->bytes, &narrow))
         return false;
-    if (sim_unlikely(queue->kernel_key != key)) {
-        queue->kernel = sim_reduce_kernel((thrum_datatype_t)c->dtype, (thrum_redop_t)c->redop);
-        queue->kernel_shift =
-            (unsigned)__builtin_ctzll(thrum_datatype_size((thrum_datatype_t)c->dtype));
-        queue->kernel_key = key;
-    }
-    args.count = c->bytes >> queue->kernel_shift;
-    queue->kernel(&args);
+    args.count = c->bytes >> __builtin_ctzll(thrum_datatype_size((thrum_datatype_t)c->dtype));
+    sim_reduce((thrum_datatype_t)c->dtype, (thrum_redop_t)c->redop, &args);
     add_relaxed(&queue->bytes_reduced, c->bytes * c->nsrc);
     return true;
 }
@@ -755,13 +878,13 @@ static inline bool step_near(struct sim_queue *queue, const struct thrum_command
 
     switch (c->opcode) {
     case THRUM_CMD_WAIT:
-        at = find_near(queue, &c->operands[0], 8);
+        at = find_near(queue, c, 0, 8);
         return at.cpu && load_word(at.cpu) >= c->value;
     case THRUM_CMD_WAIT_LINE:
-        at = find_near(queue, &c->operands[0], THRUM_LINE_BYTES);
+        at = find_near(queue, c, 0, THRUM_LINE_BYTES);
         return at.cpu && load_word(at.cpu) == c->value;
     case THRUM_CMD_SIGNAL:
-        at = find_near(queue, &c->operands[0], 8);
+        at = find_near(queue, c, 0, 8);
         if (!at.cpu || !(c->flags & THRUM_CMD_FLAG_SET) || load_word(at.cpu) >= c->value)
             return false;
         store_word(at, c->value);

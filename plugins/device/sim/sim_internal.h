@@ -147,6 +147,10 @@ struct sim_packet {
             thrum_callback_t callback;
             void *argument;
         };
+        struct {
+            thrum_reduce_fn reduce;
+            void *reduce_context;
+        };
     };
 };
 
@@ -185,7 +189,6 @@ struct sim_tlb_entry {
 };
 
 struct sim_device;
-struct sim_reduce_args;
 
 /* Queue structs are recycled and never freed, so that a thread that helps may look at a dead one. */
 struct sim_queue {
@@ -219,9 +222,6 @@ struct sim_queue {
         patience; /* owner: how often a submission looks again before it leaves a wait to others */
     struct thrum_command current; /* owner: the packet at the head, decoded */
     struct sim_tlb_entry tlb[SIM_TLB_ENTRIES]; /* owner */
-    /* owner: the last REDUCE of the short way: its kernel, by type and operation (0: none), and log2 of an element */
-    void (*kernel)(const struct sim_reduce_args *args);
-    unsigned kernel_key, kernel_shift;
     struct thrum_operand
         *operands; /* of it, where they do not lie in the ring as they are needed */
     _Atomic(struct sim_shared *) blocked_on; /* whose wake word a waiter should sleep on */
@@ -273,6 +273,7 @@ struct sim_ras {
 struct sim_port {
     const struct thrum_fabric_ops *fabric;
     void *endpoint;
+    unsigned users; /* how many times it is attached */
 };
 
 struct sim_device {

@@ -11,8 +11,8 @@
 
 static const char *const opcode_names[] = {
 #define NAME(op) [THRUM_CMD_##op] = #op
-    NAME(NOP),  NAME(COPY),       NAME(FILL),      NAME(REDUCE), NAME(SIGNAL),
-    NAME(WAIT), NAME(WRITE_LINE), NAME(WAIT_LINE), NAME(PUT),    NAME(CALLBACK),
+    NAME(NOP),        NAME(COPY),      NAME(FILL), NAME(REDUCE),   NAME(SIGNAL), NAME(WAIT),
+    NAME(WRITE_LINE), NAME(WAIT_LINE), NAME(PUT),  NAME(CALLBACK), NAME(SCALE),
 #undef NAME
 };
 #define OPCODES (sizeof opcode_names / sizeof *opcode_names)
@@ -29,6 +29,7 @@ enum thrum_engine sim_opcode_engine(unsigned opcode)
     case THRUM_CMD_FILL:
         return THRUM_ENGINE_DMA;
     case THRUM_CMD_REDUCE:
+    case THRUM_CMD_SCALE:
         return THRUM_ENGINE_REDUCE;
     case THRUM_CMD_PUT:
         return THRUM_ENGINE_PORT;
@@ -38,6 +39,8 @@ enum thrum_engine sim_opcode_engine(unsigned opcode)
 }
 
 /* ---- the rule ------------------------------------------------------------------------------------------------- */
+
+#define FLAGS_WIDE (THRUM_CMD_FLAG_WIDE_DST | THRUM_CMD_FLAG_WIDE_SRC | THRUM_CMD_FLAG_WIDE_FIRST)
 
 /* Per opcode: least and most operands, and which flags it may carry. */
 static const struct {
@@ -49,13 +52,15 @@ static const struct {
                         THRUM_CMD_FLAG_STREAM | THRUM_CMD_FLAG_CONTAIN | THRUM_CMD_FLAG_HOST},
     [THRUM_CMD_FILL] = {1, SIM_MAX_OPERANDS, 0, 0, THRUM_CMD_FLAG_STREAM},
     [THRUM_CMD_REDUCE] = {1, SIM_MAX_OPERANDS, 1, SIM_MAX_OPERANDS,
-                          THRUM_CMD_FLAG_STREAM | THRUM_CMD_FLAG_CONTAIN},
+                          THRUM_CMD_FLAG_STREAM | THRUM_CMD_FLAG_CONTAIN | FLAGS_WIDE |
+                              THRUM_CMD_FLAG_HOST},
     [THRUM_CMD_SIGNAL] = {1, 1, 0, 0, THRUM_CMD_FLAG_SET | THRUM_CMD_FLAG_CONTAIN},
     [THRUM_CMD_WAIT] = {0, 0, 1, 1, 0},
-    [THRUM_CMD_WRITE_LINE] = {1, 1, 0, 1, THRUM_CMD_FLAG_CONTAIN},
+    [THRUM_CMD_WRITE_LINE] = {1, 1, 0, 1, THRUM_CMD_FLAG_CONTAIN | THRUM_CMD_FLAG_HOST},
     [THRUM_CMD_WAIT_LINE] = {0, 0, 1, 1, 0},
     [THRUM_CMD_PUT] = {0, 1, 0, 1, THRUM_CMD_FLAG_FLUSH},
     [THRUM_CMD_CALLBACK] = {0, 0, 0, 0, 0},
+    [THRUM_CMD_SCALE] = {1, SIM_MAX_OPERANDS, 1, 2, THRUM_CMD_FLAG_STREAM | THRUM_CMD_FLAG_CONTAIN},
 };
 
 #define wrong(...) (snprintf(why, why_bytes, __VA_ARGS__), false)
@@ -102,21 +107,44 @@ static bool check_operands(const struct thrum_command *c, char *why, size_t why_
     return true;
 }
 
-static bool check_reduce(const struct thrum_command *c, char *why, size_t why_bytes)
+static bool check_elements(const struct thrum_command *c, char *why, size_t why_bytes)
 {
     size_t size = thrum_datatype_size((thrum_datatype_t)c->dtype);
 
     if (!size)
         return wrong("dtype=%u is no data type", c->dtype);
-    if (c->redop >= THRUM_REDOP_COUNT)
-        return wrong("redop=%u is no reduction", c->redop);
-    if (!sim_reduce_kernel((thrum_datatype_t)c->dtype, (thrum_redop_t)c->redop))
-        return wrong("redop=%s is not defined for dtype=%s",
-                     thrum_redop_name((thrum_redop_t)c->redop),
-                     thrum_datatype_name((thrum_datatype_t)c->dtype));
     if (c->bytes % size)
         return wrong("bytes=%llu is no multiple of dtype=%s", (unsigned long long)c->bytes,
                      thrum_datatype_name((thrum_datatype_t)c->dtype));
+    return true;
+}
+
+static bool check_reduce(const struct thrum_command *c, char *why, size_t why_bytes)
+{
+    if (!check_elements(c, why, why_bytes))
+        return false;
+    if (c->redop == THRUM_REDOP_CALLBACK) {
+        if (!c->reduce)
+            return wrong("redop=callback and reduce=NULL");
+        if (c->flags & FLAGS_WIDE)
+            return wrong("flags=0x%x are not for redop=callback", c->flags & FLAGS_WIDE);
+        return true;
+    }
+    if (c->redop >= THRUM_REDOP_COUNT)
+        return wrong("redop=%u is no reduction", c->redop);
+    if (!sim_reduce_defined((thrum_datatype_t)c->dtype, (thrum_redop_t)c->redop))
+        return wrong("redop=%s is not defined for dtype=%s",
+                     thrum_redop_name((thrum_redop_t)c->redop),
+                     thrum_datatype_name((thrum_datatype_t)c->dtype));
+    return true;
+}
+
+static bool check_scale(const struct thrum_command *c, char *why, size_t why_bytes)
+{
+    if (!check_elements(c, why, why_bytes))
+        return false;
+    if (c->bytes && c->nsrc == 1 && !c->payload)
+        return wrong("nsrc=1 and payload=NULL with bytes=%llu", (unsigned long long)c->bytes);
     return true;
 }
 
@@ -166,6 +194,10 @@ bool sim_command_check(const struct sim_device *device, const struct thrum_comma
         if (!check_reduce(c, why, why_bytes))
             return false;
         break;
+    case THRUM_CMD_SCALE:
+        if (!check_scale(c, why, why_bytes))
+            return false;
+        break;
     case THRUM_CMD_FILL:
         if (c->value > 255)
             return wrong("value=%llu is no byte", (unsigned long long)c->value);
@@ -205,10 +237,18 @@ static unsigned short_operands(const struct thrum_command *c)
     return 1;
 }
 
-static bool has_payload(const struct thrum_command *c)
+/* Bytes of the caller's memory that travel with the packet; of SCALE, the scalar. */
+static uint64_t payload_bytes(const struct thrum_command *c)
 {
-    return (c->opcode == THRUM_CMD_WRITE_LINE || c->opcode == THRUM_CMD_PUT) && !c->nsrc &&
-           c->bytes && !(c->flags & THRUM_CMD_FLAG_FLUSH);
+    switch (c->opcode) {
+    case THRUM_CMD_WRITE_LINE:
+    case THRUM_CMD_PUT:
+        return c->nsrc || (c->flags & THRUM_CMD_FLAG_FLUSH) ? 0 : c->bytes;
+    case THRUM_CMD_SCALE:
+        return c->nsrc == 1 && c->bytes ? thrum_datatype_size((thrum_datatype_t)c->dtype) : 0;
+    default:
+        return 0;
+    }
 }
 
 /* What can be read from the caller's memory without trusting any field further than this. */
@@ -218,7 +258,12 @@ static bool can_encode(const struct thrum_command *c)
         return false;
     if (c->ndst + c->nsrc && !c->operands)
         return false;
-    return !has_payload(c) || (c->payload && c->bytes <= THRUM_LINE_PAYLOAD_BYTES);
+    return !payload_bytes(c) || (c->payload && payload_bytes(c) <= THRUM_LINE_PAYLOAD_BYTES);
+}
+
+static bool is_reduce_by_callback(unsigned opcode, unsigned redop)
+{
+    return opcode == THRUM_CMD_REDUCE && redop == THRUM_REDOP_CALLBACK;
 }
 
 unsigned sim_packet_slots(const struct thrum_command *c)
@@ -229,7 +274,7 @@ unsigned sim_packet_slots(const struct thrum_command *c)
         return 0;
     if (!short_operands(c))
         slots += ((unsigned)c->ndst + c->nsrc + 3) / 4;
-    return slots + has_payload(c) + (c->opcode == THRUM_CMD_PUT);
+    return slots + (payload_bytes(c) > 0) + (c->opcode == THRUM_CMD_PUT);
 }
 
 void sim_packet_encode(struct sim_queue *queue, uint64_t position, const struct thrum_command *c,
@@ -264,15 +309,18 @@ void sim_packet_encode(struct sim_queue *queue, uint64_t position, const struct 
             memcpy(queue->ring[at & queue->mask].operands, &c->operands[i],
                    (n - i < 4 ? n - i : 4) * sizeof *c->operands);
     }
-    if (c->opcode == THRUM_CMD_REDUCE) {
+    if (is_reduce_by_callback(c->opcode, c->redop)) {
+        p->reduce = c->reduce;
+        p->reduce_context = c->reduce_context;
+    } else if (c->opcode == THRUM_CMD_REDUCE) {
         p->divisor = c->divisor;
     } else if (c->opcode == THRUM_CMD_CALLBACK) {
         p->callback = c->callback;
         p->argument = c->argument;
     }
-    if (has_payload(c)) {
+    if (payload_bytes(c)) {
         form |= SIM_PACKET_PAYLOAD;
-        memcpy(queue->ring[at & queue->mask].payload, c->payload, c->bytes);
+        memcpy(queue->ring[at & queue->mask].payload, c->payload, payload_bytes(c));
         at++;
     }
     if (c->opcode == THRUM_CMD_PUT) {
@@ -313,7 +361,10 @@ void sim_packet_decode(struct sim_queue *queue, uint64_t position)
             memcpy(&queue->operands[i], queue->ring[at & queue->mask].operands,
                    (n - i < 4 ? n - i : 4) * sizeof *queue->operands);
     }
-    if (p->opcode == THRUM_CMD_REDUCE) {
+    if (is_reduce_by_callback(p->opcode, p->redop)) {
+        c->reduce = p->reduce;
+        c->reduce_context = p->reduce_context;
+    } else if (p->opcode == THRUM_CMD_REDUCE) {
         c->divisor = p->divisor;
     } else if (p->opcode == THRUM_CMD_CALLBACK) {
         c->callback = p->callback;

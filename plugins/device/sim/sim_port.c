@@ -30,25 +30,38 @@ bool sim_ports_progress(struct sim_device *device)
     return moved;
 }
 
+/* The attached endpoint's index; n: it is not attached. Under ports_lock. */
+static unsigned find(const struct sim_device *device, unsigned n, const void *endpoint)
+{
+    unsigned i = 0;
+
+    while (i < n && device->ports[i].endpoint != endpoint)
+        i++;
+    return i;
+}
+
 thrum_status_t sim_port_attach(void *handle, const struct thrum_fabric_ops *fabric, void *endpoint)
 {
     struct sim_device *device = handle;
     thrum_status_t status = THRUM_OK;
-    unsigned n;
+    unsigned n, i;
 
     if (!fabric || !endpoint)
         return thrum_fail(THRUM_ERR_INVALID_ARGUMENT, "sim%d: %s=NULL", device->index,
                           fabric ? "endpoint" : "fabric");
     ports_lock(device);
     n = atomic_load_explicit(&device->nports, memory_order_relaxed);
-    if (n == SIM_MAX_PORTS) {
+    i = find(device, n, endpoint);
+    if (i < n) {
+        device->ports[i].users++;
+    } else if (n == SIM_MAX_PORTS) {
         status =
             thrum_fail(THRUM_ERR_LIMIT, "sim%d: has only %d ports", device->index, SIM_MAX_PORTS);
     } else if (n && device->ports[0].fabric != fabric) {
         status = thrum_fail(THRUM_ERR_BUSY, "sim%d: its ports belong to fabric %s", device->index,
                             device->ports[0].fabric->name);
     } else {
-        device->ports[n] = (struct sim_port){fabric, endpoint};
+        device->ports[n] = (struct sim_port){fabric, endpoint, 1};
         atomic_store_explicit(&device->nports, n + 1, memory_order_release);
     }
     ports_unlock(device);
@@ -60,17 +73,16 @@ thrum_status_t sim_port_attach(void *handle, const struct thrum_fabric_ops *fabr
 thrum_status_t sim_port_detach(void *handle, void *endpoint)
 {
     struct sim_device *device = handle;
-    bool found = false;
-    unsigned n;
+    bool found;
+    unsigned n, i;
 
     ports_lock(device);
     n = atomic_load_explicit(&device->nports, memory_order_relaxed);
-    for (unsigned i = 0; i < n && !found; i++) {
-        if (device->ports[i].endpoint != endpoint)
-            continue;
+    i = find(device, n, endpoint);
+    found = i < n;
+    if (found && !--device->ports[i].users) {
         device->ports[i] = device->ports[n - 1];
         atomic_store_explicit(&device->nports, n - 1, memory_order_release);
-        found = true;
     }
     ports_unlock(device);
     if (!found)

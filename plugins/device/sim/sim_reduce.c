@@ -4,6 +4,7 @@
 #include <pthread.h>
 #if defined(__x86_64__)
 #include <cpuid.h>
+#include <xmmintrin.h>
 #endif
 
 #include "base/base.h"
@@ -64,10 +65,11 @@ static void choose(void)
                   thrum_config_string(CFG_SIM_KERNELS), chosen->name);
 }
 
-/* Types that the operation treats alike share a kernel. */
-static enum sim_elem elem_for(thrum_datatype_t dtype, thrum_redop_t op)
+/* Types that the operation treats alike share a kernel; sums of complex numbers are sums of floats. */
+static enum sim_elem elem_of(thrum_datatype_t dtype, thrum_redop_t op)
 {
     bool sign_matters = op == THRUM_MAX || op == THRUM_MIN || op == THRUM_AVG;
+    bool componentwise = op == THRUM_SUM || op == THRUM_AVG;
 
     switch (dtype) {
     case THRUM_INT8:
@@ -86,6 +88,10 @@ static enum sim_elem elem_for(thrum_datatype_t dtype, thrum_redop_t op)
         return sign_matters ? ELEM_I64 : ELEM_U64;
     case THRUM_UINT64:
         return ELEM_U64;
+    case THRUM_FLOAT8_E4M3:
+        return ELEM_E4M3;
+    case THRUM_FLOAT8_E5M2:
+        return ELEM_E5M2;
     case THRUM_FLOAT16:
         return ELEM_F16;
     case THRUM_BFLOAT16:
@@ -94,26 +100,83 @@ static enum sim_elem elem_for(thrum_datatype_t dtype, thrum_redop_t op)
         return ELEM_F32;
     case THRUM_FLOAT64:
         return ELEM_F64;
+    case THRUM_COMPLEX64:
+        return componentwise ? ELEM_F32 : ELEM_C64;
+    case THRUM_COMPLEX128:
+        return componentwise ? ELEM_F64 : ELEM_C128;
     case THRUM_DATATYPE_COUNT:
         break;
     }
     return ELEM_COUNT;
 }
 
-sim_reduce_fn sim_reduce_lookup(const struct sim_kernel_table *table, thrum_datatype_t dtype,
-                                thrum_redop_t op)
+enum sim_elem sim_elem_for(thrum_datatype_t dtype, thrum_redop_t op)
 {
-    enum sim_elem elem = elem_for(dtype, op);
+    enum sim_elem elem = elem_of(dtype, op);
 
-    if (elem == ELEM_COUNT || (unsigned)op >= THRUM_REDOP_COUNT)
-        return NULL;
-    return table->kernels[elem][op];
+    if (elem == ELEM_COUNT || (unsigned)op >= THRUM_REDOP_COUNT ||
+        !sim_reduce_scalar_table.kernels[elem][op])
+        return ELEM_COUNT;
+    return elem;
 }
 
-sim_reduce_fn sim_reduce_kernel(thrum_datatype_t dtype, thrum_redop_t op)
+bool sim_reduce_defined(thrum_datatype_t dtype, thrum_redop_t op)
+{
+    return sim_elem_for(dtype, op) != ELEM_COUNT;
+}
+
+bool sim_type_widens(thrum_datatype_t dtype)
+{
+    return elem_is_narrow(elem_of(dtype, THRUM_SUM));
+}
+
+static const struct sim_kernel_table *chosen_table(void)
 {
     pthread_once(&once, choose);
-    return sim_reduce_lookup(chosen->table, dtype, op);
+    return chosen->table;
+}
+
+/*
+ * Who executes may have changed how its thread computes (rounding, subnormals as zero: programs built with -ffast-math
+ * do); the device always computes alike. Returns what to put back.
+ */
+static unsigned enter_arithmetic(void)
+{
+#if SIM_HAVE_X86
+    enum { EXCEPTIONS = 0x3f, DEFAULT = 0x1f80 };
+    unsigned mode = _mm_getcsr();
+
+    if (__builtin_expect((mode & ~(unsigned)EXCEPTIONS) != DEFAULT, 0))
+        _mm_setcsr(DEFAULT);
+    return mode;
+#else
+    return 0;
+#endif
+}
+
+static void leave_arithmetic(unsigned mode)
+{
+#if SIM_HAVE_X86
+    _mm_setcsr(mode); /* exceptions that it has raised, too */
+#else
+    (void)mode;
+#endif
+}
+
+void sim_reduce(thrum_datatype_t dtype, thrum_redop_t op, const struct sim_reduce_args *args)
+{
+    unsigned mode = enter_arithmetic();
+
+    sim_reduce_with(chosen_table(), dtype, op, args);
+    leave_arithmetic(mode);
+}
+
+void sim_scale(thrum_datatype_t dtype, const struct sim_scale_args *args)
+{
+    unsigned mode = enter_arithmetic();
+
+    sim_scale_with(chosen_table(), dtype, args);
+    leave_arithmetic(mode);
 }
 
 const char *sim_kernels_name(void)
@@ -122,20 +185,39 @@ const char *sim_kernels_name(void)
     return chosen->name;
 }
 
+bool sim_division_is_shift(enum sim_elem elem, uint64_t n)
+{
+    size_t bits = 8 * elem_bytes(elem);
+
+    return !(n & (n - 1)) && (elem_is_float(elem) || bits == 64 || !(n >> bits));
+}
+
 struct sim_division sim_division_for(enum sim_elem elem, uint64_t n)
 {
     int bits = 8 * (int)elem_bytes(elem), log;
     struct sim_division division = {.n = n};
 
-    if (n <= 1 || elem_is_float(elem))
+    if (elem_is_float(elem))
         return division;
+    if (sim_division_is_shift(elem, n)) {
+        division.shift = __builtin_ctzll(n);
+        return division;
+    }
     if (bits < 64 && n >> bits) { /* greater than every x: 0 */
         division.shift = bits - 1;
         return division;
     }
+    if (bits == 8) {
+        division.magic = 65535 / n + 1;
+        return division;
+    }
     log = 64 - __builtin_clzll(n - 1); /* ceil(log2 n) */
     division.shift = log - 1;
-    division.magic =
-        (uint64_t)((((unsigned __int128)1 << bits) * (((unsigned __int128)1 << log) - n)) / n) + 1;
+    if (elem_is_signed_int(elem)) /* absolute values have one bit less */
+        division.magic = (uint64_t)(((unsigned __int128)1 << (bits - 1 + log)) / n) + 1;
+    else
+        division.magic =
+            (uint64_t)((((unsigned __int128)1 << bits) * (((unsigned __int128)1 << log) - n)) / n) +
+            1;
     return division;
 }

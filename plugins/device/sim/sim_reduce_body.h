@@ -2,64 +2,68 @@
  * The k-ary reduction in one pass, and all kernels made from it. Included once by each variant, after it has defined
  *
  *   VARIANT_TABLE                      name of its table
- *   vec, step_bytes(elem)              what one step takes from each source: a vector, or one element
+ *   vec, step_bytes(elem, op)          what one step takes from each source: a vector or half of one, or one element
  *   struct acc                         that, in the precision in which it accumulates
- *   vec_load(elem, p), vec_store(elem, p, v), vec_stream(elem, p, v)    unaligned; stream: aligned, past the cache
- *   vec_load_part(p, bytes), vec_store_part(p, v, bytes)                fewer bytes than a step
- *   acc_open(elem, op, v), acc_combine(elem, op, x, y)
- *   acc_close(elem, op, division, x)   divides, rounds, makes NaN canonical
+ *   vec_store(bytes, p, v), vec_stream(bytes, p, v)         a step; unaligned; stream: aligned, past the cache
+ *   vec_load_part(p, bytes), vec_store_part(p, v, bytes)    fewer bytes than a step, or as many
+ *   acc_open(elem, op, v), acc_load(elem, op, p)            from a part, from a step in memory
+ *   acc_combine(elem, op, x, y)
+ *   block_steps(elem, op)              steps for which there are registers
+ *   close_block(elem, op, division, x, n, v)   divides, rounds, makes NaN canonical, for n steps
  *   stream_fence()                     orders streamed stores before later ones
+ *   SIM_COMPLEX_PRODUCTS               1: from the primitives above; 0: reduce_C64_PROD, reduce_C128_PROD are there
+ *   widen(elem, dst, src, count), narrow(elem, dst, src, count)    as in struct sim_kernel_table
  *
  * Everything is inlined with constant elem and op, so that each kernel holds only its own instructions. All sources of
  * a block are read before any destination is written: a destination may be a source.
  */
 
-#define BLOCK_STEPS 4 /* accumulators in flight: hides the latency of the adds */
-#if defined(__clang__)
-#define UNROLLED _Pragma("unroll")
-#else
-#define UNROLLED _Pragma("GCC unroll 4")
-#endif
+#define BLOCK_STEPS 4 /* at most: accumulators in flight, to hide the latency of the adds */
 #define STREAM_MIN_BYTES 4096 /* below this, what is stored is soon read: leave it in the cache */
 
-/* Whole blocks from `at` on; returns where it stopped. The loops over steps are unrolled, `x` lives in registers. */
-static SIM_ALWAYS_INLINE size_t reduce_blocks(const struct sim_reduce_args *args,
-                                              enum sim_elem elem, thrum_redop_t op,
-                                              const struct sim_division *division, size_t at,
-                                              size_t bytes, uint64_t streamed)
+/* A block in registers, to every destination. */
+static SIM_ALWAYS_INLINE void store_block(const struct sim_kernel_args *args, int ndst, int steps,
+                                          size_t step, size_t at, uint64_t streamed, const vec *v)
 {
-    size_t step = step_bytes(elem), block_bytes = BLOCK_STEPS * step;
+    for (int d = 0; d < ndst; d++) {
+        char *to = (char *)args->dsts[d] + at;
+        if (streamed && d < 64 && (streamed >> d & 1)) {
+            SIM_UNROLLED
+            for (int i = 0; i < steps; i++)
+                vec_stream(step, to + (size_t)i * step, v[i]);
+        } else {
+            SIM_UNROLLED
+            for (int i = 0; i < steps; i++)
+                vec_store(step, to + (size_t)i * step, v[i]);
+        }
+    }
+}
 
-    for (; bytes - at >= block_bytes; at += block_bytes) {
+/* Whole blocks from `at` on; returns where it stopped. The loops over steps are unrolled, `x` lives in registers. */
+static SIM_ALWAYS_INLINE size_t reduce_blocks(const struct sim_kernel_args *args,
+                                              enum sim_elem elem, thrum_redop_t op,
+                                              const struct sim_division *division, int nsrc,
+                                              int ndst, size_t at, uint64_t streamed)
+{
+    int steps = block_steps(elem, op);
+    size_t step = step_bytes(elem, op), block_bytes = (size_t)steps * step;
+
+    for (; args->bytes - at >= block_bytes; at += block_bytes) {
         const char *p = (const char *)args->srcs[0] + at;
         struct acc x[BLOCK_STEPS];
         vec v[BLOCK_STEPS];
 
-        UNROLLED
-        for (int i = 0; i < BLOCK_STEPS; i++)
-            x[i] = acc_open(elem, op, vec_load(elem, p + (size_t)i * step));
-        for (int s = 1; s < args->nsrc; s++) {
+        SIM_UNROLLED
+        for (int i = 0; i < steps; i++)
+            x[i] = acc_load(elem, op, p + (size_t)i * step);
+        for (int s = 1; s < nsrc; s++) {
             p = (const char *)args->srcs[s] + at;
-            UNROLLED
-            for (int i = 0; i < BLOCK_STEPS; i++)
-                x[i] = acc_combine(elem, op, x[i],
-                                   acc_open(elem, op, vec_load(elem, p + (size_t)i * step)));
+            SIM_UNROLLED
+            for (int i = 0; i < steps; i++)
+                x[i] = acc_combine(elem, op, x[i], acc_load(elem, op, p + (size_t)i * step));
         }
-        UNROLLED
-        for (int i = 0; i < BLOCK_STEPS; i++)
-            v[i] = acc_close(elem, op, division, x[i]);
-        for (int d = 0; d < args->ndst; d++) {
-            char *to = (char *)args->dsts[d] + at;
-            if (d < 64 && (streamed >> d & 1)) {
-                UNROLLED
-                for (int i = 0; i < BLOCK_STEPS; i++)
-                    vec_stream(elem, to + (size_t)i * step, v[i]);
-            } else {
-                UNROLLED
-                for (int i = 0; i < BLOCK_STEPS; i++)
-                    vec_store(elem, to + (size_t)i * step, v[i]);
-            }
-        }
+        close_block(elem, op, division, x, steps, v);
+        store_block(args, ndst, steps, step, at, streamed, v);
     }
     return at;
 }
@@ -70,7 +74,7 @@ static SIM_ALWAYS_INLINE size_t min_size(size_t a, size_t b)
 }
 
 /* One step or less. */
-static SIM_ALWAYS_INLINE void reduce_part(const struct sim_reduce_args *args, enum sim_elem elem,
+static SIM_ALWAYS_INLINE void reduce_part(const struct sim_kernel_args *args, enum sim_elem elem,
                                           thrum_redop_t op, const struct sim_division *division,
                                           size_t at, size_t part)
 {
@@ -80,7 +84,7 @@ static SIM_ALWAYS_INLINE void reduce_part(const struct sim_reduce_args *args, en
     for (int s = 1; s < args->nsrc; s++)
         x = acc_combine(elem, op, x,
                         acc_open(elem, op, vec_load_part((const char *)args->srcs[s] + at, part)));
-    v = acc_close(elem, op, division, x);
+    close_block(elem, op, division, &x, 1, &v);
     for (int i = 0; i < args->ndst; i++)
         vec_store_part((char *)args->dsts[i] + at, v, part);
 }
@@ -89,13 +93,13 @@ static SIM_ALWAYS_INLINE void reduce_part(const struct sim_reduce_args *args, en
  * Which destinations to store past the cache: those aligned like the first, and not read by this call (their lines
  * are in the cache already). *head_out is what precedes the first aligned step.
  */
-static uint64_t choose_streamed(const struct sim_reduce_args *args, size_t elem_size, size_t step,
-                                size_t bytes, size_t *head_out)
+static uint64_t choose_streamed(const struct sim_kernel_args *args, size_t elem_size, size_t step,
+                                size_t *head_out)
 {
     uintptr_t head = -(uintptr_t)args->dsts[0] & (step - 1);
     uint64_t streamed = 0;
 
-    if (!args->stream || bytes < STREAM_MIN_BYTES || head % elem_size)
+    if (!args->stream || args->bytes < STREAM_MIN_BYTES || head % elem_size)
         return 0;
     for (int i = 0; i < args->ndst && i < 64; i++) {
         bool fits = (-(uintptr_t)args->dsts[i] & (step - 1)) == head;
@@ -108,20 +112,32 @@ static uint64_t choose_streamed(const struct sim_reduce_args *args, size_t elem_
     return streamed;
 }
 
-static SIM_ALWAYS_INLINE void reduce(const struct sim_reduce_args *args, enum sim_elem elem,
+/* The usual shapes as constants: two sources, one or two destinations in the cache. */
+static SIM_ALWAYS_INLINE size_t reduce_shapes(const struct sim_kernel_args *args,
+                                              enum sim_elem elem, thrum_redop_t op,
+                                              const struct sim_division *division, size_t at,
+                                              uint64_t streamed)
+{
+    if (args->nsrc == 2 && args->ndst == 1 && !streamed)
+        return reduce_blocks(args, elem, op, division, 2, 1, at, 0);
+    return reduce_blocks(args, elem, op, division, args->nsrc, args->ndst, at, streamed);
+}
+
+static SIM_ALWAYS_INLINE void reduce(const struct sim_kernel_args *args, enum sim_elem elem,
                                      thrum_redop_t op)
 {
-    size_t step = step_bytes(elem), bytes = args->count * elem_bytes(elem), at = 0, head = 0;
+    size_t step = step_bytes(elem, op), bytes = args->bytes, at = 0, head = 0;
     struct sim_division division = {0};
-    uint64_t streamed = choose_streamed(args, elem_bytes(elem), step, bytes, &head);
+    uint64_t streamed = choose_streamed(args, elem_bytes(elem), step, &head);
 
-    if (op == THRUM_AVG)
+    if (op == THRUM_AVG || op == SIM_AVG_POW2)
         division = sim_division_for(elem, args->divisor);
+    division.nsrc = args->nsrc;
     /* A head up to the alignment, blocks, and what is left in steps. */
     while (at < bytes) {
         size_t part;
         if (!head)
-            at = reduce_blocks(args, elem, op, &division, at, bytes, streamed);
+            at = reduce_shapes(args, elem, op, &division, at, streamed);
         part = min_size(head ? head : bytes - at, step);
         if (part)
             reduce_part(args, elem, op, &division, at, part);
@@ -132,16 +148,45 @@ static SIM_ALWAYS_INLINE void reduce(const struct sim_reduce_args *args, enum si
         stream_fence();
 }
 
+#define THRUM_AVG_POW2 SIM_AVG_POW2 /* for the names that the map makes */
 #define X(elem, op) \
-    static void reduce_##elem##_##op(const struct sim_reduce_args *args) \
+    static void reduce_##elem##_##op(const struct sim_kernel_args *args) \
     { \
         reduce(args, ELEM_##elem, THRUM_##op); \
     }
 SIM_KERNEL_MAP(X)
+#if SIM_COMPLEX_PRODUCTS
+X(C64, PROD)
+X(C128, PROD)
+#endif
 #undef X
 
-const struct sim_kernel_table VARIANT_TABLE = {{
-#define X(elem, op) [ELEM_##elem][THRUM_##op] = reduce_##elem##_##op,
-    SIM_KERNEL_MAP(X)
+#define X(elem) \
+    static void widen_##elem(float *dst, const void *src, size_t count) \
+    { \
+        widen(ELEM_##elem, dst, src, count); \
+    } \
+    static void narrow_##elem(void *dst, const float *src, size_t count) \
+    { \
+        narrow(ELEM_##elem, dst, src, count); \
+    }
+SIM_NARROW_MAP(X)
 #undef X
-}};
+
+const struct sim_kernel_table VARIANT_TABLE = {
+    .kernels =
+        {
+#define X(elem, op) [ELEM_##elem][THRUM_##op] = reduce_##elem##_##op,
+            SIM_KERNEL_MAP(X)
+#undef X
+                [ELEM_C64][THRUM_PROD] = reduce_C64_PROD,
+            [ELEM_C128][THRUM_PROD] = reduce_C128_PROD,
+        },
+#define X(elem) [ELEM_##elem] = widen_##elem,
+    .widen = {SIM_NARROW_MAP(X)},
+#undef X
+#define X(elem) [ELEM_##elem] = narrow_##elem,
+    .narrow = {SIM_NARROW_MAP(X)},
+#undef X
+};
+#undef THRUM_AVG_POW2

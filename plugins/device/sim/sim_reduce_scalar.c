@@ -10,14 +10,21 @@
 /* One element, as bits. */
 typedef uint64_t vec;
 
-/* Integers, float64: bits. 16-bit floats, float32: the bits of a float32. */
+/* Integers, float64: bits. Narrow floats, float32: the bits of a float32. */
 struct acc {
     uint64_t bits;
 };
 
-static SIM_ALWAYS_INLINE size_t step_bytes(enum sim_elem elem)
+static SIM_ALWAYS_INLINE size_t step_bytes(enum sim_elem elem, thrum_redop_t op)
 {
+    (void)op;
     return elem_bytes(elem);
+}
+
+static SIM_ALWAYS_INLINE int block_steps(enum sim_elem elem, thrum_redop_t op)
+{
+    (void)elem, (void)op;
+    return 4;
 }
 
 static SIM_ALWAYS_INLINE vec load_bytes(const void *p, size_t bytes)
@@ -64,25 +71,25 @@ static SIM_ALWAYS_INLINE void store_bytes(void *p, vec v, size_t bytes)
     }
 }
 
-static SIM_ALWAYS_INLINE vec vec_load(enum sim_elem elem, const void *p)
+static SIM_ALWAYS_INLINE vec vec_load(size_t bytes, const void *p)
 {
-    return load_bytes(p, elem_bytes(elem));
+    return load_bytes(p, bytes);
 }
 static SIM_ALWAYS_INLINE vec vec_load_part(const void *p, size_t bytes)
 {
     return load_bytes(p, bytes);
 }
-static SIM_ALWAYS_INLINE void vec_store(enum sim_elem elem, void *p, vec v)
+static SIM_ALWAYS_INLINE void vec_store(size_t bytes, void *p, vec v)
 {
-    store_bytes(p, v, elem_bytes(elem));
+    store_bytes(p, v, bytes);
 }
 static SIM_ALWAYS_INLINE void vec_store_part(void *p, vec v, size_t bytes)
 {
     store_bytes(p, v, bytes);
 }
-static SIM_ALWAYS_INLINE void vec_stream(enum sim_elem elem, void *p, vec v)
+static SIM_ALWAYS_INLINE void vec_stream(size_t bytes, void *p, vec v)
 {
-    store_bytes(p, v, elem_bytes(elem));
+    store_bytes(p, v, bytes);
 }
 static SIM_ALWAYS_INLINE void stream_fence(void) {}
 
@@ -151,6 +158,66 @@ static uint64_t float_to_bfloat(uint64_t bits)
     return (bits + 0x7fff + (bits >> 16 & 1)) >> 16 & 0xffff;
 }
 
+/* The shape of an 8-bit float: bits of fraction, its exponent bias below float32's, the largest finite value. */
+struct float8 {
+    int fraction_bits, rebias;
+    uint64_t largest;
+};
+
+static SIM_ALWAYS_INLINE struct float8 float8_of(enum sim_elem elem)
+{
+    return elem == ELEM_E4M3 ? (struct float8){3, 120, 0x7e} : (struct float8){2, 112, 0x7b};
+}
+
+/* Exact. Both formats: OCP 8-bit Floating Point Specification (OFP8), revision 1.0, 2023. */
+static uint64_t float8_to_float(enum sim_elem elem, uint64_t bits)
+{
+    uint64_t sign = (bits & 0x80) << 24, magnitude = bits & 0x7f;
+
+    if (elem == ELEM_E5M2)
+        return half_to_float(bits << 8); /* a float16 without its lower byte */
+    if (magnitude == 0x7f)
+        return sign | 0x7fc00000;
+    if (magnitude < 8)
+        return sign | float_bits((float)magnitude * 0x1p-9f);
+    return sign | ((magnitude << 20) + (120u << 23));
+}
+
+/* To nearest, ties to even, saturated. NaN never comes here. */
+static uint64_t float_to_float8(enum sim_elem elem, uint64_t bits)
+{
+    const struct float8 format = float8_of(elem);
+    uint64_t sign = bits >> 24 & 0x80, fraction = (bits & 0x7fffff) | 0x800000, kept;
+    int exponent = (int)(bits >> 23 & 0xff) - format.rebias, drop = 23 - format.fraction_bits;
+
+    if (exponent < 1) { /* becomes subnormal */
+        drop += 1 - exponent;
+        exponent = 1;
+    }
+    if (drop > 24) /* below half of the smallest */
+        return sign;
+    kept = fraction >> drop;
+    kept += (fraction & ((1u << drop) - 1)) + (kept & 1) > 1u << (drop - 1);
+    kept += (uint64_t)(exponent - 1) << format.fraction_bits;
+    return sign | (kept < format.largest ? kept : format.largest);
+}
+
+static SIM_ALWAYS_INLINE uint64_t narrow_to_float(enum sim_elem elem, uint64_t bits)
+{
+    if (elem_is_float8(elem))
+        return float8_to_float(elem, bits);
+    return elem == ELEM_F16 ? half_to_float(bits) : bits << 16;
+}
+
+static SIM_ALWAYS_INLINE uint64_t float_to_narrow(enum sim_elem elem, uint64_t bits)
+{
+    if (isnan(as_float(bits)))
+        return elem_nan(elem);
+    if (elem_is_float8(elem))
+        return float_to_float8(elem, bits);
+    return elem == ELEM_F16 ? float_to_half(bits) : float_to_bfloat(bits);
+}
+
 static SIM_ALWAYS_INLINE bool is_logical(thrum_redop_t op)
 {
     return op == THRUM_LAND || op == THRUM_LOR;
@@ -160,11 +227,12 @@ static SIM_ALWAYS_INLINE struct acc acc_open(enum sim_elem elem, thrum_redop_t o
 {
     if (is_logical(op))
         return (struct acc){(v & elem_truth_mask(elem)) != 0};
-    if (elem == ELEM_F16)
-        return (struct acc){half_to_float(v)};
-    if (elem == ELEM_BF16)
-        return (struct acc){v << 16};
-    return (struct acc){v};
+    return (struct acc){elem_is_narrow(elem) ? narrow_to_float(elem, v) : v};
+}
+
+static SIM_ALWAYS_INLINE struct acc acc_load(enum sim_elem elem, thrum_redop_t op, const void *p)
+{
+    return acc_open(elem, op, vec_load(elem_bytes(elem), p));
 }
 
 /* The smaller one; NaN if either is; -0 is below +0. */
@@ -182,6 +250,7 @@ static SIM_ALWAYS_INLINE uint64_t combine_float(thrum_redop_t op, uint64_t x, ui
     switch (op) {
     case THRUM_SUM:
     case THRUM_AVG:
+    case SIM_AVG_POW2:
         return float_bits(a + b);
     case THRUM_PROD:
         return float_bits(a * b);
@@ -199,6 +268,7 @@ static SIM_ALWAYS_INLINE uint64_t combine_double(thrum_redop_t op, uint64_t x, u
     switch (op) {
     case THRUM_SUM:
     case THRUM_AVG:
+    case SIM_AVG_POW2:
         return double_bits(a + b);
     case THRUM_PROD:
         return double_bits(a * b);
@@ -227,6 +297,7 @@ static SIM_ALWAYS_INLINE uint64_t combine_int(enum sim_elem elem, thrum_redop_t 
     switch (op) {
     case THRUM_SUM:
     case THRUM_AVG:
+    case SIM_AVG_POW2:
         return x + y; /* bits above the element's are dropped when it is stored */
     case THRUM_PROD:
         return x * y;
@@ -265,23 +336,28 @@ static SIM_ALWAYS_INLINE uint64_t divide_int(enum sim_elem elem, uint64_t bits, 
     return value < 0 ? 0 - size / n : (uint64_t)value / n; /* toward zero */
 }
 
-static SIM_ALWAYS_INLINE uint64_t close_float(enum sim_elem elem, uint64_t bits, uint64_t n)
+static SIM_ALWAYS_INLINE bool is_average(thrum_redop_t op)
+{
+    return op == THRUM_AVG || op == SIM_AVG_POW2;
+}
+
+static SIM_ALWAYS_INLINE uint64_t close_float(enum sim_elem elem, thrum_redop_t op, uint64_t bits,
+                                              uint64_t n)
 {
     float value = as_float(bits);
 
-    if (n > 1)
+    if (is_average(op))
         value /= (float)n;
-    bits = isnan(value) ? 0x7fc00000 : float_bits(value);
-    if (elem == ELEM_F16)
-        return isnan(value) ? 0x7e00 : float_to_half(bits);
-    return elem == ELEM_BF16 ? float_to_bfloat(bits) : bits;
+    if (elem_is_narrow(elem))
+        return float_to_narrow(elem, float_bits(value));
+    return isnan(value) ? 0x7fc00000 : float_bits(value);
 }
 
-static SIM_ALWAYS_INLINE uint64_t close_double(uint64_t bits, uint64_t n)
+static SIM_ALWAYS_INLINE uint64_t close_double(thrum_redop_t op, uint64_t bits, uint64_t n)
 {
     double value = as_double(bits);
 
-    if (n > 1)
+    if (is_average(op))
         value /= (double)n;
     return isnan(value) ? 0x7ff8000000000000 : double_bits(value);
 }
@@ -292,11 +368,85 @@ static SIM_ALWAYS_INLINE vec acc_close(enum sim_elem elem, thrum_redop_t op,
     if (is_logical(op))
         return x.bits ? elem_one(elem) : 0;
     if (elem == ELEM_F64)
-        return close_double(x.bits, division->n);
+        return close_double(op, x.bits, division->n);
     if (elem_is_float(elem))
-        return close_float(elem, x.bits, division->n);
-    return op == THRUM_AVG && division->n > 1 ? divide_int(elem, x.bits, division->n) : x.bits;
+        return close_float(elem, op, x.bits, division->n);
+    return is_average(op) ? divide_int(elem, x.bits, division->n) : x.bits;
+}
+
+static SIM_ALWAYS_INLINE void close_block(enum sim_elem elem, thrum_redop_t op,
+                                          const struct sim_division *division, const struct acc *x,
+                                          int n, vec *v)
+{
+    for (int i = 0; i < n; i++)
+        v[i] = acc_close(elem, op, division, x[i]);
+}
+
+/* ---- complex products: element by element, by the definition ----------------------------------- */
+
+static void store_everywhere(const struct sim_kernel_args *args, size_t at, const void *value,
+                             size_t bytes)
+{
+    for (int d = 0; d < args->ndst; d++)
+        memcpy((char *)args->dsts[d] + at, value, bytes);
+}
+
+static void reduce_C64_PROD(const struct sim_kernel_args *args)
+{
+    for (size_t at = 0; at < args->bytes; at += 8) {
+        float x[2], y[2];
+        uint32_t bits[2];
+
+        memcpy(x, (const char *)args->srcs[0] + at, 8);
+        for (int s = 1; s < args->nsrc; s++) {
+            memcpy(y, (const char *)args->srcs[s] + at, 8);
+            float real = x[0] * y[0] - x[1] * y[1];
+            x[1] = x[0] * y[1] + x[1] * y[0];
+            x[0] = real;
+        }
+        for (int i = 0; i < 2; i++)
+            bits[i] = (uint32_t)(isnan(x[i]) ? 0x7fc00000 : float_bits(x[i]));
+        store_everywhere(args, at, bits, 8);
+    }
+}
+
+static void reduce_C128_PROD(const struct sim_kernel_args *args)
+{
+    for (size_t at = 0; at < args->bytes; at += 16) {
+        double x[2], y[2];
+        uint64_t bits[2];
+
+        memcpy(x, (const char *)args->srcs[0] + at, 16);
+        for (int s = 1; s < args->nsrc; s++) {
+            memcpy(y, (const char *)args->srcs[s] + at, 16);
+            double real = x[0] * y[0] - x[1] * y[1];
+            x[1] = x[0] * y[1] + x[1] * y[0];
+            x[0] = real;
+        }
+        for (int i = 0; i < 2; i++)
+            bits[i] = isnan(x[i]) ? 0x7ff8000000000000 : double_bits(x[i]);
+        store_everywhere(args, at, bits, 16);
+    }
+}
+
+/* ---- between narrow floats and float32 --------------------------------------------------------- */
+
+static SIM_ALWAYS_INLINE void widen(enum sim_elem elem, float *dst, const void *src, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        store_bytes(dst + i,
+                    narrow_to_float(elem, load_bytes((const char *)src + i * elem_bytes(elem),
+                                                     elem_bytes(elem))),
+                    4);
+}
+
+static SIM_ALWAYS_INLINE void narrow(enum sim_elem elem, void *dst, const float *src, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        store_bytes((char *)dst + i * elem_bytes(elem),
+                    float_to_narrow(elem, load_bytes(src + i, 4)), elem_bytes(elem));
 }
 
 #define VARIANT_TABLE sim_reduce_scalar_table
+#define SIM_COMPLEX_PRODUCTS 0
 #include "sim_reduce_body.h"

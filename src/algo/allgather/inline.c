@@ -1,9 +1,8 @@
 /*
- * allgather, in lines: each rank sends every peer its block in a cache line, data and flag together; for blocks of up to
- * plan_inline_bytes.
+ * allgather, in lines: each rank sends every peer its block in a line, data and flag together; for blocks
+ * that fit one.
  */
 #include "algo/build.h"
-#include "base/base.h"
 
 void algo_allgather_inline_build(struct plan *plan)
 {

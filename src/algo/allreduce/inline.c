@@ -1,10 +1,9 @@
 /*
- * allreduce, one shot in lines: each rank sends its contribution in a cache line, data and flag together, to every peer
- * and folds all of them itself, in rank order. One exchange; for contributions up to plan_inline_bytes. The idea is
+ * allreduce, one shot in lines: each rank sends its contribution in a line, data and flag together, to every peer
+ * and folds all of them itself, in rank order. One exchange; for contributions that fit one. The idea is
  * that of NCCL's LL protocol.
  */
 #include "algo/build.h"
-#include "base/base.h"
 
 void algo_allreduce_inline_build(struct plan *plan)
 {

@@ -1,9 +1,8 @@
 /*
- * alltoall, in lines: each rank sends every peer its block in a cache line, data and flag together; for blocks of up to
- * plan_inline_bytes.
+ * alltoall, in lines: each rank sends every peer its block in a line, data and flag together; for blocks
+ * that fit one.
  */
 #include "algo/build.h"
-#include "base/base.h"
 
 void algo_alltoall_inline_build(struct plan *plan)
 {

@@ -1,9 +1,8 @@
 /*
- * broadcast, in lines: the root sends each peer a cache line, data and flag together; for up to plan_inline_bytes. The
+ * broadcast, in lines: the root sends each peer a line, data and flag together; for what fits one. The
  * others' arrivals tell the root that its lines found them started, and are waited for last.
  */
 #include "algo/build.h"
-#include "base/base.h"
 
 void algo_broadcast_inline_build(struct plan *plan)
 {

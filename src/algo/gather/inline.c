@@ -1,9 +1,8 @@
 /*
- * gather, in lines: each rank sends the root its block in a cache line, data and flag together; for blocks of up to
- * plan_inline_bytes. The root's arrival tells the others that their lines found it started, and is waited for last.
+ * gather, in lines: each rank sends the root its block in a line, data and flag together; for blocks
+ * that fit one. The root's arrival tells the others that their lines found it started, and is waited for last.
  */
 #include "algo/build.h"
-#include "base/base.h"
 
 void algo_gather_inline_build(struct plan *plan)
 {

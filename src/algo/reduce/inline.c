@@ -1,10 +1,9 @@
 /*
- * reduce, in lines: each rank sends the root its contribution in a cache line, data and flag together, and the root folds
- * them in rank order; for up to plan_inline_bytes. The root's arrival tells the others that their lines found it
+ * reduce, in lines: each rank sends the root its contribution in a line, data and flag together, and the root folds
+ * them in rank order; for what fits one. The root's arrival tells the others that their lines found it
  * started, and is waited for last.
  */
 #include "algo/build.h"
-#include "base/base.h"
 
 void algo_reduce_inline_build(struct plan *plan)
 {

@@ -1,9 +1,8 @@
 /*
- * reduce_scatter, in lines: each rank sends every peer that peer's block in a cache line, data and flag together, and
- * folds what it gets in rank order; for blocks of up to plan_inline_bytes.
+ * reduce_scatter, in lines: each rank sends every peer that peer's block in a line, data and flag together, and
+ * folds what it gets in rank order; for blocks that fit one.
  */
 #include "algo/build.h"
-#include "base/base.h"
 
 void algo_reduce_scatter_inline_build(struct plan *plan)
 {

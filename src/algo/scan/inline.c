@@ -1,10 +1,9 @@
 /*
- * scan and exscan, in lines: each rank sends its contribution to all ranks behind it in a cache line, data and flag
- * together, and folds what it gets in rank order; for up to plan_inline_bytes. The arrivals of those behind it tell a
+ * scan and exscan, in lines: each rank sends its contribution to all ranks behind it in a line, data and flag
+ * together, and folds what it gets in rank order; for what fits one. The arrivals of those behind it tell a
  * rank that its lines found them started, and are waited for last.
  */
 #include "algo/build.h"
-#include "base/base.h"
 
 void algo_scan_inline_build(struct plan *plan)
 {

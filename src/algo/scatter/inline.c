@@ -1,9 +1,8 @@
 /*
- * scatter, in lines: the root sends each peer its block in a cache line, data and flag together; for blocks of up to
- * plan_inline_bytes. The others' arrivals tell the root that its lines found them started, and are waited for last.
+ * scatter, in lines: the root sends each peer its block in a line, data and flag together; for blocks
+ * that fit one. The others' arrivals tell the root that its lines found them started, and are waited for last.
  */
 #include "algo/build.h"
-#include "base/base.h"
 
 void algo_scatter_inline_build(struct plan *plan)
 {

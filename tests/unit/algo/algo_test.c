@@ -135,7 +135,7 @@ static void test_every_call_has_an_algorithm(void **state)
 
 static void test_scratch_is_kept_to(void **state)
 {
-    static const int sizes[] = {2, 3, 17, 64, 127, 128, 200};
+    static const int sizes[] = {2, 3, 17, 64, 127, 128, 200, 300, 1000};
     static const uint64_t counts[] = {1, 15, 16384, 40009};
     (void)state;
     for (size_t i = 0; i < thrum_algo_count; i++)
@@ -147,7 +147,9 @@ static void test_scratch_is_kept_to(void **state)
                 params.rank = sizes[s] - 1;
                 params.in_place = params.collective != COLL_ALLTOALL;
                 params.dtype = s % 2 ? THRUM_FLOAT64 : THRUM_BFLOAT16;
-                if (params.collective == COLL_SENDRECV || algo_refusal(&thrum_algos[i], &params))
+                bool long_plan = sizes[s] > 200 && counts[c] > 15; /* tiny slots, many pieces */
+                if (params.collective == COLL_SENDRECV || long_plan ||
+                    algo_refusal(&thrum_algos[i], &params))
                     continue;
                 assert_int_equal(algo_build(&thrum_algos[i], &params, &plan), THRUM_OK);
                 assert_true(plan.scratch_bytes <= params.scratch_bytes);
@@ -224,7 +226,7 @@ static void test_plans_of_many_ranks(void **state)
         assert_in_range(count_ops(COLL_REDUCE, "binomial", n, rank, 100), 3, 100);
         assert_in_range(count_ops(COLL_SCAN, "recursive_doubling", n, rank, 100), 30, 150);
         assert_in_range(count_ops(COLL_ALLREDUCE, "recursive_doubling", n, rank, 2000), 4, 100);
-        assert_in_range(count_ops(COLL_BROADCAST, "binomial", n, rank, 100), 3, 100);
+        assert_in_range(count_ops(COLL_BROADCAST, "binomial", n, rank, 2000), 3, 100);
         assert_in_range(count_ops(COLL_BROADCAST, "binomial", n, rank, 1), 3, 60);
         assert_in_range(count_ops(COLL_ALLGATHER, "bruck", n, rank, 100), 17, 120);
         assert_in_range(count_ops(COLL_BARRIER, "dissemination", n, rank, 0), 34, 34);

@@ -177,7 +177,7 @@ static void test_doubled_contribution(void **state)
 static void test_early_scratch_reuse(void **state)
 {
     (void)state;
-    find_planted_everywhere(ALGO_FAULT_EARLY_SCRATCH_REUSE, 18);
+    find_planted_everywhere(ALGO_FAULT_EARLY_SCRATCH_REUSE, 15);
 }
 static void test_double_rounding(void **state)
 {

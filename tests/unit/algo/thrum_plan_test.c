@@ -106,29 +106,87 @@ static const char *const every_algorithm[] = {
     "-c allreduce -a direct --count 100",
     "-c allreduce -a recursive_doubling --count 100 --no-peer-access",
     "-c allreduce -a ring --count 1000 --op avg --dtype bfloat16 --in-place",
+    "-c allreduce -a rabenseifner --count 1000 --dtype float8_e4m3",
+    "-c allreduce -a double_tree --count 1000",
+    "-c allreduce -a chain --ordered",
+    "-c allreduce -a pairwise --ordered --no-peer-access",
+    "-c broadcast -a inline --root 4 --count 1",
     "-c broadcast -a direct --root 2",
     "-c broadcast -a binomial --root 2 --count 1",
+    "-c broadcast -a chain --root 3",
+    "-c broadcast -a scatter_allgather",
+    "-c allgather -a inline --count 1",
     "-c allgather -a direct --count 1K",
     "-c allgather -a ring --count 0",
-    "-c allgather -a bruck --count 100",
+    "-c allgather -a bruck --counts 5,0,1,7,3",
+    "-c reduce_scatter -a inline --count 1",
     "-c reduce_scatter -a direct --count 1",
     "-c reduce_scatter -a ring --count 100K --scratch 64K",
     "-c reduce_scatter -a recursive_halving --count 100",
+    "-c reduce_scatter -a pairwise --counts 5,0,1,7,3",
     "-c barrier -a dissemination",
     "-c sendrecv -a rendezvous --count 12",
+    "-c reduce -a inline --root 1 --count 2",
+    "-c reduce -a direct --root 1",
+    "-c reduce -a binomial --root 1 --dtype float16",
+    "-c reduce -a chain --root 1",
+    "-c gather -a inline --count 1",
+    "-c gather -a direct",
+    "-c gather -a binomial --count 1K",
+    "-c scatter -a inline --count 1",
+    "-c scatter -a direct --root 4",
+    "-c scatter -a binomial --count 1K",
+    "-c alltoall -a inline --count 1",
+    "-c alltoall -a direct",
+    "-c alltoall -a pairwise",
+    "-c alltoall -a bruck --count 10",
+    "-c scan -a inline --count 1",
+    "-c scan -a direct",
+    "-c scan -a recursive_doubling --op avg",
+    "-c scan -a chain --in-place",
+    "-c exscan -a inline --count 1",
+    "-c exscan -a direct --dtype bfloat16",
+    "-c exscan -a recursive_doubling",
+    "-c exscan -a chain",
 };
+
+/* "-c C -a A" of every algorithm is there. */
+static void test_every_algorithm_is_here(void **state)
+{
+    uint64_t algorithms = 0;
+    (void)state;
+    struct run run = run_limited("--list", 0);
+    for (char *line = strtok(run.head, "\n"); line; line = strtok(NULL, "\n"), algorithms++) {
+        char collective[32], algorithm[32], wanted[96];
+        bool found = false;
+        assert_int_equal(sscanf(line, "%31s %31s", collective, algorithm), 2);
+        snprintf(wanted, sizeof(wanted), "-c %s -a %s", collective, algorithm);
+        for (size_t i = 0; i < sizeof(every_algorithm) / sizeof(every_algorithm[0]); i++)
+            found = found || strncmp(every_algorithm[i], wanted, strlen(wanted)) == 0;
+        if (!found)
+            fail_msg("no %s", wanted);
+    }
+    assert_true(algorithms > 40);
+    run_free(&run);
+}
 
 static void test_text(void **state)
 {
     (void)state;
     for (size_t i = 0; i < sizeof(every_algorithm) / sizeof(every_algorithm[0]); i++)
-        for (int rank = 0; rank < 5; rank++) {
+        for (int rank = 0; rank < 5; rank += 2) {
             char options[256];
             snprintf(options, sizeof(options), "%s --ranks 5 --rank %d", every_algorithm[i], rank);
             expect(options, 0, " ops, scratch ");
         }
     expect("-c allreduce -a ring -n 4 -r 2 --count 10", 0, "REDUCE|FINAL");
     expect("-c barrier -a dissemination -n 2", 0, "WAIT|ARRIVE from 1");
+    expect("-c allgather -a ring --counts 3,0,2", 0, "rank 0 of 3, count 3");
+    expect("-c allgather -a ring --counts 3,0,2", 0, ", counts 3,0,2\n");
+    expect("-c allgather -a ring --counts 3,0,2 --format json", 0, "\"counts\":[3,0,2]");
+    expect("-c scan -a direct --op avg -n 3 --ordered", 0, "REDUCE|FINAL of 3 ranks");
+    expect("-c scan -a direct --op avg -n 3 --format json", 0, "\"contributions\":3");
+    expect("-c reduce -a chain --dtype bfloat16 -n 3 -r 1", 0, " <- WIDE[1]+0 SEND[1]+0");
 }
 
 static void test_json_parses(void **state)
@@ -208,6 +266,7 @@ static void test_planted_faults_are_shown(void **state)
     expect("--check -c reduce_scatter -a ring -n 4 --plant early-scratch-reuse", 1,
            "plan_check: data race");
     expect("--check -c barrier -n 4 --plant swapped-chunk", 0, "not applicable");
+    expect("--check -c reduce -a chain -n 4 --plant double-rounding", 1, "rounded more than once");
 }
 
 /* ---- exit statuses ----------------------------------------------------------------------------------------------- */
@@ -231,6 +290,10 @@ static void test_usage(void **state)
     expect("-c allreduce -a ring --count 99999999999999999999", 2, "--count");
     expect("-c allgather -a ring --count 4611686018427387904", 2, "--count");
     expect("-c allreduce -a ring --dtype complex", 2, "'complex'");
+    expect("-c allreduce -a ring --dtype complex64 --op max", 2, "--op");
+    expect("-c allreduce -a ring --counts 1,2", 2, "--counts");
+    expect("-c allgather -a ring -n 3 --counts 1,2", 2, "--counts");
+    expect("-c allgather -a ring --counts 1,two", 2, "'1,two'");
     expect("-c allreduce -a ring --op band", 2, "--op");
     expect("-c allreduce -a ring --lanes 5", 2, "'5'");
     expect("-c allreduce -a ring --format xml", 2, "'xml'");
@@ -242,9 +305,13 @@ static void test_usage(void **state)
 static void test_refusals(void **state)
 {
     (void)state;
-    expect("-c allreduce -a inline --count 15", 1, "56 bytes");
+    expect("-c allreduce -a inline --count 15 --no-peer-access", 1, "fit a line");
+    expect("-c allreduce -a inline --count 1K", 1, "fit a line");
     expect("-c allreduce -a direct --no-peer-access", 1, "access");
     expect("-c allreduce -a ring --scratch 100", 1, "scratch");
+    expect("-c allreduce -a ring --ordered", 1, "rank order");
+    expect("-c alltoall -a pairwise --in-place", 1, "in place");
+    expect("-c gather -a binomial --count 100M", 1, "scratch");
 }
 
 static void test_full_disk(void **state)
@@ -267,10 +334,15 @@ static void test_full_disk(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_text),      cmocka_unit_test(test_json_parses),
-        cmocka_unit_test(test_dot),       cmocka_unit_test(test_hundred_thousand_ranks),
-        cmocka_unit_test(test_check),     cmocka_unit_test(test_planted_faults_are_shown),
-        cmocka_unit_test(test_usage),     cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_every_algorithm_is_here),
+        cmocka_unit_test(test_text),
+        cmocka_unit_test(test_json_parses),
+        cmocka_unit_test(test_dot),
+        cmocka_unit_test(test_hundred_thousand_ranks),
+        cmocka_unit_test(test_check),
+        cmocka_unit_test(test_planted_faults_are_shown),
+        cmocka_unit_test(test_usage),
+        cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_full_disk),
     };
     return cmocka_run_group_tests_name("thrum-plan", tests, NULL, NULL);

@@ -87,7 +87,7 @@ static void types(void **state)
     (void)state;
     for (int i = 0; i < 3; i++) {
         thrum_datatype_t type = (thrum_datatype_t)bad[i];
-        const char *value = i == 0 ? "-1" : i == 1 ? "12" : "1000";
+        const char *value = i == 0 ? "-1" : i == 1 ? "16" : "1000";
 
         refused(thrum_allreduce(sends[0], recvs[0], 1, type, THRUM_SUM, comms[0], queues[0]),
                 THRUM_ERR_INVALID_TYPE, "dtype", value);

@@ -11,6 +11,9 @@
 #include <string.h>
 #include <math.h>
 #include <sys/mman.h>
+#if defined(__x86_64__)
+#include <xmmintrin.h>
+#endif
 
 #include <cmocka.h>
 
@@ -19,7 +22,7 @@
 #define MAX_SRC 9
 #define MAX_DST 3
 #define MAX_COUNT 700
-#define ROOM (MAX_COUNT * 8 + 128)
+#define ROOM (MAX_COUNT * 16 + 128)
 #define GUARD 0x5a
 
 static uint64_t random_state = 88172645463325252u;
@@ -43,46 +46,93 @@ static const struct variant {
     {NULL, NULL},
 };
 
+static bool is_narrow(thrum_datatype_t dtype)
+{
+    return dtype == THRUM_FLOAT16 || dtype == THRUM_BFLOAT16 || dtype == THRUM_FLOAT8_E4M3 ||
+           dtype == THRUM_FLOAT8_E5M2;
+}
+
 static bool is_float(thrum_datatype_t dtype)
 {
-    return dtype == THRUM_FLOAT16 || dtype == THRUM_FLOAT32 || dtype == THRUM_FLOAT64 ||
-           dtype == THRUM_BFLOAT16;
+    return is_narrow(dtype) || dtype == THRUM_FLOAT32 || dtype == THRUM_FLOAT64;
+}
+
+static bool is_complex(thrum_datatype_t dtype)
+{
+    return dtype == THRUM_COMPLEX64 || dtype == THRUM_COMPLEX128;
+}
+
+/* The type as which an operand lies in memory. */
+static thrum_datatype_t stored_as(thrum_datatype_t dtype, bool wide)
+{
+    return wide && is_narrow(dtype) ? THRUM_FLOAT32 : dtype;
 }
 
 /* ---- a second opinion ------------------------------------------------------------------------ */
 
-/* Bits of precision behind the point, least exponent: float16 and bfloat16. */
+/*
+ * Of a narrow float: bits of precision behind the point, least exponent, bits, whether the largest exponent holds
+ * numbers (all but one), whether results saturate.
+ */
 struct format {
     int fraction_bits, min_exponent, bits_total;
+    bool all_finite, saturates;
 };
-static const struct format half = {10, -14, 16}, bfloat = {7, -126, 16};
+
+static const struct format *format_of(thrum_datatype_t dtype)
+{
+    static const struct format half = {10, -14, 16, false, false},
+                               bfloat = {7, -126, 16, false, false}, e4m3 = {3, -6, 8, true, true},
+                               e5m2 = {2, -14, 8, false, true};
+
+    return dtype == THRUM_FLOAT16       ? &half
+           : dtype == THRUM_BFLOAT16    ? &bfloat
+           : dtype == THRUM_FLOAT8_E4M3 ? &e4m3
+                                        : &e5m2;
+}
 
 static double decode(const struct format *format, uint64_t bits)
 {
     int exponent_bits = format->bits_total - 1 - format->fraction_bits;
     int bias = (1 << (exponent_bits - 1)) - 1;
     int exponent = (int)(bits >> format->fraction_bits) & ((1 << exponent_bits) - 1);
-    double fraction = (double)(bits & ((1u << format->fraction_bits) - 1));
+    uint64_t ones = (1u << format->fraction_bits) - 1;
+    double fraction = (double)(bits & ones);
     double sign = bits >> (format->bits_total - 1) ? -1 : 1;
 
-    if (exponent == (1 << exponent_bits) - 1)
-        return fraction > 0 ? (double)NAN : sign * HUGE_VAL;
+    if (exponent == (1 << exponent_bits) - 1) {
+        if (format->all_finite && (bits & ones) == ones)
+            return (double)NAN;
+        if (!format->all_finite)
+            return fraction > 0 ? (double)NAN : sign * HUGE_VAL;
+    }
     if (!exponent)
         return sign * ldexp(fraction, format->min_exponent - format->fraction_bits);
     return sign * ldexp(ldexp(fraction, -format->fraction_bits) + 1, exponent - bias);
+}
+
+/* The first magnitude beyond all numbers: infinity, or the NaN of E4M3. */
+static uint64_t beyond(const struct format *format)
+{
+    if (format->all_finite)
+        return (1u << (format->bits_total - 1)) - 1;
+    return ((1u << (format->bits_total - 1 - format->fraction_bits)) - 1u) << format->fraction_bits;
+}
+
+static uint64_t canonical_nan(const struct format *format)
+{
+    return beyond(format) | (format->all_finite ? 0 : 1u << (format->fraction_bits - 1));
 }
 
 /* By search: the two neighbours among all values of the format, the nearer, or the even one. */
 static uint64_t encode(const struct format *format, double value)
 {
     uint64_t sign = (uint64_t)(signbit(value) ? 1 : 0) << (format->bits_total - 1);
-    uint64_t infinity = ((1u << (format->bits_total - 1 - format->fraction_bits)) - 1u)
-                        << format->fraction_bits;
-    uint64_t low = 0, high = infinity;
+    uint64_t end = beyond(format), low = 0, high = end;
     double magnitude = fabs(value), below, above;
 
     if (isnan(value))
-        return infinity | 1u << (format->fraction_bits - 1);
+        return canonical_nan(format);
     while (high - low > 1) { /* decode(low) <= magnitude < decode(high) */
         uint64_t middle = (low + high) / 2;
         if (decode(format, middle) <= magnitude)
@@ -90,10 +140,12 @@ static uint64_t encode(const struct format *format, double value)
         else
             high = middle;
     }
+    if (high == end && format->saturates)
+        return sign | low;
     below = decode(format, low);
     /* beyond the largest, the next value would be one step on */
-    above = high == infinity ? 2 * decode(format, infinity - 1) - decode(format, infinity - 2)
-                             : decode(format, high);
+    above =
+        high == end ? 2 * decode(format, end - 1) - decode(format, end - 2) : decode(format, high);
     if (magnitude - below < above - magnitude)
         return sign | low;
     if (magnitude - below > above - magnitude)
@@ -103,7 +155,7 @@ static uint64_t encode(const struct format *format, double value)
 
 static double read_float(thrum_datatype_t dtype, const void *p)
 {
-    uint16_t bits;
+    uint64_t bits = 0;
     float f;
     double d;
 
@@ -115,14 +167,14 @@ static double read_float(thrum_datatype_t dtype, const void *p)
         memcpy(&d, p, 8);
         return d;
     default:
-        memcpy(&bits, p, 2);
-        return decode(dtype == THRUM_FLOAT16 ? &half : &bfloat, bits);
+        memcpy(&bits, p, thrum_datatype_size(dtype));
+        return decode(format_of(dtype), bits);
     }
 }
 
 static void write_float(thrum_datatype_t dtype, void *p, double value)
 {
-    uint16_t bits;
+    uint64_t bits;
     float f = (float)value;
 
     if (isnan(value)) {
@@ -137,8 +189,8 @@ static void write_float(thrum_datatype_t dtype, void *p, double value)
         memcpy(p, &value, 8);
         break;
     default:
-        bits = (uint16_t)encode(dtype == THRUM_FLOAT16 ? &half : &bfloat, value);
-        memcpy(p, &bits, 2);
+        bits = encode(format_of(dtype), value);
+        memcpy(p, &bits, thrum_datatype_size(dtype));
     }
 }
 
@@ -168,20 +220,67 @@ static double float_step(thrum_datatype_t dtype, thrum_redop_t op, double x, dou
     }
 }
 
+/* The type as which source s lies in memory. */
+static thrum_datatype_t source_type(thrum_datatype_t dtype, const struct sim_reduce_args *a, int s)
+{
+    return stored_as(dtype, a->wide_src || (a->wide_first && s == 0));
+}
+
+static const char *source_at(thrum_datatype_t dtype, const struct sim_reduce_args *a, int s,
+                             size_t i)
+{
+    return (const char *)a->srcs[s] + i * thrum_datatype_size(source_type(dtype, a, s));
+}
+
 static void expect_float(thrum_datatype_t dtype, thrum_redop_t op, const struct sim_reduce_args *a,
                          size_t i, void *out)
 {
-    size_t size = thrum_datatype_size(dtype);
-    double x = read_float(dtype, (const char *)a->srcs[0] + i * size);
+    double x = read_float(source_type(dtype, a, 0), source_at(dtype, a, 0, i));
 
     if (op == THRUM_LAND || op == THRUM_LOR)
         x = x != 0;
     for (int s = 1; s < a->nsrc; s++)
-        x = float_step(dtype, op, x, read_float(dtype, (const char *)a->srcs[s] + i * size));
+        x = float_step(dtype, op, x,
+                       read_float(source_type(dtype, a, s), source_at(dtype, a, s, i)));
     if (op == THRUM_AVG && a->divisor > 1)
         x = dtype == THRUM_FLOAT64 ? x / (double)a->divisor
                                    : (double)((float)x / (float)a->divisor);
-    write_float(dtype, out, x);
+    write_float(stored_as(dtype, a->wide_dst), out, x);
+}
+
+/* In the precision of the components, each operation rounded. */
+static double rounded(thrum_datatype_t real, double x)
+{
+    return real == THRUM_FLOAT32 ? (double)(float)x : x;
+}
+
+static void expect_complex(thrum_datatype_t dtype, thrum_redop_t op,
+                           const struct sim_reduce_args *a, size_t i, void *out)
+{
+    thrum_datatype_t real = dtype == THRUM_COMPLEX64 ? THRUM_FLOAT32 : THRUM_FLOAT64;
+    size_t size = thrum_datatype_size(real);
+    const char *p = (const char *)a->srcs[0] + 2 * i * size;
+    volatile double x[2] = {read_float(real, p), read_float(real, p + size)}; /* no fused steps */
+
+    for (int s = 1; s < a->nsrc; s++) {
+        p = (const char *)a->srcs[s] + 2 * i * size;
+        double y[2] = {read_float(real, p), read_float(real, p + size)};
+        if (op == THRUM_PROD) {
+            volatile double ac = rounded(real, x[0] * y[0]), bd = rounded(real, x[1] * y[1]),
+                            ad = rounded(real, x[0] * y[1]), bc = rounded(real, x[1] * y[0]);
+            x[0] = rounded(real, ac - bd);
+            x[1] = rounded(real, ad + bc);
+        } else {
+            x[0] = rounded(real, x[0] + y[0]);
+            x[1] = rounded(real, x[1] + y[1]);
+        }
+    }
+    for (int c = 0; c < 2; c++) {
+        if (op == THRUM_AVG && a->divisor > 1)
+            x[c] = real == THRUM_FLOAT32 ? (double)((float)x[c] / (float)a->divisor)
+                                         : x[c] / (double)a->divisor;
+        write_float(real, (char *)out + (size_t)c * size, x[c]);
+    }
 }
 
 static __int128 read_int(thrum_datatype_t dtype, const void *p)
@@ -245,6 +344,15 @@ static void expect_int(thrum_datatype_t dtype, thrum_redop_t op, const struct si
     memcpy(out, &bits, size);
 }
 
+static void expect(thrum_datatype_t dtype, thrum_redop_t op, const struct sim_reduce_args *a,
+                   size_t i, void *out)
+{
+    if (is_complex(dtype))
+        expect_complex(dtype, op, a, i, out);
+    else
+        (is_float(dtype) ? expect_float : expect_int)(dtype, op, a, i, out);
+}
+
 /* ---- data ------------------------------------------------------------------------------------ */
 
 static const uint64_t special64[] = {
@@ -278,9 +386,20 @@ static const uint16_t special_bfloat[] = {
     0x807f, 0x0080, 0x7f7f, 0xff7f, 0x3f80, 0xbf80, 0x0081, 0x3f81,
 };
 
+static const uint8_t special_e4m3[] = {
+    0, 0x80, 0x7e, 0xfe, 0x7f, 0xff, 0x77, 1, 0x87, 0x08, 0x07, 0xf8, 0x38, 0xb8, 0x09, 0x39,
+};
+static const uint8_t special_e5m2[] = {
+    0, 0x80, 0x7c, 0xfc, 0x7e, 0xff, 0x7d, 1, 0x83, 0x04, 0x7b, 0xfb, 0x3c, 0xbc, 0x05, 0x3d,
+};
+
 static uint64_t special(thrum_datatype_t dtype, unsigned which)
 {
     switch (dtype) {
+    case THRUM_FLOAT8_E4M3:
+        return special_e4m3[which % 16];
+    case THRUM_FLOAT8_E5M2:
+        return special_e5m2[which % 16];
     case THRUM_FLOAT16:
         return special_half[which % 16];
     case THRUM_BFLOAT16:
@@ -297,6 +416,10 @@ static void fill(thrum_datatype_t dtype, char *p, size_t count)
 {
     size_t size = thrum_datatype_size(dtype);
 
+    if (is_complex(dtype)) {
+        fill(dtype == THRUM_COMPLEX64 ? THRUM_FLOAT32 : THRUM_FLOAT64, p, 2 * count);
+        return;
+    }
     for (size_t i = 0; i < count; i++) {
         uint64_t bits = random_u64(), kind = bits >> 60;
         if (kind < 5)
@@ -356,16 +479,17 @@ struct shape {
     uint64_t divisor;
     bool stream, aliased;
     size_t skew; /* bytes by which pointers miss their alignment */
+    bool wide_dst, wide_src, wide_first;
 };
 
 static void describe(const char *who, const struct shape *shape, size_t at)
 {
     fprintf(stderr,
             "%s: %s %s nsrc=%d ndst=%d count=%zu divisor=%llu stream=%d aliased=%d skew=%zu"
-            " differs at byte %zu\n",
+            " wide=%d%d%d differs at byte %zu\n",
             who, thrum_datatype_name(shape->dtype), thrum_redop_name(shape->op), shape->nsrc,
             shape->ndst, shape->count, (unsigned long long)shape->divisor, shape->stream,
-            shape->aliased, shape->skew, at);
+            shape->aliased, shape->skew, shape->wide_dst, shape->wide_src, shape->wide_first, at);
 }
 
 static void expect_bytes(const char *who, const struct shape *shape, const char *got,
@@ -379,24 +503,34 @@ static void expect_bytes(const char *who, const struct shape *shape, const char 
     }
 }
 
-/* Runs one kernel on fresh destinations (or onto its first source), and looks at results and guards. */
-static void run_kernel(const char *who, sim_reduce_fn kernel, const struct shape *shape,
-                       const struct buffers *b, const char *expected)
+/* Of the shape, but for the destinations. */
+static struct sim_reduce_args args_of(const struct shape *shape, const struct buffers *b,
+                                      const void **srcs)
 {
-    size_t bytes = shape->count * thrum_datatype_size(shape->dtype);
+    for (int s = 0; s < shape->nsrc; s++)
+        srcs[s] = b->srcs[s] + (shape->skew ? shape->skew + (size_t)s : 0);
+    return (struct sim_reduce_args){.srcs = srcs,
+                                    .ndst = shape->ndst,
+                                    .nsrc = shape->nsrc,
+                                    .count = shape->count,
+                                    .divisor = shape->divisor,
+                                    .stream = shape->stream,
+                                    .wide_dst = shape->wide_dst,
+                                    .wide_src = shape->wide_src,
+                                    .wide_first = shape->wide_first};
+}
+
+/* Runs one kernel on fresh destinations (or onto its last source), and looks at results and guards. */
+static void run_kernel(const char *who, const struct sim_kernel_table *table,
+                       const struct shape *shape, const struct buffers *b, const char *expected)
+{
+    size_t bytes = shape->count * thrum_datatype_size(stored_as(shape->dtype, shape->wide_dst));
     char *saved = must_alloc(ROOM);
     const void *srcs[MAX_SRC];
     void *dsts[MAX_DST];
-    struct sim_reduce_args args = {.dsts = dsts,
-                                   .srcs = srcs,
-                                   .ndst = shape->ndst,
-                                   .nsrc = shape->nsrc,
-                                   .count = shape->count,
-                                   .divisor = shape->divisor,
-                                   .stream = shape->stream};
+    struct sim_reduce_args args = args_of(shape, b, srcs);
 
-    for (int s = 0; s < shape->nsrc; s++)
-        srcs[s] = b->srcs[s] + (shape->skew ? shape->skew + (size_t)s : 0);
+    args.dsts = dsts;
     for (int d = 0; d < shape->ndst; d++) {
         memset(b->dsts[d], GUARD, ROOM);
         dsts[d] = b->dsts[d] + shape->skew;
@@ -404,7 +538,7 @@ static void run_kernel(const char *who, sim_reduce_fn kernel, const struct shape
     memcpy(saved, b->srcs[shape->nsrc - 1], ROOM);
     if (shape->aliased)
         dsts[0] = (void *)(uintptr_t)srcs[shape->nsrc - 1];
-    kernel(&args);
+    sim_reduce_with(table, shape->dtype, shape->op, &args);
     for (int d = 0; d < shape->ndst; d++) {
         const char *p = dsts[d];
         expect_bytes(who, shape, p, expected, bytes);
@@ -417,26 +551,26 @@ static void run_kernel(const char *who, sim_reduce_fn kernel, const struct shape
     free(saved);
 }
 
-static void check_shape(const struct shape *shape, struct buffers *b)
+/* Every variant gives what is expected. */
+static void run_variants(const struct shape *shape, const struct buffers *b)
 {
-    sim_reduce_fn scalar = sim_reduce_lookup(&sim_reduce_scalar_table, shape->dtype, shape->op);
-    size_t size = thrum_datatype_size(shape->dtype);
-    const void *srcs[MAX_SRC];
-    struct sim_reduce_args args = {
-        .srcs = srcs, .nsrc = shape->nsrc, .count = shape->count, .divisor = shape->divisor};
-
-    for (int s = 0; s < shape->nsrc; s++) {
-        srcs[s] = b->srcs[s] + (shape->skew ? shape->skew + (size_t)s : 0);
-        fill(shape->dtype, (char *)(uintptr_t)srcs[s], shape->count);
-    }
-    for (size_t i = 0; i < shape->count; i++)
-        (is_float(shape->dtype) ? expect_float : expect_int)(shape->dtype, shape->op, &args, i,
-                                                             b->expected + i * size);
-    run_kernel("scalar", scalar, shape, b, b->expected);
+    run_kernel("scalar", &sim_reduce_scalar_table, shape, b, b->expected);
     for (const struct variant *v = variants; v->name; v++)
         if (sim_reduce_runs_here(v->table))
-            run_kernel(v->name, sim_reduce_lookup(v->table, shape->dtype, shape->op), shape, b,
-                       b->expected);
+            run_kernel(v->name, v->table, shape, b, b->expected);
+}
+
+static void check_shape(const struct shape *shape, struct buffers *b)
+{
+    size_t size = thrum_datatype_size(stored_as(shape->dtype, shape->wide_dst));
+    const void *srcs[MAX_SRC];
+    struct sim_reduce_args args = args_of(shape, b, srcs);
+
+    for (int s = 0; s < shape->nsrc; s++)
+        fill(source_type(shape->dtype, &args, s), (char *)(uintptr_t)srcs[s], shape->count);
+    for (size_t i = 0; i < shape->count; i++)
+        expect(shape->dtype, shape->op, &args, i, b->expected + i * size);
+    run_variants(shape, b);
 }
 
 static bool is_bitwise(thrum_redop_t op)
@@ -447,7 +581,8 @@ static bool is_bitwise(thrum_redop_t op)
 static void every_shape(struct buffers *b, thrum_datatype_t dtype, thrum_redop_t op)
 {
     static const size_t counts[] = {0, 1, 3, 17, 64, 131};
-    static const uint64_t divisors[] = {0, 1, 2, 3, 7, 8, 100, 255, 256, 641, 65537, 1ull << 32};
+    static const uint64_t divisors[] = {0,   1,   2,   3,   7,     8,          100,   128,
+                                        255, 256, 641, 128, 32768, 1ull << 32, 65537, 1ull << 63};
     unsigned turn = 0;
 
     for (int nsrc = 1; nsrc <= MAX_SRC; nsrc++) {
@@ -458,7 +593,7 @@ static void every_shape(struct buffers *b, thrum_datatype_t dtype, thrum_redop_t
                                       .nsrc = nsrc,
                                       .ndst = ndst,
                                       .count = counts[c],
-                                      .divisor = divisors[turn % 12],
+                                      .divisor = divisors[turn % 16],
                                       .aliased = turn % 4 == 1,
                                       .skew = turn % 3 == 0 ? 1 : 0};
                 check_shape(&shape, b);
@@ -467,19 +602,186 @@ static void every_shape(struct buffers *b, thrum_datatype_t dtype, thrum_redop_t
     }
 }
 
+static bool is_defined(thrum_datatype_t dtype, thrum_redop_t op)
+{
+    if (is_complex(dtype))
+        return op == THRUM_SUM || op == THRUM_PROD || op == THRUM_AVG;
+    return !(is_float(dtype) && is_bitwise(op));
+}
+
 static void every_type_and_operation(void **state)
 {
     struct buffers *b = *state;
 
     for (int dtype = 0; dtype < THRUM_DATATYPE_COUNT; dtype++) {
         for (int op = 0; op < THRUM_REDOP_COUNT; op++) {
-            bool defined = !(is_float((thrum_datatype_t)dtype) && is_bitwise((thrum_redop_t)op));
-            assert_int_equal(sim_reduce_kernel((thrum_datatype_t)dtype, (thrum_redop_t)op) != NULL,
+            bool defined = is_defined((thrum_datatype_t)dtype, (thrum_redop_t)op);
+            assert_int_equal(sim_reduce_defined((thrum_datatype_t)dtype, (thrum_redop_t)op),
                              defined);
             if (defined)
                 every_shape(b, (thrum_datatype_t)dtype, (thrum_redop_t)op);
         }
     }
+    assert_false(sim_reduce_defined(THRUM_DATATYPE_COUNT, THRUM_SUM));
+    assert_false(sim_reduce_defined(THRUM_FLOAT32, (thrum_redop_t)THRUM_REDOP_COUNT));
+}
+
+/* float32 in and out of reductions of narrow floats; for other types the flags mean nothing. */
+static void wide_operands(void **state)
+{
+    static const size_t counts[] = {1, 5, 31, 64, 513, MAX_COUNT};
+    static const int nsrcs[] = {1, 2, 3, 8, 9};
+    static const uint64_t divisors[] = {1, 2, 3, 64, 100};
+    unsigned turn = 0;
+
+    for (int dtype = 0; dtype < THRUM_DATATYPE_COUNT; dtype++) {
+        for (int op = 0; op < THRUM_REDOP_COUNT; op++) {
+            if (!is_defined((thrum_datatype_t)dtype, (thrum_redop_t)op))
+                continue;
+            for (unsigned wide = 0; wide < 8; wide++) {
+                for (int round = 0; round < 5; round++, turn++) {
+                    struct shape shape = {.dtype = (thrum_datatype_t)dtype,
+                                          .op = (thrum_redop_t)op,
+                                          .nsrc = nsrcs[round],
+                                          .ndst = 1 + (int)turn % MAX_DST,
+                                          .count = counts[turn % 6],
+                                          .divisor = divisors[turn % 5],
+                                          .skew = turn % 3 == 0 ? 1 : 0,
+                                          .wide_dst = wide & 1,
+                                          .wide_src = wide & 2,
+                                          .wide_first = wide & 4};
+                    /* onto the last source, if that is as wide */
+                    bool last = shape.wide_src || (shape.wide_first && shape.nsrc == 1);
+                    shape.aliased = turn % 2 && (!is_narrow(shape.dtype) || last == shape.wide_dst);
+                    check_shape(&shape, *state);
+                }
+            }
+        }
+    }
+}
+
+static void scaled(void **state)
+{
+    static const size_t counts[] = {0, 1, 3, 17, 131, MAX_COUNT};
+    struct buffers *b = *state;
+    unsigned turn = 0;
+
+    for (int dtype = 0; dtype < THRUM_DATATYPE_COUNT; dtype++) {
+        size_t size = thrum_datatype_size((thrum_datatype_t)dtype);
+        for (int round = 0; round < 48; round++, turn++) {
+            struct shape shape = {.dtype = (thrum_datatype_t)dtype,
+                                  .op = THRUM_PROD,
+                                  .nsrc = 2,
+                                  .ndst = 1 + (int)turn % MAX_DST,
+                                  .count = counts[turn % 6],
+                                  .skew = turn % 3 == 0 ? 1 : 0};
+            const void *srcs[2];
+            struct sim_reduce_args args = args_of(&shape, b, srcs);
+
+            /* as the product with a second source that is the scalar everywhere */
+            fill(shape.dtype, (char *)(uintptr_t)srcs[0], shape.count);
+            fill(shape.dtype, (char *)(uintptr_t)srcs[1], 1);
+            for (size_t i = 1; i < shape.count; i++)
+                memcpy((char *)(uintptr_t)srcs[1] + i * size, srcs[1], size);
+            for (size_t i = 0; i < shape.count; i++)
+                expect(shape.dtype, THRUM_PROD, &args, i, b->expected + i * size);
+            for (int v = -1; v < 0 || variants[v].name; v++) {
+                const struct sim_kernel_table *table =
+                    v < 0 ? &sim_reduce_scalar_table : variants[v].table;
+                char scalar[16], saved[ROOM];
+                void *dsts[MAX_DST];
+
+                if (!sim_reduce_runs_here(table))
+                    continue;
+                memcpy(scalar, srcs[1], size);
+                memcpy(saved, b->srcs[0], ROOM);
+                for (int d = 0; d < shape.ndst; d++) {
+                    memset(b->dsts[d], GUARD, ROOM);
+                    dsts[d] = b->dsts[d] + shape.skew;
+                }
+                if (turn % 4 == 1)
+                    dsts[shape.ndst - 1] = (void *)(uintptr_t)srcs[0];
+                struct sim_scale_args scale = {.dsts = dsts,
+                                               .ndst = shape.ndst,
+                                               .src = srcs[0],
+                                               .scalar = scalar,
+                                               .count = shape.count,
+                                               .stream = turn & 1};
+                sim_scale_with(table, shape.dtype, &scale);
+                for (int d = 0; d < shape.ndst; d++)
+                    expect_bytes(v < 0 ? "scalar" : variants[v].name, &shape, dsts[d], b->expected,
+                                 shape.count * size);
+                assert_int_equal(b->dsts[0][shape.skew + shape.count * size], GUARD);
+                memcpy(b->srcs[0], saved, ROOM);
+            }
+        }
+    }
+}
+
+/* A function of the host that does what SUM does, in float64 and int32, or fails at its nth call. */
+struct adder {
+    int calls, fails_at;
+};
+
+static thrum_status_t add(const void *left, const void *right, void *result, size_t count,
+                          thrum_datatype_t dtype, void *context)
+{
+    struct adder *adder = context;
+
+    if (++adder->calls == adder->fails_at)
+        return THRUM_ERR_ABORTED;
+    for (size_t i = 0; i < count; i++) {
+        if (dtype == THRUM_FLOAT64)
+            ((double *)result)[i] = ((const double *)left)[i] - ((const double *)right)[i];
+        else
+            ((uint32_t *)result)[i] =
+                2 * ((const uint32_t *)left)[i] + ((const uint32_t *)right)[i];
+    }
+    return THRUM_OK;
+}
+
+/* From left to right, into any destinations, of which one may be any source; past the size of a tile. */
+static void folded_by_a_callback(void **state)
+{
+    enum { COUNT = 5000, SOURCES = 4 };
+    static uint32_t src[SOURCES][COUNT], expected[COUNT], other[COUNT];
+    static double x[2][COUNT], difference[COUNT];
+    struct adder adder = {0};
+
+    (void)state;
+    for (int onto = 0; onto < SOURCES; onto++) {
+        const void *srcs[] = {src[0], src[1], src[2], src[3]};
+        void *dsts[] = {src[onto], other};
+        struct sim_reduce_args args = {
+            .dsts = dsts, .srcs = srcs, .ndst = 2, .nsrc = SOURCES, .count = COUNT};
+
+        for (int i = 0; i < COUNT; i++) {
+            for (int s = 0; s < SOURCES; s++)
+                src[s][i] = (uint32_t)random_u64();
+            expected[i] = 2 * (2 * (2 * src[0][i] + src[1][i]) + src[2][i]) + src[3][i];
+        }
+        assert_int_equal(sim_reduce_by_callback(THRUM_UINT32, add, &adder, &args), THRUM_OK);
+        assert_memory_equal(src[onto], expected, sizeof expected);
+        assert_memory_equal(other, expected, sizeof expected);
+    }
+    for (int i = 0; i < COUNT; i++) {
+        x[0][i] = i * 3;
+        x[1][i] = i;
+    }
+    const void *srcs[] = {x[0], x[1]};
+    void *dsts[] = {difference};
+    struct sim_reduce_args args = {
+        .dsts = dsts, .srcs = srcs, .ndst = 1, .nsrc = 2, .count = COUNT};
+    assert_int_equal(sim_reduce_by_callback(THRUM_FLOAT64, add, &adder, &args), THRUM_OK);
+    for (int i = 0; i < COUNT; i++)
+        assert_true(difference[i] == 2 * i);
+    adder = (struct adder){.fails_at = 2};
+    assert_int_equal(sim_reduce_by_callback(THRUM_FLOAT64, add, &adder, &args), THRUM_ERR_ABORTED);
+    assert_int_equal(adder.calls, 2);
+    args.nsrc = 1; /* nothing to fold: a copy */
+    assert_int_equal(sim_reduce_by_callback(THRUM_FLOAT64, add, &adder, &args), THRUM_OK);
+    assert_memory_equal(difference, x[0], sizeof difference);
+    assert_int_equal(adder.calls, 2);
 }
 
 /* Streaming starts at 4096 bytes, with destinations aligned alike or not, and not onto a source. */
@@ -489,7 +791,9 @@ static void streamed_stores(void **state)
         size_t size = thrum_datatype_size((thrum_datatype_t)dtype);
         for (unsigned turn = 0; turn < 12; turn++) {
             struct shape shape = {.dtype = (thrum_datatype_t)dtype,
-                                  .op = turn & 1 ? THRUM_SUM : THRUM_MAX,
+                                  .op = turn & 1                              ? THRUM_SUM
+                                        : is_complex((thrum_datatype_t)dtype) ? THRUM_PROD
+                                                                              : THRUM_MAX,
                                   .nsrc = 1 + (int)(turn % 5),
                                   .ndst = 1 + (int)(turn % 3),
                                   .count = MAX_COUNT * 8 / size - turn,
@@ -507,17 +811,22 @@ static void streamed_stores(void **state)
 static void pairs_of_special_values(void **state)
 {
     struct buffers *b = *state;
-    static const thrum_datatype_t types[] = {THRUM_FLOAT16, THRUM_BFLOAT16, THRUM_FLOAT32,
-                                             THRUM_FLOAT64};
+    static const thrum_datatype_t types[] = {THRUM_FLOAT16, THRUM_BFLOAT16,    THRUM_FLOAT32,
+                                             THRUM_FLOAT64, THRUM_FLOAT8_E4M3, THRUM_FLOAT8_E5M2};
 
-    for (int t = 0; t < 4; t++) {
+    for (int t = 0; t < 6; t++) {
         size_t size = thrum_datatype_size(types[t]);
         for (int op = 0; op < THRUM_REDOP_COUNT; op++) {
-            const void *srcs[] = {b->srcs[0], b->srcs[1]};
-            struct sim_reduce_args args = {.srcs = srcs, .nsrc = 2, .count = 256, .divisor = 3};
-            struct shape shape = {types[t], (thrum_redop_t)op, 2, 1, 256, 3, false, false, 0};
+            struct shape shape = {.dtype = types[t],
+                                  .op = (thrum_redop_t)op,
+                                  .nsrc = 2,
+                                  .ndst = 1,
+                                  .count = 256,
+                                  .divisor = 3};
+            const void *srcs[2];
+            struct sim_reduce_args args = args_of(&shape, b, srcs);
 
-            if (is_bitwise((thrum_redop_t)op))
+            if (is_bitwise(shape.op))
                 continue;
             for (unsigned i = 0; i < 256; i++) {
                 uint64_t x = special(types[t], i / 16), y = special(types[t], i % 16);
@@ -525,60 +834,220 @@ static void pairs_of_special_values(void **state)
                 memcpy(b->srcs[1] + i * size, &y, size);
             }
             for (size_t i = 0; i < 256; i++)
-                expect_float(types[t], (thrum_redop_t)op, &args, i, b->expected + i * size);
-            run_kernel("scalar", sim_reduce_lookup(&sim_reduce_scalar_table, types[t], shape.op),
-                       &shape, b, b->expected);
-            for (const struct variant *v = variants; v->name; v++)
-                if (sim_reduce_runs_here(v->table))
-                    run_kernel(v->name, sim_reduce_lookup(v->table, types[t], shape.op), &shape, b,
-                               b->expected);
+                expect(types[t], shape.op, &args, i, b->expected + i * size);
+            run_variants(&shape, b);
         }
     }
 }
 
-/* All 65536 values of the 16-bit floats survive the way through float32, or become the canonical NaN. */
-static void half_floats_round_trip(void **state)
+/* One NaN among numbers, at every place of a block: it is looked for in all of them at once. */
+static void one_nan_in_a_block(void **state)
 {
-    static uint16_t in[65536], out[65536];
+    struct buffers *b = *state;
+
+    for (int dtype = 0; dtype < THRUM_DATATYPE_COUNT; dtype++) {
+        size_t size = thrum_datatype_size((thrum_datatype_t)dtype);
+        if (!is_float((thrum_datatype_t)dtype))
+            continue;
+        for (size_t place = 0; place < 512 / size; place++) {
+            struct shape shape = {
+                .dtype = (thrum_datatype_t)dtype, .op = THRUM_SUM, .nsrc = 2, .ndst = 1};
+            const void *srcs[2];
+            struct sim_reduce_args args;
+            uint64_t nan = special(shape.dtype, 5); /* negative, with a payload */
+
+            shape.count = 512 / size;
+            args = args_of(&shape, b, srcs);
+            memset(b->srcs[0], 0, 512);
+            memset(b->srcs[1], 0, 512);
+            memcpy(b->srcs[place % 2] + place * size, &nan, size);
+            for (size_t i = 0; i < shape.count; i++)
+                expect(shape.dtype, shape.op, &args, i, b->expected + i * size);
+            run_variants(&shape, b);
+        }
+    }
+}
+
+/* Runs of every value of a narrow float through SUM, and through float32: unchanged, or the canonical NaN. */
+static void narrow_floats_round_trip(void **state)
+{
+    static const thrum_datatype_t types[] = {THRUM_FLOAT16, THRUM_BFLOAT16, THRUM_FLOAT8_E4M3,
+                                             THRUM_FLOAT8_E5M2};
+    static char in[65536 * 2], out[65536 * 2];
+    static float wide[65536];
 
     (void)state;
-    for (unsigned i = 0; i < 65536; i++)
-        in[i] = (uint16_t)i;
-    for (int t = 0; t < 2; t++) {
-        thrum_datatype_t dtype = t ? THRUM_BFLOAT16 : THRUM_FLOAT16;
-        const void *srcs[] = {in};
-        void *dsts[] = {out};
+    for (int t = 0; t < 4; t++) {
+        const struct format *format = format_of(types[t]);
+        size_t size = thrum_datatype_size(types[t]), count = size == 1 ? 256 : 65536;
+        const void *srcs[] = {in}, *wides[] = {wide};
+        void *dsts[] = {out}, *wide_dsts[] = {wide};
         struct sim_reduce_args args = {
-            .srcs = srcs, .dsts = dsts, .nsrc = 1, .ndst = 1, .count = 65536};
+            .srcs = srcs, .dsts = dsts, .nsrc = 1, .ndst = 1, .count = count};
 
+        for (uint64_t i = 0; i < count; i++)
+            memcpy(in + i * size, &i, size);
         for (int v = -1; v < 0 || variants[v].name; v++) {
             const struct sim_kernel_table *table =
                 v < 0 ? &sim_reduce_scalar_table : variants[v].table;
             if (!sim_reduce_runs_here(table))
                 continue;
-            sim_reduce_lookup(table, dtype, THRUM_SUM)(&args);
-            for (unsigned i = 0; i < 65536; i++)
-                assert_int_equal(out[i], isnan(decode(t ? &bfloat : &half, i))
-                                             ? encode(t ? &bfloat : &half, (double)NAN)
-                                             : i);
+            for (int by_float = 0; by_float < 2; by_float++) {
+                struct sim_reduce_args there = args, back = args;
+                if (by_float) {
+                    there.dsts = wide_dsts;
+                    there.wide_dst = true;
+                    sim_reduce_with(table, types[t], THRUM_SUM, &there);
+                    for (uint64_t i = 0; i < count; i++)
+                        assert_true(isnan(decode(format, i))
+                                        ? isnan(wide[i])
+                                        : (double)wide[i] == decode(format, i) &&
+                                              !signbit(wide[i]) == !signbit(decode(format, i)));
+                    back.srcs = wides;
+                    back.wide_src = true;
+                }
+                memset(out, GUARD, sizeof out);
+                sim_reduce_with(table, types[t], THRUM_SUM, &back);
+                for (uint64_t i = 0; i < count; i++) {
+                    uint64_t got = 0, want = encode(format, decode(format, i));
+                    memcpy(&got, out + i * size, size);
+                    assert_int_equal(got, want);
+                }
+            }
         }
     }
 }
 
-/* Sums of two 16-bit floats land between two of them: ties and near-ties of all kinds. */
-static void half_floats_round_to_nearest_even(void **state)
+static float next_to(float x, int steps)
 {
+    uint32_t bits;
+
+    memcpy(&bits, &x, sizeof bits);
+    bits += (uint32_t)steps;
+    memcpy(&x, &bits, sizeof bits);
+    return x;
+}
+
+/* Every value of an 8-bit float, every point halfway between two, and the float32 beside each, both signs. */
+static void every_halfway_point_of_float8(void **state)
+{
+    static const thrum_datatype_t types[] = {THRUM_FLOAT8_E4M3, THRUM_FLOAT8_E5M2};
+    static const uint32_t more[] = {1,          0x7f800000,           0x7fc00000, 0x7f7fffff,
+                                    0x7f800001, 0x43e80000 /* 464 */, 0x47700000 /* 61440 */};
+    static float in[2048];
+    uint8_t out[2048];
+
+    (void)state;
+    for (int t = 0; t < 2; t++) {
+        const struct format *format = format_of(types[t]);
+        const void *srcs[] = {in};
+        void *dsts[] = {out};
+        size_t n = 0;
+
+        for (uint64_t code = 0; code + 1 < beyond(format); code++) {
+            double x = decode(format, code), middle = (x + decode(format, code + 1)) / 2;
+            for (int step = -1; step <= 1; step++) {
+                in[n++] = code || step >= 0 ? next_to((float)x, step) : 0;
+                in[n++] = next_to((float)middle, step);
+            }
+        }
+        memcpy(in + n, more, sizeof more);
+        n += sizeof more / sizeof *more;
+        for (size_t i = 0; i < n; i++)
+            in[n + i] = -in[i];
+        n *= 2;
+        struct sim_reduce_args args = {
+            .srcs = srcs, .dsts = dsts, .nsrc = 1, .ndst = 1, .count = n, .wide_src = true};
+        for (int v = -1; v < 0 || variants[v].name; v++) {
+            const struct sim_kernel_table *table =
+                v < 0 ? &sim_reduce_scalar_table : variants[v].table;
+            if (!sim_reduce_runs_here(table))
+                continue;
+            sim_reduce_with(table, types[t], THRUM_SUM, &args);
+            for (size_t i = 0; i < n; i++)
+                assert_int_equal(out[i], encode(format, in[i]));
+        }
+    }
+}
+
+/* Every sum and product of two, which the kernels may compute in another way than longer folds. */
+static void every_pair_of_float8(void **state)
+{
+    static uint8_t x[65536], y[65536], out[65536];
+    static const thrum_redop_t ops[] = {THRUM_SUM, THRUM_PROD, THRUM_MIN, THRUM_MAX};
+
+    (void)state;
+    for (unsigned i = 0; i < 65536; i++) {
+        x[i] = (uint8_t)(i >> 8);
+        y[i] = (uint8_t)i;
+    }
+    for (int t = 0; t < 8; t++) {
+        thrum_datatype_t dtype = t & 1 ? THRUM_FLOAT8_E4M3 : THRUM_FLOAT8_E5M2;
+        const void *srcs[] = {x, y};
+        void *dsts[] = {out};
+        struct sim_reduce_args args = {
+            .srcs = srcs, .dsts = dsts, .nsrc = 2, .ndst = 1, .count = 65536};
+        for (int v = -1; v < 0 || variants[v].name; v++) {
+            const struct sim_kernel_table *table =
+                v < 0 ? &sim_reduce_scalar_table : variants[v].table;
+            if (!sim_reduce_runs_here(table))
+                continue;
+            sim_reduce_with(table, dtype, ops[t / 2], &args);
+            for (unsigned i = 0; i < 65536; i++) {
+                uint8_t want;
+                expect_float(dtype, ops[t / 2], &args, i, &want);
+                if (out[i] != want)
+                    fprintf(stderr, "%s %s of 0x%02x and 0x%02x\n", thrum_datatype_name(dtype),
+                            thrum_redop_name(ops[t / 2]), x[i], y[i]);
+                assert_int_equal(out[i], want);
+            }
+        }
+    }
+}
+
+/* Sums and products of two narrow floats land between two of them: ties and near-ties of all kinds. */
+static void narrow_floats_round_to_nearest_even(void **state)
+{
+    static const thrum_datatype_t types[] = {THRUM_FLOAT16, THRUM_BFLOAT16, THRUM_FLOAT8_E4M3,
+                                             THRUM_FLOAT8_E5M2};
     struct buffers *b = *state;
 
-    for (int round = 0; round < 400; round++) {
-        struct shape shape = {.dtype = round & 1 ? THRUM_FLOAT16 : THRUM_BFLOAT16,
-                              .op = round & 2 ? THRUM_SUM : THRUM_PROD,
-                              .nsrc = 2 + round % 2,
+    for (int round = 0; round < 800; round++) {
+        struct shape shape = {.dtype = types[round % 4],
+                              .op = round & 4 ? THRUM_SUM : THRUM_PROD,
+                              .nsrc = 2 + round / 8 % 2,
                               .ndst = 1,
                               .count = 64};
         check_shape(&shape, b);
     }
 }
+
+#if defined(__x86_64__)
+/* A thread that rounds up and takes subnormal numbers for zero gets the same bits, and stays as it is. */
+static void arithmetic_of_the_caller_does_not_matter(void **state)
+{
+    static const uint8_t x[] = {0x01, 0x02, 0x7e, 0x39}, y[] = {0x02, 0x81, 0x08, 0x18};
+    static const uint8_t sum[] = {0x03, 0x01, 0x7e, 0x3a};
+    static const uint32_t tiny[] = {0x00000001, 0x00000002}, doubled[] = {0x00000002, 0x00000004};
+    const void *srcs[] = {x, y}, *tinies[] = {tiny, tiny};
+    uint8_t out[4];
+    uint32_t wide[2];
+    void *dsts[] = {out}, *wide_dsts[] = {wide};
+    struct sim_reduce_args args = {.srcs = srcs, .dsts = dsts, .nsrc = 2, .ndst = 1, .count = 4},
+                           floats = {
+                               .srcs = tinies, .dsts = wide_dsts, .nsrc = 2, .ndst = 1, .count = 2};
+    unsigned before = _mm_getcsr(), odd = before | 0x8040 | 0x4000;
+
+    (void)state;
+    _mm_setcsr(odd);
+    sim_reduce(THRUM_FLOAT8_E4M3, THRUM_SUM, &args);
+    sim_reduce(THRUM_FLOAT32, THRUM_SUM, &floats);
+    assert_int_equal(_mm_getcsr(), odd);
+    _mm_setcsr(before);
+    assert_memory_equal(out, sum, sizeof sum);
+    assert_memory_equal(wide, doubled, sizeof doubled);
+}
+#endif
 
 /* `bytes` at the end of a page that is followed by one that nobody may touch. */
 static char *before_guard_page(char *pages, size_t bytes)
@@ -595,26 +1064,31 @@ static char *guarded_pages(void)
     return pages;
 }
 
+static void touch_ends(char *const *pages, thrum_datatype_t dtype, size_t count, bool wide)
+{
+    size_t size = thrum_datatype_size(dtype),
+           wide_size = thrum_datatype_size(stored_as(dtype, true));
+    const void *srcs[] = {before_guard_page(pages[0], count * (wide ? wide_size : size)),
+                          before_guard_page(pages[1], count * size)};
+    void *dsts[] = {before_guard_page(pages[2], count * size)};
+    struct sim_reduce_args args = {
+        .srcs = srcs, .dsts = dsts, .nsrc = 2, .ndst = 1, .count = count, .wide_first = wide};
+
+    for (const struct variant *v = variants; v->name; v++)
+        if (sim_reduce_runs_here(v->table))
+            sim_reduce_with(v->table, dtype, THRUM_SUM, &args);
+    sim_reduce_with(&sim_reduce_scalar_table, dtype, THRUM_SUM, &args);
+}
+
 static void nothing_beyond_the_ends_is_touched(void **state)
 {
     char *pages[3] = {guarded_pages(), guarded_pages(), guarded_pages()};
 
     (void)state;
-    for (int dtype = 0; dtype < THRUM_DATATYPE_COUNT; dtype++) {
-        size_t size = thrum_datatype_size((thrum_datatype_t)dtype);
-        for (size_t count = 1; count <= 600 / size; count++) {
-            const void *srcs[] = {before_guard_page(pages[0], count * size),
-                                  before_guard_page(pages[1], count * size)};
-            void *dsts[] = {before_guard_page(pages[2], count * size)};
-            struct sim_reduce_args args = {
-                .srcs = srcs, .dsts = dsts, .nsrc = 2, .ndst = 1, .count = count};
-
-            for (const struct variant *v = variants; v->name; v++)
-                if (sim_reduce_runs_here(v->table))
-                    sim_reduce_lookup(v->table, (thrum_datatype_t)dtype, THRUM_SUM)(&args);
-            sim_reduce_lookup(&sim_reduce_scalar_table, (thrum_datatype_t)dtype, THRUM_SUM)(&args);
-        }
-    }
+    for (int dtype = 0; dtype < THRUM_DATATYPE_COUNT; dtype++)
+        for (size_t count = 1; count <= 600 / thrum_datatype_size((thrum_datatype_t)dtype); count++)
+            for (int wide = 0; wide < 2; wide++)
+                touch_ends(pages, (thrum_datatype_t)dtype, count, wide);
     for (int i = 0; i < 3; i++)
         munmap(pages[i], 8192);
 }
@@ -628,30 +1102,57 @@ static uint64_t divided(thrum_datatype_t dtype, const struct sim_kernel_table *t
     struct sim_reduce_args args = {
         .srcs = srcs, .dsts = dsts, .nsrc = 1, .ndst = 1, .count = 8, .divisor = n};
 
-    sim_reduce_lookup(table, dtype, THRUM_AVG)(&args);
+    sim_reduce_with(table, dtype, THRUM_AVG, &args);
     return out[0];
+}
+
+/* x / n of one integer type, in all lanes, by every variant. */
+static void check_division(thrum_datatype_t dtype, uint64_t x, uint64_t n)
+{
+    size_t bits = 8 * thrum_datatype_size(dtype);
+    uint64_t mask = UINT64_MAX >> (64 - bits), packed = 0, want;
+    __int128 value;
+
+    x &= mask;
+    value = read_int(dtype, &x) / (__int128)n;
+    want = (uint64_t)value & mask;
+    for (size_t at = 0; at < 64; at += bits)
+        packed |= x << at;
+    for (const struct variant *v = variants; v->name; v++)
+        if (sim_reduce_runs_here(v->table))
+            assert_int_equal(divided(dtype, v->table, packed, n) & mask, want);
+    assert_int_equal(divided(dtype, &sim_reduce_scalar_table, packed, n) & mask, want);
 }
 
 /* Exact over the whole range, next to every multiple, for divisors of any size. */
 static void averages_of_integers_divide_exactly(void **state)
 {
-    (void)state;
-    for (const struct variant *v = variants; v->name; v++) {
-        if (!sim_reduce_runs_here(v->table))
-            continue;
-        for (int round = 0; round < 20000; round++) {
-            uint64_t n = (random_u64() >> (random_u64() % 64)) | 2;
-            uint64_t x = random_u64() / n * n - (uint64_t)(round % 3) + 1;
-            int64_t sx = (int64_t)x, sn = (int64_t)n;
+    static const thrum_datatype_t types[] = {THRUM_INT8,  THRUM_UINT8,  THRUM_INT16, THRUM_UINT16,
+                                             THRUM_INT32, THRUM_UINT32, THRUM_INT64, THRUM_UINT64};
 
-            assert_int_equal(divided(THRUM_UINT64, v->table, x, n), x / n);
-            if (sn > 0)
-                assert_int_equal(divided(THRUM_INT64, v->table, x, n), sx / sn);
-            else
-                assert_int_equal(divided(THRUM_INT64, v->table, x, n),
-                                 x == n && n == 1ull << 63 ? UINT64_MAX : 0);
+    (void)state;
+    for (int round = 0; round < 16000; round++) {
+        uint64_t n = random_u64() >> (random_u64() % 64), x;
+        if (round % 8 == 0)
+            n = 1ull << (round / 8 % 64);
+        n = n < 2 ? 2 : n;
+        x = random_u64() / n * n - (uint64_t)(round % 3) + 1;
+        check_division(types[round % 8], x, n);
+        check_division(types[round / 8 % 8], random_u64() % n, n);
+    }
+    for (uint64_t n = 2; n < 260; n += 1 + n / 64) { /* all there is in 8 bits */
+        for (uint64_t x = 0; x < 256; x++) {
+            check_division(THRUM_INT8, x, n);
+            check_division(THRUM_UINT8, x, n);
         }
     }
+    for (uint64_t n = 2; n < 65536; n += 1 + n / 8) /* the ends of ranges */
+        for (uint64_t x = 0; x < 4; x++) {
+            check_division(THRUM_INT16, 0x7ffe + x, n);
+            check_division(THRUM_UINT16, 0xfffe + x, n);
+            check_division(THRUM_INT32, 0x7ffffffe + x, n);
+            check_division(THRUM_INT64, INT64_MAX - 1 + x, n);
+        }
 }
 
 int main(void)
@@ -660,9 +1161,18 @@ int main(void)
         cmocka_unit_test_setup_teardown(every_type_and_operation, make_buffers, free_buffers),
         cmocka_unit_test_setup_teardown(streamed_stores, make_buffers, free_buffers),
         cmocka_unit_test_setup_teardown(pairs_of_special_values, make_buffers, free_buffers),
-        cmocka_unit_test(half_floats_round_trip),
-        cmocka_unit_test_setup_teardown(half_floats_round_to_nearest_even, make_buffers,
+        cmocka_unit_test_setup_teardown(one_nan_in_a_block, make_buffers, free_buffers),
+        cmocka_unit_test_setup_teardown(wide_operands, make_buffers, free_buffers),
+        cmocka_unit_test_setup_teardown(scaled, make_buffers, free_buffers),
+        cmocka_unit_test(folded_by_a_callback),
+        cmocka_unit_test(narrow_floats_round_trip),
+        cmocka_unit_test(every_halfway_point_of_float8),
+        cmocka_unit_test(every_pair_of_float8),
+        cmocka_unit_test_setup_teardown(narrow_floats_round_to_nearest_even, make_buffers,
                                         free_buffers),
+#if defined(__x86_64__)
+        cmocka_unit_test(arithmetic_of_the_caller_does_not_matter),
+#endif
         cmocka_unit_test(nothing_beyond_the_ends_is_touched),
         cmocka_unit_test(averages_of_integers_divide_exactly),
     };

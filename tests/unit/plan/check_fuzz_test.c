@@ -110,7 +110,7 @@ static bool oracle_can_run(const struct plan *plans, int n)
 
             for (unsigned k = 0; k < (unsigned)op->ndst + op->nsrc; k++)
                 if (plans[r].operands[op->first_operand + k].space == PLAN_LINE &&
-                    op->bytes > PLAN_INLINE_LONG_BYTES)
+                    op->bytes > ORACLE_LINE_BYTES)
                     return false;
         }
     return true;
@@ -308,7 +308,8 @@ static void run_mutants(const struct algo *algo, struct plan_params params)
 #ifndef THRUM_SANITIZED /* one thread, no memory of its own: nothing new for a sanitizer, and slow */
     params.nranks = 4;
     params.count = 5;
-    with_plans(algo, params, true);
+    if (params.in_place == params.peer_access)
+        with_plans(algo, params, true);
 #endif
 }
 

@@ -24,7 +24,7 @@ struct channel {
 
 struct line_slot {
     uint64_t sequence;
-    uint64_t data[PLAN_INLINE_LONG_BYTES / 8];
+    uint64_t data[ORACLE_LINE_BYTES / 8];
 };
 
 struct actor_rank {

@@ -7,6 +7,8 @@
 
 #include "plan/plan.h"
 
+#define ORACLE_LINE_BYTES 256 /* what a line carries here, at most */
+
 enum oracle_verdict { ORACLE_RIGHT, ORACLE_WRONG, ORACLE_STUCK };
 
 /* Plans of uint64 elements, op sum or avg; not SENDRECV. Scratch of each rank is params.scratch_bytes. */

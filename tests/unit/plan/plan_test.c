@@ -209,6 +209,24 @@ static void buffers_by_definition(void **state)
     p.collective = COLL_REDUCE_SCATTER;
     assert_int_equal(plan_send_bytes(&p, 0), 144);
     assert_int_equal(plan_recv_bytes(&p, 0), 48);
+    p.collective = COLL_REDUCE;
+    assert_int_equal(plan_send_bytes(&p, 0), 48);
+    assert_int_equal(plan_recv_bytes(&p, 0), 0);
+    assert_int_equal(plan_recv_bytes(&p, 2), 48);
+    p.collective = COLL_GATHER;
+    assert_int_equal(plan_send_bytes(&p, 0), 48);
+    assert_int_equal(plan_recv_bytes(&p, 0), 0);
+    assert_int_equal(plan_recv_bytes(&p, 2), 144);
+    p.collective = COLL_SCATTER;
+    assert_int_equal(plan_send_bytes(&p, 0), 0);
+    assert_int_equal(plan_send_bytes(&p, 2), 144);
+    assert_int_equal(plan_recv_bytes(&p, 0), 48);
+    p.collective = COLL_ALLTOALL;
+    assert_int_equal(plan_send_bytes(&p, 0), 144);
+    assert_int_equal(plan_recv_bytes(&p, 0), 144);
+    p.collective = COLL_EXSCAN;
+    assert_int_equal(plan_send_bytes(&p, 0), 48);
+    assert_int_equal(plan_recv_bytes(&p, 0), 48);
     p.collective = COLL_BARRIER;
     assert_int_equal(plan_recv_bytes(&p, 0), 0);
     p.collective = COLL_SENDRECV;
@@ -219,6 +237,53 @@ static void buffers_by_definition(void **state)
     assert_int_equal(plan_recv_bytes(&p, 2), 10); /* a peer's: the message of the pair */
     assert_int_equal(plan_send_bytes(&p, 2), 30);
     assert_int_equal(plan_send_bytes(&p, 0), 20);
+}
+
+static void blocks_of_their_own_sizes(void **state)
+{
+    static const uint64_t counts[] = {3, 0, 2}, displs[] = {4, 9, 1};
+    struct plan_params p = params();
+    uint64_t elem = thrum_datatype_size(p.dtype);
+
+    (void)state;
+    p.collective = COLL_ALLGATHER;
+    p.counts = counts;
+    assert_int_equal(plan_block_elems(&p, 2), 2);
+    assert_int_equal(plan_block_first(&p, 2), 3);
+    assert_int_equal(plan_send_bytes(&p, 0), 3 * elem);
+    assert_int_equal(plan_recv_bytes(&p, 0), 5 * elem);
+    p.displs = displs;
+    assert_int_equal(plan_block_first(&p, 2), 1);
+    assert_int_equal(plan_recv_bytes(&p, 0), 9 * elem); /* up to where the last block would be */
+    p.collective = COLL_REDUCE_SCATTER;
+    assert_int_equal(plan_send_bytes(&p, 1), 9 * elem);
+    assert_int_equal(plan_recv_bytes(&p, 1), 0);
+}
+
+static void partial_results_are_wide(void **state)
+{
+    static const struct {
+        thrum_datatype_t dtype;
+        unsigned widening;
+    } types[] = {{THRUM_BFLOAT16, 2}, {THRUM_FLOAT16, 2}, {THRUM_FLOAT8_E4M3, 4},
+                 {THRUM_INT16, 1},    {THRUM_FLOAT32, 1}, {THRUM_COMPLEX64, 1}};
+    struct plan_params p = params();
+
+    (void)state;
+    for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
+        struct plan plan;
+        struct plan_operand wide = plan_at(PLAN_WIDE, p.rank, 16), src = plan_at(PLAN_SEND, 0, 0);
+
+        p.dtype = types[i].dtype;
+        p.redop = THRUM_SUM;
+        assert_int_equal(plan_widening(&p), types[i].widening);
+        plan_init(&plan, &p);
+        plan_reduce(&plan, 0, 0, &wide, 1, &src, 1, 8);
+        assert_int_equal(plan.scratch_bytes, 24 * types[i].widening);
+        plan_fini(&plan);
+        p.redop = THRUM_REDOP_COUNT;
+        assert_int_equal(plan_widening(&p), 1);
+    }
 }
 
 static void text_is_a_line_an_op(void **state)
@@ -328,11 +393,12 @@ static void failed_output_is_an_error(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(names_go_both_ways),       cmocka_unit_test(appended_ops_are_kept),
-        cmocka_unit_test(nothing_to_move_is_no_op), cmocka_unit_test(the_first_error_stays),
-        cmocka_unit_test(buffers_by_definition),    cmocka_unit_test(text_is_a_line_an_op),
-        cmocka_unit_test(json_has_everything),      cmocka_unit_test(dot_chains_lanes),
-        cmocka_unit_test(widest_op_is_not_cut),     cmocka_unit_test(failed_output_is_an_error),
+        cmocka_unit_test(names_go_both_ways),        cmocka_unit_test(appended_ops_are_kept),
+        cmocka_unit_test(nothing_to_move_is_no_op),  cmocka_unit_test(the_first_error_stays),
+        cmocka_unit_test(blocks_of_their_own_sizes), cmocka_unit_test(partial_results_are_wide),
+        cmocka_unit_test(buffers_by_definition),     cmocka_unit_test(text_is_a_line_an_op),
+        cmocka_unit_test(json_has_everything),       cmocka_unit_test(dot_chains_lanes),
+        cmocka_unit_test(widest_op_is_not_cut),      cmocka_unit_test(failed_output_is_an_error),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
