@@ -32,7 +32,7 @@ struct algo_cost algo_broadcast_sliced_cost(const struct plan_params *params)
 {
     double n = params->nranks, bytes = (double)algo_count_bytes(params);
 
-    /* a slice read, and written to all */
+    /* all wait for all, twice; a slice read, and written to all */
     return (struct algo_cost){
-        .steps = 2, .messages = 4 * (n - 1), .copied_bytes = bytes / n + bytes};
+        .steps = 3, .messages = 4 * (n - 1), .copied_bytes = bytes / n + bytes};
 }

@@ -60,7 +60,7 @@ static void test_rules_have_sizes(void **state)
     assert_string_equal(chosen(call(COLL_ALLREDUCE, 2, 64 << 10)), "ring");
     assert_string_equal(chosen(call(COLL_ALLREDUCE, 2, 4 << 20)), "ring");
     assert_string_equal(chosen(call(COLL_ALLREDUCE, 2, (64 << 10) - 4)), "direct");
-    assert_string_equal(chosen(call(COLL_ALLREDUCE, 2, (4 << 20) + 4)), "direct");
+    assert_string_equal(chosen(call(COLL_ALLREDUCE, 2, (4 << 20) + 4)), "pieces");
     assert_string_equal(chosen(call(COLL_BROADCAST, 2, 8)), "chain");
     assert_string_equal(chosen(call(COLL_ALLGATHER, 2, 512)), "ring"); /* two blocks are 1K */
     assert_string_not_equal(chosen(call(COLL_ALLGATHER, 2, 516)), "ring");
@@ -99,7 +99,7 @@ static void test_bad_rules_are_named(void **state)
 /* The user's word is an error where it cannot be kept; a rule of the tuning file gives way. */
 static void test_who_gives_way(void **state)
 {
-    struct plan_params params = call(COLL_ALLREDUCE, 2, 1 << 20);
+    struct plan_params params = call(COLL_ALLREDUCE, 2, 32 << 10);
     const struct algo *algo;
 
     (void)state;
@@ -149,7 +149,7 @@ static void test_small_in_lines_large_direct(void **state)
 
     (void)state;
     assert_string_equal(chosen(params), "inline");
-    assert_string_equal(chosen(call(COLL_ALLREDUCE, 2, 1 << 20)), "direct");
+    assert_string_equal(chosen(call(COLL_ALLREDUCE, 2, 32 << 10)), "direct");
     alone = crossover(params);
     assert_in_range(alone, 512, 4096);
     params.nranks = 4;
