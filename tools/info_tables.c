@@ -122,7 +122,6 @@ static const struct {
     {ALGO_INLINE_ONLY, "inline-only"},
     {ALGO_ORDERED, "ordered"},
     {ALGO_POWER_OF_TWO, "power-of-two"},
-    {ALGO_HIDES_STAGING, "hides-staging"},
 };
 enum { ALGORITHM_FLAGS = sizeof algorithm_flags / sizeof *algorithm_flags };
 
@@ -163,9 +162,7 @@ int info_algorithms(bool json)
         printf("\npeer-access: loads and stores peers' memory; inline-only: what fits a line, "
                "%d bytes\n"
                "where peers' memory can be stored to, else %d;\n"
-               "ordered: folds contributions from the left in the order of ranks; hides-staging: "
-               "copies\n"
-               "host memory to the device meanwhile.\n"
+               "ordered: folds contributions from the left in the order of ranks.\n"
                "THRUM_ALGO=collective:algorithm forces one; --why says what would be chosen.\n",
                PLAN_INLINE_LONG_BYTES, PLAN_INLINE_BYTES);
         return 0;

@@ -265,7 +265,7 @@ enum {
  * remote region, with `indirect` added as usual. Then the 64-bit word at signal_offset in signal_key's region becomes
  * the command's `value`, visible after the data; signal_key 0 means no signal.
  */
-struct thrum_put {
+struct thrum_port_put {
     void *peer; /* connection, of the fabric */
     void *
         local_region; /* registration that holds src[0]; may be NULL when `bytes` fits the fabric's inline size */
@@ -302,7 +302,7 @@ struct thrum_command {
     union {
         uint64_t
             divisor; /* REDUCE with THRUM_AVG: the sum is divided by it once, before it is rounded; 0 means 1 */
-        struct thrum_put put; /* PUT */
+        struct thrum_port_put put; /* PUT */
         struct {
             thrum_callback_t callback;
             void *argument;

@@ -6,8 +6,6 @@ X(ALLREDUCE, "inline", allreduce_inline, ALGO_INLINE_ONLY | ALGO_ORDERED,
   "one shot: a line with the contribution to every peer, folded in rank order (NCCL's LL idea)")
 X(ALLREDUCE, "direct", allreduce_direct, ALGO_NEEDS_PEER_ACCESS | ALGO_ORDERED,
   "each rank folds its slice of every SEND and writes it to every RECV, in one pass")
-X(ALLREDUCE, "pieces", allreduce_pieces, ALGO_NEEDS_PEER_ACCESS | ALGO_ORDERED | ALGO_HIDES_STAGING,
-  "as direct, piece by piece, so that host memory is copied while others are folded")
 X(ALLREDUCE, "recursive_doubling", allreduce_recursive_doubling, 0,
   "log2(n) exchanges of everything (Thakur, Rabenseifner, Gropp 2005, section 4.5)")
 X(ALLREDUCE, "ring", allreduce_ring, 0,
@@ -25,8 +23,6 @@ X(BROADCAST, "direct", broadcast_direct, 0,
   "every rank reads the root's SEND; without peer access the root puts to every rank")
 X(BROADCAST, "sliced", broadcast_sliced, ALGO_NEEDS_PEER_ACCESS,
   "each rank copies its slice of the root's SEND to every RECV")
-X(BROADCAST, "pieces", broadcast_pieces, ALGO_NEEDS_PEER_ACCESS | ALGO_HIDES_STAGING,
-  "as direct, piece by piece, so that host memory is copied meanwhile")
 X(BROADCAST, "binomial", broadcast_binomial, 0,
   "binomial tree, the largest subtree first (Thakur, Rabenseifner, Gropp 2005, section 4.2)")
 X(BROADCAST, "chain", broadcast_chain, 0, "from neighbour to neighbour, in pieces")
@@ -35,8 +31,6 @@ X(BROADCAST, "scatter_allgather", broadcast_scatter_allgather, 0,
   "1994)")
 X(ALLGATHER, "inline", allgather_inline, ALGO_INLINE_ONLY, "a line with the block to every peer")
 X(ALLGATHER, "direct", allgather_direct, 0, "each rank writes its block to every RECV")
-X(ALLGATHER, "pieces", allgather_pieces, ALGO_NEEDS_PEER_ACCESS | ALGO_HIDES_STAGING,
-  "as direct, piece by piece, so that host memory is copied meanwhile")
 X(ALLGATHER, "ring", allgather_ring, 0, "blocks travel around a ring, n - 1 steps")
 X(ALLGATHER, "bruck", allgather_bruck, 0,
   "ceil(log2(n)) steps of doubling size (Bruck, Ho, Kipnis, Upfal, Weathersby 1997)")

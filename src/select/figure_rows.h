@@ -19,4 +19,3 @@ X(cache_bytes, 8388608, 4096, 1099511627776, "bytes",
   "what a rank may touch in one call before it counts as beyond the cache")
 X(put_us, 1.5, 0.001, 1000000, "us", "one exchange without peer access: a put through a fabric")
 X(put_gbps, 12, 0.001, 10000, "GB/s", "the data of puts through a fabric, read and written")
-X(host_share, 0.05, 0, 1, "", "of calls, buffers that lie in host memory and have to be staged")

@@ -470,7 +470,7 @@ static thrum_status_t run_callback(struct run *run)
 
 /* ---- PORT engine ----------------------------------------------------------------------------------------------- */
 
-static thrum_status_t fill_put(struct run *run, const struct thrum_put *put,
+static thrum_status_t fill_put(struct run *run, const struct thrum_port_put *put,
                                struct thrum_fabric_put *out)
 {
     const struct thrum_command *c = run->command;
@@ -506,7 +506,7 @@ static thrum_status_t fill_put(struct run *run, const struct thrum_put *put,
 static thrum_status_t run_put(struct run *run)
 {
     const struct thrum_command *c = run->command;
-    const struct thrum_put *put = &c->put;
+    const struct thrum_port_put *put = &c->put;
     const struct thrum_fabric_ops *fabric;
     struct thrum_fabric_put request;
     thrum_status_t status;

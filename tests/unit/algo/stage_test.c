@@ -105,7 +105,7 @@ static void test_stages_are_right(void **state)
 /* Every stage is needed: without it something is missing. */
 static void test_every_stage_counts(void **state)
 {
-    const struct algo *algo = algo_find(COLL_ALLREDUCE, "pieces");
+    const struct algo *algo = algo_find(COLL_ALLREDUCE, "direct");
     struct plan_params params = {.collective = COLL_ALLREDUCE,
                                  .nranks = 3,
                                  .count = 1000,
