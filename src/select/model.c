@@ -17,16 +17,6 @@ static double blend(double cached, double memory, double beyond)
     return 1 / ((1 - beyond) / cached + beyond / memory);
 }
 
-/* Bytes read and written to stage buffers that lie in host memory, where an algorithm does not hide it. */
-static double staged_bytes(const struct algo *algo, const struct plan_params *params)
-{
-    if (algo->flags & (ALGO_HIDES_STAGING | ALGO_INLINE_ONLY) ||
-        params->collective == COLL_SENDRECV || params->collective == COLL_BARRIER)
-        return 0;
-    return 2 *
-           (double)(plan_send_bytes(params, params->root) + plan_recv_bytes(params, params->root));
-}
-
 double select_predict_us(const struct select_figures *f, const struct algo *algo,
                          const struct plan_params *params)
 {
@@ -52,8 +42,6 @@ double select_predict_us(const struct select_figures *f, const struct algo *algo
         exchange += share * f->switch_us;
     /* Ranks of one core find in its cache what the others of it have written. */
     return f->call_us * share + cost.steps * exchange + cost.passed_bytes / pass / 1000 +
-           share *
-               (cost.messages * message + (cost.copied_bytes / copy + cost.reduced_bytes / reduce +
-                                           f->host_share * staged_bytes(algo, params) / copy) /
-                                              1000);
+           share * (cost.messages * message +
+                    (cost.copied_bytes / copy + cost.reduced_bytes / reduce) / 1000);
 }

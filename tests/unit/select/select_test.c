@@ -60,7 +60,7 @@ static void test_rules_have_sizes(void **state)
     assert_string_equal(chosen(call(COLL_ALLREDUCE, 2, 64 << 10)), "ring");
     assert_string_equal(chosen(call(COLL_ALLREDUCE, 2, 4 << 20)), "ring");
     assert_string_equal(chosen(call(COLL_ALLREDUCE, 2, (64 << 10) - 4)), "direct");
-    assert_string_equal(chosen(call(COLL_ALLREDUCE, 2, (4 << 20) + 4)), "pieces");
+    assert_string_equal(chosen(call(COLL_ALLREDUCE, 2, (4 << 20) + 4)), "direct");
     assert_string_equal(chosen(call(COLL_BROADCAST, 2, 8)), "chain");
     assert_string_equal(chosen(call(COLL_ALLGATHER, 2, 512)), "ring"); /* two blocks are 1K */
     assert_string_not_equal(chosen(call(COLL_ALLGATHER, 2, 516)), "ring");
