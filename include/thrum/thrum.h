@@ -457,7 +457,10 @@ THRUM_MUST_CHECK thrum_status_t thrum_put(const void *send, size_t count, thrum_
 /* Tells peer that all earlier puts of this rank to it (in issue order on the communicator) are there. */
 THRUM_MUST_CHECK thrum_status_t thrum_signal(int peer, thrum_comm_t comm, thrum_queue_t queue);
 
-/* Later commands of the queue execute after `n` more signals from peer have come; each signal is waited for once. */
+/*
+ * Later commands of the queue execute after `n` more signals from peer have come; each signal is waited for once.
+ * Errors: those of collectives; INVALID_COUNT: more signals than can be counted.
+ */
 THRUM_MUST_CHECK thrum_status_t thrum_wait_signal(int peer, uint64_t n, thrum_comm_t comm,
                                                   thrum_queue_t queue);
 

@@ -52,8 +52,11 @@ static thrum_status_t place_messages(struct thrum_comm *comm, struct message *me
                                &m->kind);
         if (status)
             return status;
-        if (m->kind != THRUM_MEM_DEVICE)
-            staged += round_up_u64(m->bytes, CACHE_LINE_BYTES);
+        if (m->kind != THRUM_MEM_DEVICE &&
+            __builtin_add_overflow(staged, round_up_u64(m->bytes, CACHE_LINE_BYTES), &staged))
+            return thrum_fail(THRUM_ERR_NO_DEVICE_MEMORY,
+                              "%s: the host buffers of a group need more than 2^64 bytes of stage",
+                              comm->name);
     }
     if (!staged)
         return THRUM_OK;

@@ -244,7 +244,7 @@ static void nothing_begins(void **state)
     (void)state;
     for (int i = 0; i < 8; i++)
         ok(thrum_queue_create(devices[0], THRUM_QUEUE_DEFAULT, &many[i]));
-    for (int variant = 0; variant < 9; variant++) {
+    for (int variant = 0; variant < 10; variant++) {
         fill();
         ok(thrum_group_start());
         for (int r = 0; r < N; r++) {
@@ -297,7 +297,12 @@ static void nothing_begins(void **state)
             ok(thrum_recv(at(&recvs[0], 2), 10, THRUM_INT32, 0, others[0], queues[0]));
             refused(thrum_group_end(), THRUM_ERR_INVALID_USAGE, "thrum_send", "thrum_alltoallv");
             break;
-        case 7: /* a graph is of one queue */
+        case 7: /* the sum is 2^64 */
+            for (int i = 0; i < 4; i++)
+                ok(thrum_send(values, ((size_t)1 << 62) - 1, THRUM_UINT8, 1, others[0], queues[0]));
+            refused(thrum_group_end(), THRUM_ERR_NO_DEVICE_MEMORY, "host buffers", "stage");
+            break;
+        case 8: /* a graph is of one queue */
             ok(thrum_queue_capture_begin(many[0]));
             ok(thrum_send(at(&sends[0], 2), 1, THRUM_INT32, 1, others[0], many[0]));
             refused(thrum_group_end(), THRUM_ERR_INVALID_USAGE, "several queues", "captured");
