@@ -314,7 +314,8 @@ THRUM_MUST_CHECK thrum_status_t thrum_barrier(thrum_comm_t comm, thrum_queue_t q
 
 /*
  * Point to point: the i-th send from a to b meets the i-th recv of b from a; counts and types must agree. A rank may
- * send to itself inside a group. Sends and receives that wait for each other belong into one group.
+ * send to itself inside a group. Sends and receives that wait for each other belong into one group. There a second
+ * message of this rank to or from one peer begins when the first ones of all its peers have ended.
  */
 THRUM_MUST_CHECK thrum_status_t thrum_send(const void *send, size_t count, thrum_datatype_t dtype,
                                            int peer, thrum_comm_t comm, thrum_queue_t queue);
@@ -478,7 +479,10 @@ THRUM_MUST_CHECK thrum_status_t thrum_put(const void *send, size_t count, thrum_
 /* Tells peer that all earlier puts of this rank to it (in issue order on the communicator) are there. */
 THRUM_MUST_CHECK thrum_status_t thrum_signal(int peer, thrum_comm_t comm, thrum_queue_t queue);
 
-/* Later commands of the queue execute after `n` more signals from peer have come; each signal is waited for once. */
+/*
+ * Later commands of the queue execute after `n` more signals from peer have come; each signal is waited for once.
+ * Errors: those of collectives; INVALID_COUNT: more signals than can be counted.
+ */
 THRUM_MUST_CHECK thrum_status_t thrum_wait_signal(int peer, uint64_t n, thrum_comm_t comm,
                                                   thrum_queue_t queue);
 
