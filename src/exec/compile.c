@@ -238,6 +238,12 @@ static void lower_engine(struct builder *b, const struct plan_op *op)
     if (op->opcode != PLAN_REDUCE)
         return;
     command->flags |= wide_flags(b, op);
+    if (wide_flags(b, op) && !(b->comm->device->properties.capabilities & THRUM_CAP_WIDE) &&
+        !b->status)
+        b->status = thrum_fail(
+            THRUM_ERR_UNSUPPORTED, "device %s lacks THRUM_CAP_WIDE, which %s of %s by %s needs",
+            b->comm->device->properties.name, collective_name(params->collective),
+            thrum_datatype_name(params->dtype), b->plan->algorithm);
     command->dtype = (uint8_t)params->dtype;
     command->redop = (uint8_t)params->redop;
     if (params->redop >= THRUM_REDOP_COUNT) {
