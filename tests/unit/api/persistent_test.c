@@ -326,6 +326,41 @@ static void in_a_graph(void **state)
     free_buffers();
 }
 
+/* A v-variant in a graph is not taken for the plain call with the same buffers and its largest count. */
+static void in_a_graph_beside_a_plain_call(void **state)
+{
+    static const size_t counts[N] = {30, 0, 30};
+    thrum_graph_t graphs[N];
+
+    (void)state;
+    make_buffers(MEMORY_DEVICE);
+    ranks_join(N, NULL);
+    fill(0);
+    for (int r = 0; r < N; r++) {
+        ok(thrum_queue_capture_begin(queues[r]));
+        ok(thrum_allgatherv(sends[r].address, recvs[r].address, counts, NULL, THRUM_INT32, comms[r],
+                            queues[r]));
+        ok(thrum_queue_capture_end(queues[r], &graphs[r]));
+    }
+    for (int r = 0; r < N; r++)
+        ok(thrum_allgather(sends[r].address, recvs[r].address, 30, THRUM_INT32, comms[r],
+                           queues[r]));
+    for (int r = 0; r < N; r++)
+        ok(thrum_graph_launch(graphs[r], queues[r]));
+    for (int r = 0; r < N; r++)
+        ok(thrum_allgatherv(sends[r].address, plain[r].address, counts, NULL, THRUM_INT32, comms[r],
+                            queues[r]));
+    ranks_synchronize(N);
+    for (int r = 0; r < N; r++) {
+        buffer_read(&recvs[r], got, 60 * sizeof *got);
+        buffer_read(&plain[r], want, 60 * sizeof *want);
+        assert_memory_equal(got, want, 60 * sizeof *got);
+        thrum_graph_destroy(graphs[r]);
+    }
+    ranks_leave(N);
+    free_buffers();
+}
+
 static void without_their_communicator(void **state)
 {
     thrum_persistent_t calls[4];
@@ -472,6 +507,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(bad_arguments),
         cmocka_unit_test(in_a_graph),
         cmocka_unit_test(a_graph_without_its_communicator),
+        cmocka_unit_test(in_a_graph_beside_a_plain_call),
     };
 
     run_with_each(argc, argv, settings, 2);
