@@ -305,6 +305,7 @@ static thrum_status_t prove_size(const struct algo *algo, const struct algo_swee
     uint64_t large = large_count(algo->collective, nranks, sweep->quick);
     const struct load loads[] = {
         {0, THRUM_FLOAT32, THRUM_SUM, DEFAULT_SCRATCH_BYTES, BLOCKS_EQUAL},
+        {0, THRUM_FLOAT8_E4M3, THRUM_SUM, DEFAULT_SCRATCH_BYTES, BLOCKS_EQUAL},
         {1, THRUM_COMPLEX128, THRUM_AVG, SMALL_SCRATCH_BYTES, BLOCKS_EQUAL},
         {7, THRUM_INT8, THRUM_SUM, DEFAULT_SCRATCH_BYTES, BLOCKS_EQUAL},
         {7, THRUM_INT64, THRUM_LAND, DEFAULT_SCRATCH_BYTES, BLOCKS_EQUAL},

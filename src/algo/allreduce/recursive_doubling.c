@@ -56,7 +56,8 @@ static void doubling_init(struct doubling *d, const struct plan_params *params)
         .lines = travels_in_lines(params),
         .slot_bytes = room / CACHE_LINE_BYTES * CACHE_LINE_BYTES,
     };
-    d->pieces = d->lines ? 1 : (bytes + d->slot_bytes - 1) / d->slot_bytes;
+    /* also of nothing: who arrives is waited for */
+    d->pieces = d->lines || !bytes ? 1 : (bytes + d->slot_bytes - 1) / d->slot_bytes;
 }
 
 static int partner_of(const struct doubling *d, int level)
