@@ -229,7 +229,7 @@ static void set(const struct result *r, enum select_figure figure, double value)
 
     if (!(value >= row->least)) /* noise: a difference of times came out below 0 */
         value = row->least;
-    *select_figure_at(r->figures, figure) = value > row->most ? row->most : value;
+    *select_figure_at(r->figures, (int)figure) = value > row->most ? row->most : value;
     *r->given |= 1u << figure;
 }
 

@@ -196,7 +196,7 @@ static void killed_before(const char *const *env)
     start(&crew, "obedient", 4, env);
     for (int r = 0; r < 4; r++)
         if (r != 1)
-            crew_say(&crew, r, "sum 1000");
+            crew_say(&crew, r, "sum 10000");
     for (int r = 0; r < 4; r++)
         if (r != 1)
             crew_expect(&crew, r, "calling");
@@ -290,13 +290,13 @@ static void a_rank_killed_after(void **state)
 
     (void)state;
     start(&crew, "obedient", 3, no_hurry);
-    crew_say_all(&crew, "sum 1000");
+    crew_say_all(&crew, "sum 10000");
     crew_expect_all(&crew, "calling");
     for (int r = 0; r < 3; r++)
         crew_expect_result(&crew, r, THRUM_OK, NULL);
     since = clock_ms();
     crew_kill(&crew, 0, SIGKILL);
-    crew_say_all(&crew, "sum 1000");
+    crew_say_all(&crew, "sum 10000");
     crew_expect_all(&crew, "calling");
     survivors(&crew, THRUM_ERR_PEER_DEAD, "rank 0", since);
 }
@@ -309,7 +309,7 @@ static void only_one_is_left(void **state)
 
     (void)state;
     start(&crew, "obedient", 4, no_hurry);
-    crew_say(&crew, 3, "sum 1000");
+    crew_say(&crew, 3, "sum 10000");
     crew_expect(&crew, 3, "calling");
     since = clock_ms();
     for (int r = 0; r < 3; r++)
@@ -328,7 +328,7 @@ static void stopped(const char *const *env, const char *role)
     if (is_busy) {
         crew_expect_all(&crew, "going");
     } else {
-        crew_say_all(&crew, "sum 1000");
+        crew_say_all(&crew, "sum 10000");
         crew_expect_all(&crew, "calling");
         for (int r = 0; r < 3; r++)
             crew_expect_result(&crew, r, THRUM_OK, NULL);
@@ -337,7 +337,7 @@ static void stopped(const char *const *env, const char *role)
     since = clock_ms();
     for (int r = 0; r < 3; r += 2) {
         if (!is_busy) {
-            crew_say(&crew, r, "sum 1000");
+            crew_say(&crew, r, "sum 10000");
             crew_expect(&crew, r, "calling");
         }
     }
@@ -346,7 +346,7 @@ static void stopped(const char *const *env, const char *role)
     assert_in_range(clock_ms() - since, DEADLINE_MS / 2, DEADLINE_MS + NOTICE_MS);
     crew_kill(&crew, 1, SIGCONT);
     if (!is_busy) {
-        crew_say(&crew, 1, "sum 1000");
+        crew_say(&crew, 1, "sum 10000");
         crew_expect(&crew, 1, "calling");
     }
     crew_expect_result(&crew, 1, THRUM_ERR_TIMEOUT, NULL); /* it is told what the others found */
@@ -393,7 +393,7 @@ static void stopped_at_first(const char *const *env)
     crew_kill(&crew, 1, SIGSTOP);
     since = clock_ms();
     for (int r = 0; r < 3; r += 2) {
-        crew_say(&crew, r, "sum 1000");
+        crew_say(&crew, r, "sum 10000");
         crew_expect(&crew, r, "calling");
     }
     for (int r = 0; r < 3; r += 2) {
@@ -430,14 +430,14 @@ static void a_rank_that_does_not_call(void **state)
 
     (void)state;
     start(&crew, "obedient", 3, with_access);
-    crew_say(&crew, 0, "sum 1000");
-    crew_say(&crew, 1, "sum 1000");
+    crew_say(&crew, 0, "sum 10000");
+    crew_say(&crew, 1, "sum 10000");
     crew_expect(&crew, 0, "calling");
     crew_expect(&crew, 1, "calling");
     crew_expect_result(&crew, 0, THRUM_ERR_TIMEOUT, "rank 2", NULL);
     crew_expect_result(&crew, 1, THRUM_ERR_TIMEOUT, "rank 2", NULL);
     assert_in_range(clock_ms() - since, DEADLINE_MS, DEADLINE_MS + NOTICE_MS);
-    crew_say(&crew, 2, "sum 1000");
+    crew_say(&crew, 2, "sum 10000");
     crew_expect(&crew, 2, "calling");
     crew_expect_result(&crew, 2, THRUM_ERR_TIMEOUT, NULL);
     crew_say_all(&crew, "end");
@@ -451,7 +451,7 @@ static void a_rank_aborts(void **state)
 
     (void)state;
     start(&crew, "obedient", 3, no_hurry);
-    crew_say(&crew, 0, "sum 1000");
+    crew_say(&crew, 0, "sum 10000");
     crew_say(&crew, 2, "sum 50000");
     crew_expect(&crew, 0, "calling");
     crew_expect(&crew, 2, "calling");
@@ -461,7 +461,7 @@ static void a_rank_aborts(void **state)
     crew_expect_result(&crew, 0, THRUM_ERR_ABORTED, "rank 1", NULL);
     crew_expect_result(&crew, 2, THRUM_ERR_ABORTED, "rank 1", NULL);
     assert_in_range(clock_ms() - since, 0, NOTICE_MS);
-    crew_say(&crew, 1, "sum 1000"); /* use after abort */
+    crew_say(&crew, 1, "sum 10000"); /* use after abort */
     crew_expect(&crew, 1, "calling");
     crew_expect_result(&crew, 1, THRUM_ERR_ABORTED, NULL);
     crew_say_all(&crew, "check");
@@ -479,8 +479,8 @@ static void a_device_is_reset(void **state)
     start(&crew, "obedient", 3, with_access);
     crew_say(&crew, 1, "reset");
     crew_expect(&crew, 1, "reset");
-    crew_say(&crew, 0, "sum 1000");
-    crew_say(&crew, 2, "sum 1000");
+    crew_say(&crew, 0, "sum 10000");
+    crew_say(&crew, 2, "sum 10000");
     crew_expect(&crew, 0, "calling");
     crew_expect(&crew, 2, "calling");
     for (int r = 0; r < 3; r += 2) {
@@ -518,7 +518,7 @@ static void leaving_is_no_death(void **state)
 
     (void)state;
     start(&crew, "obedient", 3, no_hurry);
-    crew_say_all(&crew, "sum 1000");
+    crew_say_all(&crew, "sum 10000");
     crew_expect_all(&crew, "calling");
     for (int r = 0; r < 3; r++)
         crew_expect_result(&crew, r, THRUM_OK, NULL);

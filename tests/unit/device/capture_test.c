@@ -175,11 +175,12 @@ static void test_bad_command(void **state)
 {
     struct fixture *f = of(state);
     struct thrum_command bad = {.opcode = 200};
+    int called = 0;
     thrum_graph_t graph;
 
     assert_ok(thrum_queue_capture_begin(f->queue));
     assert_ok(thrum_fill(f->queue, f->a, 3, BYTES));
-    assert_ok(thrum_queue_callback(f->queue, count_up, &(int){0}));
+    assert_ok(thrum_queue_callback(f->queue, count_up, &called));
     assert_ok(thrum_queue_submit(f->queue, &bad, 1, NULL));
     assert_ok(thrum_fill(f->queue, f->a, 4, BYTES));
     graph = end(f->queue);
