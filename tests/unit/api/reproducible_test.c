@@ -210,8 +210,8 @@ int main(int argc, char **argv)
         "THRUM_PEER_ACCESS=none",
         "THRUM_PEER_ACCESS=auto TEST_LANES=3 TEST_FEW=1",
         "THRUM_PEER_ACCESS=none TEST_LANES=2 TEST_FEW=1",
-        "THRUM_PEER_ACCESS=auto TEST_FEW=1 "
-        "THRUM_ALGO=allreduce:direct,reduce:direct,reduce_scatter:direct,scan:direct",
+        ("THRUM_PEER_ACCESS=auto TEST_FEW=1 "
+         "THRUM_ALGO=allreduce:direct,reduce:direct,reduce_scatter:direct,scan:direct"),
         "THRUM_PEER_ACCESS=auto TEST_FEW=1 THRUM_ALGO=allreduce:chain,reduce:chain,scan:chain",
         "THRUM_PEER_ACCESS=none TEST_FEW=1 THRUM_ALGO=allreduce:chain,reduce:chain,scan:chain",
     };

@@ -172,7 +172,8 @@ static void test_extreme_figures(void **state)
         select_policy_init(&policy);
         *select_figure_at(&policy.figures, i / 2) = i % 2 ? row->most : row->least;
         for (int collective = 0; collective < COLL_COUNT; collective++) {
-            struct plan_params params = call((enum collective)collective, 1 + i, 4000 << (i % 20));
+            struct plan_params params =
+                call((enum collective)collective, 1 + i, UINT64_C(4000) << (i % 20));
             struct select_candidate all[32];
             size_t n, choices = 0;
 
