@@ -363,10 +363,11 @@ typedef struct thrum_graph *thrum_graph_t;
 /*
  * Records what is submitted to the queue from now on instead of executing it: commands with what they point to (the
  * tickets are 0), copies, callbacks, event records and waits, collectives, point-to-point and one-sided calls, and
- * launches of other graphs. An event is recorded and waited for at each launch, as if it were called then: a wait is for the newest
- * record at that time, in this graph or elsewhere, and a record in a capture is none before a launch. Calls that need a
- * result now (synchronize, query, thrum_copy_to_host and _to_device, destroying the queue) are INVALID_USAGE while it
- * records, name themselves, and leave the recording as it is; so are sends and receives of one group on several queues.
+ * launches of other graphs. An event is recorded and waited for at each launch, as if it were called then: a wait is
+ * for the newest record at that time, in this graph or elsewhere, and a record in a capture is none before a launch.
+ * Calls that need a result now (synchronize, query, thrum_copy_to_host and _to_device, destroying the queue) are
+ * INVALID_USAGE while it records, name themselves, and leave the recording as it is; so are sends and receives of one
+ * group on several queues.
  * One thread at a time. Errors of begin: INVALID_QUEUE, RESET, INVALID_USAGE (it records already), NO_MEMORY.
  */
 THRUM_MUST_CHECK thrum_status_t thrum_queue_capture_begin(thrum_queue_t queue);

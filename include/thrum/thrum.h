@@ -212,9 +212,10 @@ THRUM_MUST_CHECK thrum_status_t thrum_comm_candidate(
 
 /*
  * Counts are elements. A buffer is in place where the comment says so; any other overlap of send and receive is
- * INVALID_POINTER. Host pointers that no device knows are taken as they are: a wild one is a segmentation fault. count 0 is allowed and still has to be called by every rank. Errors of all of them, with nothing
- * enqueued: INVALID_COMM, INVALID_POINTER, INVALID_COUNT, INVALID_TYPE, INVALID_OP, INVALID_RANK, INVALID_QUEUE,
- * INVALID_USAGE, UNSUPPORTED, and the communicator's own error once it has failed. Errors that come later are met at
+ * INVALID_POINTER. Host pointers that no device knows are taken as they are: a wild one is a segmentation fault.
+ * count 0 is allowed and still has to be called by every rank. Errors of all of them, with nothing enqueued:
+ * INVALID_COMM, INVALID_POINTER, INVALID_COUNT, INVALID_TYPE, INVALID_OP, INVALID_RANK, INVALID_QUEUE, INVALID_USAGE,
+ * UNSUPPORTED, and the communicator's own error once it has failed. Errors that come later are met at
  * the queue: MISMATCH, TIMEOUT, PEER_DEAD, ABORTED, FAULT, RESET, BAD_PACKET.
  */
 
@@ -241,7 +242,10 @@ THRUM_MUST_CHECK thrum_status_t thrum_reduce_scatter(const void *send, void *rec
                                                      thrum_datatype_t dtype, thrum_redop_t op,
                                                      thrum_comm_t comm, thrum_queue_t queue);
 
-/* recv at root <- op over ranks r of send_r; count elements. recv is written at root only (elsewhere it may be NULL). In place: send == recv at root. */
+/*
+ * recv at root <- op over ranks r of send_r; count elements. recv is written at root only (elsewhere it may be NULL).
+ * In place: send == recv at root.
+ */
 THRUM_MUST_CHECK thrum_status_t thrum_reduce(const void *send, void *recv, size_t count,
                                              thrum_datatype_t dtype, thrum_redop_t op, int root,
                                              thrum_comm_t comm, thrum_queue_t queue);
@@ -267,7 +271,10 @@ THRUM_MUST_CHECK thrum_status_t thrum_scatter(const void *send, void *recv, size
                                               thrum_datatype_t dtype, int root, thrum_comm_t comm,
                                               thrum_queue_t queue);
 
-/* recv <- op over ranks 0 .. rank (scan) or 0 .. rank - 1 (exscan; rank 0's recv is left alone) of their send; count elements. In place: send == recv. */
+/*
+ * recv <- op over ranks 0 .. rank (scan) or 0 .. rank - 1 (exscan; rank 0's recv is left alone) of their send; count
+ * elements. In place: send == recv.
+ */
 THRUM_MUST_CHECK thrum_status_t thrum_scan(const void *send, void *recv, size_t count,
                                            thrum_datatype_t dtype, thrum_redop_t op,
                                            thrum_comm_t comm, thrum_queue_t queue);
@@ -280,10 +287,12 @@ THRUM_MUST_CHECK thrum_status_t thrum_exscan(const void *send, void *recv, size_
  * displs NULL: one after the other. The arrays, nranks each, are read during the call only. Blocks that are written
  * may not overlap. Ranks that disagree in the counts get MISMATCH.
  *
- * allgatherv: every rank gives the same recvcounts and displs; send has recvcounts[rank] elements. In place: send == recv + displs[rank].
+ * allgatherv: every rank gives the same recvcounts and displs; send has recvcounts[rank] elements. In place:
+ * send == recv + displs[rank].
  * reduce_scatterv: the same counts on every rank; send has all blocks one after the other, recv has counts[rank]
  * elements. In place: recv is the own block in send.
- * alltoallv: block s of send goes to rank s, block s of recv comes from it; sendcounts[s] here is recvcounts[rank] there. In place is not allowed.
+ * alltoallv: block s of send goes to rank s, block s of recv comes from it; sendcounts[s] here is recvcounts[rank]
+ * there. In place is not allowed.
  * gatherv, scatterv: the arrays matter at root only, whose entry for a rank must be that rank's own count. In place at
  * root as in gather and scatter.
  */

@@ -125,6 +125,19 @@ void algo_meet_two(struct plan *plan, int a, int b);
 typedef bool (*algo_touched_fn)(const struct plan_params *params, int rank);
 void algo_depart_all(struct plan *plan, algo_touched_fn of);
 
+/*
+ * Ranks beyond a power of two: of the first 2 * rem ranks each even one is folded into its right neighbour; those that
+ * remain have numbers 0, 1, .. (-1: folded away).
+ */
+static inline int algo_number_of(int rank, int rem)
+{
+    return rank >= 2 * rem ? rank - rem : (rank % 2 ? rank / 2 : -1);
+}
+static inline int algo_rank_of_number(int number, int rem)
+{
+    return number < rem ? 2 * number + 1 : number + rem;
+}
+
 /* Slice `rank` of count elements cut for all ranks, in bytes; algo_has_slice: it is not empty. */
 uint64_t algo_slice_offset(const struct plan_params *params, int rank);
 uint64_t algo_slice_bytes(const struct plan_params *params, int rank);

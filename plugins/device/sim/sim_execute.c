@@ -711,6 +711,7 @@ enum sim_state sim_execute(struct sim_queue *queue, uint64_t budget_bytes, bool 
     while (head != atomic_load_explicit(&queue->tail, memory_order_acquire)) {
         const struct sim_packet *packet = &queue->ring[head & queue->mask].packet;
         thrum_status_t status;
+        bool is_last;
 
         run.ticket = packet->ticket;
         if (!queue->decoded) {
@@ -731,12 +732,10 @@ enum sim_state sim_execute(struct sim_queue *queue, uint64_t budget_bytes, bool 
         queue->decoded = false;
         add_relaxed(&queue->commands, 1);
         head += packet->slots;
-        if (packet->form & SIM_PACKET_LAST) {
-            atomic_store_explicit(&queue->head, head, memory_order_release);
+        is_last = packet->form & SIM_PACKET_LAST;
+        atomic_store_explicit(&queue->head, head, memory_order_release); /* the packet is gone */
+        if (is_last)
             end_submission(queue, run.ticket);
-        } else {
-            atomic_store_explicit(&queue->head, head, memory_order_release);
-        }
     }
     return SIM_EMPTY;
 }

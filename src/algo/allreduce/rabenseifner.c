@@ -44,7 +44,7 @@ static void halving_init(struct halving *h, const struct plan_params *params)
         .p2 = p2,
         .levels = levels,
         .rem = rem,
-        .number = rank >= 2 * rem ? rank - rem : (rank % 2 ? rank / 2 : -1),
+        .number = algo_number_of(rank, rem),
         .elem = elem,
         .piece_elems = piece,
         .pieces = (params->count + piece - 1) / piece,
@@ -53,7 +53,7 @@ static void halving_init(struct halving *h, const struct plan_params *params)
 
 static int rank_of(const struct halving *h, int number)
 {
-    return number < h->rem ? 2 * number + 1 : number + h->rem;
+    return algo_rank_of_number(number, h->rem);
 }
 
 /* Parts [first, end) of the p2 parts of a piece. Halves of any run of them differ by one element at most. */

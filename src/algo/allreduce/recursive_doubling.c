@@ -52,7 +52,7 @@ static void doubling_init(struct doubling *d, const struct plan_params *params)
         .rank = rank,
         .levels = levels,
         .rem = rem,
-        .number = rank >= 2 * rem ? rank - rem : (rank % 2 ? rank / 2 : -1),
+        .number = algo_number_of(rank, rem),
         .lines = travels_in_lines(params),
         .slot_bytes = room / CACHE_LINE_BYTES * CACHE_LINE_BYTES,
     };
@@ -62,8 +62,7 @@ static void doubling_init(struct doubling *d, const struct plan_params *params)
 
 static int partner_of(const struct doubling *d, int level)
 {
-    int number = d->number ^ (1 << level);
-    return number < d->rem ? 2 * number + 1 : number + d->rem;
+    return algo_rank_of_number(d->number ^ (1 << level), d->rem);
 }
 
 /* Slots of a set: what comes in at each level, what goes out at each level, what the left neighbour folds in. */

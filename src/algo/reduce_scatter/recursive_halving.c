@@ -71,7 +71,7 @@ static void halving_init(struct halving *h, const struct plan_params *params)
         .p2 = p2,
         .levels = levels,
         .rem = rem,
-        .number = rank >= 2 * rem ? rank - rem : (rank % 2 ? rank / 2 : -1),
+        .number = algo_number_of(rank, rem),
         .elem = elem,
         .chunk_elems = chunk_elems,
         .chunks = (params->count + chunk_elems - 1) / chunk_elems,
@@ -81,7 +81,7 @@ static void halving_init(struct halving *h, const struct plan_params *params)
 /* The rank that goes by a number, and the first block of the number (and of those after it). */
 static int rank_of(const struct halving *h, int number)
 {
-    return number < h->rem ? 2 * number + 1 : number + h->rem;
+    return algo_rank_of_number(number, h->rem);
 }
 static int first_block(const struct halving *h, int number)
 {

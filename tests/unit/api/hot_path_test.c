@@ -19,9 +19,7 @@
 #include <sys/syscall.h>
 #include <ucontext.h>
 
-#include <cmocka.h>
-
-#include <thrum/thrum.h>
+#include "ranks.h"
 
 #define RANKS 2
 #define ROUNDS 2000
@@ -33,9 +31,6 @@
 #define SANITIZED 0
 #endif
 
-static thrum_device_t devices[RANKS];
-static thrum_queue_t queues[RANKS];
-static thrum_comm_t comms[RANKS];
 static float *sends[RANKS], *recvs[RANKS];
 
 static _Thread_local bool counting;
@@ -78,38 +73,27 @@ int pthread_mutex_lock(pthread_mutex_t *mutex)
 #pragma GCC visibility pop
 #endif
 
-#define ok(call) ok_at((call), #call, __LINE__)
-static void ok_at(thrum_status_t status, const char *call, int line)
-{
-    if (status != THRUM_OK)
-        fail_msg("line %d: %s: %s: %s", line, call, thrum_status_name(status), thrum_last_error());
-}
-
 static int make(void **state)
 {
     (void)state;
+    ranks_open(RANKS);
     for (int r = 0; r < RANKS; r++) {
         void *address;
 
-        ok(thrum_device_open(THRUM_DEVICE_ANY, &devices[r]));
-        ok(thrum_queue_create(devices[r], THRUM_QUEUE_DEFAULT, &queues[r]));
         ok(thrum_mem_alloc(devices[r], COUNT * sizeof(float), &address));
         sends[r] = address;
         ok(thrum_mem_alloc(devices[r], COUNT * sizeof(float) * RANKS, &address));
         recvs[r] = address;
     }
-    ok(thrum_comm_init_all(devices, RANKS, NULL, comms));
+    ranks_join(RANKS, NULL);
     return 0;
 }
 
 static int unmake(void **state)
 {
     (void)state;
-    for (int r = 0; r < RANKS; r++) {
-        thrum_comm_destroy(comms[r]);
-        thrum_queue_destroy(queues[r]);
-        thrum_device_close(devices[r]);
-    }
+    ranks_leave(RANKS);
+    ranks_close(RANKS);
     return 0;
 }
 
