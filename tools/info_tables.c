@@ -291,6 +291,13 @@ static const char *op_at(int i)
     return thrum_redop_name((thrum_redop_t)i);
 }
 
+/* Whether one buffer of a rank has a block for every rank. */
+static bool has_blocks(enum collective collective)
+{
+    return collective == COLL_ALLGATHER || collective == COLL_REDUCE_SCATTER ||
+           collective == COLL_ALLTOALL || collective == COLL_GATHER || collective == COLL_SCATTER;
+}
+
 /* Size is that of the larger buffer of a rank, as in thrum-perf. Exit code. */
 static int fill_params(const struct info_question *q, struct plan_params *params,
                        uint64_t *bytes_out)
@@ -313,7 +320,7 @@ static int fill_params(const struct info_question *q, struct plan_params *params
     if (op < 0)
         return bad_argument("op", q->op, "an operation such as sum");
     unit = thrum_datatype_size((thrum_datatype_t)dtype);
-    if (collective == COLL_ALLGATHER || collective == COLL_REDUCE_SCATTER)
+    if (has_blocks((enum collective)collective))
         unit *= (uint64_t)ranks;
     *params = (struct plan_params){
         .collective = (enum collective)collective,
@@ -338,7 +345,7 @@ static void print_question(const struct plan_params *p, uint64_t bytes)
     if (p->collective != COLL_BARRIER)
         printf(", %s (count %llu of %s)", info_bytes(bytes, size), (unsigned long long)p->count,
                thrum_datatype_name(p->dtype));
-    if (p->collective == COLL_ALLREDUCE || p->collective == COLL_REDUCE_SCATTER)
+    if (plan_reduces(p->collective))
         printf(", %s", thrum_redop_name(p->redop));
     printf(", %s, %s, %d lane%s\n\n", p->in_place ? "in place" : "out of place",
            p->peer_access ? "with peer access" : "without peer access", p->lanes,

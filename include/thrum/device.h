@@ -47,8 +47,7 @@ enum {
     THRUM_CAP_REDUCE_CALLBACK = 1 << 8, /* REDUCE by a function of the host */
     THRUM_CAP_SCALE = 1 << 9, /* SCALE commands */
     THRUM_CAP_WIDE = 1 << 10, /* REDUCE with float32 partial results of 8- and 16-bit floats */
-    THRUM_CAP_PAGEABLE =
-        1 << 11 /* COPY to and from any memory of the process: THRUM_CMD_FLAG_HOST */
+    THRUM_CAP_PAGEABLE = 1 << 11 /* commands reach any memory of the process: THRUM_CMD_FLAG_HOST */
 };
 
 struct thrum_device_properties {
@@ -210,7 +209,8 @@ struct thrum_line {
 
 typedef enum thrum_opcode {
     THRUM_CMD_NOP = 0,
-    THRUM_CMD_COPY = 1, /* every dst[] <- src[0], `bytes` */
+    THRUM_CMD_COPY =
+        1, /* every dst[] <- src[0], `bytes`; a destination may be exactly the source */
     THRUM_CMD_FILL = 2, /* every dst[] <- the byte `value`, `bytes` */
     THRUM_CMD_REDUCE =
         3, /* every dst[] <- redop(src[0], src[1], ...) in that order; `bytes` of `dtype`;
@@ -252,8 +252,9 @@ enum {
     THRUM_CMD_FLAG_WIDE_SRC = 1 << 5,
     THRUM_CMD_FLAG_WIDE_FIRST = 1 << 6,
     /*
-     * COPY: addresses that are no device memory are taken as they are, as memory of this process that need not be
-     * registered; a wild one is a segmentation fault, not a page fault. Needs THRUM_CAP_PAGEABLE.
+     * COPY, REDUCE, source of WRITE_LINE: addresses that are no device memory are taken as they are, as memory of this
+     * process that need not be registered; a wild one is a segmentation fault, not a page fault. Needs
+     * THRUM_CAP_PAGEABLE.
      */
     THRUM_CMD_FLAG_HOST = 1 << 7
 };
@@ -264,7 +265,7 @@ enum {
  * remote region, with `indirect` added as usual. Then the 64-bit word at signal_offset in signal_key's region becomes
  * the command's `value`, visible after the data; signal_key 0 means no signal.
  */
-struct thrum_put {
+struct thrum_port_put {
     void *peer; /* connection, of the fabric */
     void *
         local_region; /* registration that holds src[0]; may be NULL when `bytes` fits the fabric's inline size */
@@ -301,7 +302,7 @@ struct thrum_command {
     union {
         uint64_t
             divisor; /* REDUCE with THRUM_AVG: the sum is divided by it once, before it is rounded; 0 means 1 */
-        struct thrum_put put; /* PUT */
+        struct thrum_port_put put; /* PUT */
         struct {
             thrum_callback_t callback;
             void *argument;

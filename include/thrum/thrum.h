@@ -259,7 +259,7 @@ THRUM_MUST_CHECK thrum_status_t thrum_exscan(const void *send, void *recv, size_
  * displs NULL: one after the other. The arrays, nranks each, are read during the call only. Blocks that are written
  * may not overlap. Ranks that disagree in the counts get MISMATCH.
  *
- * allgatherv: every rank gives the same recvcounts; send has recvcounts[rank] elements. In place: send == recv + displs[rank].
+ * allgatherv: every rank gives the same recvcounts and displs; send has recvcounts[rank] elements. In place: send == recv + displs[rank].
  * reduce_scatterv: the same counts on every rank; send has all blocks one after the other, recv has counts[rank]
  * elements. In place: recv is the own block in send.
  * alltoallv: block s of send goes to rank s, block s of recv comes from it; sendcounts[s] here is recvcounts[rank] there. In place is not allowed.

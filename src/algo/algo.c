@@ -86,6 +86,8 @@ thrum_status_t algo_build(const struct algo *algo, const struct plan_params *par
     plan_init(&plan, params);
     plan.algorithm = algo->name;
     algo->build(&plan);
+    if (algo->flags & ALGO_INLINE_ONLY && params->peer_access)
+        plan_names_stages(&plan, false); /* none: lines carry all */
     thrum_status_t status = plan.status;
     if (status != THRUM_OK) {
         plan_fini(&plan);

@@ -21,6 +21,8 @@ X(ALLREDUCE, "pairwise", allreduce_pairwise, ALGO_ORDERED,
 X(BROADCAST, "inline", broadcast_inline, ALGO_INLINE_ONLY, "a line with the data to every peer")
 X(BROADCAST, "direct", broadcast_direct, 0,
   "every rank reads the root's SEND; without peer access the root puts to every rank")
+X(BROADCAST, "sliced", broadcast_sliced, ALGO_NEEDS_PEER_ACCESS,
+  "each rank copies its slice of the root's SEND to every RECV")
 X(BROADCAST, "binomial", broadcast_binomial, 0,
   "binomial tree, the largest subtree first (Thakur, Rabenseifner, Gropp 2005, section 4.2)")
 X(BROADCAST, "chain", broadcast_chain, 0, "from neighbour to neighbour, in pieces")

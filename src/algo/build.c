@@ -41,6 +41,7 @@ bool algo_build_alone(struct plan *plan)
     const struct plan_params *params = &plan->params;
     if (params->nranks > 1)
         return false;
+    plan_names_stages(plan, false);
     bool gathers = params->collective == COLL_ALLGATHER;
     bool scatters = params->collective == COLL_REDUCE_SCATTER;
     uint64_t bytes = gathers || scatters ? algo_block_bytes(params, 0) : algo_count_bytes(params);
@@ -73,6 +74,23 @@ void algo_reduce2(struct plan *plan, unsigned flags, struct plan_operand dst, st
 {
     struct plan_operand srcs[2] = {a, b};
     plan_reduce(plan, 0, flags, &dst, 1, srcs, 2, bytes);
+}
+
+void algo_stage_others(struct plan *plan, enum plan_space space, uint64_t offset, uint64_t bytes,
+                       uint64_t own, uint64_t own_bytes)
+{
+    if (!own_bytes)
+        own = offset + bytes;
+    plan_stage(plan, space, offset, own - offset);
+    plan_stage(plan, space, own + own_bytes, offset + bytes - own - own_bytes);
+}
+
+void algo_stage_blocks(struct plan *plan, enum plan_space space)
+{
+    for (int r = 0; r < plan->params.nranks; r++)
+        if (r != plan->params.rank)
+            plan_stage(plan, space, algo_block_offset(&plan->params, r),
+                       algo_block_bytes(&plan->params, r));
 }
 
 void algo_meet_all(struct plan *plan)

@@ -106,6 +106,14 @@ bool algo_build_alone(struct plan *plan);
 void algo_reduce2(struct plan *plan, unsigned flags, struct plan_operand dst, struct plan_operand a,
                   struct plan_operand b, uint64_t bytes);
 
+/*
+ * Stages (see plan_stage) of the part of SEND or RECV, [offset, offset + bytes), but for [own, own + own_bytes) in it,
+ * which this rank alone touches; and of all blocks but the own one.
+ */
+void algo_stage_others(struct plan *plan, enum plan_space space, uint64_t offset, uint64_t bytes,
+                       uint64_t own, uint64_t own_bytes);
+void algo_stage_blocks(struct plan *plan, enum plan_space space);
+
 /* Arrivals to and from every other rank, or two neighbours (which may be one, or -1: none). */
 void algo_meet_all(struct plan *plan);
 void algo_meet_two(struct plan *plan, int a, int b);

@@ -38,6 +38,8 @@ static void remove_op(struct plan *plan, size_t i)
 {
     memmove(&plan->ops[i], &plan->ops[i + 1], (plan->nops - i - 1) * sizeof(plan->ops[0]));
     plan->nops--;
+    for (size_t s = 0; s < plan->nstages; s++)
+        plan->stages[s].op -= plan->stages[s].op > i;
 }
 
 static bool waits_again(const struct plan *plan, size_t i)

@@ -2,6 +2,7 @@
 #include "algo/prove.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/base.h"
 
@@ -101,14 +102,32 @@ static uint64_t fingerprint(const struct plan *plans, int nranks)
     return hash;
 }
 
+/* As they are, and with all stages made real. */
+static thrum_status_t check_both(const struct algo *algo, const struct plan *plans, int nranks,
+                                 FILE *report)
+{
+    thrum_status_t status = algo->flags & ALGO_ORDERED
+                                ? plan_check_ordered(plans, nranks, ROUNDS, report)
+                                : plan_check(plans, nranks, ROUNDS, report);
+    bool *staged;
+
+    if (status)
+        return status;
+    staged = malloc((size_t)nranks * sizeof *staged);
+    if (!staged)
+        return thrum_fail(THRUM_ERR_NO_MEMORY, "no host memory for a proof");
+    memset(staged, true, (size_t)nranks * sizeof *staged);
+    status = algo_check_staged(plans, nranks, staged, ROUNDS, report);
+    free(staged);
+    return status;
+}
+
 /* Checks plans that are built, unless they are those of *proved, which it updates. */
 static thrum_status_t prove_plans(const struct algo *algo, const struct plan_params *params,
                                   enum algo_pattern pattern, enum algo_fault fault,
                                   struct plan *plans, uint64_t *proved, FILE *report,
                                   struct algo_proof *proof)
 {
-    thrum_status_t (*prove)(const struct plan *plans, int nranks, int rounds, FILE *file) =
-        algo->flags & ALGO_ORDERED ? plan_check_ordered : plan_check;
     int n = params->nranks;
     if (!algo_plant(plans, n, fault))
         return THRUM_OK; /* no place for the fault: nothing proved, nothing refuted */
@@ -118,12 +137,12 @@ static thrum_status_t prove_plans(const struct algo *algo, const struct plan_par
     uint64_t print = fingerprint(plans, n);
     if (print == *proved)
         return THRUM_OK;
-    thrum_status_t status = prove(plans, n, ROUNDS, NULL);
+    thrum_status_t status = check_both(algo, plans, n, NULL);
     if (status == THRUM_OK)
         *proved = print;
     if (status != THRUM_OK && report) { /* once more, now that there is something to tell */
         describe(report, algo, params, pattern, fault);
-        status = prove(plans, n, ROUNDS, report);
+        status = check_both(algo, plans, n, report);
     }
     return status;
 }

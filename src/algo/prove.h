@@ -43,6 +43,14 @@ enum algo_pattern { ALGO_SHIFT, ALGO_ALL_TO_ALL, ALGO_PAIRS, ALGO_PATTERN_COUNT 
 int algo_pattern_p2p(enum algo_pattern pattern, int rank, int nranks, uint64_t bytes,
                      struct plan_p2p *entries);
 
+/*
+ * plan_check of plans that name their stages, with the stages made real: the buffers of the ranks in staged[nranks] are
+ * in memory that peers cannot reach; a stage is a COPY to or from scratch, and peers' operands are in that scratch. OK
+ * also for plans that name none, or use WIDE scratch. algo_prove does so with all ranks staged.
+ */
+thrum_status_t algo_check_staged(const struct plan *plans, int nranks, const bool *staged,
+                                 int rounds, FILE *report);
+
 struct algo_sweep {
     int nranks; /* 0: 1 to 17, 24, 32, 33, 64 */
     bool quick; /* fewer sizes and combinations, for builds that run slowly */

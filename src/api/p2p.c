@@ -186,7 +186,8 @@ static thrum_status_t run_round(struct thrum_comm *comm, const struct round *rou
     const struct call_record call = {
         .collective = COLL_SENDRECV, .root = round->p2p[0].peer, .redop = round->p2p[0].kind};
     const struct exec_buffers buffers = {0};
-    const struct exec_staging staging = {round->in, round->out, round->nin, round->nout, NULL};
+    const struct exec_staging staging = {round->in,   round->out, round->nin,
+                                         round->nout, NULL,       false};
     struct exec_program *program;
     struct plan plan;
     thrum_status_t status = algo_build(algo_find(COLL_SENDRECV, "rendezvous"), &params, &plan);

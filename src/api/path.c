@@ -1,7 +1,7 @@
 /*
  * The data path of a collective, top to bottom. A newcomer starts here: thrum_allreduce (collectives.c) validates and
- * calls collective_run, which places the buffers (exec/stage.c), finds the program in the cache or selects
- * (select/select.c), builds (algo/<collective>/<algorithm>.c) and compiles (exec/compile.c) it, and runs it
+ * calls collective_run, which looks at the buffers, finds the program in the cache or selects (select/select.c), builds
+ * (algo/<collective>/<algorithm>.c) and compiles (exec/compile.c) it, stages host memory (exec/stage.c), and runs it
  * (exec/run.c): device commands on the queue of the call.
  */
 #include "api/api.h"
@@ -130,8 +130,12 @@ static thrum_status_t run_program(const struct coll_args *args, const struct cal
 
 static struct exec_staging staging_of(const struct exec_placement *placement)
 {
-    return (struct exec_staging){&placement->in, &placement->out, placement->in.bytes ? 1 : 0,
-                                 placement->out.bytes ? 1 : 0, NULL};
+    return (struct exec_staging){&placement->in,
+                                 &placement->out,
+                                 placement->in.bytes ? 1 : 0,
+                                 placement->out.bytes ? 1 : 0,
+                                 NULL,
+                                 placement->by_parts};
 }
 
 static inline thrum_status_t run_placed(const struct coll_args *args, struct exec_program *program,
@@ -282,6 +286,13 @@ static thrum_status_t stage_in_place(const struct coll_args *args, uint64_t nsen
     return THRUM_OK;
 }
 
+/* Peers use what this rank's own commands do. */
+static void show_peers(struct exec_buffers *buffers)
+{
+    buffers->peer_send = buffers->send;
+    buffers->peer_recv = buffers->recv;
+}
+
 /* Gives host buffers their stages, and the copies between both. *in_place: the caller's; then the program's. */
 static thrum_status_t stage(const struct coll_args *args, bool *in_place, uint64_t nsend,
                             uint64_t nrecv, struct exec_placement *p)
@@ -301,29 +312,100 @@ static thrum_status_t stage(const struct coll_args *args, bool *in_place, uint64
     }
     p->in.device = p->buffers.send;
     p->out.device = p->buffers.recv;
+    show_peers(&p->buffers);
     return status;
 }
 
-/* Where the buffers are for the device. *in_place is whether the program is the one for calls in place. */
-static thrum_status_t place(const struct coll_args *args, bool *in_place, struct exec_placement *p)
+/* What the buffers are, in `p`, before any of them has a stage; whether one needs it. */
+static thrum_status_t look_at(const struct coll_args *args, bool in_place, struct exec_placement *p,
+                              enum thrum_mem_kind *send_kind, enum thrum_mem_kind *recv_kind)
 {
     uint64_t nsend = send_bytes(args), nrecv = recv_bytes(args);
+    thrum_status_t status = classify(args, in_place, nsend, nrecv, send_kind, recv_kind);
+
+    *p = (struct exec_placement){.buffers = {.send = nsend ? (uint64_t)(uintptr_t)args->send : 0,
+                                             .recv = nrecv ? (uint64_t)(uintptr_t)args->recv : 0}};
+    show_peers(&p->buffers);
+    p->in = (struct exec_copy){.host = (void *)(uintptr_t)args->send,
+                               .bytes = *send_kind == THRUM_MEM_DEVICE ? 0 : nsend,
+                               .registered = *send_kind == THRUM_MEM_HOST_REGISTERED};
+    p->out = (struct exec_copy){.host = args->recv,
+                                .bytes = *recv_kind == THRUM_MEM_DEVICE ? 0 : nrecv,
+                                .registered = *recv_kind == THRUM_MEM_HOST_REGISTERED};
+    return status;
+}
+
+/* Where the buffers are for the device, with all of a host buffer staged. *in_place is whether the program is. */
+static thrum_status_t place(const struct coll_args *args, bool *in_place, struct exec_placement *p)
+{
     enum thrum_mem_kind send_kind, recv_kind;
     thrum_status_t status;
 
     *in_place = is_in_place(args);
-    *p = (struct exec_placement){.buffers = {nsend ? (uint64_t)(uintptr_t)args->send : 0,
-                                             nrecv ? (uint64_t)(uintptr_t)args->recv : 0}};
-    status = classify(args, *in_place, nsend, nrecv, &send_kind, &recv_kind);
-    if (status || (send_kind == THRUM_MEM_DEVICE && recv_kind == THRUM_MEM_DEVICE))
+    status = look_at(args, *in_place, p, &send_kind, &recv_kind);
+    if (status || !exec_is_staged(p))
         return status;
-    p->in = (struct exec_copy){.host = (void *)(uintptr_t)args->send,
-                               .bytes = send_kind == THRUM_MEM_DEVICE ? 0 : nsend,
-                               .registered = send_kind == THRUM_MEM_HOST_REGISTERED};
-    p->out = (struct exec_copy){.host = args->recv,
-                                .bytes = recv_kind == THRUM_MEM_DEVICE ? 0 : nrecv,
-                                .registered = recv_kind == THRUM_MEM_HOST_REGISTERED};
-    return stage(args, in_place, nsend, nrecv, p);
+    return stage(args, in_place, send_bytes(args), recv_bytes(args), p);
+}
+
+/* The program names what peers touch: only that gets a stage. */
+static thrum_status_t stage_parts(const struct coll_args *args, const struct exec_program *program,
+                                  struct exec_placement *p)
+{
+    bool in = p->in.bytes && program->stages_send, out = p->out.bytes && program->stages_recv;
+    bool shared = in && out && program->shares_stages;
+    thrum_status_t status = THRUM_OK;
+
+    p->by_parts = true;
+    if (in)
+        status =
+            exec_stage(args->comm, 0, shared ? max_u64(p->in.bytes, p->out.bytes) : p->in.bytes,
+                       &p->buffers.peer_send);
+    if (!status && out && !shared)
+        status = exec_stage(args->comm, 1, p->out.bytes, &p->buffers.peer_recv);
+    if (shared)
+        p->buffers.peer_recv = p->buffers.peer_send;
+    p->in.device = p->buffers.peer_send;
+    p->out.device = p->buffers.peer_recv;
+    return status;
+}
+
+/* The program of a call with equal blocks and no scalar; from the cache, or made for it. */
+static thrum_status_t plain_program(const struct coll_args *args, bool in_place,
+                                    struct exec_program **program_out)
+{
+    const struct exec_key key = {.count = args->count,
+                                 .root = args->root,
+                                 .collective = (uint8_t)args->collective,
+                                 .dtype = (uint8_t)args->dtype,
+                                 .redop = (uint16_t)args->redop,
+                                 .in_place = in_place};
+    struct call_record call;
+
+    *program_out = exec_cache_find(args->comm->cache, &key);
+    if (*program_out)
+        return THRUM_OK;
+    call = record_of(args);
+    return make_program(args, args->redop, &call, &key, program_out);
+}
+
+/* Places the buffers of such a call, by parts where the program allows it. */
+static thrum_status_t place_plain(const struct coll_args *args, struct exec_placement *p,
+                                  struct exec_program **program_out)
+{
+    bool in_place = is_in_place(args);
+    enum thrum_mem_kind send_kind, recv_kind;
+    thrum_status_t status = look_at(args, in_place, p, &send_kind, &recv_kind);
+
+    if (!status)
+        status = plain_program(args, in_place, program_out);
+    if (status || !exec_is_staged(p))
+        return status;
+    if ((*program_out)->names_stages && exec_reaches(args->comm, send_kind) &&
+        exec_reaches(args->comm, recv_kind))
+        return stage_parts(args, *program_out, p);
+    status = stage(args, &in_place, send_bytes(args), recv_bytes(args), p);
+    return status ? status : plain_program(args, in_place, program_out);
 }
 
 /* ---- what is not on the fast path: v-variants, premultiplied sums, persistent calls ---- */
@@ -364,6 +446,7 @@ thrum_status_t collective_place(const struct coll_args *args, struct prepared *o
         status = vector_place(args, out);
     if (!status && args->redop >= THRUM_REDOP_COUNT)
         status = redop_place(args, send_bytes(args), out);
+    show_peers(&out->placement.buffers);
     if (status)
         collective_unplace(out);
     return status;
@@ -437,31 +520,16 @@ static thrum_status_t run_prepared(const struct coll_args *args)
 thrum_status_t collective_run(const struct coll_args *args)
 {
     struct thrum_comm *comm = args->comm;
-    struct exec_key key = {.count = args->count,
-                           .root = args->root,
-                           .collective = (uint8_t)args->collective,
-                           .dtype = (uint8_t)args->dtype,
-                           .redop = (uint16_t)args->redop};
-    struct call_record call;
     struct exec_program *program;
     struct exec_placement placement;
     uint64_t epoch = device_memory_epoch(comm->device); /* before the buffers are looked at */
-    bool in_place;
     thrum_status_t status;
 
     if (args->counts || is_premultiplied(args))
         return run_prepared(args);
-    status = place(args, &in_place, &placement);
+    status = place_plain(args, &placement, &program);
     if (status)
         return status;
-    key.in_place = in_place;
-    program = exec_cache_find(comm->cache, &key);
-    if (!program) {
-        call = record_of(args);
-        status = make_program(args, args->redop, &call, &key, &program);
-        if (status)
-            return status;
-    }
     exec_cache_remember(comm->cache, args, epoch, program, &placement);
     return run_placed(args, program, &placement);
 }

@@ -206,6 +206,21 @@ static uint64_t moved_bytes(const struct builder *b, const struct plan_op *op)
     return wide ? op->bytes * plan_widening(&b->plan->params) : op->bytes;
 }
 
+/*
+ * From so many bytes of result on, what is stored first has left the cache before it is read: stores may bypass it. By
+ * sweeps with one rank a core; what one rank writes into several RECVs counts as it does for their owners.
+ */
+#define STREAM_MIN_BYTES (8u << 20)
+
+static bool is_streamed(const struct builder *b, const struct plan_op *op)
+{
+    const struct plan_params *params = &b->plan->params;
+
+    return op_operands(b, op)[0].space == PLAN_RECV &&
+           max_u64(plan_recv_bytes(params, params->rank), plan_recv_bytes(params, params->root)) >=
+               STREAM_MIN_BYTES;
+}
+
 static void lower_engine(struct builder *b, const struct plan_op *op)
 {
     const struct plan_params *params = &b->plan->params;
@@ -218,11 +233,17 @@ static void lower_engine(struct builder *b, const struct plan_op *op)
                           op->ndst, op->nsrc);
     command->bytes = op->opcode == PLAN_REDUCE ? op->bytes : moved_bytes(b, op);
     command->flags = THRUM_CMD_FLAG_CONTAIN;
-    if (op->flags & PLAN_STREAM)
+    if (op->flags & PLAN_STREAM || is_streamed(b, op))
         command->flags |= THRUM_CMD_FLAG_STREAM;
     if (op->opcode != PLAN_REDUCE)
         return;
     command->flags |= wide_flags(b, op);
+    if (wide_flags(b, op) && !(b->comm->device->properties.capabilities & THRUM_CAP_WIDE) &&
+        !b->status)
+        b->status = thrum_fail(
+            THRUM_ERR_UNSUPPORTED, "device %s lacks THRUM_CAP_WIDE, which %s of %s by %s needs",
+            b->comm->device->properties.name, collective_name(params->collective),
+            thrum_datatype_name(params->dtype), b->plan->algorithm);
     command->dtype = (uint8_t)params->dtype;
     command->redop = (uint8_t)params->redop;
     if (params->redop >= THRUM_REDOP_COUNT) {
@@ -475,6 +496,23 @@ static void add_flushes(struct builder *b)
     }
 }
 
+/* The plan's stages before op `op`: before the next command. */
+static void add_points(struct builder *b, size_t op)
+{
+    struct exec_program *p = b->program;
+    const struct plan *plan = b->plan;
+
+    while (p->npoints < plan->nstages && plan->stages[p->npoints].op == op) {
+        const struct plan_stage *stage = &plan->stages[p->npoints];
+        p->stages_send |= stage->space == PLAN_SEND;
+        p->stages_recv |= stage->space == PLAN_RECV;
+        p->points[p->npoints++] = (struct exec_stage_point){.command = p->ncommands,
+                                                            .is_send = stage->space == PLAN_SEND,
+                                                            .offset = stage->offset,
+                                                            .bytes = stage->bytes};
+    }
+}
+
 static void lower_lane(struct builder *b, uint32_t lane)
 {
     struct exec_program *p = b->program;
@@ -486,9 +524,12 @@ static void lower_lane(struct builder *b, uint32_t lane)
         add_own_signal(b, STARTED_OFFSET);
     if (lane > 0)
         add_own_wait(b, STARTED_OFFSET);
-    for (size_t i = 0; i < b->plan->nops && !b->status; i++)
+    for (size_t i = 0; i < b->plan->nops && !b->status; i++) {
+        add_points(b, i);
         if (b->plan->ops[i].lane == lane)
             lower(b, &b->plan->ops[i]);
+    }
+    add_points(b, b->plan->nops);
     add_flushes(b);
     for (uint32_t l = 1; lane == 0 && l < p->nlanes; l++)
         add_own_wait(b, LANE_DONE_OFFSET(l));
@@ -537,6 +578,61 @@ static void sort_patches(struct exec_program *p)
     }
 }
 
+/* Fills `out` and returns true if the patch is about a line and nothing else. */
+static bool as_line_patch(struct exec_program *p, const struct exec_patch *patch,
+                          struct exec_line_patch *out)
+{
+    struct thrum_command *command = &p->commands[patch->command];
+    struct thrum_operand *operand = &p->operands[patch->operand];
+
+    *out = (struct exec_line_patch){.address = &operand->indirect,
+                                    .count = &patch->pair->lines_received,
+                                    .first = patch->base + EXEC_LINE_PAYLOAD};
+    switch ((enum patch_kind)patch->kind) {
+    case PATCH_PEER_SEND:
+        out->first += offsetof(struct comm_arrival, send_offset);
+        return true;
+    case PATCH_PEER_RECV:
+        out->first += offsetof(struct comm_arrival, recv_offset);
+        return true;
+    case PATCH_LINE_DATA:
+        out->address = &operand->base;
+        out->first += patch->addend;
+        return true;
+    case PATCH_LINE_OUT:
+        out->count = &patch->pair->lines_sent; /* fall through */
+    case PATCH_LINE_IN:
+        out->address = &operand->base;
+        out->value = &command->value;
+        out->first = patch->base;
+        return true;
+    default:
+        return false;
+    }
+}
+
+/* Programs of collectives are run again and again: their lines are patched in a few instructions each. */
+static void make_line_patches(struct builder *b)
+{
+    struct exec_program *p = b->program;
+    uint32_t left = 0;
+
+    if (p->channel != CHANNEL_COLLECTIVE)
+        return;
+    p->line_patches = malloc((p->npatches + 1u) * sizeof *p->line_patches);
+    if (!p->line_patches) {
+        b->status = thrum_fail(THRUM_ERR_NO_MEMORY, "no host memory for a plan");
+        return;
+    }
+    for (uint32_t i = 0; i < p->npatches; i++) {
+        if (as_line_patch(p, &p->patches[i], &p->line_patches[p->nline_patches]))
+            p->nline_patches++;
+        else
+            p->patches[left++] = p->patches[i];
+    }
+    p->npatches = left;
+}
+
 static void resolve_operands(struct builder *b)
 {
     struct exec_program *p = b->program;
@@ -545,13 +641,16 @@ static void resolve_operands(struct builder *b)
     if (deltas)
         p->deltas = deltas;
     sort_patches(p);
+    make_line_patches(b);
     p->head_value = &p->commands[p->lanes[0].first_command].value;
     p->tail_value = &p->commands[p->lanes[0].first_command + p->lanes[0].ncommands - 1].value;
     for (uint32_t i = 0; i < p->ncommands; i++)
         p->commands[i].operands = &p->operands[b->first_operand[i]];
     p->host_bytes = sizeof *p + b->commands_capacity * sizeof *p->commands +
                     b->operands_capacity * sizeof *p->operands +
-                    b->patches_capacity * sizeof *p->patches + p->ndeltas * sizeof *p->deltas;
+                    b->patches_capacity * sizeof *p->patches +
+                    p->nline_patches * sizeof *p->line_patches + p->ndeltas * sizeof *p->deltas +
+                    p->npoints * sizeof *p->points;
 }
 
 thrum_status_t exec_compile(struct thrum_comm *comm, const struct plan *plan,
@@ -569,12 +668,16 @@ thrum_status_t exec_compile(struct thrum_comm *comm, const struct plan *plan,
     if (b.program) {
         b.program->deltas = calloc((size_t)comm->nranks, sizeof *b.program->deltas);
         b.program->arrivals = calloc(narrivals, sizeof *b.program->arrivals);
+        b.program->points = calloc(plan->nstages + 1, sizeof *b.program->points);
     }
-    if (!b.program || !b.delta_of || !b.put_to || !b.program->deltas || !b.program->arrivals)
+    if (!b.program || !b.program->points || !b.delta_of || !b.put_to || !b.program->deltas ||
+        !b.program->arrivals)
         b.status = thrum_fail(THRUM_ERR_NO_MEMORY, "no host memory for a plan");
     if (!b.status) {
         b.program->algorithm = plan->algorithm;
         b.program->channel = channel;
+        b.program->names_stages = plan->names_stages;
+        b.program->shares_stages = plan->shares_stages;
         b.program->nlanes = count_lanes(plan);
         for (uint32_t lane = 0; lane < b.program->nlanes; lane++)
             lower_lane(&b, lane);
@@ -603,6 +706,8 @@ void exec_program_free(struct exec_program *program)
     free(program->commands);
     free(program->operands);
     free(program->patches);
+    free(program->points);
+    free(program->line_patches);
     free(program->deltas);
     free(program->arrivals);
     free(program->messages);

@@ -53,6 +53,17 @@ struct exec_patch {
     struct comm_pair *pair; /* of the peer, on the program's channel */
 };
 
+/*
+ * What moves from call to call in programs of collectives: an address in one of a pair's line slots, which take turns,
+ * and the flag of the call. Patches of lines come down to this.
+ */
+struct exec_line_patch {
+    uint64_t *address; /* an operand's base or indirect */
+    uint64_t *value; /* of the command; NULL: it has no flag */
+    const uint32_t *count; /* lines of the pair so far, in this direction */
+    uint64_t first; /* the address in the first slot */
+};
+
 /* What a program adds to the counters of a pair. */
 struct exec_delta {
     struct comm_pair *pair;
@@ -71,6 +82,13 @@ struct exec_lane {
     uint32_t first_command, ncommands;
 };
 
+/* A stage of the plan (plan_stage): before command `command` of lane 0. */
+struct exec_stage_point {
+    uint32_t command;
+    bool is_send;
+    uint64_t offset, bytes;
+};
+
 struct exec_program {
     const char *algorithm; /* static */
     enum comm_channel channel;
@@ -83,9 +101,15 @@ struct exec_program {
         *arrivals; /* payloads of arrival lines: 1 for collectives, 1 a peer for p2p */
     struct comm_message *messages; /* point-to-point: what is sent; handed on to the operation */
     uint32_t nmessages;
+    struct exec_stage_point *points;
+    uint32_t npoints;
+    bool names_stages, shares_stages; /* as the plan */
+    bool stages_send, stages_recv; /* there is a point of it */
     struct exec_lane lanes[PLAN_MAX_LANES];
     uint32_t ncommands, noperands, npatches, ndeltas, nlanes;
     uint32_t nbuffer_patches;
+    struct exec_line_patch *line_patches; /* of collectives; they are not among `patches` then */
+    uint32_t nline_patches;
     uint64_t bound_send, bound_recv; /* what the buffers' patches hold now; 0: nothing */
     bool arrives; /* sends arrival lines */
     uint64_t signature; /* of the call; collectives only */
@@ -98,9 +122,12 @@ thrum_status_t exec_compile(struct thrum_comm *comm, const struct plan *plan,
                             enum comm_channel channel, struct exec_program **program_out);
 void exec_program_free(struct exec_program *program); /* takes NULL */
 
-/* Buffers of one run, after staging: device addresses. */
+/*
+ * Buffers of one run, 0 where there is none: for this rank's own commands, and for its peers', which need device memory.
+ */
 struct exec_buffers {
-    uint64_t send, recv; /* 0 where there is none */
+    uint64_t send, recv;
+    uint64_t peer_send, peer_recv;
 };
 
 /* A copy between host memory of the caller and device memory that stands for it. */
@@ -116,12 +143,15 @@ struct exec_staging {
     const struct exec_copy *in, *out;
     size_t nin, nout;
     const struct thrum_command *prologue; /* between the copies in and the program; NULL: none */
+    bool
+        by_parts; /* one copy each at most, of which the program's points name parts; no prologue */
 };
 
 /* Where the buffers of a collective are for the device, with the copies that host memory needs around the program. */
 struct exec_placement {
     struct exec_buffers buffers;
-    struct exec_copy in, out; /* bytes 0: none is needed */
+    struct exec_copy in, out; /* bytes 0: the buffer is device memory, or there is none */
+    bool by_parts; /* the program's points name what is copied; see plan_names_stages */
 };
 
 static inline bool exec_is_staged(const struct exec_placement *placement)
@@ -144,6 +174,7 @@ thrum_status_t exec_run(struct thrum_comm *comm, struct exec_program *program,
 #define EXEC_SIGNATURE_BITS 16
 #define EXEC_SEQUENCE_MASK (~(uint64_t)0 << EXEC_SIGNATURE_BITS)
 uint64_t exec_signature(const struct call_record *call);
+#define EXEC_LINE_PAYLOAD offsetof(struct thrum_line, payload)
 
 /* Where the first of a peer's lines lies in an area. */
 static inline uint64_t exec_line_offset(int from, enum comm_channel channel)
@@ -215,6 +246,9 @@ uint64_t exec_cache_bytes(const struct exec_cache *cache);
 thrum_status_t exec_classify(struct thrum_comm *comm, const char *argument, const void *pointer,
                              uint64_t bytes, enum thrum_mem_kind *kind_out);
 
+/* Whether commands can work on memory of the kind itself. */
+bool exec_reaches(const struct thrum_comm *comm, enum thrum_mem_kind kind);
+
 /* Device memory of at least `bytes` that stands for host memory; stage `which` (0 or 1) is the communicator's. */
 thrum_status_t exec_stage(struct thrum_comm *comm, int which, uint64_t bytes,
                           uint64_t *address_out);
@@ -239,13 +273,19 @@ struct exec_list {
     void *contexts; /* the operation's after submit; NULL: none are needed */
     uint8_t *bounce;
     bool pageable;
+    uint8_t flags; /* that commands which move data get: THRUM_CMD_FLAG_HOST or 0 */
 };
-/* The communicator's list, empty, with room for `ncommands` and all copies of the staging. NO_MEMORY. */
+/*
+ * The communicator's list, empty, with room for `ncommands`, all copies of the staging, and `nparts` parts of them.
+ * NO_MEMORY.
+ */
 thrum_status_t exec_list_begin(struct thrum_comm *comm, const struct exec_staging *staging,
-                               size_t ncommands, struct exec_list **list_out);
+                               size_t ncommands, size_t nparts, struct exec_list **list_out);
 void exec_list_add(struct exec_list *list, const struct thrum_command *commands, size_t n);
 void exec_list_add_copies(struct exec_list *list, const struct exec_copy *copies, size_t n,
                           bool to_device);
+void exec_list_add_part(struct exec_list *list, const struct exec_copy *copy, uint64_t offset,
+                        uint64_t bytes, bool to_device);
 /* After submit: keeps memory for the next time, but no more than EXEC_LIST_KEPT_BYTES. */
 void exec_list_end(struct exec_list *list);
 uint64_t exec_list_bytes(const struct exec_list *list); /* NULL: 0 */

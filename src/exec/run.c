@@ -30,8 +30,6 @@ struct binding {
     uint64_t flag; /* of collectives */
 };
 
-#define PAYLOAD_OFFSET offsetof(struct thrum_line, payload)
-
 /* The slot that the pair's next line goes to or comes to; patch->base is the first. */
 static inline uint64_t line_slot(const struct exec_patch *patch, uint32_t count)
 {
@@ -41,7 +39,7 @@ static inline uint64_t line_slot(const struct exec_patch *patch, uint32_t count)
 /* A field of the arrival line that has come from the peer. */
 static inline uint64_t arrival_field(const struct exec_patch *patch, size_t field)
 {
-    return line_slot(patch, patch->pair->lines_received) + PAYLOAD_OFFSET + field;
+    return line_slot(patch, patch->pair->lines_received) + EXEC_LINE_PAYLOAD + field;
 }
 
 static inline uint64_t line_flag(const struct binding *b, const struct exec_patch *patch,
@@ -157,7 +155,7 @@ static inline thrum_status_t apply(const struct binding *b, const struct exec_pa
         break;
     case PATCH_LINE_PUT:
         command->put.signal_offset = line_slot(patch, pair->lines_sent);
-        operand->base = command->put.signal_offset + PAYLOAD_OFFSET;
+        operand->base = command->put.signal_offset + EXEC_LINE_PAYLOAD;
         command->value = line_flag(b, patch, pair->lines_sent);
         break;
     case PATCH_LINE_IN:
@@ -185,11 +183,23 @@ static inline thrum_status_t apply(const struct binding *b, const struct exec_pa
     return THRUM_OK;
 }
 
-static thrum_status_t bind(const struct binding *b)
+static inline void bind_lines(const struct exec_program *p, uint64_t flag)
+{
+    for (uint32_t i = 0; i < p->nline_patches; i++) {
+        const struct exec_line_patch *l = &p->line_patches[i];
+
+        *l->address = l->first + *l->count % COMM_LINES_PER_CHANNEL * COMM_LINE_STRIDE;
+        if (l->value)
+            *l->value = flag;
+    }
+}
+
+static inline thrum_status_t bind(const struct binding *b)
 {
     struct exec_program *p = b->program;
     uint32_t i = 0;
 
+    bind_lines(p, b->flag);
     if ((p->bound_send || p->bound_recv) && p->bound_send == b->buffers->send &&
         p->bound_recv == b->buffers->recv)
         i = p->nbuffer_patches;
@@ -226,16 +236,16 @@ static thrum_status_t fill_arrival(const struct binding *b, const struct call_re
     struct comm_arrival *arrival = &b->program->arrivals[0];
     struct thrum_comm *comm = b->comm;
 
-    arrival->send_offset = b->buffers->send - comm->device->own_base;
-    arrival->recv_offset = b->buffers->recv - comm->device->own_base;
+    arrival->send_offset = b->buffers->peer_send - comm->device->own_base;
+    arrival->recv_offset = b->buffers->peer_recv - comm->device->own_base;
     arrival->count = call->count;
     arrival->root = call->root;
     arrival->collective = call->collective;
     arrival->dtype = call->dtype;
     arrival->redop = call->redop;
-    if (comm->peer_access || !b->buffers->recv)
+    if (comm->peer_access || !b->buffers->peer_recv)
         return THRUM_OK;
-    return exec_region(comm, b->buffers->recv, &arrival->recv_key, &arrival->recv_put_offset);
+    return exec_region(comm, b->buffers->peer_recv, &arrival->recv_key, &arrival->recv_put_offset);
 }
 
 /* ---- operations in flight ---- */
@@ -375,7 +385,26 @@ static void number_lane0(struct exec_program *program, uint64_t number)
         number_lanes(program, number);
 }
 
-/* Lane 0 with the copies around it, in one submission. */
+/* A plan that names its stages has one lane, whose commands come first. */
+static void add_in_parts(struct exec_list *list, const struct exec_program *program,
+                         const struct exec_staging *staging)
+{
+    uint32_t at = 0;
+
+    for (uint32_t i = 0; i < program->npoints; i++) {
+        const struct exec_stage_point *point = &program->points[i];
+
+        exec_list_add(list, &program->commands[at], point->command - at);
+        at = point->command;
+        if (point->is_send && staging->nin)
+            exec_list_add_part(list, &staging->in[0], point->offset, point->bytes, true);
+        else if (!point->is_send && staging->nout)
+            exec_list_add_part(list, &staging->out[0], point->offset, point->bytes, false);
+    }
+    exec_list_add(list, &program->commands[at], program->ncommands - at);
+}
+
+/* Lane 0 with the copies around or in it, in one submission. */
 static thrum_status_t submit_staged(struct thrum_comm *comm, struct exec_program *program,
                                     const struct exec_staging *staging, struct thrum_queue *queue,
                                     struct comm_operation *operation)
@@ -383,17 +412,21 @@ static thrum_status_t submit_staged(struct thrum_comm *comm, struct exec_program
     const struct thrum_command *commands = &program->commands[program->lanes[0].first_command];
     uint32_t n = program->lanes[0].ncommands;
     struct exec_list *list;
-    thrum_status_t status = exec_list_begin(comm, staging, n + 1, &list);
+    thrum_status_t status = exec_list_begin(comm, staging, n + 1, program->npoints, &list);
 
     if (status)
         return status;
-    exec_list_add(list, &commands[0], 1);
-    exec_list_add_copies(list, staging->in, staging->nin, true);
-    if (staging->prologue)
-        exec_list_add(list, staging->prologue, 1);
-    exec_list_add(list, &commands[1], n - 2);
-    exec_list_add_copies(list, staging->out, staging->nout, false);
-    exec_list_add(list, &commands[n - 1], 1);
+    if (staging->by_parts) {
+        add_in_parts(list, program, staging);
+    } else {
+        exec_list_add(list, &commands[0], 1);
+        exec_list_add_copies(list, staging->in, staging->nin, true);
+        if (staging->prologue)
+            exec_list_add(list, staging->prologue, 1);
+        exec_list_add(list, &commands[1], n - 2);
+        exec_list_add_copies(list, staging->out, staging->nout, false);
+        exec_list_add(list, &commands[n - 1], 1);
+    }
     /* the program was checked; there is nothing to check in a copy from here to there */
     status = queue->ops->submit_checked(queue->impl, list->commands, list->n, &operation->ticket);
     if (list->contexts) { /* exec_run frees them where the submission was refused */

@@ -10,6 +10,7 @@
 #include "base/base.h"
 #include "base/config.h"
 
+/* From here on a copy fills the cache with what falls out of it before it is read. */
 #define STREAM_BYTES (4u << 20)
 
 thrum_status_t exec_classify(struct thrum_comm *comm, const char *argument, const void *pointer,
@@ -47,6 +48,16 @@ thrum_status_t exec_classify(struct thrum_comm *comm, const char *argument, cons
     }
     *kind_out = info.kind;
     return THRUM_OK;
+}
+
+static bool is_pageable(const struct thrum_comm *comm)
+{
+    return comm->device->properties.capabilities & THRUM_CAP_PAGEABLE;
+}
+
+bool exec_reaches(const struct thrum_comm *comm, enum thrum_mem_kind kind)
+{
+    return kind != THRUM_MEM_HOST || is_pageable(comm);
 }
 
 /* Frees the outgrown stages that no operation uses any more. */
@@ -208,7 +219,7 @@ static bool reserve_all(struct exec_list *list, size_t ncommands, size_t ncopies
 }
 
 thrum_status_t exec_list_begin(struct thrum_comm *comm, const struct exec_staging *staging,
-                               size_t ncommands, struct exec_list **list_out)
+                               size_t ncommands, size_t nparts, struct exec_list **list_out)
 {
     struct exec_list *list = comm->list ? comm->list : calloc(1, sizeof *list);
     size_t copies = 0, contexts = 0;
@@ -217,16 +228,19 @@ thrum_status_t exec_list_begin(struct thrum_comm *comm, const struct exec_stagin
         return thrum_fail(THRUM_ERR_NO_MEMORY, "no host memory for staging copies");
     comm->list = list;
     list->n = list->noperands = list->ncontexts = 0;
-    list->pageable = comm->device->properties.capabilities & THRUM_CAP_PAGEABLE;
-    count_copies(staging->in, staging->nin, list->pageable, &copies, &contexts);
-    count_copies(staging->out, staging->nout, list->pageable, &copies, &contexts);
+    list->pageable = is_pageable(comm);
+    list->flags = staging->by_parts && list->pageable ? THRUM_CMD_FLAG_HOST : 0;
+    if (!staging->by_parts) {
+        count_copies(staging->in, staging->nin, list->pageable, &copies, &contexts);
+        count_copies(staging->out, staging->nout, list->pageable, &copies, &contexts);
+    }
     if (contexts) {
         thrum_status_t status = need_bounce(comm);
         if (status)
             return status;
     }
     list->bounce = comm->bounce;
-    if (!reserve_all(list, ncommands, copies, contexts))
+    if (!reserve_all(list, ncommands, copies + nparts, contexts))
         return thrum_fail(THRUM_ERR_NO_MEMORY, "no host memory for %zu staging copies", copies);
     *list_out = list;
     return THRUM_OK;
@@ -264,8 +278,14 @@ void exec_list_destroy(struct exec_list *list)
 
 void exec_list_add(struct exec_list *list, const struct thrum_command *commands, size_t n)
 {
-    memcpy(&list->commands[list->n], commands, n * sizeof *commands);
+    struct thrum_command *added = &list->commands[list->n];
+
+    memcpy(added, commands, n * sizeof *commands);
     list->n += n;
+    for (size_t i = 0; list->flags && i < n; i++)
+        if (added[i].opcode == THRUM_CMD_COPY || added[i].opcode == THRUM_CMD_REDUCE ||
+            added[i].opcode == THRUM_CMD_WRITE_LINE)
+            added[i].flags |= list->flags;
 }
 
 static void add_copy(struct exec_list *list, uint64_t dst, uint64_t src, uint64_t bytes,
@@ -311,11 +331,17 @@ static void add_bounced(struct exec_list *list, const struct exec_copy *copy, bo
     }
 }
 
-/* A large copy fills the cache with what is not read before it falls out again. */
-static uint8_t direct_flags(const struct exec_copy *copy)
+static void add_direct(struct exec_list *list, const struct exec_copy *copy, uint64_t offset,
+                       uint64_t bytes, bool to_device, uint8_t flags)
 {
-    return (uint8_t)((copy->registered ? 0 : THRUM_CMD_FLAG_HOST) |
-                     (copy->bytes >= STREAM_BYTES ? THRUM_CMD_FLAG_STREAM : 0));
+    uint64_t host = (uint64_t)(uintptr_t)copy->host + offset, device = copy->device + offset;
+
+    if (!copy->registered)
+        flags |= THRUM_CMD_FLAG_HOST;
+    if (to_device)
+        add_copy(list, device, host, bytes, flags);
+    else
+        add_copy(list, host, device, bytes, flags);
 }
 
 void exec_list_add_copies(struct exec_list *list, const struct exec_copy *copies, size_t n,
@@ -323,14 +349,19 @@ void exec_list_add_copies(struct exec_list *list, const struct exec_copy *copies
 {
     for (size_t i = 0; i < n; i++) {
         const struct exec_copy *copy = &copies[i];
-        uint64_t host = (uint64_t)(uintptr_t)copy->host;
-        uint8_t flags = direct_flags(copy);
 
         if (!is_direct(copy, list->pageable))
             add_bounced(list, copy, to_device);
-        else if (to_device)
-            add_copy(list, copy->device, host, copy->bytes, flags);
         else
-            add_copy(list, host, copy->device, copy->bytes, flags);
+            add_direct(list, copy, 0, copy->bytes, to_device,
+                       copy->bytes >= STREAM_BYTES ? THRUM_CMD_FLAG_STREAM : 0);
     }
+}
+
+void exec_list_add_part(struct exec_list *list, const struct exec_copy *copy, uint64_t offset,
+                        uint64_t bytes, bool to_device)
+{
+    /* what comes in is read at once, what goes out is not, if it is part of much */
+    add_direct(list, copy, offset, bytes, to_device,
+               !to_device && copy->bytes >= STREAM_BYTES ? THRUM_CMD_FLAG_STREAM : 0);
 }

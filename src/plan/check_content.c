@@ -41,10 +41,9 @@ static uint32_t mix(uint32_t hash, uint64_t value)
 
 static uint32_t hash_of(const struct content *content, const struct content_run *runs)
 {
-    uint32_t hash = mix(((uint64_t)content->passes << 32) |
-                            (content->roundings * 4 + content->finals * 2 + content->ordered),
-                        1);
+    uint32_t hash = mix(content->passes * 4 + content->finals * 2 + content->ordered, 1);
 
+    hash = mix(hash, content->roundings);
     for (uint32_t i = 0; i < content->nruns; i++) {
         hash = mix(hash, ((uint64_t)runs[i].first << 32) | runs[i].last);
         hash = mix(hash, ((uint64_t)runs[i].times << 32) | runs[i].round);

@@ -212,7 +212,7 @@ static bool check_overlap(const struct view *v)
                 continue;
             if (k < op->ndst)
                 return refuse(v, "has destinations %u and %u that overlap", i, k);
-            if (op->opcode != PLAN_REDUCE || a != b)
+            if ((op->opcode != PLAN_REDUCE && op->opcode != PLAN_COPY) || a != b)
                 return refuse(v, "has a destination that overlaps source %u", k - op->ndst);
         }
     return true;

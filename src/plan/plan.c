@@ -177,6 +177,7 @@ void plan_fini(struct plan *plan)
 {
     free(plan->ops);
     free(plan->operands);
+    free(plan->stages);
     *plan = (struct plan){0};
 }
 
@@ -383,4 +384,30 @@ void plan_wait_arrival(struct plan *plan, int lane, int peer)
 void plan_wait_inline(struct plan *plan, int lane, int peer)
 {
     append_bare(plan, lane, PLAN_WAIT, PLAN_INLINE, peer, 0);
+}
+
+void plan_names_stages(struct plan *plan, bool shared)
+{
+    plan->names_stages = true;
+    plan->shares_stages = shared;
+}
+
+void plan_stage(struct plan *plan, enum plan_space space, uint64_t offset, uint64_t bytes)
+{
+    struct plan_stage *last = plan->nstages ? &plan->stages[plan->nstages - 1] : NULL;
+
+    if (plan->status || plan->sink || !bytes)
+        return;
+    if (last && last->op == plan->nops && last->space == space &&
+        last->offset + last->bytes == offset) {
+        last->bytes += bytes;
+        return;
+    }
+    if (!reserve((void **)&plan->stages, &plan->stages_capacity, plan->nstages + 1,
+                 sizeof *plan->stages)) {
+        plan->status = thrum_fail(THRUM_ERR_NO_MEMORY, "no host memory for a plan");
+        return;
+    }
+    plan->stages[plan->nstages++] = (struct plan_stage){
+        .op = plan->nops, .offset = offset, .bytes = bytes, .space = (uint8_t)space};
 }

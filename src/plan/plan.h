@@ -155,6 +155,19 @@ typedef thrum_status_t (*plan_sink_fn)(void *argument, const struct plan *plan,
                                        const struct plan_op *op,
                                        const struct plan_operand *operands);
 
+/*
+ * Stages are for buffers in host memory, which peers cannot reach: for them device memory stands for the buffer. Here,
+ * before op `op`, this part of SEND is copied in (no peer reads it before), or this part of RECV, that peers have
+ * written, is copied out (it is complete). A plan that names its stages (plan_names_stages) names all that peers touch;
+ * this rank's own ops then work on the caller's memory itself. One that does not has all of SEND copied in before it,
+ * all of RECV copied out after it, and works on the copies.
+ */
+struct plan_stage {
+    size_t op; /* index; nops: after the last one */
+    uint64_t offset, bytes;
+    uint8_t space; /* PLAN_SEND or PLAN_RECV */
+};
+
 struct plan {
     struct plan_params params;
     const char *algorithm; /* static */
@@ -162,6 +175,10 @@ struct plan {
     size_t nops, ops_capacity;
     struct plan_operand *operands;
     size_t noperands, operands_capacity;
+    struct plan_stage *stages;
+    size_t nstages, stages_capacity;
+    bool names_stages;
+    bool shares_stages; /* one piece of memory may stand for SEND and RECV */
     uint64_t
         scratch_bytes; /* used of this rank's scratch: highest end of any SCRATCH or WIDE operand of it */
     thrum_status_t status; /* first error of an append; later ones do nothing */
@@ -194,6 +211,10 @@ void plan_wait(struct plan *plan, int lane, int peer, uint64_t value);
 void plan_arrive(struct plan *plan, int lane, int peer); /* SIGNAL|ARRIVE */
 void plan_wait_arrival(struct plan *plan, int lane, int peer); /* WAIT|ARRIVE */
 void plan_wait_inline(struct plan *plan, int lane, int peer); /* WAIT|INLINE */
+/* The plan's stages are those that plan_stage names; for plans of one lane without PUTs. See struct plan_stage. */
+void plan_names_stages(struct plan *plan, bool shared);
+/* Before the next op; 0 bytes are none. Not kept where the plan has a sink. */
+void plan_stage(struct plan *plan, enum plan_space space, uint64_t offset, uint64_t bytes);
 
 /* What a line of this call's plans can carry. */
 static inline uint64_t plan_inline_bytes(const struct plan_params *params)

@@ -18,13 +18,16 @@ bool reference_valid(thrum_datatype_t dtype, thrum_redop_t op);
 /* out <- elements first .. first + count - 1 of what `rank` of `nranks` contributes to the reduction named by `seed`. */
 void reference_contribution(void *out, uint64_t first, uint64_t count, thrum_datatype_t dtype,
                             thrum_redop_t op, int nranks, uint64_t seed, int rank);
-/* out <- elements first .. of the result. */
+/* out <- elements first .. of what the first `folded` of the ranks give, by which AVG divides. */
 void reference_reduction(void *out, uint64_t first, uint64_t count, thrum_datatype_t dtype,
-                         thrum_redop_t op, int nranks, uint64_t seed);
+                         thrum_redop_t op, int nranks, int folded, uint64_t seed);
 /* out <- bytes first .. of the data that (seed, rank) names, for collectives that only move data. */
 void reference_bytes(void *out, uint64_t first, uint64_t count, uint64_t seed, int rank);
 
-/* Index of the first element that differs, or count. Bit for bit, but any NaN is as good as another. */
+/*
+ * Index of the first element that differs, or count. Bit for bit, but any NaN is as good as another, and so is any zero
+ * in a complex number.
+ */
 uint64_t reference_difference(const void *got, const void *expected, uint64_t count,
                               thrum_datatype_t dtype);
 

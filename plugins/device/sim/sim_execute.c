@@ -94,6 +94,14 @@ static inline bool operand_address(const struct run *run, unsigned i, uint64_t *
     return resolve(run, o->base, o->indirect, address_out, bad_out);
 }
 
+/* Where the engines find an operand; NULL: page fault. They are threads of the process: host memory is where it is. */
+static inline void *find_operand(const struct run *run, uint64_t address, uint64_t bytes)
+{
+    if (run->command->flags & THRUM_CMD_FLAG_HOST && !sim_is_device_address(address))
+        return (void *)(uintptr_t)address;
+    return sim_lookup(run->queue, address, bytes);
+}
+
 /* Host pointers of n operands from `first`, each for `bytes`, moved on by `offset`. */
 static inline bool translate_all(const struct run *run, unsigned first, unsigned n, uint64_t bytes,
                                  uint64_t offset, void **cpu_out, uint64_t *bad_out)
@@ -103,9 +111,7 @@ static inline bool translate_all(const struct run *run, unsigned first, unsigned
         void *cpu;
         if (!operand_address(run, first + i, &address, bad_out))
             return false;
-        cpu = run->command->flags & THRUM_CMD_FLAG_HOST && !sim_is_device_address(address)
-                  ? (void *)(uintptr_t)address /* the engines are threads of the process */
-                  : sim_lookup(run->queue, address, bytes);
+        cpu = find_operand(run, address, bytes);
         if (sim_unlikely(!cpu)) {
             *bad_out = address;
             return false;
@@ -430,7 +436,7 @@ static inline thrum_status_t run_write_line(struct run *run)
     } else if (c->bytes) {
         if (!operand_address(run, 1, &source, &bad))
             return report(run, THRUM_RAS_PAGE_FAULT, bad);
-        cpu = sim_lookup(run->queue, source, c->bytes);
+        cpu = find_operand(run, source, c->bytes);
         if (!cpu)
             return report(run, THRUM_RAS_PAGE_FAULT, source);
         memmove(payload, cpu, c->bytes);
@@ -464,7 +470,7 @@ static thrum_status_t run_callback(struct run *run)
 
 /* ---- PORT engine ----------------------------------------------------------------------------------------------- */
 
-static thrum_status_t fill_put(struct run *run, const struct thrum_put *put,
+static thrum_status_t fill_put(struct run *run, const struct thrum_port_put *put,
                                struct thrum_fabric_put *out)
 {
     const struct thrum_command *c = run->command;
@@ -500,7 +506,7 @@ static thrum_status_t fill_put(struct run *run, const struct thrum_put *put,
 static thrum_status_t run_put(struct run *run)
 {
     const struct thrum_command *c = run->command;
-    const struct thrum_put *put = &c->put;
+    const struct thrum_port_put *put = &c->put;
     const struct thrum_fabric_ops *fabric;
     struct thrum_fabric_put request;
     thrum_status_t status;
@@ -777,13 +783,18 @@ struct near {
     struct sim_shared *shared;
 };
 
-static inline struct near find_near(struct sim_queue *queue, const struct thrum_operand *o,
-                                    uint64_t bytes)
+static inline struct near find_near(struct sim_queue *queue, const struct thrum_command *c,
+                                    unsigned i, uint64_t bytes)
 {
+    const struct thrum_operand *o = &c->operands[i];
     struct sim_tlb_entry *entry = sim_tlb_entry(queue, o->base);
 
     if (sim_unlikely(o->indirect || !sim_tlb_holds(entry, o->base, bytes)))
-        return (struct near){NULL, NULL};
+        return (struct near){c->flags & THRUM_CMD_FLAG_HOST && !o->indirect &&
+                                     !sim_is_device_address(o->base)
+                                 ? (char *)(uintptr_t)o->base
+                                 : NULL,
+                             NULL};
     return (struct near){entry->cpu + (o->base & (SIM_PAGE_BYTES - 1)), entry->shared};
 }
 
@@ -795,13 +806,12 @@ static inline void store_word(struct near at, uint64_t value)
 
 static inline bool write_line_near(struct sim_queue *queue, const struct thrum_command *c)
 {
-    struct near line =
-        find_near(queue, &c->operands[0], offsetof(struct thrum_line, payload) + c->bytes);
+    struct near line = find_near(queue, c, 0, offsetof(struct thrum_line, payload) + c->bytes);
     char *source = (char *)(uintptr_t)c->payload, *payload;
 
     if (c->nsrc)
-        source = find_near(queue, &c->operands[1], c->bytes).cpu;
-    if (!line.cpu || (c->bytes && !source))
+        source = find_near(queue, c, 1, c->bytes).cpu;
+    if (!line.shared || (c->bytes && !source))
         return false;
     payload = line.cpu + offsetof(struct thrum_line, payload);
     if (c->bytes == 8)
@@ -820,10 +830,10 @@ static inline bool find_all_near(struct sim_queue *queue, const struct thrum_com
     unsigned n = (unsigned)c->ndst + c->nsrc;
 
     if (n > NEAR_OPERANDS || c->bytes > SIM_PAGE_BYTES ||
-        (c->flags & ~(unsigned)THRUM_CMD_FLAG_CONTAIN))
+        (c->flags & ~(unsigned)(THRUM_CMD_FLAG_CONTAIN | THRUM_CMD_FLAG_HOST)))
         return false;
     for (unsigned i = 0; i < n; i++) {
-        cpu[i] = find_near(queue, &c->operands[i], c->bytes).cpu;
+        cpu[i] = find_near(queue, c, i, c->bytes).cpu;
         if (!cpu[i])
             return false;
     }
@@ -868,13 +878,13 @@ static inline bool step_near(struct sim_queue *queue, const struct thrum_command
 
     switch (c->opcode) {
     case THRUM_CMD_WAIT:
-        at = find_near(queue, &c->operands[0], 8);
+        at = find_near(queue, c, 0, 8);
         return at.cpu && load_word(at.cpu) >= c->value;
     case THRUM_CMD_WAIT_LINE:
-        at = find_near(queue, &c->operands[0], THRUM_LINE_BYTES);
+        at = find_near(queue, c, 0, THRUM_LINE_BYTES);
         return at.cpu && load_word(at.cpu) == c->value;
     case THRUM_CMD_SIGNAL:
-        at = find_near(queue, &c->operands[0], 8);
+        at = find_near(queue, c, 0, 8);
         if (!at.cpu || !(c->flags & THRUM_CMD_FLAG_SET) || load_word(at.cpu) >= c->value)
             return false;
         store_word(at, c->value);

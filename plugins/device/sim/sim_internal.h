@@ -158,7 +158,7 @@ union sim_ring_slot {
     struct sim_packet packet;
     struct thrum_operand operands[4];
     uint8_t payload[64];
-    struct thrum_put put;
+    struct thrum_port_put put;
     struct {
         _Alignas(CACHE_LINE_BYTES) uint8_t bytes[64];
     } line;

@@ -4,6 +4,7 @@
 #include <pthread.h>
 #if defined(__x86_64__)
 #include <cpuid.h>
+#include <xmmintrin.h>
 #endif
 
 #include "base/base.h"
@@ -135,14 +136,47 @@ static const struct sim_kernel_table *chosen_table(void)
     return chosen->table;
 }
 
+/*
+ * Who executes may have changed how its thread computes (rounding, subnormals as zero: programs built with -ffast-math
+ * do); the device always computes alike. Returns what to put back.
+ */
+static unsigned enter_arithmetic(void)
+{
+#if SIM_HAVE_X86
+    enum { EXCEPTIONS = 0x3f, DEFAULT = 0x1f80 };
+    unsigned mode = _mm_getcsr();
+
+    if (__builtin_expect((mode & ~(unsigned)EXCEPTIONS) != DEFAULT, 0))
+        _mm_setcsr(DEFAULT);
+    return mode;
+#else
+    return 0;
+#endif
+}
+
+static void leave_arithmetic(unsigned mode)
+{
+#if SIM_HAVE_X86
+    _mm_setcsr(mode); /* exceptions that it has raised, too */
+#else
+    (void)mode;
+#endif
+}
+
 void sim_reduce(thrum_datatype_t dtype, thrum_redop_t op, const struct sim_reduce_args *args)
 {
+    unsigned mode = enter_arithmetic();
+
     sim_reduce_with(chosen_table(), dtype, op, args);
+    leave_arithmetic(mode);
 }
 
 void sim_scale(thrum_datatype_t dtype, const struct sim_scale_args *args)
 {
+    unsigned mode = enter_arithmetic();
+
     sim_scale_with(chosen_table(), dtype, args);
+    leave_arithmetic(mode);
 }
 
 const char *sim_kernels_name(void)

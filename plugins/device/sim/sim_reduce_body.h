@@ -132,6 +132,7 @@ static SIM_ALWAYS_INLINE void reduce(const struct sim_kernel_args *args, enum si
 
     if (op == THRUM_AVG || op == SIM_AVG_POW2)
         division = sim_division_for(elem, args->divisor);
+    division.nsrc = args->nsrc;
     /* A head up to the alignment, blocks, and what is left in steps. */
     while (at < bytes) {
         size_t part;

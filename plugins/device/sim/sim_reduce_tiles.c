@@ -117,6 +117,16 @@ void sim_reduce_with(const struct sim_kernel_table *table, thrum_datatype_t dtyp
 
 /* ---- by a scalar --------------------------------------------------------------------------------------------- */
 
+/* A multiple of `size` bytes. */
+static void fill_with(char *to, const void *scalar, size_t size, size_t bytes)
+{
+    memcpy(to, scalar, size);
+    for (size_t done = size, more; done < bytes; done += more) {
+        more = bytes - done < done ? bytes - done : done;
+        memcpy(to + done, to, more);
+    }
+}
+
 /* The product with a tile that holds the scalar in every element. */
 void sim_scale_with(const struct sim_kernel_table *table, thrum_datatype_t dtype,
                     const struct sim_scale_args *args)
@@ -125,8 +135,8 @@ void sim_scale_with(const struct sim_kernel_table *table, thrum_datatype_t dtype
     enum sim_elem elem = sim_elem_for(dtype, THRUM_PROD);
     size_t size = elem_bytes(elem), bytes = args->count * size;
 
-    for (size_t at = 0; at < sizeof scalars && at < bytes; at += size)
-        memcpy(scalars + at, args->scalar, size);
+    if (bytes)
+        fill_with(scalars, args->scalar, size, bytes < sizeof scalars ? bytes : sizeof scalars);
     for (size_t at = 0; at < bytes; at += sizeof scalars) {
         void *dsts[] = {(char *)args->dsts[0] + at};
         const void *srcs[] = {(const char *)args->src + at, scalars};

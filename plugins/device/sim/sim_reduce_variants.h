@@ -123,6 +123,7 @@ bool sim_reduce_runs_here(const struct sim_kernel_table *table);
 struct sim_division {
     uint64_t magic;
     int shift;
+    int nsrc; /* what there is to know of the fold when it closes, besides */
     uint64_t n;
 };
 

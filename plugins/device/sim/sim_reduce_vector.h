@@ -25,10 +25,11 @@
  *   sums and products of narrow floats    two vectors of float32. bfloat16: even elements in `a`, odd in `b`, so that
  *                                         no bytes cross lanes; others: the lower and the upper half
  *   minima and maxima of narrow floats    see combine_ordered
+ *   sums of 8-bit floats                  see open_scaled
  *   all others                            `a`
  */
 struct acc {
-    vec a, b, c;
+    vec a, b, c, d;
 };
 
 static SIM_ALWAYS_INLINE bool is_logical(thrum_redop_t op)
@@ -42,9 +43,14 @@ static SIM_ALWAYS_INLINE bool is_ordered(enum sim_elem elem, thrum_redop_t op)
     return elem_is_narrow(elem) && (op == THRUM_MAX || op == THRUM_MIN);
 }
 
+static SIM_ALWAYS_INLINE bool is_scaled(enum sim_elem elem, thrum_redop_t op)
+{
+    return elem_is_float8(elem) && op == THRUM_SUM;
+}
+
 static SIM_ALWAYS_INLINE bool is_widened(enum sim_elem elem, thrum_redop_t op)
 {
-    return elem_is_narrow(elem) && !is_logical(op) && !is_ordered(elem, op);
+    return elem_is_narrow(elem) && !is_logical(op) && !is_ordered(elem, op) && !is_scaled(elem, op);
 }
 
 static SIM_ALWAYS_INLINE size_t step_bytes(enum sim_elem elem, thrum_redop_t op)
@@ -54,7 +60,7 @@ static SIM_ALWAYS_INLINE size_t step_bytes(enum sim_elem elem, thrum_redop_t op)
 
 static SIM_ALWAYS_INLINE int block_steps(enum sim_elem elem, thrum_redop_t op)
 {
-    return elem_is_float8(elem) && is_widened(elem, op) ? 1 : 4;
+    return elem_is_float8(elem) && (is_widened(elem, op) || is_scaled(elem, op)) ? 1 : 4;
 }
 
 /* All lanes of an element's width hold `bits`. */
@@ -379,6 +385,88 @@ static SIM_ALWAYS_INLINE vec close_narrow(enum sim_elem elem, struct acc x)
     return elem == ELEM_F16 ? half_from_f32(x.a, x.b) : bfloat_from_f32(x.a, x.b);
 }
 
+/* ---- 8-bit floats: sums ---------------------------------------------------------------------- */
+
+/*
+ * Sums of 8-bit floats are made in float32 that is 2^-120 (E4M3) or 2^-112 (E5M2) of the truth: there the exponents of
+ * both formats have the same bits, their subnormal numbers are some of float32's, and nothing is lost, as all are
+ * multiples of one unit. So opening and rounding are shifts. NaN and infinity get float32's exponent for them. `a` and
+ * `b` are the even bytes, `c` and `d` the odd ones, each even 16-bit lanes first.
+ */
+static SIM_ALWAYS_INLINE int scaled_shift(enum sim_elem elem)
+{
+    return elem == ELEM_E4M3 ? 4 : 5; /* bits of float32's upper half below the 8-bit float's */
+}
+
+/* From the byte at the top of each 16-bit lane. */
+static SIM_ALWAYS_INLINE vec_u16 scale_words(enum sim_elem elem, vec_u16 bytes)
+{
+    const uint16_t kept = elem == ELEM_E4M3 ? 0x87f0 : 0x8fe0;
+    const int16_t largest = elem == ELEM_E4M3 ? 0x7e0 : 0xf60;
+    vec_u16 x = (vec_u16)((vec_i16)bytes >> (int16_t)(8 - scaled_shift(elem))) & kept;
+    vec_u16 special = (vec_u16)((vec_i16)(x & 0x7fff) > largest);
+
+    return x | (special & 0x7f80);
+}
+
+static SIM_ALWAYS_INLINE struct acc open_scaled(enum sim_elem elem, vec v)
+{
+    vec_u16 even = scale_words(elem, (vec_u16)v << 8), odd = scale_words(elem, (vec_u16)v);
+
+    return (struct acc){.a = (vec)((vec_u32)even << 16),
+                        .b = (vec)((vec_u32)even & 0xffff0000),
+                        .c = (vec)((vec_u32)odd << 16),
+                        .d = (vec)((vec_u32)odd & 0xffff0000)};
+}
+
+/* Upper halves of float32; with `sticky`, their last bit tells whether the lower half holds anything. */
+static SIM_ALWAYS_INLINE vec_u16 top_words(vec even, vec odd, bool sticky)
+{
+    if (sticky) {
+        even |= (vec)(((vec_u32)even & 0xffff) + 0xffff);
+        odd |= (vec)(((vec_u32)odd & 0xffff) + 0xffff);
+    }
+    return (vec_u16)blend_odd_words((vec)((vec_u32)even >> 16), odd);
+}
+
+/* To nearest even, leaving the code and its sign where they were. */
+static SIM_ALWAYS_INLINE vec_u16 round_words(enum sim_elem elem, vec_u16 x)
+{
+    int shift = scaled_shift(elem);
+    return x + (uint16_t)((1 << (shift - 1)) - 1) + (x >> (uint16_t)shift & 1);
+}
+
+static SIM_ALWAYS_INLINE vec nan_bytes(struct acc x)
+{
+    vec_u16 even = (vec_u16)blend_odd_words((vec)((vec_f32)x.a != (vec_f32)x.a),
+                                            (vec)((vec_f32)x.b != (vec_f32)x.b));
+    vec_u16 odd = (vec_u16)blend_odd_words((vec)((vec_f32)x.c != (vec_f32)x.c),
+                                           (vec)((vec_f32)x.d != (vec_f32)x.d));
+    return (vec)((even & 0xff) | (odd & 0xff00));
+}
+
+/*
+ * A sum of two E5M2 that is near the middle between two results has no bits in the lower half; all others may. Sums of
+ * no more than 256 numbers saturate rightly.
+ */
+static SIM_ALWAYS_INLINE vec close_scaled(enum sim_elem elem, int nsrc, struct acc x)
+{
+    bool sticky = elem == ELEM_E4M3 || nsrc > 2;
+    uint16_t shift = (uint16_t)scaled_shift(elem);
+    vec_u16 even = round_words(elem, top_words(x.a, x.b, sticky));
+    vec_u16 odd = round_words(elem, top_words(x.c, x.d, sticky));
+    vec code = (vec)((even >> shift & 0xff) | (odd << (uint16_t)(8 - shift) & 0xff00));
+    vec sign = (vec)((even >> 8 & 0x80) | (odd & 0x8000)), is_nan;
+    vec all[4] = {x.a, x.b, x.c, x.d};
+
+    code = int_min(ELEM_U8, code, splat(elem, elem == ELEM_E4M3 ? 0x7e : 0x7b)) | sign;
+    if (__builtin_expect(f32_any_nan(all, 4), 0)) {
+        is_nan = nan_bytes(x);
+        code = (code & ~is_nan) | (is_nan & splat(elem, elem_nan(elem)));
+    }
+    return code;
+}
+
 /* ---- narrow floats: order -------------------------------------------------------------------- */
 
 /* Signed integers of the element's width. */
@@ -464,7 +552,7 @@ static SIM_ALWAYS_INLINE struct acc acc_opened(enum sim_elem elem, thrum_redop_t
 
 static SIM_ALWAYS_INLINE struct acc acc_open(enum sim_elem elem, thrum_redop_t op, vec v)
 {
-    struct acc x = {v, v, v};
+    struct acc x = {v, v, v, v};
 
     if (is_logical(op)) {
         if (elem_is_float(elem))
@@ -472,6 +560,8 @@ static SIM_ALWAYS_INLINE struct acc acc_open(enum sim_elem elem, thrum_redop_t o
         x.a = op == THRUM_LAND ? not_zero(elem, v) : v;
         return x;
     }
+    if (is_scaled(elem, op))
+        return open_scaled(elem, v);
     return is_widened(elem, op) ? open_narrow(elem, v) : acc_opened(elem, op, x);
 }
 
@@ -501,8 +591,12 @@ static SIM_ALWAYS_INLINE struct acc acc_combine(enum sim_elem elem, thrum_redop_
         x.a = combine_f64(op, x.a, y.a);
     else
         x.a = combine_f32(op, x.a, y.a);
-    if (is_widened(elem, op))
+    if (is_widened(elem, op) || is_scaled(elem, op))
         x.b = combine_f32(op, x.b, y.b);
+    if (is_scaled(elem, op)) {
+        x.c = combine_f32(op, x.c, y.c);
+        x.d = combine_f32(op, x.d, y.d);
+    }
     return x;
 }
 
@@ -560,6 +654,8 @@ static SIM_ALWAYS_INLINE vec close_other(enum sim_elem elem, thrum_redop_t op,
 {
     if (is_logical(op))
         return not_zero(elem, x.a) & splat(elem, elem_one(elem));
+    if (is_scaled(elem, op))
+        return close_scaled(elem, division->nsrc, x);
     return op == THRUM_AVG || op == SIM_AVG_POW2 ? divide_int(elem, op, division, x.a) : x.a;
 }
 
@@ -586,7 +682,7 @@ static SIM_ALWAYS_INLINE void close_block(enum sim_elem elem, thrum_redop_t op,
 /* A step of narrow elements is two vectors of float32. */
 static SIM_ALWAYS_INLINE void widen_step(enum sim_elem elem, float *dst, const void *src)
 {
-    struct acc x = acc_load(elem, THRUM_SUM, src);
+    struct acc x = acc_load(elem, THRUM_PROD, src);
 
     if (elem == ELEM_BF16)
         f32_zip(x.a, x.b, &x.a, &x.b);
@@ -602,7 +698,7 @@ static SIM_ALWAYS_INLINE void narrow_step(enum sim_elem elem, void *dst, const f
         f32_canonical_all(x, 2);
     if (elem == ELEM_BF16)
         f32_unzip(x[0], x[1], &x[0], &x[1]);
-    vec_store(step_bytes(elem, THRUM_SUM), dst,
+    vec_store(step_bytes(elem, THRUM_PROD), dst,
               close_narrow(elem, (struct acc){.a = x[0], .b = x[1]}));
 }
 

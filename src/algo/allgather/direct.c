@@ -31,10 +31,13 @@ void algo_allgather_direct_build(struct plan *plan)
     uint64_t bytes = algo_block_bytes(params, params->rank);
     uint64_t offset = algo_block_offset(params, params->rank);
     struct plan_operand src = algo_send_at(params->rank, 0);
+    if (params->peer_access)
+        plan_names_stages(plan, false);
     algo_meet_all(plan);
     if (params->peer_access) {
         algo_copy_everywhere(plan, src, offset, bytes, !params->in_place);
         algo_depart_all(plan, has_block);
+        algo_stage_blocks(plan, PLAN_RECV);
     } else {
         put_to_all(plan, src, offset, bytes);
     }

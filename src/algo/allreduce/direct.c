@@ -12,14 +12,18 @@ void algo_allreduce_direct_build(struct plan *plan)
     if (algo_build_alone(plan))
         return;
     uint64_t offset = algo_slice_offset(params, params->rank);
+    uint64_t bytes = algo_slice_bytes(params, params->rank), all = algo_count_bytes(params);
+    plan_names_stages(plan, true);
+    algo_stage_others(plan, PLAN_SEND, 0, all, offset, bytes);
     algo_meet_all(plan);
     algo_fold(plan, &(struct algo_fold){.source = algo_source_send,
                                         .ranks = params->nranks,
                                         .to = ALGO_EVERYWHERE,
                                         .offset = offset,
                                         .dst_offset = offset,
-                                        .bytes = algo_slice_bytes(params, params->rank)});
+                                        .bytes = bytes});
     algo_depart_all(plan, algo_has_slice);
+    algo_stage_others(plan, PLAN_RECV, 0, all, offset, bytes);
 }
 
 struct algo_cost algo_allreduce_direct_cost(const struct plan_params *params)

@@ -11,6 +11,7 @@ static void build_root(struct plan *plan)
     int n = params->nranks, root = params->root;
     uint64_t bytes = algo_count_bytes(params);
     bool put = !params->peer_access && bytes > 0;
+    plan_stage(plan, PLAN_SEND, 0, bytes);
     for (int i = 1; i < n; i++)
         plan_arrive(plan, 0, algo_rank_at(root, i, n));
     for (int i = 1; put && i < n; i++) {
@@ -44,6 +45,8 @@ void algo_broadcast_direct_build(struct plan *plan)
 {
     if (algo_build_alone(plan))
         return;
+    if (plan->params.peer_access)
+        plan_names_stages(plan, false);
     if (plan->params.rank == plan->params.root)
         build_root(plan);
     else

@@ -14,6 +14,8 @@ void algo_reduce_scatter_direct_build(struct plan *plan)
     const struct plan_params *params = &plan->params;
     if (algo_build_alone(plan))
         return;
+    plan_names_stages(plan, false);
+    algo_stage_blocks(plan, PLAN_SEND);
     algo_meet_all(plan);
     algo_fold(plan, &(struct algo_fold){.source = algo_source_send,
                                         .ranks = params->nranks,

@@ -9,12 +9,20 @@
 #include "algo/build.h"
 #include "base/base.h"
 
-#define PIECE_BYTES 8192 /* two of them fit the least scratch, also four times wider */
+#define PIECE_BYTES 32768
+
+/* What fits the two accumulators; without them, whatever there is. */
+static uint64_t piece_bytes(const struct plan_params *params, uint64_t bytes)
+{
+    int longest = params->collective == COLL_EXSCAN ? params->nranks - 1 : params->nranks;
+    uint64_t room = algo_slot_bytes(params, algo_partial_room(params), 2);
+    return longest <= 2 ? bytes : min_u64(room, PIECE_BYTES);
+}
 
 /* Room for the fold of the first `ranks` ranks. */
 static struct plan_operand accumulator_of(const struct plan_params *params, int ranks)
 {
-    return algo_partial_at(params, params->rank, ranks % 2 ? PIECE_BYTES : 0);
+    return algo_partial_at(params, params->rank, ranks % 2 ? piece_bytes(params, PIECE_BYTES) : 0);
 }
 
 /* RECV of rank <- the fold of the first `ranks` ranks. A REDUCE also of one: rank 0 may be in place. */
@@ -53,9 +61,10 @@ void algo_scan_direct_build(struct plan *plan)
         return;
     uint64_t first = algo_slice_offset(params, params->rank);
     uint64_t bytes = algo_slice_bytes(params, params->rank);
+    uint64_t piece = piece_bytes(params, bytes);
     algo_meet_all(plan);
-    for (uint64_t done = 0; done < bytes; done += PIECE_BYTES)
-        build_piece(plan, exclusive, first + done, min_u64(PIECE_BYTES, bytes - done));
+    for (uint64_t done = 0; done < bytes; done += piece)
+        build_piece(plan, exclusive, first + done, min_u64(piece, bytes - done));
     algo_depart_all(plan, algo_has_slice);
 }
 

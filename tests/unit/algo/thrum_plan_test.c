@@ -112,6 +112,7 @@ static const char *const every_algorithm[] = {
     "-c allreduce -a pairwise --ordered --no-peer-access",
     "-c broadcast -a inline --root 4 --count 1",
     "-c broadcast -a direct --root 2",
+    "-c broadcast -a sliced --root 1",
     "-c broadcast -a binomial --root 2 --count 1",
     "-c broadcast -a chain --root 3",
     "-c broadcast -a scatter_allgather",

@@ -271,6 +271,61 @@ static void many_starts(void **state)
     free_buffers();
 }
 
+/* Starts and v-variants in a graph: launched again and again, with what the arrays held when they were captured. */
+static void in_a_graph(void **state)
+{
+    thrum_persistent_t calls[N][2];
+    thrum_graph_t graphs[N];
+
+    (void)state;
+    make_buffers(MEMORY_DEVICE);
+    ranks_join(N, NULL);
+    for (int r = 0; r < N; r++) {
+        size_t counts[N] = {20, 0, 30}, rows[N] = {10, 10, 10};
+        uint8_t *recv = recvs[r].address;
+
+        ok(thrum_allreduce_init(sends[r].address, recv, 100, THRUM_INT32, THRUM_MAX, comms[r],
+                                queues[r], &calls[r][0]));
+        ok(thrum_alltoallv_init(sends[r].address, rows, NULL, recv + 400, rows, NULL, THRUM_INT32,
+                                comms[r], queues[r], &calls[r][1]));
+        ok(thrum_queue_capture_begin(queues[r]));
+        ok(thrum_start_all(calls[r], 2));
+        ok(thrum_allgatherv(sends[r].address, recv + 800, counts, NULL, THRUM_INT32, comms[r],
+                            queues[r]));
+        ok(thrum_gatherv(sends[r].address, counts[r], recv + 1200, counts, NULL, THRUM_INT32, 0,
+                         comms[r], queues[r]));
+        ok(thrum_queue_capture_end(queues[r], &graphs[r]));
+        memset(counts, 0xee, sizeof counts);
+        thrum_persistent_free(calls[r][0]); /* the graph has the calls */
+        thrum_persistent_free(calls[r][1]);
+    }
+    for (int round = 0; round < 3; round++) {
+        const size_t counts[N] = {20, 0, 30}, rows[N] = {10, 10, 10};
+
+        fill(round);
+        for (int r = 0; r < N; r++)
+            ok(thrum_graph_launch(graphs[r], queues[r]));
+        for (int r = 0; r < N; r++) {
+            uint8_t *recv = plain[r].address;
+
+            ok(thrum_allreduce(sends[r].address, recv, 100, THRUM_INT32, THRUM_MAX, comms[r],
+                               queues[r]));
+            ok(thrum_alltoallv(sends[r].address, rows, NULL, recv + 400, rows, NULL, THRUM_INT32,
+                               comms[r], queues[r]));
+            ok(thrum_allgatherv(sends[r].address, recv + 800, counts, NULL, THRUM_INT32, comms[r],
+                                queues[r]));
+            ok(thrum_gatherv(sends[r].address, counts[r], recv + 1200, counts, NULL, THRUM_INT32, 0,
+                             comms[r], queues[r]));
+        }
+        ranks_synchronize(N);
+        same_as_plain(KINDS, round);
+    }
+    for (int r = 0; r < N; r++)
+        thrum_graph_destroy(graphs[r]);
+    ranks_leave(N);
+    free_buffers();
+}
+
 static void without_their_communicator(void **state)
 {
     thrum_persistent_t calls[4];
@@ -365,7 +420,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(device_memory), cmocka_unit_test(registered_memory),
         cmocka_unit_test(host_memory),   cmocka_unit_test(all_at_once),
         cmocka_unit_test(many_starts),   cmocka_unit_test(without_their_communicator),
-        cmocka_unit_test(bad_arguments),
+        cmocka_unit_test(bad_arguments), cmocka_unit_test(in_a_graph),
     };
 
     run_with_each(argc, argv, settings, 2);

@@ -143,7 +143,8 @@ static void role_exchange(void)
 
     assert_ok(thrum_fill(link.side.queue, link.side.memory, 2, 1024));
     assert_ok(thrum_queue_wait(link.side.queue, link.side.semaphore, 1));
-    assert_ok(thrum_queue_reduce(link.side.queue, link.memory, srcs, 2, 1024, THRUM_UINT8, THRUM_SUM));
+    assert_ok(
+        thrum_queue_reduce(link.side.queue, link.memory, srcs, 2, 1024, THRUM_UINT8, THRUM_SUM));
     assert_ok(thrum_queue_signal(link.side.queue, link.semaphore, 1));
     assert_ok(finish(link.side.queue));
     for (uint64_t i = 2; i < PINGS + 2; i++) {
