@@ -274,24 +274,12 @@ static thrum_status_t check_alive(struct ofi_peer *peer)
 static thrum_status_t open_sender(struct ofi_peer *peer)
 {
     struct ofi_endpoint *endpoint = peer->endpoint;
-    struct fi_info *info = fi_dupinfo(endpoint->info);
     struct fi_cq_attr cq_attr = {.size = 2 * OFI_OPS, .format = FI_CQ_FORMAT_CONTEXT};
     struct fi_av_attr av_attr = {.type = endpoint->info->domain_attr->av_type, .count = 1};
     int error;
 
-    if (!info)
-        return thrum_plugin_fail(THRUM_ERR_NO_MEMORY, "ofi: no memory for a connection");
-    free(info->src_addr); /* any port */
-    info->src_addr = NULL;
-    info->src_addrlen = 0;
-    if (endpoint->info->src_addr && is_tcp(peer)) {
-        info->src_addr = malloc(endpoint->info->src_addrlen);
-        if (info->src_addr) {
-            memcpy(info->src_addr, endpoint->info->src_addr, endpoint->info->src_addrlen);
-            info->src_addrlen = endpoint->info->src_addrlen;
-        }
-    }
-    error = fi_endpoint(endpoint->domain, info, &peer->ep, NULL);
+    /* Its name is of no interest: `info` leaves the port to the provider. */
+    error = fi_endpoint(endpoint->domain, endpoint->info, &peer->ep, NULL);
     if (!error)
         error = fi_cq_open(endpoint->domain, &cq_attr, &peer->cq, NULL);
     if (!error)
@@ -302,7 +290,6 @@ static thrum_status_t open_sender(struct ofi_peer *peer)
         error = fi_ep_bind(peer->ep, &peer->av->fid, 0);
     if (!error)
         error = fi_enable(peer->ep);
-    fi_freeinfo(info);
     if (error)
         return ofi_fail(-error, "ofi: cannot make an endpoint for %s", peer->name);
     if (fi_av_insert(peer->av, peer->address.name, 1, &peer->to, 0, NULL) != 1)
