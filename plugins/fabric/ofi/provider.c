@@ -142,6 +142,12 @@ static bool is_loopback(const struct ofi_offer *offer)
     return !strncmp(offer->address, "127.", 4) || !strcmp(offer->address, "::1");
 }
 
+static bool is_on(const struct ofi_offer *offer, const char *interface)
+{
+    return !strcmp(domain_of(offer->info), interface) ||
+           (*offer->address && !strcmp(offer->address, interface));
+}
+
 /* What stands in the way of an offer that the questions did not bring up. */
 static void say_what_lacks(struct ofi_offer *offer)
 {
@@ -201,6 +207,8 @@ static void judge(struct ofi_offer *offer, int position)
      */
     if (!strcmp(provider, "tcp;ofi_rxm") || !strcmp(provider, "net;ofi_rxm"))
         offer->rank += 100;
+    if (is_on(offer, thrum_plugin_config("THRUM_BOOTSTRAP_INTERFACE")))
+        offer->rank -= 50; /* where the ranks met, others can be reached */
     if (is_loopback(offer)) { /* better than nothing: a host without a network */
         offer->rank += 1000000;
         offer->same_host = true;
@@ -337,12 +345,6 @@ static bool is_called(const struct ofi_offer *offer, const char *name)
     return !strcmp(offer->name, name) || names_provider(name, provider_of(offer->info)) ||
            !strcmp(domain_of(offer->info), name) ||
            (*offer->address && !strcmp(offer->address, name));
-}
-
-static bool is_on(const struct ofi_offer *offer, const char *interface)
-{
-    return !strcmp(domain_of(offer->info), interface) ||
-           (*offer->address && !strcmp(offer->address, interface));
 }
 
 static void append(char *text, size_t bytes, const char *format, ...)
