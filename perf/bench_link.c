@@ -20,7 +20,7 @@ struct options {
     uint64_t min_bytes, max_bytes;
     double factor, budget_us;
     int devices[2];
-    bool json, stream;
+    bool json, stream, bare, min_given;
     unsigned queue_flags;
 };
 
@@ -378,11 +378,49 @@ static void close_endpoint(struct endpoint *e)
     thrum_device_close(e->device); /* with its memory */
 }
 
+/* ---- an allreduce without the library ---- */
+
+static void print_bare(const struct options *o, uint64_t bytes, const struct perf_stats *us)
+{
+    static const char *const names[LINK_BARE_KINDS] = {"lines", "direct", "stream"};
+    char size[24];
+    int best = -1;
+
+    for (int kind = 0; kind < LINK_BARE_KINDS; kind++)
+        if (us[kind].median > 0 && (best < 0 || us[kind].median < us[best].median))
+            best = kind;
+    if (o->json)
+        printf("{\"test\": \"bare_allreduce\", \"what\": \"%s\", \"size_bytes\": %llu, "
+               "\"time_us_min\": %.3f, \"time_us_median\": %.3f, \"time_us_p99\": %.3f}\n",
+               names[best], (unsigned long long)bytes, us[best].min, us[best].median, us[best].p99);
+    else
+        printf("  %8s %12.2f %12.2f %12.2f %12.2f  %s\n", perf_format_bytes(bytes, size),
+               us[best].min, us[best].median, us[best].p99, (double)bytes / 1e3 / us[best].median,
+               names[best]);
+    fflush(stdout);
+}
+
+static void run_bare(const struct options *o, const struct link_side *link, void *shared)
+{
+    if (!link->side && !o->json)
+        printf("# thrum-bench-link %s: sum of float32 over two processes, without the library\n"
+               "#\n# %8s %12s %12s %12s %12s  %s\n# %8s %12s %12s %12s %12s\n",
+               thrum_version(), "size", "min", "median", "p99", "bandwidth", "how", "(bytes)",
+               "(us)", "(us)", "(us)", "(GB/s)");
+    for (double size = (double)o->min_bytes; (uint64_t)size <= o->max_bytes; size *= o->factor) {
+        struct perf_stats us[LINK_BARE_KINDS];
+        size_t bytes = (size_t)size < 4 ? 4 : (size_t)size / 4 * 4;
+
+        link_bare_allreduce(link, shared, o->max_bytes, bytes, o->budget_us, us);
+        if (!link->side)
+            print_bare(o, bytes, us);
+    }
+}
+
 static void run_side(const struct options *o, struct link_side link)
 {
     struct endpoint e = {.options = o, .link = link};
 
-    perf_rank = link.side;
     open_endpoint(&e);
     if (!link.side && !o->json)
         printf("# thrum-bench-link %s: %s and %s, %s queue%s\n", thrum_version(), e.properties.name,
@@ -410,6 +448,10 @@ static void usage(FILE *file)
         "  -d, --devices A,B    indices of the two devices (default: the first two that are free)\n"
         "  -q, --queue KIND     kernel (mediated; default) or direct\n"
         "  -s, --stream         copies may bypass the cache\n"
+        "      --bare           instead: an allreduce of two processes over shared pages, without "
+        "the "
+        "library,\n"
+        "                       as the limit for thrum-perf (default --min 8)\n"
         "  -j, --json           one JSON object a line\n"
         "  -h, --help\n"
         "  -V, --version\n"
@@ -445,15 +487,19 @@ static double parse_real(const char *option, const char *text, double above)
 static void parse_options(int argc, char **argv, struct options *o)
 {
     static const struct option names[] = {
-        {"min", 1, 0, 'b'},     {"max", 1, 0, 'e'},     {"factor", 1, 0, 'f'}, {"time", 1, 0, 't'},
-        {"devices", 1, 0, 'd'}, {"queue", 1, 0, 'q'},   {"stream", 0, 0, 's'}, {"json", 0, 0, 'j'},
-        {"help", 0, 0, 'h'},    {"version", 0, 0, 'V'}, {0, 0, 0, 0}};
+        {"min", 1, 0, 'b'},     {"max", 1, 0, 'e'},   {"factor", 1, 0, 'f'},  {"time", 1, 0, 't'},
+        {"devices", 1, 0, 'd'}, {"queue", 1, 0, 'q'}, {"stream", 0, 0, 's'},  {"bare", 0, 0, 'B'},
+        {"json", 0, 0, 'j'},    {"help", 0, 0, 'h'},  {"version", 0, 0, 'V'}, {0, 0, 0, 0}};
     int c;
 
     while ((c = getopt_long(argc, argv, "b:e:f:t:d:q:sjhV", names, NULL)) != -1) {
         switch (c) {
+        case 'B':
+            o->bare = true;
+            break;
         case 'b':
         case 'e':
+            o->min_given = o->min_given || c == 'b';
             if (!perf_parse_bytes(optarg, c == 'b' ? &o->min_bytes : &o->max_bytes))
                 bad_option(c == 'b' ? "min" : "max", optarg,
                            "a number of bytes, such as 8, 64K or 1.5M");
@@ -490,6 +536,8 @@ static void parse_options(int argc, char **argv, struct options *o)
     }
     if (optind < argc)
         perf_die(PERF_EXIT_USAGE, "\"%s\" is not an option; --help shows them", argv[optind]);
+    if (o->bare && !o->min_given)
+        o->min_bytes = 8;
     if (o->min_bytes == 0 || o->min_bytes > o->max_bytes)
         perf_die(PERF_EXIT_USAGE, "--min %llu: must be above 0 and at most --max %llu",
                  (unsigned long long)o->min_bytes, (unsigned long long)o->max_bytes);
@@ -506,10 +554,13 @@ int main(int argc, char **argv)
     int sockets[2], child_status;
     cpu_set_t cores;
     pid_t child, parent = getpid();
+    void *shared = NULL;
 
     perf_program = "thrum-bench-link";
     parse_options(argc, argv, &o);
     link.flags = map_shared(2 * sizeof *link.flags);
+    if (o.bare)
+        shared = map_shared(link_bare_bytes(o.max_bytes));
     link.one_core = sched_getaffinity(0, sizeof cores, &cores) == 0 && CPU_COUNT(&cores) < 2;
     if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sockets))
         perf_die(PERF_EXIT_FAILED, "socketpair failed");
@@ -523,10 +574,14 @@ int main(int argc, char **argv)
         prctl(PR_SET_PDEATHSIG, SIGKILL);
         if (getppid() != parent)
             return PERF_EXIT_FAILED;
-        run_side(&o, link);
-        return PERF_EXIT_OK;
     }
-    run_side(&o, link);
+    perf_rank = link.side;
+    if (o.bare)
+        run_bare(&o, &link, shared);
+    else
+        run_side(&o, link);
+    if (link.side)
+        return PERF_EXIT_OK;
     close(link.socket);
     if (waitpid(child, &child_status, 0) != child || child_status)
         perf_die(PERF_EXIT_FAILED, "the other process ended with an error");

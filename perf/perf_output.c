@@ -31,14 +31,22 @@ static void print_ranks(const struct perf_host_rank *ranks, int nranks)
         printf("#   and %d more\n", nranks - MOST);
 }
 
-static void print_columns(bool compare)
+static void print_columns(bool compare, bool all)
 {
     printf("#\n#%11s %11s  %-8s %-5s %-5s %-18s %10s %10s %10s %8s %8s %7s", "size", "count",
            "type", "op", "place", "algorithm", "min", "median", "p99", "algbw", "busbw", "wrong");
-    printf(compare ? " %10s %7s\n" : "\n", "MPI median", "ratio");
+    if (compare)
+        printf(" %10s %7s", "MPI median", "ratio");
+    if (all)
+        printf(" %10s %8s", "predicted", "/best");
+    printf("\n");
     printf("#%11s %11s  %-8s %-5s %-5s %-18s %10s %10s %10s %8s %8s %7s", "(B)", "(elements)", "",
            "", "", "", "(us)", "(us)", "(us)", "(GB/s)", "(GB/s)", "");
-    printf(compare ? " %10s %7s\n" : "\n", "(us)", "");
+    if (compare)
+        printf(" %10s %7s", "(us)", "");
+    if (all)
+        printf(" %10s %8s", "(us)", "");
+    printf("\n");
 }
 
 void perf_output_begin(struct perf_output *out, const struct perf_context *x,
@@ -47,8 +55,9 @@ void perf_output_begin(struct perf_output *out, const struct perf_context *x,
     if (out->format == PERF_CSV) {
         printf("collective,algorithm,ranks,size_bytes,dtype,op,in_place,time_us_min,time_us_median,"
                "time_us_p99,"
-               "algbw_gbps,busbw_gbps,wrong%s\n",
-               out->compare_mpi ? ",mpi_time_us_median,ratio" : "");
+               "algbw_gbps,busbw_gbps,wrong%s%s\n",
+               out->compare_mpi ? ",mpi_time_us_median,ratio" : "",
+               out->all_algorithms ? ",predicted_us,times_best,chosen" : "");
     } else if (out->format == PERF_TABLE) {
         printf("# thrum-perf %s: %d rank%s on %d host%s, %s, %s queue\n", thrum_version(),
                x->nranks, x->nranks == 1 ? "" : "s", x->hosts, x->hosts == 1 ? "" : "s",
@@ -56,6 +65,10 @@ void perf_output_begin(struct perf_output *out, const struct perf_context *x,
         print_ranks(ranks, x->nranks);
         printf("# Times are of one operation on the slowest rank; bandwidths are of the median; 1 "
                "GB is 10^9 bytes.\n");
+        if (out->all_algorithms)
+            printf(
+                "# Every algorithm that can serve; predicted is by the model that chooses, /best "
+                "is the median over the smallest.\n");
         if (out->compare_mpi)
             printf("# ratio is MPI's median over Thrum's, in turns in the same run: above 1, Thrum "
                    "is faster.\n");
@@ -92,6 +105,8 @@ static void print_row(const struct perf_output *out, const struct perf_result *r
         printf(" %10.2f %7.2f", r->mpi_us, r->ratio);
     else if (out->compare_mpi)
         printf(" %10s %7s", "-", "-");
+    if (out->all_algorithms)
+        printf(" %10.2f %8.2f%s", r->predicted_us, r->times_best, r->chosen ? "  <- chosen" : "");
     putchar('\n');
 }
 
@@ -113,6 +128,9 @@ static void print_json(const struct perf_output *out, const struct perf_result *
         printf(", \"mpi_time_us_median\": %.3f, \"ratio\": %.3f", r->mpi_us, r->ratio);
     else if (out->compare_mpi)
         printf(", \"mpi_time_us_median\": null, \"ratio\": null");
+    if (out->all_algorithms)
+        printf(", \"predicted_us\": %.3f, \"times_best\": %.3f, \"chosen\": %s", r->predicted_us,
+               r->times_best, r->chosen ? "true" : "false");
     printf("}\n");
 }
 
@@ -128,6 +146,8 @@ static void print_csv(const struct perf_output *out, const struct perf_result *r
         printf(",%.3f,%.3f", r->mpi_us, r->ratio);
     else if (out->compare_mpi)
         printf(",,");
+    if (out->all_algorithms)
+        printf(",%.3f,%.3f,%d", r->predicted_us, r->times_best, r->chosen);
     putchar('\n');
 }
 
@@ -146,13 +166,34 @@ void perf_output_result(struct perf_output *out, const struct perf_result *resul
             if (result->what.collective->has_root)
                 printf(" from rank %d", result->what.root);
             putchar('\n');
-            print_columns(out->compare_mpi);
+            print_columns(out->compare_mpi, out->all_algorithms);
         }
         last = result->what.collective;
         print_row(out, result);
     }
     out->shown++;
     fflush(stdout);
+}
+
+/* How good the choices were. */
+static void print_choices(const struct perf_result *results, int n)
+{
+    int choices = 0, close = 0;
+    const struct perf_result *worst = NULL;
+
+    for (int i = 0; i < n; i++) {
+        if (!results[i].chosen)
+            continue;
+        choices++;
+        close += results[i].times_best <= 1.1;
+        if (!worst || results[i].times_best > worst->times_best)
+            worst = &results[i];
+    }
+    if (worst)
+        printf("# choices: %d of %d within 10 %% of the fastest; at worst %.2f times as long (%s, "
+               "%llu bytes: %s)\n",
+               close, choices, worst->times_best, worst->what.collective->name,
+               (unsigned long long)worst->what.bytes, worst->algorithm);
 }
 
 long perf_output_end(struct perf_output *out, const struct perf_result *results, int n)
@@ -172,6 +213,8 @@ long perf_output_end(struct perf_output *out, const struct perf_result *results,
         if (with_data)
             printf("# mean bus bandwidth: %.3f GB/s over %d rows\n", bandwidth / with_data,
                    with_data);
+        if (out->all_algorithms)
+            print_choices(results, n);
         if (checked)
             printf("# wrong elements: %ld%s\n", wrong,
                    wrong ? "" : " (every element of every row was compared)");

@@ -13,7 +13,7 @@ struct perf_host_rank { /* what each rank tells rank 0 about itself */
 
 struct perf_output {
     enum perf_format format;
-    bool compare_mpi, progress;
+    bool compare_mpi, progress, all_algorithms;
     int shown, cases;
 };
 

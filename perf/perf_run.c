@@ -67,8 +67,37 @@ void perf_reserve(struct perf_context *x, size_t send_bytes, size_t recv_bytes)
     }
 }
 
+static void release_forced(struct perf_context *x)
+{
+    while (x->nforced)
+        thrum_comm_destroy(x->forced[--x->nforced].comm);
+}
+
+/* A communicator of the same ranks that uses no other algorithm. Collective; kept for the next size. */
+static thrum_comm_t forced_comm(struct perf_context *x, const char *collective,
+                                const char *algorithm)
+{
+    struct thrum_comm_config config = {.size = sizeof config};
+    char rule[96];
+    thrum_comm_t comm;
+
+    if (x->nforced && (x->forced[0].collective != collective || x->nforced == PERF_MAX_ALGORITHMS))
+        release_forced(x);
+    for (int i = 0; i < x->nforced; i++)
+        if (!strcmp(x->forced[i].algorithm, algorithm))
+            return x->forced[i].comm;
+    snprintf(rule, sizeof rule, "%s:%s", collective, algorithm);
+    config.algorithms = rule;
+    perf_check(thrum_comm_dup(x->comm, &config, &comm), rule);
+    x->forced[x->nforced].comm = comm;
+    x->forced[x->nforced].collective = collective;
+    x->forced[x->nforced++].algorithm = algorithm;
+    return comm;
+}
+
 void perf_release(struct perf_context *x)
 {
+    release_forced(x);
     buffer_free(x, &x->send);
     buffer_free(x, &x->recv);
     perf_mpi_free(x->mpi_send.address);
@@ -157,7 +186,7 @@ static struct perf_call make_call(struct perf_context *x, const struct perf_case
         .root = what->root,
         .rank = x->rank,
         .nranks = x->nranks,
-        .comm = x->comm,
+        .comm = what->algorithm ? forced_comm(x, what->collective->name, what->algorithm) : x->comm,
         .queue = x->queue,
     };
 }
@@ -421,7 +450,9 @@ void perf_run_case(struct perf_context *x, const struct perf_case *what,
     size_t wrong = 0;
 
     x->salt++;
-    name = thrum_comm_algorithm(x->comm, what->collective->name, what->count, what->dtype);
+    name = what->algorithm
+               ? what->algorithm
+               : thrum_comm_algorithm(x->comm, what->collective->name, what->count, what->dtype);
     if (name)
         result.algorithm = name;
     if (check)
@@ -438,4 +469,32 @@ void perf_run_case(struct perf_context *x, const struct perf_case *what,
     result.algbw = (double)what->bytes / 1e3 / result.time_us.median;
     result.busbw = result.algbw * what->collective->bus_factor(x->nranks);
     *result_out = result;
+}
+
+int perf_run_all(struct perf_context *x, const struct perf_case *what,
+                 struct perf_result *results_out)
+{
+    struct thrum_algorithm_candidate candidate = {.size = sizeof candidate};
+    double best = 0;
+    int n = 0;
+
+    for (int i = 0;
+         n < PERF_MAX_ALGORITHMS && !thrum_comm_candidate(x->comm, what->collective->name,
+                                                          what->count, what->dtype, i, &candidate);
+         i++) {
+        struct perf_case one = *what;
+        struct perf_result *result = &results_out[n];
+
+        if (candidate.refusal)
+            continue;
+        one.algorithm = candidate.name;
+        perf_run_case(x, &one, result);
+        result->predicted_us = candidate.predicted_us;
+        result->chosen = candidate.chosen;
+        if (!n++ || result->time_us.median < best)
+            best = result->time_us.median;
+    }
+    for (int i = 0; i < n; i++)
+        results_out[i].times_best = results_out[i].time_us.median / best;
+    return n;
 }

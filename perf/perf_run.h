@@ -49,6 +49,7 @@ struct perf_case {
     int op;
     int root;
     bool in_place;
+    const char *algorithm; /* the one to use; NULL: the communicator chooses */
 };
 
 struct perf_result {
@@ -59,11 +60,22 @@ struct perf_result {
     double algbw, busbw; /* GB/s, of the median */
     long wrong; /* elements, over all ranks; -1: not checked */
     double mpi_us, ratio; /* medians; 0: not compared */
+    double predicted_us; /* by the library's model */
+    bool chosen; /* what the communicator would choose */
+    double
+        times_best; /* median over the smallest of all algorithms for the same call; 0: only one was run */
 };
+
+enum { PERF_MAX_ALGORITHMS = 32 }; /* of a collective */
 
 /* One rank's side of the program, for its whole life. */
 struct perf_context {
     int rank, nranks, hosts;
+    struct { /* communicators that are held to one algorithm each, of one collective */
+        thrum_comm_t comm;
+        const char *collective, *algorithm;
+    } forced[PERF_MAX_ALGORITHMS];
+    int nforced;
     thrum_device_t device;
     thrum_queue_t queue;
     thrum_comm_t comm;
@@ -90,6 +102,13 @@ void perf_release(struct perf_context *context);
 /* Collective. Dies with a message on error. */
 void perf_run_case(struct perf_context *context, const struct perf_case *what,
                    struct perf_result *result_out);
+
+/*
+ * The same with every algorithm that can serve. Returns how many there are; results_out has room for
+ * PERF_MAX_ALGORITHMS.
+ */
+int perf_run_all(struct perf_context *context, const struct perf_case *what,
+                 struct perf_result *results_out);
 
 /* Elements of the buffers of one rank. */
 size_t perf_send_elems(const struct perf_case *what, int nranks);

@@ -15,7 +15,7 @@ enum { MAX_CASES = 16384 };
 
 struct options {
     bool collectives[16], dtypes[THRUM_DATATYPE_COUNT], ops[THRUM_REDOP_COUNT];
-    bool in_place, out_of_place, check, compare_mpi, sync_each;
+    bool in_place, out_of_place, check, compare_mpi, sync_each, all_algorithms;
     uint64_t min_bytes, max_bytes;
     double factor, budget_ms;
     long root, warmup, iterations, batches;
@@ -53,6 +53,9 @@ static void usage(FILE *file)
         "      --out-of-place\n"
         "  -a, --algorithm NAME    force an algorithm: ring, or collective:name,... (as "
         "THRUM_ALGO)\n"
+        "      --all-algorithms    each size with every algorithm that can serve, beside what the "
+        "model\n"
+        "                          that chooses predicts, and how far its choice is from the best\n"
         "  -m, --memory KIND       device, registered (host memory), host (plain; staged) (default "
         "device)\n"
         "  -q, --queue KIND        kernel (mediated; default) or direct\n"
@@ -174,7 +177,16 @@ static double parse_real(const char *option, const char *text, double above, dou
     return value;
 }
 
-enum { OPT_OUT = 256, OPT_BATCHES, OPT_SYNC, OPT_CHECK, OPT_COMPARE, OPT_CSV, OPT_PROGRESS };
+enum {
+    OPT_OUT = 256,
+    OPT_BATCHES,
+    OPT_SYNC,
+    OPT_CHECK,
+    OPT_COMPARE,
+    OPT_CSV,
+    OPT_PROGRESS,
+    OPT_ALL
+};
 
 static const struct option long_options[] = {
     {"collective", 1, 0, 'c'},
@@ -187,6 +199,7 @@ static const struct option long_options[] = {
     {"in-place", 0, 0, 'i'},
     {"out-of-place", 0, 0, OPT_OUT},
     {"algorithm", 1, 0, 'a'},
+    {"all-algorithms", 0, 0, OPT_ALL},
     {"memory", 1, 0, 'm'},
     {"queue", 1, 0, 'q'},
     {"warmup", 1, 0, 'w'},
@@ -261,6 +274,9 @@ static void parse_option(struct options *o, int c, const char *value)
     case 't':
         o->budget_ms = parse_real("time", value, 0, 1e7);
         break;
+    case OPT_ALL:
+        o->all_algorithms = true;
+        break;
     case OPT_SYNC:
         o->sync_each = true;
         break;
@@ -320,6 +336,10 @@ static void parse_options(int argc, char **argv, struct options *o)
                  argv[optind]);
     if (o->min_bytes > o->max_bytes)
         bad_option("min", "SIZE", "at most --max SIZE");
+    if (o->all_algorithms && o->plot)
+        bad_option("plot", o->plot, "left out with --all-algorithms");
+    if (o->all_algorithms && o->algorithm)
+        bad_option("algorithm", o->algorithm, "left out with --all-algorithms");
     if (!o->in_place)
         o->out_of_place = true;
 }
@@ -506,29 +526,39 @@ static struct perf_host_rank *gather_ranks(struct perf_context *x,
 static long run_sweep(struct perf_context *x, const struct options *o, const struct sweep *sweep,
                       const struct perf_host_rank *ranks)
 {
-    struct perf_result *results = perf_malloc(sizeof *results * (size_t)sweep->n);
+    size_t most = (size_t)sweep->n * (o->all_algorithms ? PERF_MAX_ALGORITHMS : 1);
+    struct perf_result *results = perf_malloc(sizeof *results * most);
     struct perf_output out = {.format = o->format,
                               .compare_mpi = o->compare_mpi,
+                              .all_algorithms = o->all_algorithms,
                               .progress = o->progress >= 0 ? o->progress : isatty(STDERR_FILENO),
                               .cases = sweep->n};
     const char *problem = NULL;
     long wrong = 0;
+    int nresults = 0;
 
     if (x->rank == 0)
         perf_output_begin(&out, x, ranks,
                           o->queue_flags & THRUM_QUEUE_DIRECT ? "direct" : "kernel-mediated");
     for (int i = 0; i < sweep->n; i++) {
+        int n = 1;
+
         if (x->rank == 0)
             perf_output_progress(&out, &sweep->cases[i]);
-        perf_run_case(x, &sweep->cases[i], &results[i]);
-        if (x->rank == 0)
-            perf_output_result(&out, &results[i], x->nranks);
-        wrong += results[i].wrong > 0 ? results[i].wrong : 0;
+        if (o->all_algorithms)
+            n = perf_run_all(x, &sweep->cases[i], &results[nresults]);
+        else
+            perf_run_case(x, &sweep->cases[i], &results[nresults]);
+        for (int end = nresults + n; nresults < end; nresults++) {
+            if (x->rank == 0)
+                perf_output_result(&out, &results[nresults], x->nranks);
+            wrong += results[nresults].wrong > 0 ? results[nresults].wrong : 0;
+        }
     }
     if (x->rank == 0) {
-        perf_output_end(&out, results, sweep->n);
+        perf_output_end(&out, results, nresults);
         if (o->plot)
-            problem = perf_plot(o->plot, results, sweep->n, x->nranks);
+            problem = perf_plot(o->plot, results, nresults, x->nranks);
         if (problem)
             perf_die(PERF_EXIT_FAILED, "--plot %s: %s", o->plot, problem);
     }

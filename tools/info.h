@@ -27,10 +27,12 @@ int info_config(bool json);
 int info_algorithms(bool json);
 int info_fabrics(bool json);
 struct info_question {
-    const char *collective, *size, *ranks, *dtype, *op;
+    const char *collective, *size, *ranks, *dtype, *op, *ranks_per_core;
     bool in_place;
 };
-int info_why(const struct info_question *question, bool json);
+struct select_policy;
+int info_why(const struct info_question *question, const struct select_policy *policy, bool json);
+int info_tuning(const struct select_policy *policy, bool json);
 
 /* Prints and frees it. Exit code. */
 int info_print_json(json_t *json);

@@ -162,7 +162,9 @@ int info_algorithms(bool json)
         printf("\npeer-access: loads and stores peers' memory; inline-only: what fits a line, "
                "%d bytes\n"
                "where peers' memory can be stored to, else %d;\n"
-               "ordered: folds contributions from the left in the order of ranks.\n"
+               "ordered: folds contributions from the left in the order of ranks; hides-staging: "
+               "copies\n"
+               "host memory to the device meanwhile.\n"
                "THRUM_ALGO=collective:algorithm forces one; --why says what would be chosen.\n",
                PLAN_INLINE_LONG_BYTES, PLAN_INLINE_BYTES);
         return 0;
@@ -307,7 +309,7 @@ static int fill_params(const struct info_question *q, struct plan_params *params
     int op = index_of(q->op, op_at, THRUM_REDOP_COUNT);
     uint64_t bytes, unit;
     char *end;
-    long ranks = strtol(q->ranks, &end, 10);
+    long ranks = strtol(q->ranks, &end, 10), share;
 
     if (collective < 0)
         return bad_argument("collective", q->collective, "one that --algorithms shows");
@@ -315,6 +317,9 @@ static int fill_params(const struct info_question *q, struct plan_params *params
         return bad_argument("size", q->size, "a number of bytes, such as 8, 64K or 1M");
     if (end == q->ranks || *end || ranks < 1 || ranks > 1 << 20)
         return bad_argument("ranks", q->ranks, "a number from 1 to 1048576");
+    share = strtol(q->ranks_per_core, &end, 10);
+    if (end == q->ranks_per_core || *end || share < 1 || share > 1 << 20)
+        return bad_argument("ranks per core", q->ranks_per_core, "a number from 1 to 1048576");
     if (dtype < 0)
         return bad_argument("dtype", q->dtype, "a type such as float32");
     if (op < 0)
@@ -331,6 +336,8 @@ static int fill_params(const struct info_question *q, struct plan_params *params
         .in_place = q->in_place,
         .peer_access = thrum_config_int(CFG_PEER_ACCESS) == 0,
         .lanes = (int)thrum_config_int(CFG_LANES),
+        .ranks_per_core = (int)share,
+        .ordered = thrum_config_bool(CFG_REPRODUCIBLE),
         .scratch_bytes = (uint64_t)thrum_config_int(CFG_SCRATCH_BYTES),
     };
     *bytes_out = params->count * unit;
@@ -347,9 +354,12 @@ static void print_question(const struct plan_params *p, uint64_t bytes)
                thrum_datatype_name(p->dtype));
     if (plan_reduces(p->collective))
         printf(", %s", thrum_redop_name(p->redop));
-    printf(", %s, %s, %d lane%s\n\n", p->in_place ? "in place" : "out of place",
+    printf(", %s, %s, %d lane%s", p->in_place ? "in place" : "out of place",
            p->peer_access ? "with peer access" : "without peer access", p->lanes,
            p->lanes == 1 ? "" : "s");
+    if (p->ranks_per_core > 1)
+        printf(", %d ranks on each core", p->ranks_per_core);
+    printf("\n");
 }
 
 static void print_candidate(const struct select_candidate *c)
@@ -357,7 +367,7 @@ static void print_candidate(const struct select_candidate *c)
     char predicted[24] = "-";
 
     if (!c->refusal)
-        snprintf(predicted, sizeof predicted, "%.1f us", c->predicted_us);
+        snprintf(predicted, sizeof predicted, "%.2f us", c->predicted_us);
     printf("%s %-20s %14s   %s\n", c->chosen ? "->" : "  ", c->algo->name, predicted, c->reason);
 }
 
@@ -371,11 +381,87 @@ static json_t *candidate_json(const struct select_candidate *c)
     return json;
 }
 
-int info_why(const struct info_question *question, bool json)
+/* "3 of 12 figures and 1 rule from /x/tune.json" */
+static const char *source_text(const struct select_policy *policy, char *text, size_t bytes)
+{
+    int given = __builtin_popcount(policy->given);
+
+    if (!*policy->source)
+        snprintf(text, bytes, "built in; thrum-tune measures this machine's");
+    else
+        snprintf(text, bytes, "%d of %d from %s, the others built in", given, FIGURE_COUNT,
+                 policy->source);
+    return text;
+}
+
+static void print_rule(const struct select_rule *rule)
+{
+    char low[24], high[24];
+
+    printf("  %s:%s, %s to %s", collective_name(rule->algo->collective), rule->algo->name,
+           info_bytes(rule->min_bytes, low),
+           rule->max_bytes == UINT64_MAX ? "any size" : info_bytes(rule->max_bytes, high));
+    if (rule->min_ranks > 1 || rule->max_ranks < INT32_MAX)
+        printf(", %d to %d ranks", rule->min_ranks, rule->max_ranks);
+    printf("   (%s)\n", rule->forced ? "THRUM_ALGO" : "tuning file");
+}
+
+static json_t *rule_json(const struct select_rule *rule)
+{
+    json_t *json = json_pack("{s:s, s:s, s:I, s:i, s:i, s:b}", "collective",
+                             collective_name(rule->algo->collective), "algorithm", rule->algo->name,
+                             "min_bytes", (json_int_t)rule->min_bytes, "min_ranks", rule->min_ranks,
+                             "max_ranks", rule->max_ranks, "forced", rule->forced);
+
+    if (rule->max_bytes <= INT64_MAX)
+        json_object_set_new(json, "max_bytes", json_integer((json_int_t)rule->max_bytes));
+    return json;
+}
+
+static int tuning_json(const struct select_policy *policy)
+{
+    struct select_figures figures = policy->figures;
+    json_t *list = json_array(), *rules = json_array();
+
+    for (int i = 0; i < FIGURE_COUNT; i++) {
+        const struct select_figure_row *row = &select_figure_rows[i];
+        json_array_append_new(list, json_pack("{s:s, s:f, s:f, s:s, s:b, s:s}", "name", row->name,
+                                              "value", *select_figure_at(&figures, i), "default",
+                                              row->value, "unit", row->unit, "measured",
+                                              (int)(policy->given >> i & 1), "help", row->help));
+    }
+    for (int i = 0; i < policy->nrules; i++)
+        json_array_append_new(rules, rule_json(&policy->rules[i]));
+    return info_print_json(
+        json_pack("{s:s, s:o, s:o}", "source", policy->source, "figures", list, "rules", rules));
+}
+
+int info_tuning(const struct select_policy *policy, bool json)
+{
+    struct select_figures figures = policy->figures;
+    char source[SELECT_SOURCE_BYTES + 96];
+
+    if (json)
+        return tuning_json(policy);
+    printf("Figures: %s\n\n%-20s %12s %-6s %12s\n", source_text(policy, source, sizeof source),
+           "FIGURE", "VALUE", "", "BUILT IN");
+    for (int i = 0; i < FIGURE_COUNT; i++) {
+        const struct select_figure_row *row = &select_figure_rows[i];
+        printf("%-20s %12.6g %-6s %12.6g   %s%s\n", row->name, *select_figure_at(&figures, i),
+               row->unit, row->value, row->help, policy->given >> i & 1 ? " (from the file)" : "");
+    }
+    printf("\nRules%s\n", policy->nrules ? ", of which the last that fits holds:" : ": none");
+    for (int i = 0; i < policy->nrules; i++)
+        print_rule(&policy->rules[i]);
+    return 0;
+}
+
+int info_why(const struct info_question *question, const struct select_policy *policy, bool json)
 {
     enum { MOST = 32 };
     struct select_candidate candidates[MOST];
     struct plan_params params;
+    char source[SELECT_SOURCE_BYTES + 96];
     uint64_t bytes;
     size_t n;
     json_t *list;
@@ -384,12 +470,13 @@ int info_why(const struct info_question *question, bool json)
 
     if (exit_code)
         return exit_code;
-    status = select_explain(&params, candidates, MOST, &n);
+    status = select_explain(policy, &params, candidates, MOST, &n);
     if (status)
         return info_fail("--why", status);
     n = n < MOST ? n : MOST;
     if (!json) {
         print_question(&params, bytes);
+        printf("Figures: %s\n\n", source_text(policy, source, sizeof source));
         printf("   %-20s %14s   %s\n", "ALGORITHM", "PREDICTED", "REASON");
         for (size_t i = 0; i < n; i++)
             print_candidate(&candidates[i]);
@@ -398,10 +485,11 @@ int info_why(const struct info_question *question, bool json)
     list = json_array();
     for (size_t i = 0; i < n; i++)
         json_array_append_new(list, candidate_json(&candidates[i]));
-    return info_print_json(json_pack(
-        "{s:s, s:i, s:I, s:I, s:s, s:s, s:b, s:b, s:o}", "collective",
-        collective_name(params.collective), "ranks", params.nranks, "size_bytes", (json_int_t)bytes,
-        "count", (json_int_t)params.count, "dtype", thrum_datatype_name(params.dtype), "op",
-        thrum_redop_name(params.redop), "in_place", params.in_place, "peer_access",
-        params.peer_access, "candidates", list));
+    return info_print_json(
+        json_pack("{s:s, s:i, s:I, s:I, s:s, s:s, s:b, s:b, s:i, s:s, s:o}", "collective",
+                  collective_name(params.collective), "ranks", params.nranks, "size_bytes",
+                  (json_int_t)bytes, "count", (json_int_t)params.count, "dtype",
+                  thrum_datatype_name(params.dtype), "op", thrum_redop_name(params.redop),
+                  "in_place", params.in_place, "peer_access", params.peer_access, "ranks_per_core",
+                  params.ranks_per_core, "figures", policy->source, "candidates", list));
 }

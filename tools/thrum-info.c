@@ -103,12 +103,16 @@ static void usage(FILE *file)
           "  -c, --config         effective configuration with defaults, ranges and help\n"
           "  -l, --algorithms     the algorithms of each collective\n"
           "  -f, --fabrics        fabric plugins and what they find\n"
+          "  -t, --tuning         what the choice of algorithms is made from, and where it comes "
+          "from\n"
           "  -w, --why COLLECTIVE SIZE RANKS\n"
           "                       which algorithm would serve such a call, and why; such as "
           "allreduce 1M 8\n"
           "      --dtype TYPE     with --why (default float32)\n"
           "      --op OP          with --why (default sum)\n"
           "      --in-place       with --why\n"
+          "      --ranks-per-core N\n"
+          "                       with --why: ranks that take turns on a core (default 1)\n"
           "  -j, --json           as JSON\n"
           "  -h, --help\n"
           "  -V, --version\n"
@@ -117,21 +121,31 @@ static void usage(FILE *file)
           file);
 }
 
-enum { OPT_DTYPE = 256, OPT_OP, OPT_IN_PLACE };
+enum { OPT_DTYPE = 256, OPT_OP, OPT_IN_PLACE, OPT_SHARE };
 
 static int run(int argc, char **argv)
 {
-    static const struct option names[] = {
-        {"all", 0, 0, 'a'},         {"config", 0, 0, 'c'},  {"algorithms", 0, 0, 'l'},
-        {"fabrics", 0, 0, 'f'},     {"why", 0, 0, 'w'},     {"json", 0, 0, 'j'},
-        {"dtype", 1, 0, OPT_DTYPE}, {"op", 1, 0, OPT_OP},   {"in-place", 0, 0, OPT_IN_PLACE},
-        {"help", 0, 0, 'h'},        {"version", 0, 0, 'V'}, {0, 0, 0, 0}};
-    struct info_question question = {.dtype = "float32", .op = "sum"};
+    static const struct option names[] = {{"all", 0, 0, 'a'},
+                                          {"config", 0, 0, 'c'},
+                                          {"algorithms", 0, 0, 'l'},
+                                          {"fabrics", 0, 0, 'f'},
+                                          {"tuning", 0, 0, 't'},
+                                          {"why", 0, 0, 'w'},
+                                          {"json", 0, 0, 'j'},
+                                          {"dtype", 1, 0, OPT_DTYPE},
+                                          {"op", 1, 0, OPT_OP},
+                                          {"in-place", 0, 0, OPT_IN_PLACE},
+                                          {"ranks-per-core", 1, 0, OPT_SHARE},
+                                          {"help", 0, 0, 'h'},
+                                          {"version", 0, 0, 'V'},
+                                          {0, 0, 0, 0}};
+    struct info_question question = {.dtype = "float32", .op = "sum", .ranks_per_core = "1"};
     bool all = false, json = false;
     int mode = 0, c, positional;
+    struct select_policy policy;
     thrum_status_t status;
 
-    while ((c = getopt_long(argc, argv, "aclfwjhV", names, NULL)) != -1) {
+    while ((c = getopt_long(argc, argv, "aclftwjhV", names, NULL)) != -1) {
         switch (c) {
         case 'a':
             all = true;
@@ -142,11 +156,11 @@ static int run(int argc, char **argv)
         case 'c':
         case 'l':
         case 'f':
+        case 't':
         case 'w':
             if (mode && mode != c) {
-                fprintf(
-                    stderr,
-                    "thrum-info: one of --config, --algorithms, --fabrics and --why at a time\n");
+                fprintf(stderr, "thrum-info: one of --config, --algorithms, --fabrics, --tuning "
+                                "and --why at a time\n");
                 return 2;
             }
             mode = c;
@@ -159,6 +173,9 @@ static int run(int argc, char **argv)
             break;
         case OPT_IN_PLACE:
             question.in_place = true;
+            break;
+        case OPT_SHARE:
+            question.ranks_per_core = optarg;
             break;
         case 'h':
             usage(stdout);
@@ -184,7 +201,7 @@ static int run(int argc, char **argv)
     }
     status = thrum_config_load();
     if (!status)
-        status = select_check_config();
+        status = select_policy_load(NULL, &policy);
     if (status)
         return info_fail("configuration", status);
     switch (mode) {
@@ -194,11 +211,13 @@ static int run(int argc, char **argv)
         return info_algorithms(json);
     case 'f':
         return info_fabrics(json);
+    case 't':
+        return info_tuning(&policy, json);
     case 'w':
         question.collective = argv[optind];
         question.size = argv[optind + 1];
         question.ranks = argv[optind + 2];
-        return info_why(&question, json);
+        return info_why(&question, &policy, json);
     default:
         return show_overview(all, json);
     }

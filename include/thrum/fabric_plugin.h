@@ -26,7 +26,10 @@ extern "C" {
 #define THRUM_FABRIC_ABI_VERSION 1
 #define THRUM_FABRIC_ADDRESS_BYTES 160
 
-/* Where an endpoint listens: opaque bytes, exchanged by bootstrap. */
+/*
+ * Where an endpoint listens: exchanged by bootstrap. The first eight bytes mark plugin and version, so that connect can
+ * refuse what it does not understand; the rest is opaque.
+ */
 struct thrum_fabric_address {
     uint8_t bytes[THRUM_FABRIC_ADDRESS_BYTES];
 };

@@ -60,10 +60,13 @@ struct thrum_comm_config {
     int64_t deadline_ms; /* of each operation; 0: THRUM_DEADLINE_MS */
     int64_t init_deadline_ms; /* of joining; 0: THRUM_INIT_DEADLINE_MS */
     uint64_t scratch_bytes; /* device memory for staging; 0: THRUM_SCRATCH_BYTES */
-    const char *name; /* for messages; copied; NULL: "comm" and a number */
+    const char *name; /* for messages; copied; at most 511 characters; NULL: "comm" and a number */
     int reproducible; /* 1: reductions give the same bits whatever the size, algorithm, lanes and hosts; -1: they need
                          not; 0: THRUM_REPRODUCIBLE */
     int lanes; /* independent sequences of commands that one operation may use, 1 .. 4; 0: THRUM_LANES */
+    const char *
+        algorithms; /* rules for choosing algorithms, as THRUM_ALGO has them and instead of it; copied; NULL:
+                               THRUM_ALGO */
 };
 
 /*
@@ -186,6 +189,24 @@ THRUM_MUST_CHECK thrum_status_t thrum_comm_memory_plan(int nranks,
  */
 const char *thrum_comm_algorithm(thrum_comm_t comm, const char *collective, size_t count,
                                  thrum_datatype_t dtype);
+
+/* One of the algorithms of a collective, for a given call. */
+struct thrum_algorithm_candidate {
+    size_t size; /* in: sizeof of the caller's struct */
+    const char *name; /* static storage */
+    const char *refusal; /* why it cannot serve the call, static storage; NULL: it can */
+    double predicted_us; /* by the model from which the communicator chooses; 0 where refused */
+    int chosen; /* 1: the one that thrum_comm_algorithm names */
+};
+
+/*
+ * The algorithms that there are for the call that thrum_comm_algorithm describes: index 0, 1, .. Thread-safe; does not
+ * block. Errors: INVALID_ARGUMENT (an argument is bad, or index is beyond the last one), INVALID_CONFIG (a rule of the
+ * user names one that cannot serve).
+ */
+THRUM_MUST_CHECK thrum_status_t thrum_comm_candidate(
+    thrum_comm_t comm, const char *collective, size_t count, thrum_datatype_t dtype, int index,
+    struct thrum_algorithm_candidate *candidate_out);
 
 /* ---- collectives ------------------------------------------------------------------------------------------------- */
 

@@ -20,10 +20,14 @@ enum {
  */
 typedef void (*algo_build_fn)(struct plan *plan);
 
-/* What a call costs, for select: bytes moved and messages exchanged by the busiest rank, in sequence. */
+/* What a call costs the busiest rank, for select, which knows what each of it takes. Equal on all ranks. */
 struct algo_cost {
-    double steps; /* dependent exchanges */
-    double bytes_moved; /* through this rank's engines */
+    double steps; /* exchanges that depend on each other: somebody waits for what another wrote */
+    double messages; /* lines and signals written and waited for */
+    double
+        passed_bytes; /* data that one rank writes and another reads, both counted: lines, and puts of partial results */
+    double copied_bytes; /* read and written by other COPYs and PUTs */
+    double reduced_bytes; /* read and written by REDUCE */
 };
 typedef struct algo_cost (*algo_cost_fn)(const struct plan_params *params);
 

@@ -266,13 +266,18 @@ void tree_build(struct plan *plan, const struct tree_job *job)
     }
 }
 
-double tree_turns(const struct plan_params *params, const struct tree_job *job)
+struct algo_cost tree_cost(const struct plan_params *params, const struct tree_job *job,
+                           double passed_bytes, double reduced_bytes)
 {
     struct pipeline p;
     pipeline_init(&p, params, job);
-    double hops = job->max_depth;
-    return (double)p.most_pieces +
-           hops * ((job->directions & TREE_UP) && (job->directions & TREE_DOWN) ? 2 : 1);
+    bool both = (job->directions & TREE_UP) && (job->directions & TREE_DOWN);
+    double pieces = p.most_pieces > 0 ? (double)p.most_pieces : 1;
+    double turns = pieces + (both ? 2.0 : 1.0) * job->max_depth;
+    return (struct algo_cost){.steps = 1 + turns,
+                              .messages = 4 * turns,
+                              .passed_bytes = passed_bytes * turns / pieces,
+                              .reduced_bytes = reduced_bytes * turns / pieces};
 }
 
 struct tree tree_chain(const struct plan_params *params)

@@ -49,8 +49,12 @@ struct tree_job {
 
 void tree_build(struct plan *plan, const struct tree_job *job);
 
-/* Turns of the longest-working rank, for cost functions. */
-double tree_turns(const struct plan_params *params, const struct tree_job *job);
+/*
+ * What the job costs if a rank passes on and reduces so many bytes in all: as long as it takes the pipeline to fill, bytes
+ * count as well.
+ */
+struct algo_cost tree_cost(const struct plan_params *params, const struct tree_job *job,
+                           double passed_bytes, double reduced_bytes);
 
 /* The chain that ends at rank n - 1: rank r's child is r - 1. */
 struct tree tree_chain(const struct plan_params *params);

@@ -162,8 +162,8 @@ struct setup_call {
     struct thrum_comm *comm;
     int color, key;
     bool has_config;
-    struct thrum_comm_config config; /* of a split; its name is in `name` */
-    char name[COMM_NAME_BYTES];
+    struct thrum_comm_config config; /* of a split; its texts are in `name` and `algorithms` */
+    char name[COMM_NAME_BYTES], algorithms[COMM_ALGORITHMS_BYTES];
     thrum_comm_t *comm_out;
     void *buffer;
     size_t bytes;

@@ -7,6 +7,7 @@
 #include "api/api.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 #include "algo/algo.h"
 #include "base/base.h"
@@ -55,6 +56,7 @@ static void fill_params(const struct coll_args *args, bool in_place, struct plan
                                 .in_place = in_place,
                                 .peer_access = comm->peer_access,
                                 .lanes = comm->lanes,
+                                .ranks_per_core = comm->ranks_per_core,
                                 .scratch_bytes = comm->scratch_bytes,
                                 .counts = args->counts,
                                 .displs = args->displs,
@@ -83,7 +85,7 @@ static thrum_status_t build_program(const struct coll_args *args, bool in_place,
 
     fill_params(args, in_place, &params);
     params.redop = op;
-    status = select_algorithm(&params, &algo);
+    status = select_algorithm(&args->comm->policy, &params, &algo);
     if (status)
         return status;
     status = algo_build(algo, &params, &plan);
@@ -551,17 +553,62 @@ bool collective_repeat(const struct coll_args *args, thrum_status_t *status_out)
     return true;
 }
 
-const char *thrum_comm_algorithm(thrum_comm_t comm, const char *collective, size_t count,
-                                 thrum_datatype_t dtype)
+/* The call that the queries below are about. False if an argument is bad. */
+static bool query_params(thrum_comm_t comm, const char *collective, size_t count,
+                         thrum_datatype_t dtype, struct plan_params *out)
 {
     struct coll_args args = {.comm = comm, .count = count, .dtype = dtype};
-    struct plan_params params;
-    const struct algo *algo;
     int index = collective ? collective_by_name(collective) : -1;
 
     if (!comm_is_valid(comm) || index < 0 || !thrum_datatype_size(dtype))
-        return NULL;
+        return false;
     args.collective = (enum collective)index;
-    fill_params(&args, false, &params);
-    return select_algorithm(&params, &algo) ? NULL : algo->name;
+    fill_params(&args, false, out);
+    return true;
+}
+
+const char *thrum_comm_algorithm(thrum_comm_t comm, const char *collective, size_t count,
+                                 thrum_datatype_t dtype)
+{
+    struct plan_params params;
+    const struct algo *algo;
+
+    if (!query_params(comm, collective, count, dtype, &params))
+        return NULL;
+    return select_algorithm(&comm->policy, &params, &algo) ? NULL : algo->name;
+}
+
+thrum_status_t thrum_comm_candidate(thrum_comm_t comm, const char *collective, size_t count,
+                                    thrum_datatype_t dtype, int index,
+                                    struct thrum_algorithm_candidate *candidate_out)
+{
+    enum { MOST = 32 };
+    struct select_candidate all[MOST];
+    struct thrum_algorithm_candidate result;
+    struct plan_params params;
+    thrum_status_t status;
+    size_t n;
+
+    if (!query_params(comm, collective, count, dtype, &params))
+        return thrum_fail(THRUM_ERR_INVALID_ARGUMENT,
+                          "comm=%p, collective=\"%s\" or dtype=%d is bad", (void *)comm,
+                          collective ? collective : "NULL", (int)dtype);
+    if (!candidate_out || candidate_out->size < sizeof candidate_out->size ||
+        candidate_out->size > 4096)
+        return thrum_fail(THRUM_ERR_INVALID_ARGUMENT,
+                          "candidate_out is NULL or its size is not that of struct "
+                          "thrum_algorithm_candidate");
+    status = select_explain(&comm->policy, &params, all, MOST, &n);
+    if (status)
+        return status;
+    if (index < 0 || (size_t)index >= min_u64(n, MOST))
+        return thrum_fail(THRUM_ERR_INVALID_ARGUMENT, "index=%d: %s has algorithms 0 to %zu", index,
+                          collective, n - 1);
+    result = (struct thrum_algorithm_candidate){.size = candidate_out->size,
+                                                .name = all[index].algo->name,
+                                                .refusal = all[index].refusal,
+                                                .predicted_us = all[index].predicted_us,
+                                                .chosen = all[index].chosen};
+    memcpy(candidate_out, &result, min_u64(candidate_out->size, sizeof result));
+    return THRUM_OK;
 }

@@ -17,6 +17,8 @@ static thrum_status_t run_split(const struct setup_call *call)
 
     if (config.name)
         config.name = call->name;
+    if (config.algorithms)
+        config.algorithms = call->algorithms;
     return comm_split(call->comm, call->color, call->key, call->has_config ? &config : NULL,
                       call->comm_out);
 }
@@ -141,6 +143,8 @@ thrum_status_t thrum_comm_split(thrum_comm_t comm, int color, int key,
         call.config.size = sizeof call.config;
         if (call.config.name) /* the group's end may come after the caller's text is gone */
             snprintf(call.name, sizeof call.name, "%s", call.config.name);
+        if (call.config.algorithms)
+            snprintf(call.algorithms, sizeof call.algorithms, "%s", call.config.algorithms);
     }
     return setup_call(&call, status);
 }

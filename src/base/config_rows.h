@@ -12,8 +12,13 @@ X(LANES, "THRUM_LANES", CONFIG_INT, "1", 1, 4, "", "Lanes that a plan may use.")
 X(REPRODUCIBLE, "THRUM_REPRODUCIBLE", CONFIG_BOOL, "0", 0, 0, "",
   "Reductions give the same bits whatever the message size, algorithm, lanes and hosts.")
 X(ALGO, "THRUM_ALGO", CONFIG_STRING, "", 0, 0, "",
-  "Forces algorithms: collective:algorithm, comma-separated, such as "
-  "allreduce:ring,broadcast:binomial.")
+  "Forces algorithms: collective:algorithm, or collective:algorithm:sizes, comma-separated, such "
+  "as allreduce:ring:64K-4M,broadcast:binomial. Sizes include both ends, either of which may be "
+  "missing; of several that fit the last holds.")
+X(TUNE_FILE, "THRUM_TUNE_FILE", CONFIG_STRING, "", 0, 0, "",
+  "Tuning file, which thrum-tune writes: what this machine takes, from which algorithms are "
+  "chosen. Without it thrum/tune.json under XDG_CONFIG_HOME or ~/.config, if there is one. none: "
+  "what is built in.")
 X(PEER_ACCESS, "THRUM_PEER_ACCESS", CONFIG_CHOICE, "auto", 0, 0, "auto|none",
   "none: never load or store a peer's memory; all data goes by PUT through a fabric plugin.")
 X(FABRIC, "THRUM_FABRIC", CONFIG_STRING, "auto", 0, 0, "",

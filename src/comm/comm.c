@@ -53,7 +53,10 @@ struct exchange {
     uint64_t scratch_bytes;
     int32_t lanes, reproducible;
     struct thrum_device_address device;
-    char algorithms[96]; /* THRUM_ALGO */
+    char algorithms[96]; /* THRUM_ALGO, or config.algorithms */
+    uint64_t rules; /* digest of these and the tuning file's */
+    struct select_figures figures;
+    struct topo_cores cores;
     char fabric[32]; /* THRUM_FABRIC */
     char fabric_in_use[16]; /* of the device, by other communicators; its ports belong to one */
     int32_t status; /* thrum_status_t of making the area */
@@ -123,6 +126,11 @@ static thrum_status_t check_agreement(const struct thrum_comm *comm, const struc
             return thrum_fail(THRUM_ERR_INVALID_CONFIG,
                               "rank %d has THRUM_ALGO=\"%s\", this rank \"%s\": they must be equal",
                               r, all[r].algorithms, mine->algorithms);
+        if (all[r].rules != mine->rules)
+            return thrum_fail(THRUM_ERR_INVALID_CONFIG,
+                              "rank %d has other rules for algorithms than this rank (%s): they "
+                              "must be equal",
+                              r, *comm->policy.source ? comm->policy.source : "no tuning file");
         if (strncmp(all[r].fabric, mine->fabric, sizeof mine->fabric))
             return thrum_fail(THRUM_ERR_INVALID_CONFIG,
                               "rank %d has THRUM_FABRIC=\"%s\", this rank \"%s\": they must be "
@@ -146,11 +154,28 @@ static void choose_fabric(struct thrum_comm *comm, const struct exchange *all)
     snprintf(comm->fabric_name, sizeof comm->fabric_name, "%.31s", name);
 }
 
+/*
+ * How many ranks take turns on a core of this rank: those of its host that may use the same cores, or all of them where
+ * a quota binds them. Sets that overlap in part count as apart.
+ */
+static int share_of_core(const struct thrum_comm *comm, const struct exchange *all)
+{
+    const struct exchange *mine = &all[comm->rank];
+    int sharers = 0;
+
+    for (int r = 0; r < comm->nranks; r++)
+        sharers += all[r].host == mine->host && all[r].cores.set == mine->cores.set;
+    return topo_share_of_core(&mine->cores, sharers, comm->local_ranks);
+}
+
 /* First round: devices and areas. Then everybody says whether it can load and store everywhere. */
 static thrum_status_t exchange_devices(struct thrum_comm *comm, thrum_status_t area_status)
 {
     struct exchange *all = calloc((size_t)comm->nranks, sizeof *all), *mine;
-    uint32_t *reach = calloc((size_t)comm->nranks, sizeof *reach);
+    struct reach {
+        bool everywhere;
+        int share;
+    } *reach = calloc((size_t)comm->nranks, sizeof *reach);
     thrum_status_t status = THRUM_ERR_NO_MEMORY;
 
     if (!all || !reach) {
@@ -165,7 +190,11 @@ static thrum_status_t exchange_devices(struct thrum_comm *comm, thrum_status_t a
     mine->scratch_bytes = comm->scratch_bytes;
     mine->lanes = comm->lanes;
     mine->reproducible = comm->reproducible;
-    snprintf(mine->algorithms, sizeof mine->algorithms, "%s", thrum_config_string(CFG_ALGO));
+    snprintf(mine->algorithms, sizeof mine->algorithms, "%s",
+             comm->algorithms ? comm->algorithms : thrum_config_string(CFG_ALGO));
+    mine->rules = select_rules_digest(&comm->policy);
+    mine->figures = comm->policy.figures;
+    topo_get_cores(&mine->cores);
     snprintf(mine->fabric, sizeof mine->fabric, "%s", thrum_config_string(CFG_FABRIC));
     comm_endpoint_in_use(comm->device, mine->fabric_in_use, sizeof mine->fabric_in_use);
     status = area_status ? area_status : comm->ops->address(comm->device->impl, &mine->device);
@@ -179,7 +208,8 @@ static thrum_status_t exchange_devices(struct thrum_comm *comm, thrum_status_t a
     if (status)
         goto out;
 
-    reach[comm->rank] = 1;
+    comm->policy.figures = all[0].figures; /* so that all choose alike */
+    reach[comm->rank].everywhere = true;
     for (int r = 0; r < comm->nranks; r++) {
         comm->peers[r].device = all[r].device;
         comm->peers[r].area_offset = all[r].area_offset;
@@ -188,13 +218,17 @@ static thrum_status_t exchange_devices(struct thrum_comm *comm, thrum_status_t a
         if (!all[r].may_load_store ||
             (r != comm->rank &&
              comm->ops->peer_access(comm->device->impl, &all[r].device) != THRUM_PEER_LOAD_STORE))
-            reach[comm->rank] = 0;
+            reach[comm->rank].everywhere = false;
     }
     choose_fabric(comm, all);
+    comm->own_share = reach[comm->rank].share = share_of_core(comm, all);
     status = bootstrap_allgather(comm->bootstrap, reach, sizeof *reach);
     comm->peer_access = true; /* alone there is nobody to put to */
-    for (int r = 0; r < comm->nranks && comm->nranks > 1; r++)
-        comm->peer_access &= reach[r];
+    for (int r = 0; r < comm->nranks && comm->nranks > 1; r++) {
+        comm->peer_access &= reach[r].everywhere;
+        if (reach[r].share > comm->ranks_per_core)
+            comm->ranks_per_core = reach[r].share;
+    }
 out:
     free(all);
     free(reach);
@@ -283,6 +317,17 @@ static thrum_status_t check_config_struct(const struct thrum_comm_config *config
     return THRUM_OK;
 }
 
+static thrum_status_t check_algorithms(const char *text)
+{
+    struct select_policy unused = {.nrules = 0};
+
+    if (strlen(text) >= COMM_ALGORITHMS_BYTES)
+        return thrum_fail(THRUM_ERR_INVALID_ARGUMENT,
+                          "config.algorithms has %zu characters; %d are possible", strlen(text),
+                          COMM_ALGORITHMS_BYTES - 1);
+    return select_rules_parse("config.algorithms", text, &unused);
+}
+
 thrum_status_t comm_effective_config(const struct thrum_comm_config *config,
                                      struct thrum_comm_config *out)
 {
@@ -314,6 +359,11 @@ thrum_status_t comm_effective_config(const struct thrum_comm_config *config,
         return thrum_fail(THRUM_ERR_INVALID_ARGUMENT,
                           "config.lanes=%d is not between %lld and %lld", out->lanes,
                           (long long)lanes_row->min, (long long)lanes_row->max);
+    if (out->algorithms) {
+        status = check_algorithms(out->algorithms);
+        if (status)
+            return status;
+    }
     if (!out->deadline_ms)
         out->deadline_ms = thrum_config_int(CFG_DEADLINE_MS);
     if (!out->init_deadline_ms)
@@ -331,7 +381,8 @@ thrum_status_t comm_effective_config(const struct thrum_comm_config *config,
 }
 
 static struct thrum_comm *allocate(int nranks, int rank, thrum_device_t device,
-                                   const struct thrum_comm_config *config)
+                                   const struct thrum_comm_config *config,
+                                   const struct select_policy *policy)
 {
     static _Atomic int names;
     struct thrum_comm *comm = calloc(1, sizeof *comm);
@@ -340,8 +391,10 @@ static struct thrum_comm *allocate(int nranks, int rank, thrum_device_t device,
         return NULL;
     comm->peers = calloc((size_t)nranks, sizeof *comm->peers);
     comm->cache = exec_cache_create();
-    if (!comm->peers || !comm->cache) {
+    comm->algorithms = config->algorithms ? strdup(config->algorithms) : NULL;
+    if (!comm->peers || !comm->cache || (config->algorithms && !comm->algorithms)) {
         exec_cache_destroy(comm->cache);
+        free(comm->algorithms);
         free(comm->peers);
         free(comm);
         return NULL;
@@ -357,6 +410,7 @@ static struct thrum_comm *allocate(int nranks, int rank, thrum_device_t device,
     comm->lanes = config->lanes;
     comm->reproducible = config->reproducible > 0;
     pthread_mutex_init(&comm->retire_lock, NULL);
+    comm->policy = *policy;
     if (config->name)
         snprintf(comm->name, sizeof comm->name, "%s", config->name);
     else
@@ -411,6 +465,7 @@ static void release(struct thrum_comm *comm)
     exec_list_destroy(comm->list);
     pthread_mutex_destroy(&comm->retire_lock);
     free(comm->peers);
+    free(comm->algorithms);
     thrum_device_close(comm->held_device);
     comm->magic = 0;
     free(comm);
@@ -451,14 +506,15 @@ thrum_status_t comm_create(const struct thrum_unique_id *id, int nranks, int ran
                            thrum_comm_t *comm_out)
 {
     struct thrum_comm_config effective;
+    struct select_policy policy;
     struct thrum_comm *comm;
     thrum_status_t status = comm_effective_config(config, &effective);
 
     if (!status)
         status = check_device(device);
     if (!status)
-        status = select_check_config();
-    comm = status ? NULL : allocate(nranks, rank, device, &effective);
+        status = select_policy_load(effective.algorithms, &policy);
+    comm = status ? NULL : allocate(nranks, rank, device, &effective, &policy);
     if (!status && !comm)
         status = thrum_fail(THRUM_ERR_NO_MEMORY, "no host memory for a communicator of %d ranks",
                             nranks);
@@ -479,8 +535,9 @@ thrum_status_t comm_create(const struct thrum_unique_id *id, int nranks, int ran
         status = exchange_devices(comm, make_area(comm));
     if (!status)
         status = exchange_fabric(comm);
-    if (!status)
-        comm->ops->set_oversubscribed(device->impl, comm->local_ranks > topo_usable_cores());
+    /* Ranks that share cores go on doing so, also where a later communicator has few of them. */
+    if (!status && comm->own_share > 1)
+        comm->ops->set_oversubscribed(device->impl, true);
     if (!status)
         status = comm_registry_add(comm);
     if (status)

@@ -18,9 +18,11 @@
 #include "bootstrap/bootstrap.h"
 #include "device/device_internal.h"
 #include "plan/plan.h"
+#include "select/select.h"
 
 #define COMM_MAGIC 0x54434f4du
 #define COMM_NAME_BYTES 48
+#define COMM_ALGORITHMS_BYTES 512 /* of config.algorithms, with its end */
 #define COMM_MESSAGE_BYTES 768
 #define COMM_IN_FLIGHT 256 /* operations that the host may be ahead of the device; a power of two */
 #define COMM_HISTORY 64 /* call records kept for the control plane; a power of two */
@@ -209,6 +211,10 @@ struct thrum_comm {
         init_deadline_ms; /* fixed: of making this one, and of splits where nothing else is said */
     bool peer_access; /* fixed: every pair of ranks can load and store */
     int local_ranks; /* fixed */
+    int own_share; /* fixed: ranks that take turns on each core that this rank may use */
+    int ranks_per_core; /* fixed: the most of any rank's own_share */
+    struct select_policy policy; /* fixed: how algorithms are chosen */
+    char *algorithms; /* fixed: config.algorithms, NULL: THRUM_ALGO */
     struct comm_peer *peers; /* nranks */
 
     uint64_t area; /* fixed: device address of the own area */

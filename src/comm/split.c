@@ -55,6 +55,8 @@ static thrum_status_t child_config(const struct thrum_comm *parent,
         given.reproducible = parent->reproducible ? 1 : -1;
     if (!given.lanes)
         given.lanes = parent->lanes;
+    if (!given.algorithms)
+        given.algorithms = parent->algorithms;
     return comm_effective_config(&given, out);
 }
 

@@ -113,7 +113,7 @@ struct exec_program *exec_cache_recall(struct exec_cache *cache, const struct co
 {
     const struct repeat *r = repeat_of(cache, args);
 
-    if (!r->program || r->epoch != epoch || r->args.send != args->send ||
+    if (!r->program || args->counts || r->epoch != epoch || r->args.send != args->send ||
         r->args.recv != args->recv || r->args.count != args->count ||
         r->args.collective != args->collective || r->args.dtype != args->dtype ||
         r->args.redop != args->redop || r->args.root != args->root || r->args.queue != args->queue)

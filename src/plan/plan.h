@@ -132,6 +132,7 @@ struct plan_params {
     bool in_place;
     bool peer_access; /* COPY and REDUCE may name peers' memory; false: only PUT reaches them */
     int lanes; /* at most */
+    int ranks_per_core; /* at most, on any host; above 1 they take turns. For cost functions */
     uint64_t scratch_bytes; /* of each rank, at most */
     /*
      * ALLGATHER and REDUCE_SCATTER with blocks of their own sizes (the v-variants): counts[r] elements of rank r's

@@ -1,4 +1,4 @@
-/* Selection as data: the rows, the override, and their explanation. */
+/* Policy and choice: the user's rules, then the cost model. See select.h. */
 #include "select/select.h"
 
 #include <stdio.h>
@@ -7,244 +7,162 @@
 #include "base/base.h"
 #include "base/config.h"
 
-#define ANY UINT64_MAX
-#define ANYWHERE false
-#define WITH_PEER_ACCESS true
-#define LINE PLAN_INLINE_LONG_BYTES /* or a short one: "inline" refuses what does not fit */
+thrum_status_t select_policy_load(const char *algorithms, struct select_policy *policy_out)
+{
+    struct select_policy policy;
+    char path[4096];
+    bool required, missing = false;
+    thrum_status_t status = THRUM_OK;
 
-/*
- * First row that fits and whose algorithm can serve wins. Bytes are the largest that any rank sends or receives, so that
- * all ranks choose the same. The last rows of a reduction are for those that must be in rank order, which the ones before
- * refuse where ranks are many. The limits come from sweeps with thrum-perf --algorithm on two cores.
- */
-static const struct {
-    enum collective collective;
-    int max_ranks;
-    uint64_t max_bytes;
-    const char *algorithm;
-    bool peer_access; /* only where there is */
-} rows[] = {
-    {COLL_ALLREDUCE, 4, LINE, "inline", ANYWHERE},
-    {COLL_ALLREDUCE, 16, 1024, "inline", ANYWHERE},
-    {COLL_ALLREDUCE, 64, ANY, "direct", ANYWHERE},
-    {COLL_ALLREDUCE, INT32_MAX, 65536, "recursive_doubling", ANYWHERE},
-    {COLL_ALLREDUCE, 64, ANY, "pairwise", ANYWHERE},
-    {COLL_ALLREDUCE, INT32_MAX, 4 << 20, "rabenseifner", ANYWHERE},
-    {COLL_ALLREDUCE, INT32_MAX, ANY, "double_tree", ANYWHERE},
-    {COLL_ALLREDUCE, INT32_MAX, 1024, "inline", ANYWHERE},
-    {COLL_ALLREDUCE, INT32_MAX, ANY, "direct", ANYWHERE},
-    {COLL_ALLREDUCE, 255, ANY, "pairwise", ANYWHERE},
-    {COLL_ALLREDUCE, INT32_MAX, ANY, "chain", ANYWHERE},
-    {COLL_BROADCAST, 4, LINE, "inline", ANYWHERE},
-    {COLL_BROADCAST, 16, 1024, "inline", ANYWHERE},
-    {COLL_BROADCAST, 64, 512 << 10, "direct", WITH_PEER_ACCESS},
-    {COLL_BROADCAST, 64, ANY, "sliced", WITH_PEER_ACCESS},
-    {COLL_BROADCAST, 2, ANY, "direct", ANYWHERE},
-    {COLL_BROADCAST, INT32_MAX, 65536, "binomial", ANYWHERE},
-    {COLL_BROADCAST, 64, ANY, "scatter_allgather", ANYWHERE},
-    {COLL_BROADCAST, INT32_MAX, ANY, "chain", ANYWHERE},
-    {COLL_ALLGATHER, 4, 4 * LINE, "inline", ANYWHERE},
-    {COLL_ALLGATHER, 16, 16 * 512, "inline", ANYWHERE},
-    {COLL_ALLGATHER, 64, ANY, "direct", ANYWHERE},
-    {COLL_ALLGATHER, INT32_MAX, 65536, "bruck", ANYWHERE},
-    {COLL_ALLGATHER, INT32_MAX, ANY, "ring", ANYWHERE},
-    {COLL_REDUCE_SCATTER, 4, 4 * LINE, "inline", ANYWHERE},
-    {COLL_REDUCE_SCATTER, 16, 16 * 512, "inline", ANYWHERE},
-    {COLL_REDUCE_SCATTER, 64, ANY, "direct", ANYWHERE},
-    {COLL_REDUCE_SCATTER, INT32_MAX, 65536, "recursive_halving", ANYWHERE},
-    {COLL_REDUCE_SCATTER, 64, ANY, "pairwise", ANYWHERE},
-    {COLL_REDUCE_SCATTER, INT32_MAX, ANY, "ring", ANYWHERE},
-    {COLL_REDUCE_SCATTER, INT32_MAX, ANY, "direct", ANYWHERE},
-    {COLL_REDUCE_SCATTER, INT32_MAX, ANY, "pairwise", ANYWHERE},
-    {COLL_BARRIER, INT32_MAX, ANY, "dissemination", ANYWHERE},
-    {COLL_SENDRECV, INT32_MAX, ANY, "rendezvous", ANYWHERE},
-    {COLL_REDUCE, 4, LINE, "inline", ANYWHERE},
-    {COLL_REDUCE, 64, 512, "inline", ANYWHERE},
-    {COLL_REDUCE, 64, ANY, "direct", ANYWHERE},
-    {COLL_REDUCE, INT32_MAX, 1 << 20, "binomial", ANYWHERE},
-    {COLL_REDUCE, INT32_MAX, 1024, "inline", ANYWHERE},
-    {COLL_REDUCE, INT32_MAX, ANY, "direct", ANYWHERE},
-    {COLL_REDUCE, INT32_MAX, ANY, "chain", ANYWHERE},
-    {COLL_GATHER, 4, 4 * LINE, "inline", ANYWHERE},
-    {COLL_GATHER, 64, 64 * 128, "inline", ANYWHERE},
-    {COLL_GATHER, 64, ANY, "direct", ANYWHERE},
-    {COLL_GATHER, INT32_MAX, 65536, "binomial", ANYWHERE},
-    {COLL_GATHER, INT32_MAX, ANY, "direct", ANYWHERE},
-    {COLL_SCATTER, 4, 4 * LINE, "inline", ANYWHERE},
-    {COLL_SCATTER, 64, 64 * 128, "inline", ANYWHERE},
-    {COLL_SCATTER, 64, ANY, "direct", ANYWHERE},
-    {COLL_SCATTER, INT32_MAX, 65536, "binomial", ANYWHERE},
-    {COLL_SCATTER, INT32_MAX, ANY, "direct", ANYWHERE},
-    {COLL_ALLTOALL, 4, 4 * LINE, "inline", ANYWHERE},
-    {COLL_ALLTOALL, 16, 16 * 512, "inline", ANYWHERE},
-    {COLL_ALLTOALL, 64, ANY, "direct", ANYWHERE},
-    {COLL_ALLTOALL, INT32_MAX, 65536, "bruck", ANYWHERE},
-    {COLL_ALLTOALL, INT32_MAX, ANY, "pairwise", ANYWHERE},
-    {COLL_SCAN, 4, LINE, "inline", ANYWHERE},
-    {COLL_SCAN, 16, 1024, "inline", ANYWHERE},
-    {COLL_SCAN, 64, ANY, "direct", ANYWHERE},
-    {COLL_SCAN, INT32_MAX, 65536, "recursive_doubling", ANYWHERE},
-    {COLL_SCAN, INT32_MAX, 1024, "inline", ANYWHERE},
-    {COLL_SCAN, INT32_MAX, ANY, "direct", ANYWHERE},
-    {COLL_SCAN, INT32_MAX, ANY, "chain", ANYWHERE},
-    {COLL_EXSCAN, 4, LINE, "inline", ANYWHERE},
-    {COLL_EXSCAN, 16, 1024, "inline", ANYWHERE},
-    {COLL_EXSCAN, 64, ANY, "direct", ANYWHERE},
-    {COLL_EXSCAN, INT32_MAX, 65536, "recursive_doubling", ANYWHERE},
-    {COLL_EXSCAN, INT32_MAX, 1024, "inline", ANYWHERE},
-    {COLL_EXSCAN, INT32_MAX, ANY, "direct", ANYWHERE},
-    {COLL_EXSCAN, INT32_MAX, ANY, "chain", ANYWHERE},
+    select_policy_init(&policy);
+    if (select_tuning_path(path, sizeof path, &required))
+        status = select_tuning_read(path, &policy, required ? NULL : &missing);
+    if (!status)
+        status =
+            select_rules_parse(algorithms ? "config.algorithms" : "THRUM_ALGO",
+                               algorithms ? algorithms : thrum_config_string(CFG_ALGO), &policy);
+    if (!status)
+        *policy_out = policy;
+    return status;
+}
+
+uint64_t select_rules_digest(const struct select_policy *policy)
+{
+    uint64_t h = 0xcbf29ce484222325u; /* FNV-1a, a word at a time */
+
+    for (int i = 0; i < policy->nrules; i++) {
+        const struct select_rule *rule = &policy->rules[i];
+        const uint64_t words[] = {(uint64_t)(rule->algo - thrum_algos), rule->min_bytes,
+                                  rule->max_bytes, (uint64_t)rule->min_ranks,
+                                  (uint64_t)rule->max_ranks << 1 | rule->forced};
+
+        for (size_t k = 0; k < sizeof words / sizeof *words; k++)
+            h = (h ^ words[k]) * 0x100000001b3u;
+    }
+    return h;
+}
+
+struct choice {
+    const struct algo *algo;
+    const struct select_rule *rule; /* NULL: by the model */
+    double us; /* by the model: of the fastest */
 };
 
-/* Cost model: what an exchange and a byte take on a host with shared caches; microseconds. */
-static const double us_per_step = 0.25, us_per_byte = 1.0 / 12000;
-
-/* Rooted collectives are at their largest at the root; blocks of their own sizes in the whole. */
-static uint64_t call_bytes(const struct plan_params *params)
+/* The last rule that fits: the user's whatever it is, one of the tuning file if its algorithm can serve. */
+static const struct select_rule *find_rule(const struct select_policy *policy,
+                                           const struct plan_params *params)
 {
-    int rank = params->collective == COLL_SENDRECV ? params->rank : params->root;
+    uint64_t bytes = select_call_bytes(params);
 
-    return max_u64(plan_send_bytes(params, rank), plan_recv_bytes(params, rank));
-}
+    for (int i = policy->nrules - 1; i >= 0; i--) {
+        const struct select_rule *rule = &policy->rules[i];
 
-static double predict_us(const struct algo *algo, const struct plan_params *params)
-{
-    struct algo_cost cost = algo->cost(params);
-    return cost.steps * us_per_step + cost.bytes_moved * us_per_byte;
-}
-
-/* One "collective:algorithm" of THRUM_ALGO; false at the end of the text. */
-static bool next_override(const char **text, char *collective, char *algorithm, size_t bytes)
-{
-    size_t n = strcspn(*text, ",");
-    const char *colon = memchr(*text, ':', n);
-
-    if (n == 0 && !**text)
-        return false;
-    snprintf(collective, bytes, "%.*s", (int)(colon ? (size_t)(colon - *text) : n), *text);
-    snprintf(algorithm, bytes, "%.*s", colon ? (int)(*text + n - colon - 1) : 0,
-             colon ? colon + 1 : "");
-    *text += n + ((*text)[n] == ',');
-    return true;
-}
-
-thrum_status_t select_check_config(void)
-{
-    const char *text = thrum_config_string(CFG_ALGO);
-    char collective[48], algorithm[48];
-
-    while (next_override(&text, collective, algorithm, sizeof collective)) {
-        int index = collective_by_name(collective);
-        if (index < 0)
-            return thrum_fail(THRUM_ERR_INVALID_CONFIG, "THRUM_ALGO: there is no collective \"%s\"",
-                              collective);
-        if (!algo_find((enum collective)index, algorithm))
-            return thrum_fail(THRUM_ERR_INVALID_CONFIG,
-                              "THRUM_ALGO: %s has no algorithm \"%s\"; thrum-info --algorithms "
-                              "lists them",
-                              collective, algorithm);
-    }
-    return THRUM_OK;
-}
-
-static const struct algo *overridden(enum collective collective)
-{
-    const char *text = thrum_config_string(CFG_ALGO);
-    const struct algo *found = NULL;
-    char name[48], algorithm[48];
-
-    while (next_override(&text, name, algorithm, sizeof name))
-        if (!strcmp(name, collective_name(collective)))
-            found = algo_find(collective, algorithm);
-    return found;
-}
-
-static const struct algo *by_rows(const struct plan_params *params, size_t *row_out)
-{
-    uint64_t bytes = call_bytes(params);
-
-    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
-        const struct algo *algo;
-        if (rows[i].collective != params->collective || params->nranks > rows[i].max_ranks ||
-            bytes > rows[i].max_bytes || (rows[i].peer_access && !params->peer_access))
-            continue;
-        algo = algo_find(rows[i].collective, rows[i].algorithm);
-        if (algo && !algo_refusal(algo, params)) {
-            *row_out = i;
-            return algo;
-        }
+        if (rule->algo->collective == params->collective && bytes >= rule->min_bytes &&
+            bytes <= rule->max_bytes && params->nranks >= rule->min_ranks &&
+            params->nranks <= rule->max_ranks &&
+            (rule->forced || !algo_refusal(rule->algo, params)))
+            return rule;
     }
     return NULL;
 }
 
-thrum_status_t select_algorithm(const struct plan_params *params, const struct algo **algo_out)
+/* Of equals the first in the table. */
+static void find_fastest(const struct select_policy *policy, const struct plan_params *params,
+                         struct choice *choice)
 {
-    const struct algo *algo = overridden(params->collective);
-    const char *refusal = algo ? algo_refusal(algo, params) : NULL;
-    size_t row;
+    for (size_t i = 0; i < thrum_algo_count; i++) {
+        const struct algo *algo = &thrum_algos[i];
+        double us;
 
+        if (algo->collective != params->collective || algo_refusal(algo, params))
+            continue;
+        us = select_predict_us(&policy->figures, algo, params);
+        if (!choice->algo || us < choice->us) {
+            choice->algo = algo;
+            choice->us = us;
+        }
+    }
+}
+
+static thrum_status_t choose(const struct select_policy *policy, const struct plan_params *params,
+                             struct choice *choice_out)
+{
+    const char *refusal;
+
+    *choice_out = (struct choice){.rule = find_rule(policy, params)};
+    if (!choice_out->rule) {
+        find_fastest(policy, params, choice_out);
+        if (!choice_out->algo)
+            return thrum_fail(THRUM_ERR_INTERNAL,
+                              "no algorithm for %s of %llu elements on %d ranks",
+                              collective_name(params->collective),
+                              (unsigned long long)params->count, params->nranks);
+        return THRUM_OK;
+    }
+    choice_out->algo = choice_out->rule->algo;
+    refusal = algo_refusal(choice_out->algo, params);
     if (refusal)
         return thrum_fail(THRUM_ERR_INVALID_CONFIG, "THRUM_ALGO=%s:%s cannot serve this call: %s",
-                          collective_name(params->collective), algo->name, refusal);
-    if (!algo)
-        algo = by_rows(params, &row);
-    if (!algo)
-        return thrum_fail(THRUM_ERR_INTERNAL, "no algorithm for %s of %llu elements on %d ranks",
-                          collective_name(params->collective), (unsigned long long)params->count,
-                          params->nranks);
-    *algo_out = algo;
+                          collective_name(params->collective), choice_out->algo->name, refusal);
+    choice_out->us = select_predict_us(&policy->figures, choice_out->algo, params);
     return THRUM_OK;
 }
 
-/* "row 1: any size, up to 64 ranks" */
-static void describe_row(size_t row, char *text, size_t bytes)
+thrum_status_t select_algorithm(const struct select_policy *policy,
+                                const struct plan_params *params, const struct algo **algo_out)
 {
-    char size[48] = "any size", ranks[48] = "any number of ranks";
+    struct choice choice;
+    thrum_status_t status = choose(policy, params, &choice);
 
-    if (rows[row].max_bytes != ANY)
-        snprintf(size, sizeof size, "up to %llu bytes", (unsigned long long)rows[row].max_bytes);
-    if (rows[row].max_ranks != INT32_MAX)
-        snprintf(ranks, sizeof ranks, "up to %d ranks", rows[row].max_ranks);
-    snprintf(text, bytes, "row %zu: %s, %s%s", row, size, ranks,
-             rows[row].peer_access ? ", peer access" : "");
+    if (!status)
+        *algo_out = choice.algo;
+    return status;
 }
 
-static void explain_one(const struct plan_params *params, const struct algo *algo,
-                        const struct algo *chosen, size_t row, bool forced,
+static void explain_one(const struct select_policy *policy, const struct plan_params *params,
+                        const struct choice *choice, const struct algo *algo,
                         struct select_candidate *out)
 {
-    *out = (struct select_candidate){.algo = algo, .chosen = algo == chosen};
+    const char *who = !choice->rule          ? NULL
+                      : choice->rule->forced ? "THRUM_ALGO"
+                                             : "a rule of the tuning file";
+    double more;
+
+    *out = (struct select_candidate){.algo = algo, .chosen = algo == choice->algo};
     out->refusal = algo_refusal(algo, params);
     if (!out->refusal)
-        out->predicted_us = predict_us(algo, params);
-    if (out->chosen && forced)
-        snprintf(out->reason, sizeof out->reason, "forced by THRUM_ALGO");
-    else if (out->chosen)
-        describe_row(row, out->reason, sizeof out->reason);
-    else if (out->refusal)
+        out->predicted_us = select_predict_us(&policy->figures, algo, params);
+    more = out->predicted_us - choice->us;
+    if (out->refusal)
         snprintf(out->reason, sizeof out->reason, "cannot serve: %s", out->refusal);
+    else if (out->chosen && who)
+        snprintf(out->reason, sizeof out->reason, "forced by %s", who);
+    else if (out->chosen)
+        snprintf(out->reason, sizeof out->reason, "the fastest by the model");
+    else if (who)
+        snprintf(out->reason, sizeof out->reason, "%s forces another (%s by %.2f us)", who,
+                 more < 0 ? "this is faster" : "this is slower", more < 0 ? -more : more);
+    else if (more <= 0)
+        snprintf(out->reason, sizeof out->reason, "just as fast, later in the table");
     else
-        snprintf(out->reason, sizeof out->reason, "%s",
-                 forced ? "THRUM_ALGO forces another" : "an earlier row fits");
+        snprintf(out->reason, sizeof out->reason, "slower by %.2f us (%.2f times)", more,
+                 out->predicted_us / choice->us);
 }
 
-thrum_status_t select_explain(const struct plan_params *params, struct select_candidate *out,
-                              size_t max, size_t *n_out)
+thrum_status_t select_explain(const struct select_policy *policy, const struct plan_params *params,
+                              struct select_candidate *out, size_t max, size_t *n_out)
 {
-    const struct algo *chosen;
-    size_t n = 0, row = 0;
-    bool forced = overridden(params->collective) != NULL;
-    thrum_status_t status = select_algorithm(params, &chosen);
+    struct choice choice;
+    size_t n = 0;
+    thrum_status_t status = choose(policy, params, &choice);
 
     if (status)
         return status;
-    if (!forced)
-        by_rows(params, &row);
     for (size_t i = 0; i < thrum_algo_count; i++) {
         if (thrum_algos[i].collective != params->collective)
             continue;
         if (n < max)
-            explain_one(params, &thrum_algos[i], chosen, row, forced, &out[n]);
+            explain_one(policy, params, &choice, &thrum_algos[i], &out[n]);
         n++;
     }
     *n_out = n;

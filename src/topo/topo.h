@@ -6,6 +6,7 @@
 #define TOPO_TOPO_H
 
 #include <stdbool.h>
+#include <stdint.h>
 #include <stdio.h>
 
 #include <thrum/status.h>
@@ -15,6 +16,21 @@
  * 1. A few system calls; any thread.
  */
 int topo_usable_cores(void);
+
+/* Which cores a process may use, so that processes of a host can find out who shares them. */
+struct topo_cores {
+    uint64_t set; /* equal for equal sets of cores */
+    int affinity; /* how many are in the set */
+    int quota; /* how many the control groups' quota amounts to, whichever they are; INT_MAX: no quota */
+};
+/* A few system calls; any thread. */
+void topo_get_cores(struct topo_cores *cores_out);
+
+/*
+ * How many processes take turns on a core, where `sharers` (this one among them) may use the same set of cores and
+ * `local` are on the host: 1 or more.
+ */
+int topo_share_of_core(const struct topo_cores *cores, int sharers, int local);
 
 /*
  * Prints packages, NUMA nodes, caches, cores and I/O devices: as a tree, or as one JSON object. Errors: SYSTEM (hwloc

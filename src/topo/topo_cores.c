@@ -9,7 +9,19 @@
 
 #include "topo/topo_internal.h"
 
-static int affinity_cores(void)
+static uint64_t hash(const void *data, size_t bytes)
+{
+    const uint8_t *p = data;
+    uint64_t h = 0xcbf29ce484222325u; /* FNV-1a */
+
+    while (bytes && !p[bytes - 1]) /* the kernel's idea of the length does not count */
+        bytes--;
+    for (size_t i = 0; i < bytes; i++)
+        h = (h ^ p[i]) * 0x100000001b3u;
+    return h;
+}
+
+static int affinity_cores(uint64_t *set_out)
 {
     /* The kernel refuses a mask that is smaller than its own. */
     for (size_t cpus = 1024; cpus <= 1 << 20; cpus *= 2) {
@@ -21,6 +33,7 @@ static int affinity_cores(void)
             return 1;
         error = sched_getaffinity(0, bytes, set) ? errno : 0;
         n = error ? 0 : CPU_COUNT_S(bytes, set);
+        *set_out = error ? 0 : hash(set, bytes);
         CPU_FREE(set);
         if (error != EINVAL)
             return n > 0 ? n : 1;
@@ -115,6 +128,22 @@ static int quota_cores(void)
 
 int topo_usable_cores(void)
 {
-    int cores = affinity_cores(), quota = quota_cores();
-    return quota < cores ? quota : cores;
+    struct topo_cores cores;
+
+    topo_get_cores(&cores);
+    return cores.quota < cores.affinity ? cores.quota : cores.affinity;
+}
+
+void topo_get_cores(struct topo_cores *cores_out)
+{
+    *cores_out = (struct topo_cores){0};
+    cores_out->affinity = affinity_cores(&cores_out->set);
+    cores_out->quota = quota_cores();
+}
+
+int topo_share_of_core(const struct topo_cores *cores, int sharers, int local)
+{
+    int by_set = (sharers - 1) / cores->affinity + 1, by_quota = (local - 1) / cores->quota + 1;
+
+    return by_set > by_quota ? by_set : by_quota;
 }

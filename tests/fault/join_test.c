@@ -448,11 +448,16 @@ static void a_bad_config_value(void **state)
 static void a_bad_algorithm(void **state)
 {
     static const char *const settings[] = {"THRUM_ALGO=allreduce:teleport",
-                                           "THRUM_ALGO=allreduse:ring", "THRUM_ALGO=allreduce"};
-    static const char *const names[] = {"teleport", "allreduse", "allreduce"};
+                                           "THRUM_ALGO=allreduse:ring",
+                                           "THRUM_ALGO=allreduce",
+                                           "THRUM_ALGO=allreduce:ring:4M-1K",
+                                           "THRUM_TUNE_FILE=/there/is/no/such.json",
+                                           "THRUM_TUNE_FILE=/proc/self/cmdline"};
+    static const char *const names[] = {"teleport", "allreduse", "allreduce",
+                                        "4M-1K",    "such.json", "/proc/self/cmdline"};
 
     (void)state;
-    for (int i = 0; i < 3; i++) {
+    for (int i = 0; i < 6; i++) {
         const char *const env[] = {settings[i], NULL};
         struct crew crew;
         const char *line;

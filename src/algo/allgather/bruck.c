@@ -110,9 +110,13 @@ void algo_allgather_bruck_build(struct plan *plan)
 
 struct algo_cost algo_allgather_bruck_cost(const struct plan_params *params)
 {
-    double n = params->nranks, levels = algo_log2_ceil(params->nranks);
-    double bytes = (double)algo_count_bytes(params);
-    if (fits_lines(params))
-        return (struct algo_cost){.steps = levels, .bytes_moved = levels * 64 + 5 * n * bytes};
-    return (struct algo_cost){.steps = levels + 1, .bytes_moved = 2 * n * bytes};
+    double n = params->nranks, bytes = (double)algo_count_bytes(params);
+    double levels = algo_log2_ceil(params->nranks);
+    if (fits_lines(params)) /* into the scratch, out of each line, and into RECV at the end */
+        return (struct algo_cost){.steps = levels,
+                                  .messages = 2 * levels,
+                                  .passed_bytes = 2 * (n - 1) * bytes,
+                                  .copied_bytes = 4 * n * bytes};
+    return (struct algo_cost){
+        .steps = levels + 1, .messages = 6 * levels, .passed_bytes = 2 * n * bytes};
 }

@@ -25,9 +25,9 @@ void algo_allreduce_chain_build(struct plan *plan)
 
 struct algo_cost algo_allreduce_chain_cost(const struct plan_params *params)
 {
+    double bytes = (double)algo_count_bytes(params);
     struct tree chain = tree_chain(params);
     struct tree_job job = job_of(params, &chain);
-    /* fold (two reads, one write), put (one each), and back (one each) */
-    return (struct algo_cost){.steps = 1 + tree_turns(params, &job),
-                              .bytes_moved = 7 * (double)algo_count_bytes(params)};
+    /* put (one read, one write) and fold (two reads, one write), and back */
+    return tree_cost(params, &job, 4 * bytes, 3 * bytes);
 }

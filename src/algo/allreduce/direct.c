@@ -28,8 +28,7 @@ void algo_allreduce_direct_build(struct plan *plan)
 
 struct algo_cost algo_allreduce_direct_cost(const struct plan_params *params)
 {
-    double n = params->nranks;
-    /* arrivals and departures are a line to and from every peer; n slices read, n written */
-    return (struct algo_cost){
-        .steps = 2, .bytes_moved = 4 * 64 * (n - 1) + 2 * (double)algo_count_bytes(params)};
+    double n = params->nranks, bytes = (double)algo_count_bytes(params);
+    /* arrivals and departures to and from every peer; n slices read, n written */
+    return (struct algo_cost){.steps = 2, .messages = 4 * (n - 1), .reduced_bytes = 2 * bytes};
 }

@@ -22,6 +22,9 @@ void algo_allreduce_inline_build(struct plan *plan)
 
 struct algo_cost algo_allreduce_inline_cost(const struct plan_params *params)
 {
-    double n = params->nranks;
-    return (struct algo_cost){.steps = 1, .bytes_moved = 2 * (n - 1) * algo_line_bytes(params)};
+    double n = params->nranks, bytes = (double)algo_count_bytes(params);
+    return (struct algo_cost){.steps = 1,
+                              .messages = 2 * (n - 1),
+                              .passed_bytes = 2 * (n - 1) * bytes,
+                              .reduced_bytes = 2 * bytes};
 }

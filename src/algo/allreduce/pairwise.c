@@ -13,5 +13,8 @@ void algo_allreduce_pairwise_build(struct plan *plan)
 struct algo_cost algo_allreduce_pairwise_cost(const struct plan_params *params)
 {
     double n = params->nranks, bytes = (double)algo_count_bytes(params);
-    return (struct algo_cost){.steps = 3, .bytes_moved = 6 * 64 * (n - 1) + 5 * bytes};
+    return (struct algo_cost){.steps = 3,
+                              .messages = 6 * (n - 1),
+                              .passed_bytes = 4 * bytes * (n - 1) / n,
+                              .reduced_bytes = bytes * (n + 1) / n};
 }

@@ -200,7 +200,9 @@ struct algo_cost algo_allreduce_rabenseifner_cost(const struct plan_params *para
 {
     int n = params->nranks, levels = algo_log2_floor(n);
     double bytes = (double)algo_count_bytes(params), p2 = 1 << levels;
-    double extra = n > 1 << levels ? 7 * bytes : 0;
-    return (struct algo_cost){.steps = 1 + 2 * levels + (extra > 0 ? 2 : 0),
-                              .bytes_moved = 7 * bytes * (p2 - 1) / p2 + extra};
+    double extra = n > 1 << levels ? 1 : 0, share = (p2 - 1) / p2 + extra;
+    return (struct algo_cost){.steps = 1 + 2 * levels + 2 * extra,
+                              .messages = 6 * levels + 6 * extra,
+                              .passed_bytes = 4 * bytes * share,
+                              .reduced_bytes = 3 * bytes * share};
 }

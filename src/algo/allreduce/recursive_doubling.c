@@ -30,7 +30,11 @@ struct piece {
 
 static bool travels_in_lines(const struct plan_params *params)
 {
-    return algo_count_bytes(params) <= plan_inline_bytes(params) && !algo_stages(params);
+    uint64_t slots = 2 * (uint64_t)algo_log2_floor(params->nranks) + 1;
+    return !algo_stages(params) &&
+           algo_count_bytes(params) <=
+               min_u64(plan_inline_bytes(params),
+                       algo_slot_bytes(params, params->scratch_bytes, slots));
 }
 
 static void doubling_init(struct doubling *d, const struct plan_params *params)
@@ -197,9 +201,10 @@ void algo_allreduce_recursive_doubling_build(struct plan *plan)
 struct algo_cost algo_allreduce_recursive_doubling_cost(const struct plan_params *params)
 {
     int n = params->nranks, levels = algo_log2_floor(n);
-    double bytes = (double)algo_count_bytes(params), extra = n == 1 << levels ? 0 : 2;
+    double bytes = (double)algo_count_bytes(params), rounds = levels + (n == 1 << levels ? 0 : 2);
     bool lines = travels_in_lines(params);
-    return (struct algo_cost){.steps = levels + extra + (lines ? 0 : 1),
-                              .bytes_moved =
-                                  (levels + extra) * (lines ? 64 + 4 * bytes : 5 * bytes)};
+    return (struct algo_cost){.steps = rounds + (lines ? 0 : 1),
+                              .messages = (lines ? 2 : 4) * rounds,
+                              .passed_bytes = 2 * rounds * bytes,
+                              .reduced_bytes = 3 * rounds * bytes};
 }

@@ -102,7 +102,11 @@ void algo_allreduce_ring_build(struct plan *plan)
 
 struct algo_cost algo_allreduce_ring_cost(const struct plan_params *params)
 {
-    double n = params->nranks, slice = (double)algo_count_bytes(params) / n;
+    double n = params->nranks, slice = (double)algo_count_bytes(params) / n,
+           steps = 1 + 2 * (n - 1);
     /* a step: put (read, write), and in the first half the fold (two reads, one write) */
-    return (struct algo_cost){.steps = 1 + 2 * (n - 1), .bytes_moved = (n - 1) * slice * (5 + 2)};
+    return (struct algo_cost){.steps = steps,
+                              .messages = 2 * steps,
+                              .passed_bytes = 4 * (n - 1) * slice,
+                              .reduced_bytes = 3 * (n - 1) * slice};
 }

@@ -85,6 +85,6 @@ struct algo_cost algo_alltoall_bruck_cost(const struct plan_params *params)
     double n = params->nranks, bytes = (double)algo_count_bytes(params);
     double levels = algo_log2_ceil(params->nranks);
     /* half of the blocks collected and put at each level */
-    return (struct algo_cost){.steps = 1 + levels,
-                              .bytes_moved = (2 * levels + 2) * n * bytes + 128 * levels};
+    return (struct algo_cost){
+        .steps = 1 + levels, .messages = 4 * levels, .passed_bytes = (2 * levels + 2) * n * bytes};
 }

@@ -29,5 +29,5 @@ void algo_alltoall_direct_build(struct plan *plan)
 struct algo_cost algo_alltoall_direct_cost(const struct plan_params *params)
 {
     double n = params->nranks, bytes = (double)algo_count_bytes(params);
-    return (struct algo_cost){.steps = 2, .bytes_moved = 4 * 64 * (n - 1) + 2 * n * bytes};
+    return (struct algo_cost){.steps = 2, .messages = 4 * (n - 1), .copied_bytes = 2 * n * bytes};
 }

@@ -17,5 +17,5 @@ void algo_barrier_dissemination_build(struct plan *plan)
 struct algo_cost algo_barrier_dissemination_cost(const struct plan_params *params)
 {
     double rounds = algo_log2_ceil(params->nranks);
-    return (struct algo_cost){.steps = rounds, .bytes_moved = 128 * rounds};
+    return (struct algo_cost){.steps = rounds, .messages = 2 * rounds};
 }

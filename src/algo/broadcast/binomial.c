@@ -64,7 +64,11 @@ void algo_broadcast_binomial_build(struct plan *plan)
 struct algo_cost algo_broadcast_binomial_cost(const struct plan_params *params)
 {
     double levels = algo_log2_ceil(params->nranks), bytes = (double)algo_count_bytes(params);
-    bool lines = algo_count_bytes(params) <= plan_inline_bytes(params);
-    return (struct algo_cost){.steps = levels + (lines ? 0 : 1),
-                              .bytes_moved = levels * (lines ? 64 + 3 * bytes : 2 * bytes)};
+    if (bytes <= (double)plan_inline_bytes(params))
+        return (struct algo_cost){.steps = levels,
+                                  .messages = 2 * levels,
+                                  .passed_bytes = 2 * levels * bytes,
+                                  .copied_bytes = 2 * bytes};
+    return (struct algo_cost){
+        .steps = levels + 1, .messages = 4 * levels, .passed_bytes = 2 * levels * bytes};
 }

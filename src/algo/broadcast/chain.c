@@ -41,6 +41,5 @@ struct algo_cost algo_broadcast_chain_cost(const struct plan_params *params)
 {
     struct tree tree = tree_of(params);
     struct tree_job job = job_of(params, &tree);
-    return (struct algo_cost){.steps = 1 + tree_turns(params, &job),
-                              .bytes_moved = 2 * (double)algo_count_bytes(params)};
+    return tree_cost(params, &job, 2 * (double)algo_count_bytes(params), 0);
 }

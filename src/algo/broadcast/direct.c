@@ -55,8 +55,8 @@ void algo_broadcast_direct_build(struct plan *plan)
 
 struct algo_cost algo_broadcast_direct_cost(const struct plan_params *params)
 {
-    double n = params->nranks, bytes = (double)algo_count_bytes(params), lines = 2 * 64 * (n - 1);
-    if (params->peer_access)
-        return (struct algo_cost){.steps = 2, .bytes_moved = lines + 2 * bytes};
-    return (struct algo_cost){.steps = 2, .bytes_moved = lines + 2 * bytes * (n - 1)};
+    double n = params->nranks, bytes = (double)algo_count_bytes(params);
+    double copies = params->peer_access ? 1 : n - 1;
+    return (struct algo_cost){
+        .steps = 2, .messages = 2 * (n - 1), .copied_bytes = 2 * copies * bytes};
 }

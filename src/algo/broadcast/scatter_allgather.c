@@ -56,5 +56,7 @@ void algo_broadcast_scatter_allgather_build(struct plan *plan)
 struct algo_cost algo_broadcast_scatter_allgather_cost(const struct plan_params *params)
 {
     double n = params->nranks, bytes = (double)algo_count_bytes(params);
-    return (struct algo_cost){.steps = 3, .bytes_moved = 4 * 64 * (n - 1) + 2 * bytes};
+    /* the last slice leaves the root when all others have; then its owner puts it to all */
+    return (struct algo_cost){
+        .steps = 3, .messages = 4 * (n - 1), .passed_bytes = 2 * bytes * (2 * n - 1) / n};
 }

@@ -32,5 +32,6 @@ struct algo_cost algo_broadcast_sliced_cost(const struct plan_params *params)
 {
     double n = params->nranks, bytes = (double)algo_count_bytes(params);
 
-    return (struct algo_cost){.steps = 2, .bytes_moved = 4 * 64 * (n - 1) + bytes / n + bytes};
+    return (struct algo_cost){
+        .steps = 2, .messages = 4 * (n - 1), .copied_bytes = bytes / n + bytes};
 }

@@ -92,6 +92,7 @@ void algo_gather_binomial_build(struct plan *plan)
 struct algo_cost algo_gather_binomial_cost(const struct plan_params *params)
 {
     double n = params->nranks, bytes = (double)algo_count_bytes(params);
-    return (struct algo_cost){.steps = 1 + algo_log2_ceil(params->nranks),
-                              .bytes_moved = 2 * n * bytes};
+    double levels = algo_log2_ceil(params->nranks);
+    return (struct algo_cost){
+        .steps = 1 + levels, .messages = 4 * levels, .passed_bytes = 2 * n * bytes};
 }

@@ -45,7 +45,7 @@ void algo_gather_direct_build(struct plan *plan)
 
 struct algo_cost algo_gather_direct_cost(const struct plan_params *params)
 {
-    double n = params->nranks, bytes = (double)algo_count_bytes(params), lines = 2 * 64 * (n - 1);
-    /* the root's memory takes all blocks, whoever writes them */
-    return (struct algo_cost){.steps = 2, .bytes_moved = lines + (n + 1) * bytes};
+    double n = params->nranks, bytes = (double)algo_count_bytes(params);
+    /* each rank its own block, at the same time */
+    return (struct algo_cost){.steps = 2, .messages = 2 * (n - 1), .copied_bytes = 2 * bytes};
 }

@@ -45,8 +45,7 @@ struct algo_cost algo_reduce_binomial_cost(const struct plan_params *params)
 {
     struct tree tree = tree_of(params);
     struct tree_job job = job_of(params, &tree);
-    double levels = algo_log2_ceil(params->nranks);
+    double levels = algo_log2_ceil(params->nranks), bytes = (double)algo_count_bytes(params);
     /* the root's children put and it folds all of them */
-    return (struct algo_cost){.steps = 1 + tree_turns(params, &job),
-                              .bytes_moved = (3 * levels + 2) * (double)algo_count_bytes(params)};
+    return tree_cost(params, &job, 2 * bytes, (levels + 2) * bytes);
 }

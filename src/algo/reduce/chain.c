@@ -27,9 +27,10 @@ void algo_reduce_chain_build(struct plan *plan)
 
 struct algo_cost algo_reduce_chain_cost(const struct plan_params *params)
 {
+    double bytes = (double)algo_count_bytes(params);
     struct tree chain = tree_chain(params);
     struct tree_job job = job_of(params, &chain);
-    /* fold (two reads, one write), put (one each) */
-    return (struct algo_cost){.steps = 2 + tree_turns(params, &job),
-                              .bytes_moved = 5 * (double)algo_count_bytes(params)};
+    struct algo_cost cost = tree_cost(params, &job, 2 * bytes, 3 * bytes);
+    cost.steps += 1; /* from the end of the chain to the root */
+    return cost;
 }

@@ -26,5 +26,6 @@ struct algo_cost algo_reduce_direct_cost(const struct plan_params *params)
 {
     double n = params->nranks, bytes = (double)algo_count_bytes(params);
     /* n slices read, one written */
-    return (struct algo_cost){.steps = 2, .bytes_moved = 4 * 64 * (n - 1) + bytes + bytes / n};
+    return (struct algo_cost){
+        .steps = 2, .messages = 4 * (n - 1), .reduced_bytes = bytes + bytes / n};
 }

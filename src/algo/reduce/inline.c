@@ -27,6 +27,7 @@ void algo_reduce_inline_build(struct plan *plan)
 
 struct algo_cost algo_reduce_inline_cost(const struct plan_params *params)
 {
-    double n = params->nranks;
-    return (struct algo_cost){.steps = 1, .bytes_moved = 2 * (n - 1) * algo_line_bytes(params)};
+    double n = params->nranks, bytes = (double)algo_count_bytes(params);
+    return (struct algo_cost){
+        .steps = 1, .messages = 2 * (n - 1), .passed_bytes = n * bytes, .reduced_bytes = 2 * bytes};
 }

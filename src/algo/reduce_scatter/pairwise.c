@@ -11,7 +11,10 @@ void algo_reduce_scatter_pairwise_build(struct plan *plan)
 
 struct algo_cost algo_reduce_scatter_pairwise_cost(const struct plan_params *params)
 {
-    double n = params->nranks, block = (double)algo_count_bytes(params);
-    /* n - 1 blocks out and in, n read and one written by the fold */
-    return (struct algo_cost){.steps = 2, .bytes_moved = 4 * 64 * (n - 1) + (3 * n - 1) * block};
+    double n = params->nranks, bytes = (double)algo_count_bytes(params);
+    /* n - 1 blocks out, n read and one written by the fold */
+    return (struct algo_cost){.steps = 2,
+                              .messages = 4 * (n - 1),
+                              .passed_bytes = 2 * (n - 1) * bytes,
+                              .reduced_bytes = (n + 1) * bytes};
 }

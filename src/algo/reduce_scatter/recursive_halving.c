@@ -307,8 +307,11 @@ void algo_reduce_scatter_recursive_halving_build(struct plan *plan)
 struct algo_cost algo_reduce_scatter_recursive_halving_cost(const struct plan_params *params)
 {
     int n = params->nranks, levels = algo_log2_floor(n), p2 = 1 << levels;
-    double block = (double)algo_count_bytes(params), extra = n > p2 ? 2 : 0;
-    /* half, a quarter ... of the blocks, each put and folded; all of them and one block more for the neighbour */
-    double moved = 5 * block * n * (p2 - 1) / p2 + (n > p2 ? block * (5.0 * n + 2) : 0);
-    return (struct algo_cost){.steps = 1 + levels + extra, .bytes_moved = moved};
+    double block = (double)algo_count_bytes(params), rounds = levels + (n > p2 ? 2 : 0);
+    /* half, a quarter ... of the blocks; all of them and one block more for the neighbour */
+    double blocks = (double)n * (p2 - 1) / p2 + (n > p2 ? n : 0);
+    return (struct algo_cost){.steps = 1 + rounds,
+                              .messages = 4 * rounds,
+                              .passed_bytes = 2 * block * (blocks + (n > p2)),
+                              .reduced_bytes = 3 * block * blocks};
 }

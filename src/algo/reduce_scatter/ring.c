@@ -83,5 +83,8 @@ void algo_reduce_scatter_ring_build(struct plan *plan)
 struct algo_cost algo_reduce_scatter_ring_cost(const struct plan_params *params)
 {
     double n = params->nranks, block = (double)algo_count_bytes(params);
-    return (struct algo_cost){.steps = 1 + (n - 1), .bytes_moved = (n - 1) * block * 5};
+    return (struct algo_cost){.steps = n,
+                              .messages = 2 * n,
+                              .passed_bytes = 2 * (n - 1) * block,
+                              .reduced_bytes = 3 * (n - 1) * block};
 }

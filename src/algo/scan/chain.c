@@ -110,6 +110,9 @@ struct algo_cost algo_scan_chain_cost(const struct plan_params *params)
     struct chain c;
     double bytes = (double)algo_count_bytes(params);
     chain_init(&c, params);
-    return (struct algo_cost){.steps = 1 + params->nranks + (double)c.pieces,
-                              .bytes_moved = 7 * bytes};
+    double pieces = c.pieces > 0 ? (double)c.pieces : 1, turns = params->nranks + pieces;
+    return (struct algo_cost){.steps = 1 + turns,
+                              .messages = 4 * turns,
+                              .passed_bytes = 2 * bytes * turns / pieces,
+                              .reduced_bytes = 5 * bytes * turns / pieces};
 }

@@ -71,5 +71,5 @@ void algo_scan_direct_build(struct plan *plan)
 struct algo_cost algo_scan_direct_cost(const struct plan_params *params)
 {
     double n = params->nranks, bytes = (double)algo_count_bytes(params);
-    return (struct algo_cost){.steps = 2, .bytes_moved = 4 * 64 * (n - 1) + 2 * bytes};
+    return (struct algo_cost){.steps = 2, .messages = 4 * (n - 1), .reduced_bytes = 2 * bytes};
 }

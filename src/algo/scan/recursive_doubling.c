@@ -199,5 +199,8 @@ void algo_scan_recursive_doubling_build(struct plan *plan)
 struct algo_cost algo_scan_recursive_doubling_cost(const struct plan_params *params)
 {
     double levels = algo_log2_ceil(params->nranks), bytes = (double)algo_count_bytes(params);
-    return (struct algo_cost){.steps = 1 + levels, .bytes_moved = (5 * levels + 4) * bytes};
+    return (struct algo_cost){.steps = 1 + levels,
+                              .messages = 4 * levels,
+                              .passed_bytes = (2 * levels + 2) * bytes,
+                              .reduced_bytes = (3 * levels + 2) * bytes};
 }

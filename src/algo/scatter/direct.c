@@ -47,6 +47,8 @@ void algo_scatter_direct_build(struct plan *plan)
 
 struct algo_cost algo_scatter_direct_cost(const struct plan_params *params)
 {
-    double n = params->nranks, bytes = (double)algo_count_bytes(params), lines = 2 * 64 * (n - 1);
-    return (struct algo_cost){.steps = 2, .bytes_moved = lines + (n + 1) * bytes};
+    double n = params->nranks, bytes = (double)algo_count_bytes(params);
+    double blocks = params->peer_access ? 1 : n; /* each rank its own, or the root all */
+    return (struct algo_cost){
+        .steps = 2, .messages = 2 * (n - 1), .copied_bytes = 2 * blocks * bytes};
 }

@@ -50,5 +50,5 @@ struct algo_cost algo_sendrecv_rendezvous_cost(const struct plan_params *params)
     double bytes = 0;
     for (int i = 0; i < params->np2p; i++)
         bytes += params->p2p[i].is_send ? 2 * (double)params->p2p[i].bytes : 0;
-    return (struct algo_cost){.steps = 2, .bytes_moved = bytes};
+    return (struct algo_cost){.steps = 2, .messages = 2.0 * params->np2p, .copied_bytes = bytes};
 }

@@ -10,6 +10,8 @@
 #include "base/base.h"
 #include "select/select.h"
 
+static struct select_policy policy; /* built in */
+
 static struct plan_params params_of(enum collective collective, int nranks, uint64_t count)
 {
     return (struct plan_params){
@@ -39,16 +41,16 @@ static void test_find(void **state)
 static void test_refusals_say_why(void **state)
 {
     (void)state;
-    struct plan_params params = params_of(COLL_ALLREDUCE, 4, 15);
+    struct plan_params params = params_of(COLL_ALLREDUCE, 4, 1023);
     const struct algo *in_line = algo_find(COLL_ALLREDUCE, "inline");
     const struct algo *direct = algo_find(COLL_ALLREDUCE, "direct");
     const struct algo *ring = algo_find(COLL_ALLREDUCE, "ring");
+    assert_non_null(strstr(algo_refusal(in_line, &params), "4088 bytes"));
+    params.count = 1022;
     assert_null(algo_refusal(in_line, &params));
-    params.count = 4088 / 4 + 1;
-    assert_non_null(strstr(algo_refusal(in_line, &params), "fit a line"));
+    params.peer_access = false; /* a line is short */
     params.count = 15;
-    params.peer_access = false;
-    assert_non_null(strstr(algo_refusal(in_line, &params), "fit a line"));
+    assert_non_null(strstr(algo_refusal(in_line, &params), "56 without peer access"));
     params.count = 14;
     assert_null(algo_refusal(in_line, &params));
     params.peer_access = true;
@@ -93,9 +95,9 @@ static void selected_alike(struct plan_params params)
 {
     const struct algo *first, *last;
     params.rank = 0;
-    assert_int_equal(select_algorithm(&params, &first), THRUM_OK);
+    assert_int_equal(select_algorithm(&policy, &params, &first), THRUM_OK);
     params.rank = params.nranks - 1;
-    assert_int_equal(select_algorithm(&params, &last), THRUM_OK);
+    assert_int_equal(select_algorithm(&policy, &params, &last), THRUM_OK);
     assert_ptr_equal(first, last);
     assert_null(algo_refusal(first, &params));
     assert_true(!params.ordered || params.nranks == 1 || !plan_reduces(params.collective) ||
@@ -236,14 +238,19 @@ static void test_plans_of_many_ranks(void **state)
 
 /* ---- costs ------------------------------------------------------------------------------------------------------- */
 
-static double cost_ns(enum collective collective, const char *name, int nranks, uint64_t count,
+static double cost_us(enum collective collective, const char *name, int nranks, uint64_t count,
                       bool peer_access)
 {
     struct plan_params params = params_of(collective, nranks, count);
     params.peer_access = peer_access;
-    struct algo_cost cost = algo_find(collective, name)->cost(&params);
-    assert_true(cost.steps >= 1 && cost.bytes_moved >= 0);
-    return cost.steps * 200 + cost.bytes_moved / 10; /* ns, bytes/ns */
+    const struct algo *algo = algo_find(collective, name);
+    struct algo_cost cost = algo->cost(&params);
+    assert_true(cost.steps >= 1 && cost.messages >= 0 && cost.passed_bytes >= 0 &&
+                cost.copied_bytes >= 0 && cost.reduced_bytes >= 0);
+    double us = select_predict_us(&policy.figures, algo, &params);
+    params.rank = nranks / 2 + 1; /* no rank sees it differently */
+    assert_true(select_predict_us(&policy.figures, algo, &params) == us);
+    return us;
 }
 
 /* The model puts algorithms into the order that the field knows. */
@@ -251,30 +258,30 @@ static void test_costs_order_the_algorithms(void **state)
 {
     uint64_t large = 16 << 20;
     (void)state;
-    assert_true(cost_ns(COLL_ALLREDUCE, "inline", 4, 1, true) <
-                cost_ns(COLL_ALLREDUCE, "direct", 4, 1, true));
-    assert_true(cost_ns(COLL_ALLREDUCE, "direct", 4, large, true) <
-                cost_ns(COLL_ALLREDUCE, "ring", 4, large, true));
-    assert_true(cost_ns(COLL_ALLREDUCE, "recursive_doubling", 128, 1000, false) <
-                cost_ns(COLL_ALLREDUCE, "ring", 128, 1000, false));
-    assert_true(cost_ns(COLL_ALLREDUCE, "ring", 16, large, false) <
-                cost_ns(COLL_ALLREDUCE, "recursive_doubling", 16, large, false));
-    assert_true(cost_ns(COLL_ALLREDUCE, "double_tree", 1000, 65536, false) <
-                cost_ns(COLL_ALLREDUCE, "chain", 1000, 65536, false));
-    assert_true(cost_ns(COLL_ALLREDUCE, "rabenseifner", 128, large, false) <
-                cost_ns(COLL_ALLREDUCE, "recursive_doubling", 128, large, false));
-    assert_true(cost_ns(COLL_ALLTOALL, "bruck", 128, 1, false) <
-                cost_ns(COLL_ALLTOALL, "pairwise", 128, 1, false));
-    assert_true(cost_ns(COLL_ALLTOALL, "pairwise", 128, 100000, false) <
-                cost_ns(COLL_ALLTOALL, "bruck", 128, 100000, false));
-    assert_true(cost_ns(COLL_SCAN, "chain", 16, large, false) <
-                cost_ns(COLL_SCAN, "recursive_doubling", 16, large, false));
-    assert_true(cost_ns(COLL_BROADCAST, "binomial", 64, 1000, false) <
-                cost_ns(COLL_BROADCAST, "direct", 64, 100000, false));
-    assert_true(cost_ns(COLL_ALLGATHER, "bruck", 64, 1, false) <
-                cost_ns(COLL_ALLGATHER, "ring", 64, 1, false));
-    assert_true(cost_ns(COLL_REDUCE_SCATTER, "recursive_halving", 64, 10, false) <
-                cost_ns(COLL_REDUCE_SCATTER, "ring", 64, 10, false));
+    assert_true(cost_us(COLL_ALLREDUCE, "inline", 4, 1, true) <
+                cost_us(COLL_ALLREDUCE, "direct", 4, 1, true));
+    assert_true(cost_us(COLL_ALLREDUCE, "direct", 4, large, true) <
+                cost_us(COLL_ALLREDUCE, "ring", 4, large, true));
+    assert_true(cost_us(COLL_ALLREDUCE, "recursive_doubling", 128, 1000, false) <
+                cost_us(COLL_ALLREDUCE, "ring", 128, 1000, false));
+    assert_true(cost_us(COLL_ALLREDUCE, "ring", 16, large, false) <
+                cost_us(COLL_ALLREDUCE, "recursive_doubling", 16, large, false));
+    assert_true(cost_us(COLL_ALLREDUCE, "double_tree", 1000, 65536, false) <
+                cost_us(COLL_ALLREDUCE, "chain", 1000, 65536, false));
+    assert_true(cost_us(COLL_ALLREDUCE, "rabenseifner", 128, large, false) <
+                cost_us(COLL_ALLREDUCE, "recursive_doubling", 128, large, false));
+    assert_true(cost_us(COLL_ALLTOALL, "bruck", 128, 1, false) <
+                cost_us(COLL_ALLTOALL, "pairwise", 128, 1, false));
+    assert_true(cost_us(COLL_ALLTOALL, "pairwise", 128, 100000, false) <
+                cost_us(COLL_ALLTOALL, "bruck", 128, 100000, false));
+    assert_true(cost_us(COLL_SCAN, "chain", 16, large, false) <
+                cost_us(COLL_SCAN, "recursive_doubling", 16, large, false));
+    assert_true(cost_us(COLL_BROADCAST, "binomial", 64, 1000, false) <
+                cost_us(COLL_BROADCAST, "direct", 64, 100000, false));
+    assert_true(cost_us(COLL_ALLGATHER, "bruck", 64, 1, false) <
+                cost_us(COLL_ALLGATHER, "ring", 64, 1, false));
+    assert_true(cost_us(COLL_REDUCE_SCATTER, "recursive_halving", 64, 10, false) <
+                cost_us(COLL_REDUCE_SCATTER, "ring", 64, 10, false));
 }
 
 int main(void)
@@ -288,5 +295,6 @@ int main(void)
         cmocka_unit_test(test_plans_of_many_ranks),
         cmocka_unit_test(test_costs_order_the_algorithms),
     };
+    select_policy_init(&policy);
     return cmocka_run_group_tests_name("algo", tests, NULL, NULL);
 }

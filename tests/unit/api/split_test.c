@@ -350,6 +350,8 @@ static void choices_must_agree(void **state)
         {{.size = sizeof(struct thrum_comm_config), .reproducible = 1}, "reproducible=1"},
         {{.size = sizeof(struct thrum_comm_config), .lanes = 3}, "lanes=3"},
         {{.size = sizeof(struct thrum_comm_config), .scratch_bytes = 65536}, "scratch_bytes=65536"},
+        {{.size = sizeof(struct thrum_comm_config), .algorithms = "allreduce:ring"},
+         "allreduce:ring"},
     };
 
     (void)state;
@@ -366,8 +368,62 @@ static void choices_must_agree(void **state)
     check_sums(world, everybody);
 }
 
+static const char *algorithm_of(thrum_comm_t comm, size_t count)
+{
+    return thrum_comm_algorithm(comm, "allreduce", count, THRUM_FLOAT32);
+}
+
+/* Rules are the communicator's own, and its children's; the caller's text may go once the call was made. */
+static void algorithms_of_a_communicator(void **state)
+{
+    char text[] = "allreduce:ring:4K-,allreduce:chain:1M-";
+    struct thrum_comm_config config = {.size = sizeof config, .algorithms = text};
+    struct thrum_comm_config none = {.size = sizeof none, .algorithms = ""};
+    struct thrum_algorithm_candidate candidate = {.size = sizeof candidate};
+    thrum_comm_t first[RANKS], second[RANKS], third[RANKS];
+    int chosen = 0, index = 0;
+
+    (void)state;
+    ok(thrum_group_start());
+    for (int r = 0; r < RANKS; r++)
+        ok(thrum_comm_dup(world[r], &config, &first[r]));
+    memset(text, '?', sizeof text - 1);
+    ok(thrum_group_end());
+    dup_all(first, NULL, second);
+    dup_all(second, &none, third);
+    for (int r = 0; r < RANKS; r++) {
+        assert_string_equal(algorithm_of(first[r], 1024), "ring");
+        assert_string_equal(algorithm_of(second[r], 256 << 10), "chain");
+        assert_string_equal(algorithm_of(first[r], 1), algorithm_of(world[r], 1));
+        assert_string_equal(algorithm_of(third[r], 1024), algorithm_of(world[r], 1024));
+    }
+    check_sums(second, everybody);
+    for (; !thrum_comm_candidate(first[0], "allreduce", 1024, THRUM_FLOAT32, index, &candidate);
+         index++) {
+        assert_true(candidate.refusal || candidate.predicted_us > 0);
+        assert_int_equal(candidate.chosen, !strcmp(candidate.name, "ring"));
+        chosen += candidate.chosen;
+    }
+    assert_int_equal(chosen, 1);
+    assert_in_range(index, 4, 32);
+    assert_int_equal(
+        thrum_comm_candidate(first[0], "allreduce", 1024, THRUM_FLOAT32, -1, &candidate),
+        THRUM_ERR_INVALID_ARGUMENT);
+    assert_int_equal(thrum_comm_candidate(first[0], "gossip", 1, THRUM_FLOAT32, 0, &candidate),
+                     THRUM_ERR_INVALID_ARGUMENT);
+    candidate.size = 0;
+    assert_int_equal(thrum_comm_candidate(first[0], "allreduce", 1, THRUM_FLOAT32, 0, &candidate),
+                     THRUM_ERR_INVALID_ARGUMENT);
+    destroy_all(third);
+    destroy_all(second);
+    destroy_all(first);
+}
+
 static void wrong_arguments(void **state)
 {
+    char long_text[600];
+    struct thrum_comm_config no_such = {.size = sizeof no_such, .algorithms = "allreduce:rung"};
+    struct thrum_comm_config too_long = {.size = sizeof too_long, .algorithms = long_text};
     struct thrum_comm_config bad_lanes = {.size = sizeof bad_lanes, .lanes = 5};
     struct thrum_comm_config bad_mode = {.size = sizeof bad_mode, .reproducible = 2};
     thrum_comm_t out = NULL;
@@ -381,6 +437,13 @@ static void wrong_arguments(void **state)
     says("lanes=5");
     assert_int_equal(thrum_comm_dup(world[0], &bad_mode, &out), THRUM_ERR_INVALID_ARGUMENT);
     says("reproducible=2");
+    assert_int_equal(thrum_comm_dup(world[0], &no_such, &out), THRUM_ERR_INVALID_CONFIG);
+    says("config.algorithms");
+    says("rung");
+    memset(long_text, 'a', sizeof long_text - 1);
+    long_text[sizeof long_text - 1] = 0;
+    assert_int_equal(thrum_comm_dup(world[0], &too_long, &out), THRUM_ERR_INVALID_ARGUMENT);
+    says("599 characters");
     ok(thrum_group_start());
     assert_int_equal(thrum_comm_split(world[0], -7, 0, NULL, &out), THRUM_ERR_INVALID_ARGUMENT);
     assert_int_equal(thrum_group_end(), THRUM_ERR_INVALID_ARGUMENT);
@@ -612,6 +675,7 @@ int main(void)
         test(own_deadline),
         test(choices_are_inherited),
         test(choices_must_agree),
+        test(algorithms_of_a_communicator),
         test(wrong_arguments),
         test(one_does_not_come),
         test(rank_0_does_not_come),

@@ -1,6 +1,6 @@
 /*
- * What every fabric plugin must do, tried through its table only. Usage: fabric_conformance_test [PLUGIN [DEVICE]];
- * without arguments it tries loopback. This file: data and order; fabric_conformance_errors.c: failures.
+ * What every fabric plugin must do, tried through its table only. Run by thrum-conformance, for vendors and for our own
+ * suite. This file: data and order; fabric_conformance_errors.c: failures.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -489,7 +489,7 @@ static void connect_does_not_wait_for_progress(void **state)
     assert_true(nodes_run(2, -1, busy_body));
 }
 
-int main(int argc, char **argv)
+int fabric_conformance(const char *plugin, const char *device)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(describes_itself),
@@ -509,16 +509,17 @@ int main(int argc, char **argv)
         cmocka_unit_test(bad_keys_and_ranges_fail_the_connection_only),
         cmocka_unit_test(stale_keys_are_refused),
         cmocka_unit_test(bad_arguments_are_refused_at_the_call),
+        cmocka_unit_test(regions_have_a_limit_that_is_told),
+        cmocka_unit_test(addresses_of_other_versions_are_refused),
         cmocka_unit_test(close_drops_work_in_flight),
         cmocka_unit_test(disconnect_drops_work_in_flight),
         cmocka_unit_test(killed_peer_is_noticed),
         cmocka_unit_test(dead_address_cannot_be_connected),
     };
-    const char *plugin = argc > 1 ? argv[1] : "loopback";
 
-    nodes_device = argc > 2 ? argv[2] : NULL;
+    nodes_device = device;
     if (fabric_plugin_load(plugin, &nodes_ops)) {
-        fprintf(stderr, "%s\n", thrum_last_error());
+        fprintf(stderr, "thrum-conformance: %s\n", thrum_last_error());
         return 1;
     }
     return cmocka_run_group_tests(tests, NULL, NULL);

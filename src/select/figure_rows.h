@@ -1,0 +1,21 @@
+/*
+ * name, default, least, most, unit, help: what the cost model knows of a machine. Included several times by select.h,
+ * tuning.c, thrum-info and thrum-tune. The defaults are those of a virtual machine with two cores of a server.
+ */
+X(call_us, 0.1, 0.001, 10000, "us", "a call that exchanges nothing: host and queue")
+X(exchange_us, 0.3, 0.001, 100000, "us",
+  "one exchange: until a rank sees what another, on its own core, has written for it")
+X(message_us, 0.04, 0.0001, 10000, "us", "writing, or looking at, one more line or signal")
+X(switch_us, 3, 0.001, 100000, "us",
+  "the same exchange where ranks share a core, for each of them: its turn must come")
+X(pass_gbps, 7, 0.001, 10000, "GB/s",
+  "data that one rank writes and another reads, from cache to cache, both counted")
+X(copy_gbps, 45, 0.001, 10000, "GB/s",
+  "COPY, read and written, in the cache, of each rank while all of them work")
+X(reduce_gbps, 50, 0.001, 10000, "GB/s", "the same of REDUCE")
+X(copy_memory_gbps, 15, 0.001, 10000, "GB/s", "COPY beyond the cache")
+X(reduce_memory_gbps, 18, 0.001, 10000, "GB/s", "REDUCE beyond the cache")
+X(cache_bytes, 8388608, 4096, 1099511627776, "bytes",
+  "what a rank may touch in one call before it counts as beyond the cache")
+X(put_us, 1.5, 0.001, 1000000, "us", "one exchange without peer access: a put through a fabric")
+X(put_gbps, 12, 0.001, 10000, "GB/s", "the data of puts through a fabric, read and written")

@@ -1,0 +1,228 @@
+/* Rules as text, and what they and the cost model choose. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "base/base.h"
+#include "select/select.h"
+
+static struct select_policy policy;
+
+static int reset(void **state)
+{
+    (void)state;
+    select_policy_init(&policy);
+    return 0;
+}
+
+static struct plan_params call(enum collective collective, int nranks, uint64_t bytes)
+{
+    return (struct plan_params){.collective = collective,
+                                .nranks = nranks,
+                                .count = bytes / 4,
+                                .dtype = THRUM_FLOAT32,
+                                .redop = THRUM_SUM,
+                                .peer_access = true,
+                                .lanes = 1,
+                                .ranks_per_core = 1,
+                                .scratch_bytes = 4 << 20};
+}
+
+static const char *chosen(struct plan_params params)
+{
+    const struct algo *algo = NULL;
+
+    return select_algorithm(&policy, &params, &algo) ? NULL : algo->name;
+}
+
+static void refused(const char *text, const char *word)
+{
+    struct select_policy before = policy;
+
+    assert_int_equal(select_rules_parse("RULES", text, &policy), THRUM_ERR_INVALID_CONFIG);
+    assert_non_null(strstr(thrum_last_error(), "RULES"));
+    assert_non_null(strstr(thrum_last_error(), word));
+    policy.nrules = before.nrules;
+}
+
+static void test_rules_have_sizes(void **state)
+{
+    (void)state;
+    assert_int_equal(select_rules_parse("RULES",
+                                        "allreduce:ring:64K-4M,broadcast:chain,"
+                                        "allgather:ring:-1K,reduce:chain:1G-",
+                                        &policy),
+                     THRUM_OK);
+    assert_int_equal(policy.nrules, 4);
+    assert_string_equal(chosen(call(COLL_ALLREDUCE, 2, 64 << 10)), "ring");
+    assert_string_equal(chosen(call(COLL_ALLREDUCE, 2, 4 << 20)), "ring");
+    assert_string_equal(chosen(call(COLL_ALLREDUCE, 2, (64 << 10) - 4)), "direct");
+    assert_string_equal(chosen(call(COLL_ALLREDUCE, 2, (4 << 20) + 4)), "direct");
+    assert_string_equal(chosen(call(COLL_BROADCAST, 2, 8)), "chain");
+    assert_string_equal(chosen(call(COLL_ALLGATHER, 2, 512)), "ring"); /* two blocks are 1K */
+    assert_string_not_equal(chosen(call(COLL_ALLGATHER, 2, 516)), "ring");
+    assert_string_not_equal(chosen(call(COLL_REDUCE, 2, 1 << 20)), "chain");
+}
+
+static void test_the_last_rule_holds(void **state)
+{
+    (void)state;
+    assert_int_equal(select_rules_parse("RULES", "allreduce:ring,allreduce:chain:1M-", &policy),
+                     THRUM_OK);
+    assert_string_equal(chosen(call(COLL_ALLREDUCE, 2, 8)), "ring");
+    assert_string_equal(chosen(call(COLL_ALLREDUCE, 2, 1 << 20)), "chain");
+}
+
+static void test_bad_rules_are_named(void **state)
+{
+    char many[32 * (SELECT_MAX_RULES + 1)] = "";
+    (void)state;
+    refused("alreduce:ring", "alreduce");
+    refused("allreduce", "allreduce");
+    refused("allreduce:rung", "rung");
+    refused("allreduce:ring:", "sizes");
+    refused("allreduce:ring:64K", "64K");
+    refused("allreduce:ring:4M-64K", "4M-64K");
+    refused("allreduce:ring:1Q-2Q", "1Q-2Q");
+    refused("allreduce:ring:1-99999999999999999999", "99999");
+    refused("allreduce:ring:1-9999999999T", "9999");
+    refused("allreduce:ring:1-2-3", "1-2-3");
+    refused("broadcast:chain,,allreduce:ring", "\"\"");
+    for (int i = 0; i <= SELECT_MAX_RULES; i++)
+        strcat(many, "allreduce:ring,");
+    refused(many, "more than");
+}
+
+/* The user's word is an error where it cannot be kept; a rule of the tuning file gives way. */
+static void test_who_gives_way(void **state)
+{
+    struct plan_params params = call(COLL_ALLREDUCE, 2, 32 << 10);
+    const struct algo *algo;
+
+    (void)state;
+    assert_int_equal(select_rules_parse("RULES", "allreduce:inline", &policy), THRUM_OK);
+    assert_int_equal(select_algorithm(&policy, &params, &algo), THRUM_ERR_INVALID_CONFIG);
+    assert_non_null(strstr(thrum_last_error(), "allreduce:inline"));
+    policy.rules[0].forced = false;
+    assert_string_equal(chosen(params), "direct");
+    assert_string_equal(chosen(call(COLL_ALLREDUCE, 2, 8)), "inline");
+    policy.rules[0].max_ranks = 2;
+    policy.rules[0].algo = algo_find(COLL_ALLREDUCE, "ring");
+    assert_string_equal(chosen(call(COLL_ALLREDUCE, 2, 8)), "ring");
+    assert_string_equal(chosen(call(COLL_ALLREDUCE, 3, 8)), "inline");
+}
+
+static void test_digest_is_of_rules(void **state)
+{
+    uint64_t none = select_rules_digest(&policy), one;
+
+    (void)state;
+    policy.figures.call_us *= 2;
+    assert_true(select_rules_digest(&policy) == none); /* figures come from rank 0 */
+    assert_int_equal(select_rules_parse("RULES", "allreduce:ring:8-64", &policy), THRUM_OK);
+    one = select_rules_digest(&policy);
+    assert_true(one != none);
+    policy.rules[0].max_bytes++;
+    assert_true(select_rules_digest(&policy) != one);
+}
+
+/* ---- the model --------------------------------------------------------------------------------------------------- */
+
+/* The smallest size from which the direct algorithm is chosen, by powers of two. */
+static uint64_t crossover(struct plan_params params)
+{
+    for (uint64_t bytes = 8; bytes <= 1 << 20; bytes *= 2) {
+        params.count = bytes / 4;
+        if (!strcmp(chosen(params), "direct"))
+            return bytes;
+    }
+    return UINT64_MAX;
+}
+
+static void test_small_in_lines_large_direct(void **state)
+{
+    struct plan_params params = call(COLL_ALLREDUCE, 2, 8);
+    uint64_t alone, in_turns;
+
+    (void)state;
+    assert_string_equal(chosen(params), "inline");
+    assert_string_equal(chosen(call(COLL_ALLREDUCE, 2, 32 << 10)), "direct");
+    alone = crossover(params);
+    assert_in_range(alone, 512, 4096);
+    params.nranks = 4;
+    params.ranks_per_core = 2;
+    in_turns = crossover(params);
+    assert_true(in_turns >= alone); /* an exchange costs more where ranks take turns */
+    params.nranks = 2;
+    policy.figures.exchange_us *= 100;
+    policy.figures.pass_gbps *= 100;
+    assert_true(crossover(params) > alone);
+}
+
+/* Whatever the figures, within their bounds: some algorithm, and times that are times. */
+static void test_extreme_figures(void **state)
+{
+    (void)state;
+    for (int i = 0; i < 2 * FIGURE_COUNT; i++) {
+        const struct select_figure_row *row = &select_figure_rows[i / 2];
+
+        select_policy_init(&policy);
+        *select_figure_at(&policy.figures, i / 2) = i % 2 ? row->most : row->least;
+        for (int collective = 0; collective < COLL_COUNT; collective++) {
+            struct plan_params params = call((enum collective)collective, 1 + i, 4000 << (i % 20));
+            struct select_candidate all[32];
+            size_t n, choices = 0;
+
+            params.ranks_per_core = i;
+            params.peer_access = i & 1;
+            assert_int_equal(select_explain(&policy, &params, all, 32, &n), THRUM_OK);
+            for (size_t k = 0; k < n; k++) {
+                choices += all[k].chosen;
+                assert_true(all[k].refusal ||
+                            (all[k].predicted_us > 0 && all[k].predicted_us < 1e30));
+                assert_true(strlen(all[k].reason) > 0);
+            }
+            assert_int_equal(choices, 1);
+        }
+    }
+}
+
+static void test_explains(void **state)
+{
+    struct plan_params params = call(COLL_ALLREDUCE, 2, 1 << 20);
+    struct select_candidate all[32];
+    size_t n;
+
+    (void)state;
+    assert_int_equal(select_explain(&policy, &params, all, 32, &n), THRUM_OK);
+    for (size_t i = 0; i < n; i++) {
+        if (all[i].chosen)
+            assert_non_null(strstr(all[i].reason, "fastest"));
+        else if (all[i].refusal)
+            assert_non_null(strstr(all[i].reason, "cannot serve"));
+        else
+            assert_non_null(strstr(all[i].reason, "slower by"));
+    }
+    assert_int_equal(select_rules_parse("RULES", "allreduce:ring", &policy), THRUM_OK);
+    assert_int_equal(select_explain(&policy, &params, all, 32, &n), THRUM_OK);
+    for (size_t i = 0; i < n; i++)
+        assert_non_null(strstr(all[i].reason, all[i].refusal ? "cannot serve" : "force"));
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup(test_rules_have_sizes, reset),
+        cmocka_unit_test_setup(test_the_last_rule_holds, reset),
+        cmocka_unit_test_setup(test_bad_rules_are_named, reset),
+        cmocka_unit_test_setup(test_who_gives_way, reset),
+        cmocka_unit_test_setup(test_digest_is_of_rules, reset),
+        cmocka_unit_test_setup(test_small_in_lines_large_direct, reset),
+        cmocka_unit_test_setup(test_extreme_figures, reset),
+        cmocka_unit_test_setup(test_explains, reset),
+    };
+    return cmocka_run_group_tests_name("select", tests, NULL, NULL);
+}
