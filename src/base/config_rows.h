@@ -22,7 +22,8 @@ X(TUNE_FILE, "THRUM_TUNE_FILE", CONFIG_STRING, "", 0, 0, "",
 X(PEER_ACCESS, "THRUM_PEER_ACCESS", CONFIG_CHOICE, "auto", 0, 0, "auto|none",
   "none: never load or store a peer's memory; all data goes by PUT through a fabric plugin.")
 X(FABRIC, "THRUM_FABRIC", CONFIG_STRING, "auto", 0, 0, "",
-  "Fabric plugin to use where there is no peer access. auto: loopback if all ranks are on one host, "
+  "Fabric plugin to use where there is no peer access. auto: loopback if all ranks are on one "
+  "host, "
   "else ofi.")
 X(FABRIC_DEVICE, "THRUM_FABRIC_DEVICE", CONFIG_STRING, "", 0, 0, "",
   "Device or provider of the fabric plugin.")
