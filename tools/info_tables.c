@@ -162,9 +162,7 @@ int info_algorithms(bool json)
         printf("\npeer-access: loads and stores peers' memory; inline-only: what fits a line, "
                "%d bytes\n"
                "where peers' memory can be stored to, else %d;\n"
-               "ordered: folds contributions from the left in the order of ranks; hides-staging: "
-               "copies\n"
-               "host memory to the device meanwhile.\n"
+               "ordered: folds contributions from the left in the order of ranks.\n"
                "THRUM_ALGO=collective:algorithm forces one; --why says what would be chosen.\n",
                PLAN_INLINE_LONG_BYTES, PLAN_INLINE_BYTES);
         return 0;

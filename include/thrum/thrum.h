@@ -314,7 +314,8 @@ THRUM_MUST_CHECK thrum_status_t thrum_barrier(thrum_comm_t comm, thrum_queue_t q
 
 /*
  * Point to point: the i-th send from a to b meets the i-th recv of b from a; counts and types must agree. A rank may
- * send to itself inside a group. Sends and receives that wait for each other belong into one group.
+ * send to itself inside a group. Sends and receives that wait for each other belong into one group. There a second
+ * message of this rank to or from one peer begins when the first ones of all its peers have ended.
  */
 THRUM_MUST_CHECK thrum_status_t thrum_send(const void *send, size_t count, thrum_datatype_t dtype,
                                            int peer, thrum_comm_t comm, thrum_queue_t queue);
@@ -367,76 +368,94 @@ THRUM_MUST_CHECK thrum_status_t thrum_redop_destroy(thrum_comm_t comm, thrum_red
  */
 typedef struct thrum_persistent *thrum_persistent_t;
 
+/* Begins the call once more. Errors: those of the call that can come up anew, INVALID_ARGUMENT (not a live one). */
 THRUM_MUST_CHECK thrum_status_t thrum_start(thrum_persistent_t persistent);
 /* Starts all of them as one group. */
 THRUM_MUST_CHECK thrum_status_t thrum_start_all(const thrum_persistent_t *persistents, size_t n);
+/* Takes NULL. What was started goes on. */
 void thrum_persistent_free(thrum_persistent_t persistent);
 
+/* thrum_allreduce as a persistent call. */
 THRUM_MUST_CHECK thrum_status_t thrum_allreduce_init(const void *send, void *recv, size_t count,
                                                      thrum_datatype_t dtype, thrum_redop_t op,
                                                      thrum_comm_t comm, thrum_queue_t queue,
                                                      thrum_persistent_t *persistent_out);
+/* thrum_broadcast as a persistent call. */
 THRUM_MUST_CHECK thrum_status_t thrum_broadcast_init(const void *send, void *recv, size_t count,
                                                      thrum_datatype_t dtype, int root,
                                                      thrum_comm_t comm, thrum_queue_t queue,
                                                      thrum_persistent_t *persistent_out);
+/* thrum_allgather as a persistent call. */
 THRUM_MUST_CHECK thrum_status_t thrum_allgather_init(const void *send, void *recv, size_t count,
                                                      thrum_datatype_t dtype, thrum_comm_t comm,
                                                      thrum_queue_t queue,
                                                      thrum_persistent_t *persistent_out);
+/* thrum_reduce_scatter as a persistent call. */
 THRUM_MUST_CHECK thrum_status_t thrum_reduce_scatter_init(const void *send, void *recv,
                                                           size_t count, thrum_datatype_t dtype,
                                                           thrum_redop_t op, thrum_comm_t comm,
                                                           thrum_queue_t queue,
                                                           thrum_persistent_t *persistent_out);
+/* thrum_reduce as a persistent call. */
 THRUM_MUST_CHECK thrum_status_t thrum_reduce_init(const void *send, void *recv, size_t count,
                                                   thrum_datatype_t dtype, thrum_redop_t op,
                                                   int root, thrum_comm_t comm, thrum_queue_t queue,
                                                   thrum_persistent_t *persistent_out);
+/* thrum_alltoall as a persistent call. */
 THRUM_MUST_CHECK thrum_status_t thrum_alltoall_init(const void *send, void *recv, size_t count,
                                                     thrum_datatype_t dtype, thrum_comm_t comm,
                                                     thrum_queue_t queue,
                                                     thrum_persistent_t *persistent_out);
+/* thrum_gather as a persistent call. */
 THRUM_MUST_CHECK thrum_status_t thrum_gather_init(const void *send, void *recv, size_t count,
                                                   thrum_datatype_t dtype, int root,
                                                   thrum_comm_t comm, thrum_queue_t queue,
                                                   thrum_persistent_t *persistent_out);
+/* thrum_scatter as a persistent call. */
 THRUM_MUST_CHECK thrum_status_t thrum_scatter_init(const void *send, void *recv, size_t count,
                                                    thrum_datatype_t dtype, int root,
                                                    thrum_comm_t comm, thrum_queue_t queue,
                                                    thrum_persistent_t *persistent_out);
+/* thrum_scan as a persistent call. */
 THRUM_MUST_CHECK thrum_status_t thrum_scan_init(const void *send, void *recv, size_t count,
                                                 thrum_datatype_t dtype, thrum_redop_t op,
                                                 thrum_comm_t comm, thrum_queue_t queue,
                                                 thrum_persistent_t *persistent_out);
+/* thrum_exscan as a persistent call. */
 THRUM_MUST_CHECK thrum_status_t thrum_exscan_init(const void *send, void *recv, size_t count,
                                                   thrum_datatype_t dtype, thrum_redop_t op,
                                                   thrum_comm_t comm, thrum_queue_t queue,
                                                   thrum_persistent_t *persistent_out);
+/* thrum_barrier as a persistent call. */
 THRUM_MUST_CHECK thrum_status_t thrum_barrier_init(thrum_comm_t comm, thrum_queue_t queue,
                                                    thrum_persistent_t *persistent_out);
 /* The v-variants copy their arrays. */
+/* thrum_allgatherv as a persistent call. */
 THRUM_MUST_CHECK thrum_status_t thrum_allgatherv_init(const void *send, void *recv,
                                                       const size_t *recvcounts,
                                                       const size_t *displs, thrum_datatype_t dtype,
                                                       thrum_comm_t comm, thrum_queue_t queue,
                                                       thrum_persistent_t *persistent_out);
+/* thrum_reduce_scatterv as a persistent call. */
 THRUM_MUST_CHECK thrum_status_t thrum_reduce_scatterv_init(const void *send, void *recv,
                                                            const size_t *counts,
                                                            thrum_datatype_t dtype, thrum_redop_t op,
                                                            thrum_comm_t comm, thrum_queue_t queue,
                                                            thrum_persistent_t *persistent_out);
+/* thrum_alltoallv as a persistent call. */
 THRUM_MUST_CHECK thrum_status_t thrum_alltoallv_init(const void *send, const size_t *sendcounts,
                                                      const size_t *sdispls, void *recv,
                                                      const size_t *recvcounts,
                                                      const size_t *rdispls, thrum_datatype_t dtype,
                                                      thrum_comm_t comm, thrum_queue_t queue,
                                                      thrum_persistent_t *persistent_out);
+/* thrum_gatherv as a persistent call. */
 THRUM_MUST_CHECK thrum_status_t thrum_gatherv_init(const void *send, size_t sendcount, void *recv,
                                                    const size_t *recvcounts, const size_t *displs,
                                                    thrum_datatype_t dtype, int root,
                                                    thrum_comm_t comm, thrum_queue_t queue,
                                                    thrum_persistent_t *persistent_out);
+/* thrum_scatterv as a persistent call. */
 THRUM_MUST_CHECK thrum_status_t thrum_scatterv_init(const void *send, const size_t *sendcounts,
                                                     const size_t *displs, void *recv,
                                                     size_t recvcount, thrum_datatype_t dtype,
@@ -478,7 +497,10 @@ THRUM_MUST_CHECK thrum_status_t thrum_put(const void *send, size_t count, thrum_
 /* Tells peer that all earlier puts of this rank to it (in issue order on the communicator) are there. */
 THRUM_MUST_CHECK thrum_status_t thrum_signal(int peer, thrum_comm_t comm, thrum_queue_t queue);
 
-/* Later commands of the queue execute after `n` more signals from peer have come; each signal is waited for once. */
+/*
+ * Later commands of the queue execute after `n` more signals from peer have come; each signal is waited for once.
+ * Errors: those of collectives; INVALID_COUNT: more signals than can be counted.
+ */
 THRUM_MUST_CHECK thrum_status_t thrum_wait_signal(int peer, uint64_t n, thrum_comm_t comm,
                                                   thrum_queue_t queue);
 

@@ -135,6 +135,9 @@ thrum_status_t p2p_close(struct p2p_work *work);
 thrum_status_t collective_issue(const struct coll_args *args);
 thrum_status_t p2p_issue(struct thrum_comm *comm, const struct p2p_call *calls, size_t n);
 
+/* Whether the calls are for a graph; one is of one queue. INVALID_USAGE. */
+thrum_status_t p2p_check_capture(const struct p2p_call *calls, size_t n, bool *captured_out);
+
 /* ---- one-sided (window.c) ---- */
 
 struct one_sided_call {
@@ -195,9 +198,13 @@ thrum_status_t persistent_of_messages(struct thrum_comm *comm, struct thrum_queu
 /* INVALID_ARGUMENT: there is nowhere to put it. */
 thrum_status_t persistent_no_output(void);
 
-/* For groups. The communicator, NULL if it was destroyed; the queue; a reference for as long as the group has it. */
+/*
+ * For groups. The communicator, NULL if it was destroyed; the queue; the reduction of a collective; a reference for as
+ * long as the group has it.
+ */
 struct thrum_comm *persistent_comm(const struct thrum_persistent *persistent);
 struct thrum_queue *persistent_queue(const struct thrum_persistent *persistent);
+thrum_redop_t persistent_redop(const struct thrum_persistent *persistent);
 void persistent_hold(struct thrum_persistent *persistent);
 void persistent_release(struct thrum_persistent *persistent);
 /* Begins a collective once more. */

@@ -166,18 +166,11 @@ struct comm_work {
     size_t ncaptured;
 };
 
-static bool is_captured(const struct p2p_call *messages, size_t n)
-{
-    for (size_t i = 0; i < n; i++)
-        if (queue_is_capturing(messages[i].queue))
-            return true;
-    return false;
-}
-
 static thrum_status_t open_messages(struct comm_work *work)
 {
     struct p2p_call *messages = malloc(work->n * sizeof *messages);
     size_t n = 0;
+    bool captured = false;
     thrum_status_t status = THRUM_OK;
 
     if (!messages)
@@ -187,7 +180,9 @@ static thrum_status_t open_messages(struct comm_work *work)
             messages[n++] = work->calls[i].message;
     if (n)
         status = p2p_check(work->calls[0].comm, messages, n);
-    if (!status && is_captured(messages, n)) {
+    if (!status)
+        status = p2p_check_capture(messages, n, &captured);
+    if (!status && captured) {
         work->captured = messages;
         work->ncaptured = n;
         return THRUM_OK;
@@ -320,6 +315,14 @@ static const struct thrum_queue *queue_of(const struct group_call *call)
     }
 }
 
+/* THRUM_SUM where nothing is reduced. */
+static thrum_redop_t redop_of(const struct group_call *call)
+{
+    if (call->kind == CALL_PERSISTENT)
+        return persistent_redop(call->persistent);
+    return call->kind == CALL_COLLECTIVE ? call->collective.redop : THRUM_SUM;
+}
+
 /* What the calls name may have been destroyed since. */
 static thrum_status_t check_alive(const struct group_call *calls, size_t n)
 {
@@ -336,11 +339,10 @@ static thrum_status_t check_alive(const struct group_call *calls, size_t n)
             return thrum_fail(THRUM_ERR_INVALID_QUEUE,
                               "queue=%p was destroyed inside the group that uses it",
                               (const void *)queue);
-        if (call->kind == CALL_COLLECTIVE && call->collective.redop >= THRUM_REDOP_COUNT &&
-            !comm_redop_find(call->comm, call->collective.redop))
+        if (redop_of(call) >= THRUM_REDOP_COUNT && !comm_redop_find(call->comm, redop_of(call)))
             return thrum_fail(THRUM_ERR_INVALID_OP,
                               "op=%d was destroyed inside the group that uses it",
-                              (int)call->collective.redop);
+                              (int)redop_of(call));
     }
     return THRUM_OK;
 }

@@ -52,8 +52,11 @@ static thrum_status_t place_messages(struct thrum_comm *comm, struct message *me
                                &m->kind);
         if (status)
             return status;
-        if (m->kind != THRUM_MEM_DEVICE)
-            staged += round_up_u64(m->bytes, CACHE_LINE_BYTES);
+        if (m->kind != THRUM_MEM_DEVICE &&
+            __builtin_add_overflow(staged, round_up_u64(m->bytes, CACHE_LINE_BYTES), &staged))
+            return thrum_fail(THRUM_ERR_NO_DEVICE_MEMORY,
+                              "%s: the host buffers of a group need more than 2^64 bytes of stage",
+                              comm->name);
     }
     if (!staged)
         return THRUM_OK;
@@ -95,10 +98,33 @@ static const struct p2p_call *next_self(const struct thrum_comm *comm, const str
     return NULL;
 }
 
+/* What a rank sends to itself and receives; as for other peers, both are the same part of the same thing. */
+static thrum_status_t check_own_pair(int rank, const struct p2p_call *send,
+                                     const struct p2p_call *recv)
+{
+    static const char *const names[] = {"thrum_send and thrum_recv", "thrum_alltoallv",
+                                        "thrum_gatherv", "thrum_scatterv"};
+
+    if (send->kind != recv->kind)
+        return thrum_fail(THRUM_ERR_INVALID_USAGE,
+                          "rank %d sends to itself by %s and receives by %s: calls of a group that "
+                          "meet each other come in the same order",
+                          rank, names[send->kind], names[recv->kind]);
+    if (p2p_bytes(send) != p2p_bytes(recv))
+        return thrum_fail(THRUM_ERR_INVALID_COUNT,
+                          "rank %d sends %llu bytes to itself and receives %llu", rank,
+                          (unsigned long long)p2p_bytes(send), (unsigned long long)p2p_bytes(recv));
+    if (send->dtype != recv->dtype)
+        return thrum_fail(THRUM_ERR_INVALID_TYPE, "rank %d sends %s to itself and receives %s",
+                          rank, thrum_datatype_name(send->dtype), thrum_datatype_name(recv->dtype));
+    return THRUM_OK;
+}
+
 static thrum_status_t check_self(const struct thrum_comm *comm, const struct p2p_call *calls,
                                  size_t n)
 {
     size_t s = 0, r = 0;
+    thrum_status_t status;
 
     for (;;) {
         const struct p2p_call *send = next_self(comm, calls, n, true, &s);
@@ -110,11 +136,9 @@ static thrum_status_t check_self(const struct thrum_comm *comm, const struct p2p
             return thrum_fail(THRUM_ERR_INVALID_USAGE,
                               "rank %d %s itself without a matching %s in the group", comm->rank,
                               send ? "sends to" : "receives from", send ? "receive" : "send");
-        if (p2p_bytes(send) != p2p_bytes(recv))
-            return thrum_fail(THRUM_ERR_INVALID_COUNT,
-                              "rank %d sends %llu bytes to itself and receives %llu", comm->rank,
-                              (unsigned long long)p2p_bytes(send),
-                              (unsigned long long)p2p_bytes(recv));
+        status = check_own_pair(comm->rank, send, recv);
+        if (status)
+            return status;
     }
 }
 

@@ -194,6 +194,11 @@ struct thrum_queue *persistent_queue(const struct thrum_persistent *persistent)
     return persistent->queue;
 }
 
+thrum_redop_t persistent_redop(const struct thrum_persistent *persistent)
+{
+    return persistent->args ? persistent->args->redop : THRUM_SUM;
+}
+
 thrum_status_t persistent_run(struct thrum_persistent *persistent)
 {
     thrum_status_t status = THRUM_OK;

@@ -75,6 +75,16 @@ static thrum_status_t check_window(const struct thrum_comm *comm, const struct o
     return THRUM_OK;
 }
 
+/* Signals are counted from the first one on, in 64 bits. */
+static thrum_status_t check_signals(const struct thrum_comm *comm,
+                                    const struct one_sided_call *call)
+{
+    if (call->count > INT64_MAX - comm->peers[call->peer].pairs[CHANNEL_ONE_SIDED].received[0])
+        return thrum_fail(THRUM_ERR_INVALID_COUNT, "n=%llu signals of rank %d overflow",
+                          (unsigned long long)call->count, call->peer);
+    return THRUM_OK;
+}
+
 thrum_status_t one_sided_check(struct thrum_comm *comm, const struct one_sided_call *call)
 {
     enum thrum_mem_kind kind;
@@ -84,6 +94,8 @@ thrum_status_t one_sided_check(struct thrum_comm *comm, const struct one_sided_c
         status = collective_check_queue(comm, call->queue);
     if (!status)
         status = check_peer(comm, call->peer);
+    if (!status && call->kind == EXEC_WAIT_SIGNAL)
+        status = check_signals(comm, call);
     if (status || call->kind != EXEC_PUT)
         return status;
     status = collective_check_count(comm, "count", call->count, call->dtype);

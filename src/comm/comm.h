@@ -159,6 +159,7 @@ struct thrum_window {
     struct thrum_window *next; /* of the communicator */
     struct thrum_window *next_live; /* of the process; under the lock of window.c */
     struct thrum_comm *comm;
+    uint64_t number; /* no other of the communicator's has it, also after this is closed */
     uint64_t last_put; /* number of this rank's newest operation that puts into it */
     struct comm_window_part parts[]; /* nranks */
 };

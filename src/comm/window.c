@@ -123,6 +123,7 @@ thrum_status_t comm_window_open(struct thrum_comm *comm, void *buffer, size_t by
     status = exchange(comm, EXCHANGE_REGISTER, all, sizeof *all);
     if (!status)
         status = take_parts(window, all);
+    window->number = comm->setups;
 out:
     free(all);
     if (status) {

@@ -227,7 +227,7 @@ void exec_cache_forget_redop(struct exec_cache *cache, thrum_redop_t redop);
 /*
  * A call that is made again with the arguments of an earlier one, whose buffers were found good and lie where they lay
  * (equal epoch: device_memory_epoch; the stages are looked after here), needs no second look at them. recall: its
- * program and placement, which is the cache's, or NULL.
+ * program and placement, which is the cache's, or NULL. Calls with counts are not remembered.
  */
 struct exec_program *exec_cache_recall(struct exec_cache *cache, const struct coll_args *args,
                                        uint64_t epoch, const struct exec_placement **placement_out);

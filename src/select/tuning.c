@@ -68,8 +68,9 @@ static thrum_status_t load(const char *path, bool *missing_out, char **text_out,
         return THRUM_OK;
     }
     if (fd < 0 || fstat(fd, &stat)) {
-        status =
-            thrum_fail_errno(THRUM_ERR_INVALID_CONFIG, "tuning file %s cannot be opened", path);
+        status = thrum_fail_errno(errno == EMFILE || errno == ENFILE ? THRUM_ERR_LIMIT
+                                                                     : THRUM_ERR_INVALID_CONFIG,
+                                  "tuning file %s cannot be opened", path);
         goto out;
     }
     if (!S_ISREG(stat.st_mode)) {

@@ -809,7 +809,7 @@ static inline bool write_line_near(struct sim_queue *queue, const struct thrum_c
     struct near line = find_near(queue, c, 0, offsetof(struct thrum_line, payload) + c->bytes);
     char *source = (char *)(uintptr_t)c->payload, *payload;
 
-    if (c->nsrc)
+    if (c->nsrc && c->bytes)
         source = find_near(queue, c, 1, c->bytes).cpu;
     if (!line.shared || (c->bytes && !source))
         return false;
@@ -862,7 +862,7 @@ static inline bool reduce_near(struct sim_queue *queue, const struct thrum_comma
                                    .nsrc = c->nsrc,
                                    .divisor = c->redop == THRUM_AVG && c->divisor ? c->divisor : 1};
 
-    if (c->redop >= THRUM_REDOP_COUNT || !find_all_near(queue, c, cpu) ||
+    if (!c->bytes || c->redop >= THRUM_REDOP_COUNT || !find_all_near(queue, c, cpu) ||
         reduce_overlaps(cpu, c->ndst, cpu + c->ndst, c->nsrc, c->bytes, &narrow))
         return false;
     args.count = c->bytes >> __builtin_ctzll(thrum_datatype_size((thrum_datatype_t)c->dtype));
@@ -939,8 +939,10 @@ size_t sim_execute_now(struct sim_queue *queue, const struct thrum_command *comm
         run.command = &commands[done];
         status = step(&run);
         quick = quick && !queue->ending;
-        if (status == SIM_RUN_BLOCKED)
+        if (status == SIM_RUN_BLOCKED) {
             status = step_again(&run, quick);
+            quick = quick && !queue->ending; /* what came may have been a failure */
+        }
         if (status)
             break;
     }

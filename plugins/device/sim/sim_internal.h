@@ -541,6 +541,8 @@ static inline bool sim_has_sleepers(struct sim_shared *shared)
 void sim_wake_sleepers(struct sim_shared *shared);
 static inline void sim_wake(struct sim_shared *shared)
 {
+    atomic_signal_fence(
+        memory_order_seq_cst); /* the sleeper's barrier orders the core, this the compiler */
     if (sim_unlikely(sim_has_sleepers(shared)))
         sim_wake_sleepers(shared);
 }
@@ -558,6 +560,7 @@ void sim_engine_stop(struct sim_device *device);
 void sim_engine_kick(struct sim_device *device);
 static inline void sim_engine_notice(struct sim_device *device)
 {
+    atomic_signal_fence(memory_order_seq_cst); /* as in sim_wake */
     if (sim_unlikely(atomic_load_explicit(&device->engine_asleep, memory_order_relaxed)))
         sim_engine_kick(device);
 }

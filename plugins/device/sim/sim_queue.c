@@ -357,9 +357,14 @@ static size_t execute_at_once(struct sim_queue *queue, const struct thrum_comman
 static thrum_status_t submit(struct sim_queue *queue, const struct thrum_command *commands,
                              size_t n, bool unchecked, uint64_t *ticket_out)
 {
+    static const struct thrum_command nop = {.opcode = THRUM_CMD_NOP};
     uint64_t ticket;
     size_t done;
 
+    if (sim_unlikely(!n)) { /* a ticket all the same, so that it can be waited for */
+        commands = &nop;
+        n = 1;
+    }
     submit_lock(queue);
     ticket = atomic_load_explicit(&queue->last_ticket, memory_order_relaxed) + 1;
     atomic_store_explicit(&queue->last_ticket, ticket, memory_order_relaxed);
@@ -383,16 +388,11 @@ thrum_status_t sim_submit(void *handle, const struct thrum_command *commands, si
     bool direct = queue->flags & THRUM_QUEUE_DIRECT;
     thrum_status_t status =
         (thrum_status_t)atomic_load_explicit(&queue->stopped, memory_order_acquire);
-    static const struct thrum_command nop = {.opcode = THRUM_CMD_NOP};
 
     if (sim_unlikely(status))
         return refuse(queue, status);
     if (!commands && n)
         return thrum_fail(THRUM_ERR_INVALID_COMMAND, "commands=NULL with n=%zu", n);
-    if (!n) { /* a ticket all the same, so that it can be waited for */
-        commands = &nop;
-        n = 1;
-    }
     if (!direct) {
         status = sim_check(queue->device, commands, n);
         if (status)

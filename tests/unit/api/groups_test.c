@@ -239,11 +239,12 @@ static void nothing_begins(void **state)
 {
     static const size_t counts[N] = {10, 20}, overlapping[N] = {0, 5};
     thrum_queue_t many[8];
+    thrum_graph_t graph;
 
     (void)state;
     for (int i = 0; i < 8; i++)
         ok(thrum_queue_create(devices[0], THRUM_QUEUE_DEFAULT, &many[i]));
-    for (int variant = 0; variant < 6; variant++) {
+    for (int variant = 0; variant < 10; variant++) {
         fill();
         ok(thrum_group_start());
         for (int r = 0; r < N; r++) {
@@ -280,6 +281,34 @@ static void nothing_begins(void **state)
             ok(thrum_recv(at(&recvs[1], 2), 6, THRUM_INT32, 1, others[1], queues[1]));
             refused(thrum_group_end(), THRUM_ERR_INVALID_COUNT, "20", "24");
             break;
+        case 5: /* as many bytes */
+            ok(thrum_send(at(&sends[1], 2), 6, THRUM_INT32, 1, others[1], queues[1]));
+            ok(thrum_recv(at(&recvs[1], 2), 3, THRUM_INT64, 1, others[1], queues[1]));
+            refused(thrum_group_end(), THRUM_ERR_INVALID_TYPE, "int32", "int64");
+            break;
+        case 6: /* rank 0's message to itself would change places with its block of the alltoallv */
+            ok(thrum_send(at(&sends[0], 2), 10, THRUM_INT32, 0, others[0], queues[0]));
+            for (int r = 0; r < N; r++) {
+                const size_t rows[N] = {10, 10};
+
+                ok(thrum_alltoallv(at(&sends[r], 3), rows, NULL, at(&recvs[r], 3), rows, NULL,
+                                   THRUM_INT32, others[r], queues[r]));
+            }
+            ok(thrum_recv(at(&recvs[0], 2), 10, THRUM_INT32, 0, others[0], queues[0]));
+            refused(thrum_group_end(), THRUM_ERR_INVALID_USAGE, "thrum_send", "thrum_alltoallv");
+            break;
+        case 7: /* the sum is 2^64 */
+            for (int i = 0; i < 4; i++)
+                ok(thrum_send(values, ((size_t)1 << 62) - 1, THRUM_UINT8, 1, others[0], queues[0]));
+            refused(thrum_group_end(), THRUM_ERR_NO_DEVICE_MEMORY, "host buffers", "stage");
+            break;
+        case 8: /* a graph is of one queue */
+            ok(thrum_queue_capture_begin(many[0]));
+            ok(thrum_send(at(&sends[0], 2), 1, THRUM_INT32, 1, others[0], many[0]));
+            refused(thrum_group_end(), THRUM_ERR_INVALID_USAGE, "several queues", "captured");
+            refused(thrum_queue_capture_end(many[0], &graph), THRUM_ERR_INVALID_USAGE,
+                    "several queues", "captured");
+            break;
         default:
             for (int i = 0; i < 8; i++)
                 ok(thrum_send(at(&sends[0], 2), 0, THRUM_INT32, 1, others[0], many[i]));
@@ -296,6 +325,37 @@ static void nothing_begins(void **state)
     opposite_order(false); /* all goes on */
 }
 
+/* What a started call needs is destroyed before the group's end: nothing begins. */
+static void nothing_begins_without_its_reduction(void **state)
+{
+    const int32_t scalar = 3;
+    thrum_persistent_t calls[N];
+    thrum_redop_t ops[N];
+
+    (void)state;
+    fill();
+    for (int r = 0; r < N; r++) {
+        ok(thrum_redop_create_premul_sum(comms[r], &scalar, THRUM_INT32, THRUM_SCALAR_HOST,
+                                         &ops[r]));
+        ok(thrum_allreduce_init(at(&sends[r], 0), at(&recvs[r], 0), COUNT, THRUM_INT32, ops[r],
+                                comms[r], queues[r], &calls[r]));
+    }
+    ok(thrum_group_start());
+    for (int r = 0; r < N; r++) {
+        ok(thrum_allreduce(at(&sends[r], 1), at(&recvs[r], 1), COUNT, THRUM_INT32, THRUM_SUM,
+                           comms[r], queues[r]));
+        ok(thrum_start(calls[r]));
+    }
+    ok(thrum_redop_destroy(comms[1], ops[1]));
+    refused(thrum_group_end(), THRUM_ERR_INVALID_OP, "op", "destroyed");
+    ranks_synchronize(N);
+    for (int r = 0; r < N; r++) {
+        expect(r, 0, 2 * COUNT, 0, 0);
+        thrum_persistent_free(calls[r]);
+    }
+    opposite_order(false); /* all goes on */
+}
+
 int main(int argc, char **argv)
 {
     static const char *const settings[] = {"THRUM_PEER_ACCESS=auto", "THRUM_PEER_ACCESS=none"};
@@ -305,6 +365,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(many_operations),
         cmocka_unit_test(all_together),
         cmocka_unit_test(nothing_begins),
+        cmocka_unit_test(nothing_begins_without_its_reduction),
     };
 
     run_with_each(argc, argv, settings, 2);

@@ -326,6 +326,41 @@ static void in_a_graph(void **state)
     free_buffers();
 }
 
+/* A v-variant in a graph is not taken for the plain call with the same buffers and its largest count. */
+static void in_a_graph_beside_a_plain_call(void **state)
+{
+    static const size_t counts[N] = {30, 0, 30};
+    thrum_graph_t graphs[N];
+
+    (void)state;
+    make_buffers(MEMORY_DEVICE);
+    ranks_join(N, NULL);
+    fill(0);
+    for (int r = 0; r < N; r++) {
+        ok(thrum_queue_capture_begin(queues[r]));
+        ok(thrum_allgatherv(sends[r].address, recvs[r].address, counts, NULL, THRUM_INT32, comms[r],
+                            queues[r]));
+        ok(thrum_queue_capture_end(queues[r], &graphs[r]));
+    }
+    for (int r = 0; r < N; r++)
+        ok(thrum_allgather(sends[r].address, recvs[r].address, 30, THRUM_INT32, comms[r],
+                           queues[r]));
+    for (int r = 0; r < N; r++)
+        ok(thrum_graph_launch(graphs[r], queues[r]));
+    for (int r = 0; r < N; r++)
+        ok(thrum_allgatherv(sends[r].address, plain[r].address, counts, NULL, THRUM_INT32, comms[r],
+                            queues[r]));
+    ranks_synchronize(N);
+    for (int r = 0; r < N; r++) {
+        buffer_read(&recvs[r], got, 60 * sizeof *got);
+        buffer_read(&plain[r], want, 60 * sizeof *want);
+        assert_memory_equal(got, want, 60 * sizeof *got);
+        thrum_graph_destroy(graphs[r]);
+    }
+    ranks_leave(N);
+    free_buffers();
+}
+
 static void without_their_communicator(void **state)
 {
     thrum_persistent_t calls[4];
@@ -351,6 +386,52 @@ static void without_their_communicator(void **state)
     thrum_persistent_free(calls[1]);
     thrum_persistent_free(calls[3]);
     ranks_leave(1);
+    free_buffers();
+}
+
+static thrum_graph_t graph_of(int call)
+{
+    const size_t rows[1] = {10};
+    thrum_graph_t graph;
+
+    ok(thrum_queue_capture_begin(queues[0]));
+    if (call == 0)
+        ok(thrum_allreduce(sends[0].address, recvs[0].address, 10, THRUM_INT32, THRUM_SUM, comms[0],
+                           queues[0]));
+    else if (call == 1)
+        ok(thrum_alltoallv(sends[0].address, rows, NULL, recvs[0].address, rows, NULL, THRUM_INT32,
+                           comms[0], queues[0]));
+    else
+        ok(thrum_signal(0, comms[0], queues[0]));
+    ok(thrum_queue_capture_end(queues[0], &graph));
+    return graph;
+}
+
+/* A communicator that is made where one was destroyed is no part of a graph that calls the old one. */
+static void a_graph_without_its_communicator(void **state)
+{
+    thrum_graph_t graphs[3];
+    thrum_comm_t old[8];
+    bool again = false;
+
+    (void)state;
+    make_buffers(MEMORY_DEVICE);
+    for (int i = 0; i < 8; i++) {
+        ranks_join(1, NULL);
+        old[i] = comms[0];
+        if (i == 2) /* by then memory comes again */
+            for (int call = 0; call < 3; call++)
+                graphs[call] = graph_of(call);
+        again |= i > 2 && comms[0] == old[2];
+        for (int call = 0; call < 3 && i > 2; call++)
+            refused(thrum_graph_launch(graphs[call], queues[0]), THRUM_ERR_INVALID_COMM, "comm",
+                    "");
+        ranks_leave(1);
+    }
+    if (!again)
+        print_message("no communicator came where the first was\n");
+    for (int call = 0; call < 3; call++)
+        thrum_graph_destroy(graphs[call]);
     free_buffers();
 }
 
@@ -417,10 +498,16 @@ int main(int argc, char **argv)
 {
     static const char *const settings[] = {"THRUM_PEER_ACCESS=auto", "THRUM_PEER_ACCESS=none"};
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(device_memory), cmocka_unit_test(registered_memory),
-        cmocka_unit_test(host_memory),   cmocka_unit_test(all_at_once),
-        cmocka_unit_test(many_starts),   cmocka_unit_test(without_their_communicator),
-        cmocka_unit_test(bad_arguments), cmocka_unit_test(in_a_graph),
+        cmocka_unit_test(device_memory),
+        cmocka_unit_test(registered_memory),
+        cmocka_unit_test(host_memory),
+        cmocka_unit_test(all_at_once),
+        cmocka_unit_test(many_starts),
+        cmocka_unit_test(without_their_communicator),
+        cmocka_unit_test(bad_arguments),
+        cmocka_unit_test(in_a_graph),
+        cmocka_unit_test(a_graph_without_its_communicator),
+        cmocka_unit_test(in_a_graph_beside_a_plain_call),
     };
 
     run_with_each(argc, argv, settings, 2);

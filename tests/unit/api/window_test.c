@@ -200,6 +200,19 @@ static void signals_are_counted(void **state)
     check_range(0, 0, 10, 1, 700);
 }
 
+/* More than can be counted are not taken for fewer than have come. */
+static void too_many_signals(void **state)
+{
+    (void)state;
+    for (int i = 0; i < 3; i++)
+        ok(thrum_signal(0, comms[1], queues[1]));
+    ok(thrum_wait_signal(1, 2, comms[0], queues[0]));
+    refused(thrum_wait_signal(1, UINT64_MAX, comms[0], queues[0]), THRUM_ERR_INVALID_COUNT,
+            "n=18446744073709551615");
+    ok(thrum_wait_signal(1, 1, comms[0], queues[0]));
+    ok(thrum_queue_synchronize(queues[0]));
+}
+
 /* What came is sent back one further on, until it has been around COUNT / 100 times. */
 static void ping_pong(void **state)
 {
@@ -297,6 +310,26 @@ static void captured(void **state)
         check_range(1, 1, 9, 0, 1);
         ok(thrum_queue_synchronize(queues[0]));
     }
+    thrum_graph_destroy(graph);
+}
+
+/* A window that is opened where one was closed is no part of a graph that puts into the old one. */
+static void captured_before_it_was_closed(void **state)
+{
+    thrum_graph_t graph;
+    thrum_window_t old = windows[0];
+
+    (void)state;
+    ok(thrum_queue_capture_begin(queues[0]));
+    put(0, 1, 0, 10, 0);
+    ok(thrum_queue_capture_end(queues[0], &graph));
+    for (int i = 0; i < 8; i++) {
+        deregister_all(windows);
+        register_all(sizeof host[0], windows);
+        refused(thrum_graph_launch(graph, queues[0]), THRUM_ERR_INVALID_ARGUMENT, "window");
+    }
+    if (windows[0] != old)
+        print_message("no window came where the first was\n");
     thrum_graph_destroy(graph);
 }
 
@@ -439,10 +472,20 @@ static void memory_is_gone(void **state)
 static int run(bool access)
 {
     const struct CMUnitTest tests[] = {
-        test(ring),           test(all_to_all),           test(signals_are_counted),
-        test(ping_pong),      test(host_memory),          test(in_a_group),
-        test(captured),       test(parts_of_any_size),    test(refusals),
-        test(left_open),      test(signal_does_not_come), test(abort_ends_a_wait),
+        test(ring),
+        test(all_to_all),
+        test(signals_are_counted),
+        test(ping_pong),
+        test(host_memory),
+        test(in_a_group),
+        test(captured),
+        test(captured_before_it_was_closed),
+        test(too_many_signals),
+        test(parts_of_any_size),
+        test(refusals),
+        test(left_open),
+        test(signal_does_not_come),
+        test(abort_ends_a_wait),
         test(memory_is_gone),
     };
 

@@ -624,6 +624,65 @@ static void test_threads_share_a_queue(void **state)
     assert_int_equal(value, 15000);
 }
 
+/* ---- what is executed while it is submitted ---------------------------------------------------------------------- */
+
+struct slow_failure {
+    int left;
+};
+
+static thrum_status_t fail_later(void *argument)
+{
+    struct slow_failure *failure = argument;
+
+    return failure->left-- > 0 ? THRUM_IN_PROGRESS : THRUM_ERR_ABORTED;
+}
+
+/* A command that is waited for a moment and then fails is the last of its submission, as any other. */
+static void test_failure_after_a_moment(void **state)
+{
+    struct fixture *f = of(state);
+    struct slow_failure failure = {.left = 3};
+    struct thrum_operand copy[] = {{.base = at(f->b)}, {.base = at(f->a)}};
+    struct thrum_command commands[] = {
+        {.opcode = THRUM_CMD_CALLBACK, .callback = fail_later, .argument = &failure},
+        {.opcode = THRUM_CMD_COPY, .ndst = 1, .nsrc = 1, .bytes = 8, .operands = copy}};
+    char text[8];
+
+    assert_ok(thrum_copy_to_device(f->queue, f->a, "changed", 8));
+    assert_ok(thrum_copy_to_device(f->queue, f->b, "as ever", 8));
+    assert_ok(thrum_copy(f->queue, f->b + 64, f->a + 64, 8)); /* both are translated by now */
+    assert_ok(finish(f->queue));
+    assert_ok(thrum_queue_submit(f->queue, commands, 2, NULL));
+    assert_status(finish(f->queue), THRUM_ERR_ABORTED);
+    assert_ok(thrum_copy_to_host(f->queue, text, f->b, 8));
+    assert_string_equal(text, "as ever");
+}
+
+/* Commands of no bytes name no memory, whatever their addresses. */
+static void test_no_bytes(void **state)
+{
+    struct fixture *f = of(state);
+    struct thrum_operand none[] = {{.base = 0}, {.base = 0}};
+    struct thrum_operand line[] = {{.base = at(f->a)}, {.base = 0}};
+    struct thrum_command commands[] = {
+        {.opcode = THRUM_CMD_REDUCE,
+         .dtype = THRUM_FLOAT32,
+         .redop = THRUM_SUM,
+         .ndst = 1,
+         .nsrc = 1,
+         .operands = none},
+        {.opcode = THRUM_CMD_COPY, .ndst = 1, .nsrc = 1, .operands = none},
+        {.opcode = THRUM_CMD_WRITE_LINE, .ndst = 1, .nsrc = 1, .value = 7, .operands = line}};
+    uint64_t flag = 0;
+
+    for (int i = 0; i < 2; i++) {
+        assert_ok(thrum_queue_submit(f->queue, commands, 3, NULL));
+        assert_ok(finish(f->queue));
+    }
+    assert_ok(thrum_copy_to_host(f->queue, &flag, f->a, 8));
+    assert_int_equal(flag, 7);
+}
+
 /* ---- bad input --------------------------------------------------------------------------------------------------- */
 
 static struct thrum_ras_event first_fault;
@@ -971,6 +1030,8 @@ int main(void)
         TEST(test_engine_progresses),
         TEST(test_many_submissions),
         TEST(test_threads_share_a_queue),
+        TEST(test_failure_after_a_moment),
+        TEST(test_no_bytes),
         TEST(test_page_fault),
         TEST(test_bad_packet),
         TEST(test_misaligned),
