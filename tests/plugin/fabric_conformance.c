@@ -185,6 +185,44 @@ static void data_is_there_before_its_signal(void **state)
     assert_true(nodes_run(2, -1, hammer_body));
 }
 
+/* Lines: inline data right behind the word of its signal, in both directions by turns. */
+static void lines_body(struct node *node)
+{
+    const size_t line = 4096;
+    const int other = !node->index;
+    _Atomic uint64_t *flag = (_Atomic uint64_t *)(void *)(node->memory + line);
+    char data[64];
+
+    for (uint64_t i = 1; i <= 3000; i++) {
+        size_t bytes = i % 65;
+        struct thrum_fabric_put put = {.local = data,
+                                       .bytes = bytes,
+                                       .remote_key = node->board->key[other],
+                                       .remote_offset = line + 8,
+                                       .signal_key = node->board->key[other],
+                                       .signal_offset = line,
+                                       .signal_value = i,
+                                       .flags = THRUM_PUT_INLINE};
+        if (node->index == (int)(i & 1)) {
+            fill_pattern(data, bytes, i);
+            node_put(node, other, &put);
+        } else {
+            while (atomic_load_explicit(flag, memory_order_acquire) < i)
+                node_poll(node);
+            node_expect(node, holds_pattern(node->memory + line + 8, bytes, i), "data of a line");
+            node_expect(node, holds_byte(node->memory + line + 8 + 64, 64, 0), "bytes behind");
+        }
+    }
+    node_flush(node, other);
+    node_barrier(node);
+}
+
+static void lines_come_whole(void **state)
+{
+    (void)state;
+    assert_true(nodes_run(2, -1, lines_body));
+}
+
 /* Later puts overtake nothing: of puts to the same word, the last one stays. */
 static void many_outstanding_body(struct node *node)
 {
@@ -497,6 +535,7 @@ int fabric_conformance(const char *plugin, const char *device)
         cmocka_unit_test(unknown_device_is_an_error),
         cmocka_unit_test(zero_and_unaligned_lengths),
         cmocka_unit_test(data_is_there_before_its_signal),
+        cmocka_unit_test(lines_come_whole),
         cmocka_unit_test(many_outstanding_puts_stay_in_order),
         cmocka_unit_test(large_puts_in_both_directions),
         cmocka_unit_test(flush_gives_the_source_back),

@@ -132,8 +132,8 @@ static void close_libfabric(struct ofi_endpoint *endpoint)
 /* False: libfabric has no room for it now. */
 static bool post_receive(struct ofi_endpoint *endpoint, struct ofi_op *receive)
 {
-    return !fi_recv(endpoint->ep, receive->slot, 64, endpoint->arena_desc, FI_ADDR_UNSPEC,
-                    &receive->context);
+    return !fi_recv(endpoint->ep, receive->slot, sizeof(struct ofi_signal), endpoint->arena_desc,
+                    FI_ADDR_UNSPEC, &receive->context);
 }
 
 static void post_receives(struct ofi_endpoint *endpoint)
@@ -220,8 +220,10 @@ static void take_signal(struct ofi_endpoint *endpoint, struct ofi_op *receive, s
     struct ofi_signal signal;
 
     memcpy(&signal, receive->slot, sizeof signal);
-    if (bytes == sizeof signal && signal.magic == OFI_MAGIC && signal.version == OFI_VERSION &&
-        signal.token == endpoint->address.token && ofi_signal_apply(endpoint, &signal))
+    if (bytes >= OFI_SIGNAL_HEAD && signal.bytes <= sizeof signal.data &&
+        bytes == OFI_SIGNAL_HEAD + signal.bytes && signal.magic == OFI_MAGIC &&
+        signal.version == OFI_VERSION && signal.token == endpoint->address.token &&
+        ofi_signal_apply(endpoint, &signal))
         return;
     if (!endpoint->warned)
         thrum_plugin_log(THRUM_LOG_WARN, "ofi: a signal was refused: it is not for memory that is "
@@ -231,9 +233,10 @@ static void take_signal(struct ofi_endpoint *endpoint, struct ofi_op *receive, s
 
 static void repost(struct ofi_endpoint *endpoint, struct ofi_op *receive)
 {
-    receive->next = NULL;
-    if (!post_receive(endpoint, receive))
-        endpoint->unposted++;
+    if (post_receive(endpoint, receive))
+        return;
+    receive->next = endpoint->unposted;
+    endpoint->unposted = receive;
 }
 
 /* Errors here are of connections to us; their ends matter to those who made them. */
@@ -250,8 +253,11 @@ static void take_error(struct ofi_endpoint *endpoint)
 static bool receive_signals(struct ofi_endpoint *endpoint)
 {
     struct fi_cq_msg_entry entries[COMPLETIONS];
-    ssize_t n = fi_cq_read(endpoint->cq, entries, COMPLETIONS);
+    ssize_t n;
 
+    while (endpoint->unposted && post_receive(endpoint, endpoint->unposted))
+        endpoint->unposted = endpoint->unposted->next;
+    n = fi_cq_read(endpoint->cq, entries, COMPLETIONS);
     if (n == -FI_EAVAIL)
         take_error(endpoint);
     for (ssize_t i = 0; i < n; i++) {

@@ -41,6 +41,7 @@
 #define OFI_VERSION 1
 #define OFI_INLINE_BYTES 4096
 #define OFI_REGIONS 8192 /* entries of the directory */
+#define OFI_LINE_BYTES 56 /* of data that go with their signal: what a line of 64 bytes holds */
 #define OFI_SLOTS 128 /* of OFI_INLINE_BYTES: inline puts and look-ups on their way */
 #define OFI_OPS 256 /* outstanding operations of a connection */
 #define OFI_RECEIVES 256 /* posted for signals */
@@ -71,11 +72,14 @@ struct ofi_address {
 };
 _Static_assert(sizeof(struct ofi_address) <= THRUM_FABRIC_ADDRESS_BYTES, "fits");
 
-/* The only message: store `value`. */
+/* The only message: store `bytes` of data behind the word, if there are any, and then `value` in it. */
 struct ofi_signal {
-    uint32_t magic, version;
+    uint32_t magic;
+    uint16_t version, bytes;
     uint64_t token, key, offset, value;
+    char data[OFI_LINE_BYTES];
 };
+#define OFI_SIGNAL_HEAD offsetof(struct ofi_signal, data)
 
 /* One of libfabric's offers. */
 struct ofi_offer {
@@ -123,7 +127,7 @@ struct ofi_work {
     void *slot; /* holds inline data; goes with the last piece */
     bool inject; /* `local` is `small` */
     struct ofi_signal signal; /* magic 0: none */
-    uint64_t signal_remote, signal_rma_key; /* key 0: it goes as a message */
+    uint64_t signal_remote, signal_rma_key; /* rma key 0: it goes as a message */
     char small[64];
 };
 
@@ -177,7 +181,7 @@ struct ofi_endpoint {
     uint16_t free_slots[OFI_SLOTS];
     unsigned nfree;
     struct ofi_op receives[OFI_RECEIVES]; /* `slot`: its buffer */
-    unsigned unposted; /* receives that libfabric did not take back yet */
+    struct ofi_op *unposted; /* receives that libfabric did not take back yet */
     bool warned;
 };
 

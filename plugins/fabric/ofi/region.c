@@ -10,9 +10,7 @@
 #include <sys/random.h>
 #include <sys/resource.h>
 
-#define RECEIVE_BYTES 64
 #define DIRECTORY_BYTES (OFI_REGIONS * sizeof(struct ofi_entry))
-_Static_assert(sizeof(struct ofi_signal) <= RECEIVE_BYTES, "a signal fits");
 _Static_assert(DIRECTORY_BYTES % 4096 == 0, "slots begin on a page");
 
 static uint64_t random_u64(void)
@@ -111,7 +109,7 @@ static void lay_out_receives(struct ofi_endpoint *endpoint)
     char *at = endpoint->arena + DIRECTORY_BYTES + OFI_SLOTS * OFI_INLINE_BYTES;
 
     for (unsigned i = 0; i < OFI_RECEIVES; i++)
-        endpoint->receives[i].slot = at + i * RECEIVE_BYTES;
+        endpoint->receives[i].slot = at + i * sizeof(struct ofi_signal);
 }
 
 thrum_status_t ofi_arena_create(struct ofi_endpoint *endpoint)
@@ -120,7 +118,7 @@ thrum_status_t ofi_arena_create(struct ofi_endpoint *endpoint)
     void *map;
 
     endpoint->arena_bytes =
-        DIRECTORY_BYTES + OFI_SLOTS * OFI_INLINE_BYTES + OFI_RECEIVES * RECEIVE_BYTES;
+        DIRECTORY_BYTES + OFI_SLOTS * OFI_INLINE_BYTES + OFI_RECEIVES * sizeof(struct ofi_signal);
     map = mmap(NULL, endpoint->arena_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1,
                0);
     if (map == MAP_FAILED)
@@ -319,9 +317,11 @@ bool ofi_signal_apply(struct ofi_endpoint *endpoint, const struct ofi_signal *si
     struct ofi_region *region = slot < endpoint->regions_high ? endpoint->regions[slot] : NULL;
 
     if (!region || !region->base || endpoint->directory[slot].key != signal->key ||
-        signal->offset % 8 || region->bytes < 8 || signal->offset > region->bytes - 8 ||
+        signal->offset % 8 || region->bytes < 8u + signal->bytes ||
+        signal->offset > region->bytes - 8 - signal->bytes ||
         (uintptr_t)(region->base + signal->offset) % 8)
         return false;
+    memcpy(region->base + signal->offset + 8, signal->data, signal->bytes);
     atomic_store_explicit((_Atomic uint64_t *)(void *)(region->base + signal->offset),
                           signal->value, memory_order_release);
     return true;

@@ -87,17 +87,18 @@ static struct ofi_op *post_read(struct ofi_peer *peer, void *local, void *desc, 
 static bool post_signal(struct ofi_peer *peer, const struct ofi_signal *signal)
 {
     struct ofi_endpoint *endpoint = peer->endpoint;
-    bool inject = endpoint->inject_bytes >= sizeof *signal;
+    size_t bytes = OFI_SIGNAL_HEAD + signal->bytes;
+    bool inject = endpoint->inject_bytes >= bytes;
     void *slot = inject ? NULL : ofi_slot_take(endpoint);
     void *desc = inject ? NULL : endpoint->arena_desc;
-    struct iovec part = {slot ? slot : (void *)(uintptr_t)signal, sizeof *signal};
+    struct iovec part = {slot ? slot : (void *)(uintptr_t)signal, bytes};
     struct fi_msg message = {.msg_iov = &part, .desc = &desc, .iov_count = 1, .addr = peer->to};
     struct ofi_op *op;
 
     if (!inject && !slot)
         return false;
     if (slot)
-        memcpy(slot, signal, sizeof *signal);
+        memcpy(slot, signal, bytes);
     op = take_op(peer);
     if (op) {
         op->slot = slot;
@@ -374,6 +375,14 @@ static thrum_status_t keep_inline(struct ofi_peer *peer, const struct thrum_fabr
     return THRUM_OK;
 }
 
+/* A line: a few bytes of data right behind their signal's word. They travel in its message. */
+static bool is_line(const struct thrum_fabric_put *put)
+{
+    return put->flags & THRUM_PUT_INLINE && put->bytes && put->bytes <= OFI_LINE_BYTES &&
+           put->signal_key && put->signal_key == put->remote_key &&
+           put->remote_offset == put->signal_offset + 8;
+}
+
 static void fill_signal(struct ofi_peer *peer, const struct thrum_fabric_put *put,
                         const struct ofi_entry *entry, struct ofi_work *work)
 {
@@ -403,7 +412,13 @@ static thrum_status_t accept_put(struct ofi_peer *peer, const struct thrum_fabri
         return status;
     work.remote = data.base + put->remote_offset;
     work.rma_key = data.rma_key;
-    if (put->bytes && put->flags & THRUM_PUT_INLINE) {
+    if (put->signal_key)
+        fill_signal(peer, put, &signal, &work);
+    if (is_line(put) && !signal.write_signals) {
+        memcpy(work.signal.data, put->local, put->bytes);
+        work.signal.bytes = (uint16_t)put->bytes;
+        work.left = 0;
+    } else if (put->bytes && put->flags & THRUM_PUT_INLINE) {
         status = keep_inline(peer, put, &work);
         if (status)
             return status;
@@ -411,8 +426,6 @@ static thrum_status_t accept_put(struct ofi_peer *peer, const struct thrum_fabri
         work.local = (char *)(uintptr_t)put->local;
         work.desc = ((const struct ofi_region *)put->local_region)->desc;
     }
-    if (put->signal_key)
-        fill_signal(peer, put, &signal, &work);
     peer->work = work;
     if (work.inject)
         peer->work.local = peer->work.small;
