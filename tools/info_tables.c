@@ -237,7 +237,7 @@ int info_fabrics(bool json)
         show_plugin(*name, list);
     }
     if (!built_in && *chosen)
-        show_plugin(chosen, list);
+        show_plugin(strcmp(chosen, "auto") ? chosen : "ofi", list); /* which serves other hosts */
     return json ? info_print_json(list) : 0;
 }
 

@@ -26,7 +26,10 @@ extern "C" {
 #define THRUM_FABRIC_ABI_VERSION 1
 #define THRUM_FABRIC_ADDRESS_BYTES 160
 
-/* Where an endpoint listens: opaque bytes, exchanged by bootstrap. */
+/*
+ * Where an endpoint listens: exchanged by bootstrap. The first eight bytes mark plugin and version, so that connect can
+ * refuse what it does not understand; the rest is opaque.
+ */
 struct thrum_fabric_address {
     uint8_t bytes[THRUM_FABRIC_ADDRESS_BYTES];
 };
@@ -84,7 +87,8 @@ struct thrum_fabric_ops {
 
     /*
      * OK: accepted; the source must stay until flush says so. IN_PROGRESS: no room now, nothing was taken; call
-     * progress and try again. Puts to one peer become visible in order, data before its signal.
+     * progress and try again. Signals to one peer become visible in order, each after the data of its own put and of all
+     * earlier ones.
      */
     thrum_status_t (*put_signal)(void *peer, const struct thrum_fabric_put *put);
     /* Reads remote bytes; done when flush returns OK. */

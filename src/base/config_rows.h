@@ -21,10 +21,21 @@ X(TUNE_FILE, "THRUM_TUNE_FILE", CONFIG_STRING, "", 0, 0, "",
   "what is built in.")
 X(PEER_ACCESS, "THRUM_PEER_ACCESS", CONFIG_CHOICE, "auto", 0, 0, "auto|none",
   "none: never load or store a peer's memory; all data goes by PUT through a fabric plugin.")
-X(FABRIC, "THRUM_FABRIC", CONFIG_STRING, "loopback", 0, 0, "",
-  "Fabric plugin to use where there is no peer access.")
+X(FABRIC, "THRUM_FABRIC", CONFIG_STRING, "auto", 0, 0, "",
+  "Fabric plugin to use where there is no peer access. auto: loopback if all ranks are on one "
+  "host, "
+  "else ofi.")
 X(FABRIC_DEVICE, "THRUM_FABRIC_DEVICE", CONFIG_STRING, "", 0, 0, "",
   "Device or provider of the fabric plugin.")
+X(OFI_PROVIDER, "THRUM_OFI_PROVIDER", CONFIG_STRING, "", 0, 0, "",
+  "Provider of libfabric for the fabric ofi, such as tcp, shm or verbs; without it the best one "
+  "that is found.")
+X(OFI_INTERFACE, "THRUM_OFI_INTERFACE", CONFIG_STRING, "", 0, 0, "",
+  "Network interface, libfabric domain or address that the fabric ofi uses; without it the first "
+  "that can be reached from other hosts.")
+X(OFI_ORDER, "THRUM_OFI_ORDER", CONFIG_CHOICE, "auto", 0, 0, "auto|wait",
+  "How the fabric ofi keeps data before its signal. auto: by the provider's order of writes where "
+  "it has one; wait: always by waiting until the data is at the peer, which is slower.")
 X(LOOPBACK_RING_BYTES, "THRUM_LOOPBACK_RING_BYTES", CONFIG_BYTES, "256K", 16384, 67108864, "bytes",
   "Mailbox of each connection of the loopback fabric; rounded up to a power of two.")
 X(PLUGIN_PATH, "THRUM_PLUGIN_PATH", CONFIG_STRING, "", 0, 0, "",

@@ -57,7 +57,8 @@ struct exchange {
     uint64_t rules; /* digest of these and the tuning file's */
     struct select_figures figures;
     struct topo_cores cores;
-    char fabric[32];
+    char fabric[32]; /* THRUM_FABRIC */
+    char fabric_in_use[16]; /* of the device, by other communicators; its ports belong to one */
     int32_t status; /* thrum_status_t of making the area */
     char message[128];
 };
@@ -66,7 +67,7 @@ struct exchange_fabric {
     struct thrum_fabric_address address;
     uint64_t area_key, area_put_offset;
     int32_t status; /* thrum_status_t of opening the endpoint */
-    char message[128];
+    char message[320];
 };
 
 static uint64_t fnv1a(uint64_t h, const void *data, size_t bytes)
@@ -139,6 +140,20 @@ static thrum_status_t check_agreement(const struct thrum_comm *comm, const struc
     return THRUM_OK;
 }
 
+/* Which fabric serves where there is no peer access; the same answer on every rank. */
+static void choose_fabric(struct thrum_comm *comm, const struct exchange *all)
+{
+    const char *name = all[0].fabric;
+
+    if (!strcmp(name, "auto")) {
+        name = comm->local_ranks == comm->nranks ? "loopback" : "ofi";
+        for (int r = 0; r < comm->nranks; r++)
+            if (!strncmp(all[r].fabric_in_use, "ofi", sizeof all[r].fabric_in_use))
+                name = "ofi";
+    }
+    snprintf(comm->fabric_name, sizeof comm->fabric_name, "%.31s", name);
+}
+
 /*
  * How many ranks take turns on a core of this rank: those of its host that may use the same cores, or all of them where
  * a quota binds them. Sets that overlap in part count as apart.
@@ -181,6 +196,7 @@ static thrum_status_t exchange_devices(struct thrum_comm *comm, thrum_status_t a
     mine->figures = comm->policy.figures;
     topo_get_cores(&mine->cores);
     snprintf(mine->fabric, sizeof mine->fabric, "%s", thrum_config_string(CFG_FABRIC));
+    comm_endpoint_in_use(comm->device, mine->fabric_in_use, sizeof mine->fabric_in_use);
     status = area_status ? area_status : comm->ops->address(comm->device->impl, &mine->device);
     mine->status = status;
     if (status)
@@ -204,6 +220,7 @@ static thrum_status_t exchange_devices(struct thrum_comm *comm, thrum_status_t a
              comm->ops->peer_access(comm->device->impl, &all[r].device) != THRUM_PEER_LOAD_STORE))
             reach[comm->rank].everywhere = false;
     }
+    choose_fabric(comm, all);
     comm->own_share = reach[comm->rank].share = share_of_core(comm, all);
     status = bootstrap_allgather(comm->bootstrap, reach, sizeof *reach);
     comm->peer_access = true; /* alone there is nobody to put to */
@@ -220,8 +237,9 @@ out:
 
 static thrum_status_t open_endpoint(struct thrum_comm *comm, struct exchange_fabric *mine)
 {
-    thrum_status_t status = comm_endpoint_get(comm->device, &comm->shared_endpoint, &comm->fabric,
-                                              &comm->endpoint, &mine->address);
+    thrum_status_t status =
+        comm_endpoint_get(comm->device, comm->fabric_name, &comm->shared_endpoint, &comm->fabric,
+                          &comm->endpoint, &mine->address);
 
     if (!status)
         status = comm->ops->port_attach(comm->device->impl, comm->fabric, comm->endpoint);
@@ -251,8 +269,9 @@ static thrum_status_t exchange_fabric(struct thrum_comm *comm)
     for (int r = 0; r < comm->nranks && !status; r++) {
         if (all[r].status)
             status = thrum_fail(
-                (thrum_status_t)all[r].status, "rank %d cannot use the fabric %s: %.*s", r,
-                thrum_config_string(CFG_FABRIC), (int)sizeof all[r].message - 1, all[r].message);
+                (thrum_status_t)all[r].status, "%srank %d cannot use the fabric %s: %.*s",
+                comm->local_ranks < comm->nranks ? "the ranks are on several hosts, and " : "", r,
+                comm->fabric_name, (int)sizeof all[r].message - 1, all[r].message);
         comm->peers[r].fabric = all[r].address;
         comm->peers[r].area_key = all[r].area_key;
         comm->peers[r].area_put_offset = all[r].area_put_offset;

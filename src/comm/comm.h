@@ -221,6 +221,7 @@ struct thrum_comm {
     uint64_t area; /* fixed: device address of the own area */
     uint64_t area_bytes, scratch_offset, own_offset; /* fixed; scratch and own block in the area */
 
+    char fabric_name[32]; /* fixed: the fabric to use without peer access */
     const struct thrum_fabric_ops *fabric; /* fixed; NULL with peer access */
     struct comm_endpoint *shared_endpoint; /* fixed; holds `endpoint` */
     void *endpoint; /* fixed */
@@ -309,11 +310,14 @@ void comm_windows_free(struct thrum_comm *comm);
 
 /* ---- endpoint.c ---- */
 
-/* The device's endpoint of the configured fabric, opened for the first communicator that asks and closed by the last. */
-thrum_status_t comm_endpoint_get(struct thrum_device *device, struct comm_endpoint **endpoint_out,
+/* The device's endpoint of the fabric, opened for the first communicator that asks and closed by the last. */
+thrum_status_t comm_endpoint_get(struct thrum_device *device, const char *fabric,
+                                 struct comm_endpoint **endpoint_out,
                                  const struct thrum_fabric_ops **fabric_out, void **handle_out,
                                  struct thrum_fabric_address *address_out);
 void comm_endpoint_put(struct comm_endpoint *endpoint);
+/* Name of a fabric that the device has an endpoint of; "" if it has none. */
+void comm_endpoint_in_use(const struct thrum_device *device, char *name_out, size_t bytes);
 
 /* ---- registry.c ---- */
 

@@ -4,7 +4,9 @@
  */
 #include "comm/comm.h"
 
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "base/base.h"
@@ -15,6 +17,7 @@ struct comm_endpoint {
     struct comm_endpoint *next;
     pid_t pid; /* a child of fork has no part in its parent's */
     struct thrum_device *device;
+    char name[32]; /* of the fabric */
     const struct thrum_fabric_ops *fabric;
     void *handle;
     struct thrum_fabric_address address;
@@ -26,7 +29,8 @@ static struct {
     struct comm_endpoint *first;
 } endpoints = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
-static thrum_status_t make(struct thrum_device *device, struct comm_endpoint **endpoint_out)
+static thrum_status_t make(struct thrum_device *device, const char *fabric,
+                           struct comm_endpoint **endpoint_out)
 {
     const char *name = thrum_config_string(CFG_FABRIC_DEVICE);
     struct comm_endpoint *endpoint = calloc(1, sizeof *endpoint);
@@ -36,7 +40,8 @@ static thrum_status_t make(struct thrum_device *device, struct comm_endpoint **e
         return thrum_fail(THRUM_ERR_NO_MEMORY, "no host memory for a fabric endpoint");
     endpoint->pid = getpid();
     endpoint->device = device;
-    status = fabric_plugin_load(thrum_config_string(CFG_FABRIC), &endpoint->fabric);
+    snprintf(endpoint->name, sizeof endpoint->name, "%s", fabric);
+    status = fabric_plugin_load(fabric, &endpoint->fabric);
     if (!status)
         status = endpoint->fabric->open(*name ? name : NULL, &endpoint->handle, &endpoint->address);
     if (status) {
@@ -49,7 +54,29 @@ static thrum_status_t make(struct thrum_device *device, struct comm_endpoint **e
     return THRUM_OK;
 }
 
-thrum_status_t comm_endpoint_get(struct thrum_device *device, struct comm_endpoint **endpoint_out,
+/* Under lock. `fabric` NULL: any. */
+static struct comm_endpoint *find(const struct thrum_device *device, const char *fabric)
+{
+    struct comm_endpoint *endpoint = endpoints.first;
+
+    while (endpoint && (endpoint->device != device || endpoint->pid != getpid() ||
+                        (fabric && strcmp(endpoint->name, fabric))))
+        endpoint = endpoint->next;
+    return endpoint;
+}
+
+void comm_endpoint_in_use(const struct thrum_device *device, char *name_out, size_t bytes)
+{
+    const struct comm_endpoint *endpoint;
+
+    pthread_mutex_lock(&endpoints.lock);
+    endpoint = find(device, NULL);
+    snprintf(name_out, bytes, "%s", endpoint ? endpoint->name : "");
+    pthread_mutex_unlock(&endpoints.lock);
+}
+
+thrum_status_t comm_endpoint_get(struct thrum_device *device, const char *fabric,
+                                 struct comm_endpoint **endpoint_out,
                                  const struct thrum_fabric_ops **fabric_out, void **handle_out,
                                  struct thrum_fabric_address *address_out)
 {
@@ -57,11 +84,9 @@ thrum_status_t comm_endpoint_get(struct thrum_device *device, struct comm_endpoi
     struct comm_endpoint *endpoint;
 
     pthread_mutex_lock(&endpoints.lock);
-    endpoint = endpoints.first;
-    while (endpoint && (endpoint->device != device || endpoint->pid != getpid()))
-        endpoint = endpoint->next;
+    endpoint = find(device, fabric);
     if (!endpoint)
-        status = make(device, &endpoint);
+        status = make(device, fabric, &endpoint);
     if (!status) {
         endpoint->users++;
         *endpoint_out = endpoint;

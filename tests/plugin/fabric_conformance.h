@@ -1,10 +1,15 @@
-/* The conformance suite of fabric plugins is in two files; this one lists the tests of the second. */
+/* The conformance suite of fabric plugins: its entry, and the tests of its second file. */
 #ifndef TESTS_FABRIC_CONFORMANCE_H
 #define TESTS_FABRIC_CONFORMANCE_H
+
+/* Runs the suite on a plugin and one of its devices (NULL: the best). The number of tests that failed. */
+int fabric_conformance(const char *plugin, const char *device);
 
 void bad_keys_and_ranges_fail_the_connection_only(void **state);
 void stale_keys_are_refused(void **state);
 void bad_arguments_are_refused_at_the_call(void **state);
+void regions_have_a_limit_that_is_told(void **state);
+void addresses_of_other_versions_are_refused(void **state);
 void close_drops_work_in_flight(void **state);
 void disconnect_drops_work_in_flight(void **state);
 void killed_peer_is_noticed(void **state);

@@ -167,6 +167,72 @@ void bad_arguments_are_refused_at_the_call(void **state)
     assert_true(nodes_run(2, -1, arguments_body));
 }
 
+/* As many regions as it takes, or more than anybody needs. The limit costs what was registered before nothing. */
+#define MANY_REGIONS 10000
+static void regions_body(struct node *node)
+{
+    static char memory[MANY_REGIONS][64];
+    static void *regions[MANY_REGIONS + 1];
+    struct thrum_fabric_put put = node_make_put(node, 0, 0, 64, 4096, 0, 1);
+    thrum_status_t status = THRUM_OK;
+    void *self = NULL;
+    uint64_t key = 0, last = 0;
+    int n = 0;
+
+    while (n < MANY_REGIONS && !status) {
+        status = node->ops->region_register(node->endpoint, memory[n], 64, &regions[n], &key);
+        node_expect(node, status || (key && key != last), "a key of its own");
+        last = key;
+        n += !status;
+    }
+    node_expect(node, !status || (status == THRUM_ERR_LIMIT && *thrum_last_error()),
+                "the limit is told");
+    node_expect(node, n >= 1000, "a thousand regions at least");
+    node_expect(node,
+                node->ops->connect(node->endpoint, &node->board->address[0], &self) == THRUM_OK,
+                "connect to itself");
+    node->peers[0] = self;
+    node_put(node, 0, &put); /* the first region is as good as ever */
+    put.remote_key = last;
+    put.remote_offset = 0;
+    put.signal_value = 2;
+    node_put(node, 0, &put); /* and so is the last */
+    node_wait_signal(node, 0, 2);
+    node_flush(node, 0);
+    while (n)
+        node->ops->region_deregister(node->endpoint, regions[--n]);
+    node_expect(node,
+                node->ops->region_register(node->endpoint, memory[0], 64, &regions[0], &key) ==
+                    THRUM_OK,
+                "there is room again");
+    node->ops->region_deregister(node->endpoint, regions[0]);
+}
+
+void regions_have_a_limit_that_is_told(void **state)
+{
+    (void)state;
+    assert_true(nodes_run(1, -1, regions_body));
+}
+
+/* The first eight bytes of an address say whose it is and of which version. */
+static void skew_body(struct node *node)
+{
+    for (int i = 0; i < 8; i++) {
+        struct thrum_fabric_address address = node->board->address[0];
+        void *peer = NULL;
+
+        address.bytes[i] ^= 0x5a;
+        node_expect(node, node->ops->connect(node->endpoint, &address, &peer) < 0, "refused");
+        node_expect(node, !peer && *thrum_last_error(), "with a message, and no output");
+    }
+}
+
+void addresses_of_other_versions_are_refused(void **state)
+{
+    (void)state;
+    assert_true(nodes_run(1, -1, skew_body));
+}
+
 /* Node 1 takes nothing; node 0 fills whatever room there is. */
 static void put_until_full(struct node *node, void *peer)
 {

@@ -1,6 +1,6 @@
 /*
- * What every fabric plugin must do, tried through its table only. Usage: fabric_conformance_test [PLUGIN [DEVICE]];
- * without arguments it tries loopback. This file: data and order; fabric_conformance_errors.c: failures.
+ * What every fabric plugin must do, tried through its table only. Run by thrum-conformance, for vendors and for our own
+ * suite. This file: data and order; fabric_conformance_errors.c: failures.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -183,6 +183,44 @@ static void data_is_there_before_its_signal(void **state)
 {
     (void)state;
     assert_true(nodes_run(2, -1, hammer_body));
+}
+
+/* Lines: inline data right behind the word of its signal, in both directions by turns. */
+static void lines_body(struct node *node)
+{
+    const size_t line = 4096;
+    const int other = !node->index;
+    _Atomic uint64_t *flag = (_Atomic uint64_t *)(void *)(node->memory + line);
+    char data[64];
+
+    for (uint64_t i = 1; i <= 3000; i++) {
+        size_t bytes = i % 65;
+        struct thrum_fabric_put put = {.local = data,
+                                       .bytes = bytes,
+                                       .remote_key = node->board->key[other],
+                                       .remote_offset = line + 8,
+                                       .signal_key = node->board->key[other],
+                                       .signal_offset = line,
+                                       .signal_value = i,
+                                       .flags = THRUM_PUT_INLINE};
+        if (node->index == (int)(i & 1)) {
+            fill_pattern(data, bytes, i);
+            node_put(node, other, &put);
+        } else {
+            while (atomic_load_explicit(flag, memory_order_acquire) < i)
+                node_poll(node);
+            node_expect(node, holds_pattern(node->memory + line + 8, bytes, i), "data of a line");
+            node_expect(node, holds_byte(node->memory + line + 8 + 64, 64, 0), "bytes behind");
+        }
+    }
+    node_flush(node, other);
+    node_barrier(node);
+}
+
+static void lines_come_whole(void **state)
+{
+    (void)state;
+    assert_true(nodes_run(2, -1, lines_body));
 }
 
 /* Later puts overtake nothing: of puts to the same word, the last one stays. */
@@ -489,7 +527,7 @@ static void connect_does_not_wait_for_progress(void **state)
     assert_true(nodes_run(2, -1, busy_body));
 }
 
-int main(int argc, char **argv)
+int fabric_conformance(const char *plugin, const char *device)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(describes_itself),
@@ -497,6 +535,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(unknown_device_is_an_error),
         cmocka_unit_test(zero_and_unaligned_lengths),
         cmocka_unit_test(data_is_there_before_its_signal),
+        cmocka_unit_test(lines_come_whole),
         cmocka_unit_test(many_outstanding_puts_stay_in_order),
         cmocka_unit_test(large_puts_in_both_directions),
         cmocka_unit_test(flush_gives_the_source_back),
@@ -509,16 +548,17 @@ int main(int argc, char **argv)
         cmocka_unit_test(bad_keys_and_ranges_fail_the_connection_only),
         cmocka_unit_test(stale_keys_are_refused),
         cmocka_unit_test(bad_arguments_are_refused_at_the_call),
+        cmocka_unit_test(regions_have_a_limit_that_is_told),
+        cmocka_unit_test(addresses_of_other_versions_are_refused),
         cmocka_unit_test(close_drops_work_in_flight),
         cmocka_unit_test(disconnect_drops_work_in_flight),
         cmocka_unit_test(killed_peer_is_noticed),
         cmocka_unit_test(dead_address_cannot_be_connected),
     };
-    const char *plugin = argc > 1 ? argv[1] : "loopback";
 
-    nodes_device = argc > 2 ? argv[2] : NULL;
+    nodes_device = device;
     if (fabric_plugin_load(plugin, &nodes_ops)) {
-        fprintf(stderr, "%s\n", thrum_last_error());
+        fprintf(stderr, "thrum-conformance: %s\n", thrum_last_error());
         return 1;
     }
     return cmocka_run_group_tests(tests, NULL, NULL);

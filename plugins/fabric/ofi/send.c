@@ -1,0 +1,496 @@
+/*
+ * Put, get and flush. One piece of work of a connection is accepted at a time; its pieces go to libfabric as it takes
+ * them, from the call itself and from progress. Where the provider keeps the order of writes, everything goes out back
+ * to back; where it does not, each step waits until the one before it is complete at the peer.
+ */
+#include "ofi.h"
+
+#include <string.h>
+
+#define COMPLETIONS 16 /* read at once */
+#define ACTIVE_NS \
+    20000000 /* bytes that a provider keeps back are on their way by then, if it is driven */
+
+/* ---- operations that libfabric has ---- */
+
+static struct ofi_op *take_op(struct ofi_peer *peer)
+{
+    struct ofi_op *op = peer->free_ops;
+
+    if (op)
+        peer->free_ops = op->next;
+    return op;
+}
+
+static void finish_op(struct ofi_peer *peer, struct ofi_op *op)
+{
+    if (op->slot)
+        ofi_slot_free(peer->endpoint, op->slot);
+    op->slot = NULL;
+    op->next = peer->free_ops;
+    peer->free_ops = op;
+}
+
+/* What a call of libfabric said about `op`. True: it has it. */
+static bool was_taken(struct ofi_peer *peer, struct ofi_op *op, ssize_t result, const char *doing)
+{
+    if (!result) {
+        peer->outstanding++;
+        peer->unconfirmed = true;
+        peer->active_ns = now_ns();
+        return true;
+    }
+    op->slot = NULL;
+    finish_op(peer, op);
+    if (result != -FI_EAGAIN)
+        (void)ofi_peer_broke(peer, (int)-result, doing);
+    return false;
+}
+
+static bool post_write(struct ofi_peer *peer, const void *local, void *desc, size_t bytes,
+                       uint64_t remote, uint64_t rma_key, bool inject, void *slot)
+{
+    struct iovec part = {(void *)(uintptr_t)local, bytes};
+    struct fi_rma_iov target = {remote, bytes, rma_key};
+    struct fi_msg_rma message = {.msg_iov = &part,
+                                 .desc = &desc,
+                                 .iov_count = 1,
+                                 .addr = peer->to,
+                                 .rma_iov = &target,
+                                 .rma_iov_count = 1};
+    uint64_t flags = FI_COMPLETION | (inject ? FI_INJECT : 0) |
+                     (peer->endpoint->ordered ? 0 : FI_DELIVERY_COMPLETE);
+    struct ofi_op *op = take_op(peer);
+
+    if (!op)
+        return false;
+    op->slot = slot;
+    message.context = &op->context;
+    return was_taken(peer, op, fi_writemsg(peer->ep, &message, flags), "writing");
+}
+
+static struct ofi_op *post_read(struct ofi_peer *peer, void *local, void *desc, size_t bytes,
+                                uint64_t remote, uint64_t rma_key)
+{
+    struct ofi_op *op = take_op(peer);
+
+    if (!op)
+        return NULL;
+    if (was_taken(peer, op,
+                  fi_read(peer->ep, local, bytes, desc, peer->to, remote, rma_key, &op->context),
+                  "reading"))
+        return op;
+    return NULL;
+}
+
+/* Messages are short: where the provider cannot take them at once they need a slot. */
+static bool post_signal(struct ofi_peer *peer, const struct ofi_signal *signal)
+{
+    struct ofi_endpoint *endpoint = peer->endpoint;
+    size_t bytes = OFI_SIGNAL_HEAD + signal->bytes;
+    bool inject = endpoint->inject_bytes >= bytes;
+    void *slot = inject ? NULL : ofi_slot_take(endpoint);
+    void *desc = inject ? NULL : endpoint->arena_desc;
+    struct iovec part = {slot ? slot : (void *)(uintptr_t)signal, bytes};
+    struct fi_msg message = {.msg_iov = &part, .desc = &desc, .iov_count = 1, .addr = peer->to};
+    struct ofi_op *op;
+
+    if (!inject && !slot)
+        return false;
+    if (slot)
+        memcpy(slot, signal, bytes);
+    op = take_op(peer);
+    if (op) {
+        op->slot = slot;
+        message.context = &op->context;
+        if (was_taken(peer, op,
+                      fi_sendmsg(peer->ep, &message, FI_COMPLETION | (inject ? FI_INJECT : 0)),
+                      "signalling"))
+            return true;
+    }
+    if (slot)
+        ofi_slot_free(endpoint, slot);
+    return false;
+}
+
+/* ---- keys ---- */
+
+/* NULL: nothing is. */
+static const struct ofi_entry *remembered(const struct ofi_peer *peer, uint64_t key)
+{
+    for (unsigned i = 0; i < peer->nkeys; i++)
+        if (peer->keys[i].key == key)
+            return &peer->keys[i];
+    return NULL;
+}
+
+/* In turn: a put needs two keys, which must not push each other out. */
+static void remember(struct ofi_peer *peer, struct ofi_entry entry)
+{
+    peer->keys[peer->next_key] = entry;
+    peer->nkeys = (unsigned)max_u64(peer->nkeys, peer->next_key + 1);
+    peer->next_key = (peer->next_key + 1) % OFI_KEYS;
+}
+
+thrum_status_t ofi_lookup_start(struct ofi_peer *peer, uint64_t key)
+{
+    struct ofi_endpoint *endpoint = peer->endpoint;
+    uint64_t at = ((uint32_t)key - 1) * sizeof(struct ofi_entry);
+    struct ofi_entry *answer;
+
+    if (peer->lookup)
+        return THRUM_IN_PROGRESS;
+    answer = ofi_slot_take(endpoint);
+    if (!answer)
+        return THRUM_IN_PROGRESS;
+    peer->lookup = post_read(peer, answer, endpoint->arena_desc, sizeof *answer,
+                             peer->address.directory + at, peer->address.directory_key);
+    if (peer->lookup) {
+        peer->lookup->slot = answer;
+        peer->answer = answer;
+        peer->wanted = key;
+    } else {
+        ofi_slot_free(endpoint, answer);
+    }
+    return peer->status ? peer->status : THRUM_IN_PROGRESS;
+}
+
+/* The answer is there, and a slot still. */
+static void finish_lookup(struct ofi_peer *peer)
+{
+    struct ofi_entry entry = *peer->answer;
+
+    peer->lookup = NULL;
+    peer->answer = NULL;
+    peer->unconfirmed = peer->outstanding > 0;
+    if (entry.check != ofi_entry_check(&entry))
+        return; /* it was being changed: whoever wants it asks again */
+    if (entry.key != peer->wanted) /* remembered as what it is: no region */
+        entry = (struct ofi_entry){.key = peer->wanted};
+    if (!remembered(peer, entry.key))
+        remember(peer, entry);
+}
+
+/* What `key` names at the peer, and whether [offset, +bytes) lies in it. IN_PROGRESS: it is being asked for. */
+static thrum_status_t resolve(struct ofi_peer *peer, uint64_t key, uint64_t offset, size_t bytes,
+                              struct ofi_entry *out)
+{
+    const struct ofi_entry *entry = remembered(peer, key);
+
+    if (!key || (uint32_t)key - 1 >= OFI_REGIONS)
+        return ofi_peer_fail(peer, THRUM_ERR_INVALID_ARGUMENT, "key 0x%llx is none of its regions",
+                             (unsigned long long)key);
+    if (!entry)
+        return ofi_lookup_start(peer, key);
+    if (!entry->bytes)
+        return ofi_peer_fail(peer, THRUM_ERR_INVALID_ARGUMENT,
+                             "key 0x%llx is none of its regions, or not any more",
+                             (unsigned long long)key);
+    if (offset > entry->bytes || bytes > entry->bytes - offset)
+        return ofi_peer_fail(peer, THRUM_ERR_INVALID_ARGUMENT,
+                             "%zu bytes at %llu leave its region of %llu bytes", bytes,
+                             (unsigned long long)offset, (unsigned long long)entry->bytes);
+    *out = *entry;
+    return THRUM_OK;
+}
+
+/* ---- work ---- */
+
+/* Without the provider's order a step waits for all before it. */
+static bool must_wait(const struct ofi_peer *peer)
+{
+    return !peer->endpoint->ordered && peer->outstanding;
+}
+
+static bool send_pieces(struct ofi_peer *peer)
+{
+    struct ofi_work *work = &peer->work;
+
+    while (work->left) {
+        size_t bytes = min_u64(work->left, peer->endpoint->piece_bytes);
+        bool last = bytes == work->left;
+        bool taken = work->kind == OFI_GET
+                         ? post_read(peer, work->local, work->desc, bytes, work->remote,
+                                     work->rma_key) != NULL
+                         : post_write(peer, work->local, work->desc, bytes, work->remote,
+                                      work->rma_key, work->inject, last ? work->slot : NULL);
+        if (!taken)
+            return false;
+        work->local += bytes;
+        work->remote += bytes;
+        work->left -= bytes;
+        if (last)
+            work->slot = NULL;
+    }
+    return true;
+}
+
+static bool send_signal(struct ofi_peer *peer)
+{
+    const struct ofi_work *work = &peer->work;
+
+    if (work->signal_rma_key)
+        return post_write(peer, &work->signal.value, NULL, sizeof work->signal.value,
+                          work->signal_remote, work->signal_rma_key, true, NULL);
+    return post_signal(peer, &work->signal);
+}
+
+/* Gives libfabric what it takes of the work. True: all of it. */
+static bool advance(struct ofi_peer *peer)
+{
+    struct ofi_work *work = &peer->work;
+
+    if (!work->kind)
+        return true;
+    if (!work->started) {
+        if (must_wait(peer))
+            return false;
+        work->started = true;
+    }
+    if (work->left && !send_pieces(peer))
+        return false;
+    if (work->signal.magic && (must_wait(peer) || !send_signal(peer)))
+        return false;
+    work->kind = OFI_NOTHING;
+    return true;
+}
+
+/* ---- completions ---- */
+
+static void take_error(struct ofi_peer *peer)
+{
+    struct fi_cq_err_entry error = {0};
+
+    if (fi_cq_readerr(peer->cq, &error, 0) < 0)
+        return;
+    if (error.err == FI_ECANCELED || error.err == FI_EIO)
+        error.err = FI_ECONNRESET; /* nothing is cancelled here: its connection went */
+    (void)ofi_peer_broke(peer, error.err ? error.err : FI_EIO, "the connection broke");
+}
+
+/* True if something ended. */
+static bool take_completions(struct ofi_peer *peer)
+{
+    struct fi_cq_entry entries[COMPLETIONS];
+    ssize_t n = fi_cq_read(peer->cq, entries, COMPLETIONS);
+
+    if (n == -FI_EAVAIL)
+        take_error(peer);
+    else if (n < 0 && n != -FI_EAGAIN)
+        (void)ofi_peer_broke(peer, (int)-n, "reading completions");
+    for (ssize_t i = 0; i < n; i++) {
+        struct ofi_op *op = entries[i].op_context;
+        if (!op)
+            continue;
+        peer->outstanding--;
+        if (op == peer->lookup)
+            finish_lookup(peer);
+        finish_op(peer, op);
+    }
+    return n > 0;
+}
+
+bool ofi_send_locked(struct ofi_peer *peer)
+{
+    bool moved = false, stalled;
+
+    if (peer->status)
+        return false;
+    if (!peer->outstanding && !peer->work.kind && !peer->wanted &&
+        now_ns() - peer->active_ns > ACTIVE_NS)
+        return false;
+    moved = take_completions(peer);
+    if (!peer->status && peer->work.kind)
+        moved |= advance(peer);
+    stalled = !moved && (peer->outstanding || peer->work.kind || peer->wanted);
+    ofi_peer_watch(peer, stalled);
+    return moved;
+}
+
+/* ---- the calls ---- */
+
+static thrum_status_t check_local(const struct ofi_peer *peer, const char *call, const void *local,
+                                  const struct ofi_region *region, size_t bytes)
+{
+    uintptr_t base, at = (uintptr_t)local;
+
+    (void)peer;
+    if (!bytes)
+        return THRUM_OK;
+    if (!local || !region)
+        return thrum_plugin_fail(THRUM_ERR_INVALID_ARGUMENT, "%s: %s is NULL", call,
+                                 local ? "local_region" : "local");
+    if (!region->base)
+        return THRUM_OK; /* a dmabuf: the address is the device's affair */
+    base = (uintptr_t)region->base;
+    if (at < base || at - base > region->bytes || bytes > region->bytes - (at - base))
+        return thrum_plugin_fail(THRUM_ERR_INVALID_ARGUMENT,
+                                 "%s: %zu bytes at %p are not in their local region", call, bytes,
+                                 local);
+    return THRUM_OK;
+}
+
+static thrum_status_t check_put(const struct ofi_peer *peer, const struct thrum_fabric_put *put)
+{
+    if (put->signal_key && put->signal_offset % 8)
+        return thrum_plugin_fail(THRUM_ERR_INVALID_ARGUMENT,
+                                 "put: signal_offset=%llu is no multiple of 8",
+                                 (unsigned long long)put->signal_offset);
+    if (!(put->flags & THRUM_PUT_INLINE))
+        return check_local(peer, "put", put->local, put->local_region, put->bytes);
+    if (put->bytes > OFI_INLINE_BYTES)
+        return thrum_plugin_fail(THRUM_ERR_INVALID_ARGUMENT,
+                                 "put: %zu bytes inline, at most %d are", put->bytes,
+                                 OFI_INLINE_BYTES);
+    if (put->bytes && !put->local)
+        return thrum_plugin_fail(THRUM_ERR_INVALID_ARGUMENT, "put: local is NULL");
+    return THRUM_OK;
+}
+
+/* Room for the next piece of work: OK, IN_PROGRESS, or the connection's error. */
+static thrum_status_t make_room(struct ofi_peer *peer)
+{
+    if (!peer->status && (peer->work.kind || !peer->free_ops))
+        (void)ofi_send_locked(peer);
+    if (peer->status)
+        return thrum_plugin_fail(peer->status, "%s", peer->message);
+    return peer->work.kind || !peer->free_ops ? THRUM_IN_PROGRESS : THRUM_OK;
+}
+
+/* Inline data is copied: into the work where libfabric copies it again at once, else into a slot. */
+static thrum_status_t keep_inline(struct ofi_peer *peer, const struct thrum_fabric_put *put,
+                                  struct ofi_work *work)
+{
+    if (put->bytes <= peer->endpoint->inject_bytes && put->bytes <= sizeof work->small) {
+        memcpy(work->small, put->local, put->bytes);
+        work->inject = true;
+        return THRUM_OK; /* `local` is set once the work lies where it stays */
+    }
+    work->slot = ofi_slot_take(peer->endpoint);
+    if (!work->slot)
+        return THRUM_IN_PROGRESS;
+    memcpy(work->slot, put->local, put->bytes);
+    work->local = work->slot;
+    work->desc = peer->endpoint->arena_desc;
+    return THRUM_OK;
+}
+
+/* A line: a few bytes of data right behind their signal's word. They travel in its message. */
+static bool is_line(const struct thrum_fabric_put *put)
+{
+    return put->flags & THRUM_PUT_INLINE && put->bytes && put->bytes <= OFI_LINE_BYTES &&
+           put->signal_key && put->signal_key == put->remote_key &&
+           put->remote_offset == put->signal_offset + 8;
+}
+
+static void fill_signal(struct ofi_peer *peer, const struct thrum_fabric_put *put,
+                        const struct ofi_entry *entry, struct ofi_work *work)
+{
+    work->signal = (struct ofi_signal){.magic = OFI_MAGIC,
+                                       .version = OFI_VERSION,
+                                       .token = peer->address.token,
+                                       .key = put->signal_key,
+                                       .offset = put->signal_offset,
+                                       .value = put->signal_value};
+    if (entry->write_signals) {
+        work->signal_remote = entry->base + put->signal_offset;
+        work->signal_rma_key = entry->rma_key;
+    }
+}
+
+static thrum_status_t accept_put(struct ofi_peer *peer, const struct thrum_fabric_put *put)
+{
+    struct ofi_work work = {.kind = OFI_PUT, .left = put->bytes};
+    struct ofi_entry data = {0}, signal = {0};
+    thrum_status_t status = make_room(peer);
+
+    if (!status && put->bytes)
+        status = resolve(peer, put->remote_key, put->remote_offset, put->bytes, &data);
+    if (!status && put->signal_key)
+        status = resolve(peer, put->signal_key, put->signal_offset, 8, &signal);
+    if (status)
+        return status;
+    work.remote = data.base + put->remote_offset;
+    work.rma_key = data.rma_key;
+    if (put->signal_key)
+        fill_signal(peer, put, &signal, &work);
+    if (is_line(put) && !signal.write_signals) {
+        memcpy(work.signal.data, put->local, put->bytes);
+        work.signal.bytes = (uint16_t)put->bytes;
+        work.left = 0;
+    } else if (put->bytes && put->flags & THRUM_PUT_INLINE) {
+        status = keep_inline(peer, put, &work);
+        if (status)
+            return status;
+    } else if (put->bytes) {
+        work.local = (char *)(uintptr_t)put->local;
+        work.desc = ((const struct ofi_region *)put->local_region)->desc;
+    }
+    peer->work = work;
+    if (work.inject)
+        peer->work.local = peer->work.small;
+    (void)advance(peer);
+    return peer->status ? thrum_plugin_fail(peer->status, "%s", peer->message) : THRUM_OK;
+}
+
+thrum_status_t ofi_put_signal(void *handle, const struct thrum_fabric_put *put)
+{
+    struct ofi_peer *peer = handle;
+    thrum_status_t status = check_put(peer, put);
+
+    if (status)
+        return status;
+    pthread_mutex_lock(&peer->endpoint->lock);
+    status = accept_put(peer, put);
+    pthread_mutex_unlock(&peer->endpoint->lock);
+    return status;
+}
+
+thrum_status_t ofi_get(void *handle, void *local, void *local_region, size_t bytes,
+                       uint64_t remote_key, uint64_t remote_offset)
+{
+    const struct ofi_region *region = local_region;
+    struct ofi_peer *peer = handle;
+    struct ofi_entry entry = {0};
+    thrum_status_t status;
+
+    if (!bytes)
+        return THRUM_OK;
+    status = check_local(peer, "get", local, region, bytes);
+    if (status)
+        return status;
+    pthread_mutex_lock(&peer->endpoint->lock);
+    status = make_room(peer);
+    if (!status)
+        status = resolve(peer, remote_key, remote_offset, bytes, &entry);
+    if (!status) {
+        peer->work = (struct ofi_work){.kind = OFI_GET,
+                                       .local = local,
+                                       .desc = region->desc,
+                                       .left = bytes,
+                                       .remote = entry.base + remote_offset,
+                                       .rma_key = entry.rma_key};
+        (void)advance(peer);
+    }
+    pthread_mutex_unlock(&peer->endpoint->lock);
+    return status;
+}
+
+/* Complete is complete even if the peer has gone since. Drives the endpoint: both sides may be in here. */
+thrum_status_t ofi_flush(void *handle)
+{
+    struct ofi_peer *peer = handle;
+    thrum_status_t status = THRUM_OK;
+
+    pthread_mutex_lock(&peer->endpoint->lock);
+    if (peer->outstanding || peer->work.kind)
+        (void)ofi_send_locked(peer);
+    if (!peer->status && (peer->outstanding || peer->work.kind)) {
+        (void)ofi_progress_locked(peer->endpoint);
+        status = peer->outstanding || peer->work.kind ? THRUM_IN_PROGRESS : THRUM_OK;
+    }
+    if (peer->status)
+        status = thrum_plugin_fail(peer->status, "%s", peer->message);
+    pthread_mutex_unlock(&peer->endpoint->lock);
+    return status;
+}

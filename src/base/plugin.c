@@ -1,0 +1,46 @@
+/* Services of plugins that are loaded from files: thrum/plugin.h. Built-in ones use base.h and config.h themselves. */
+#include <thrum/plugin.h>
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/base.h"
+#include "base/config.h"
+
+#define MESSAGE_BYTES 512
+
+_Static_assert((int)THRUM_LOG_ERROR == (int)LOG_ERROR && (int)THRUM_LOG_DEBUG == (int)LOG_DEBUG,
+               "the same levels");
+
+thrum_status_t thrum_plugin_fail(thrum_status_t status, const char *format, ...)
+{
+    char text[MESSAGE_BYTES];
+    va_list arguments;
+
+    va_start(arguments, format);
+    vsnprintf(text, sizeof text, format, arguments);
+    va_end(arguments);
+    return thrum_fail(status, "%s", text);
+}
+
+void thrum_plugin_log(enum thrum_log_level level, const char *format, ...)
+{
+    char text[MESSAGE_BYTES];
+    va_list arguments;
+
+    va_start(arguments, format);
+    vsnprintf(text, sizeof text, format, arguments);
+    va_end(arguments);
+    thrum_log((enum log_level)level, "%s", text);
+}
+
+const char *thrum_plugin_config(const char *name)
+{
+    bool loaded = thrum_config_load() == THRUM_OK;
+
+    for (int key = 0; key < CFG_COUNT; key++)
+        if (!strcmp(thrum_config_rows[key].name, name))
+            return loaded ? thrum_config_string((enum config_key)key) : "";
+    return NULL;
+}

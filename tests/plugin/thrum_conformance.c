@@ -1,0 +1,53 @@
+/* thrum-conformance: runs the conformance suite on a plugin. For vendors, and for `make check`. */
+#include <getopt.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <thrum/thrum.h>
+
+#include "fabric_conformance.h"
+
+static void usage(FILE *file)
+{
+    fputs(
+        "Usage: thrum-conformance fabric NAME [DEVICE]\n"
+        "Tries whether a plugin keeps the contract of its header, through its table only.\n"
+        "\n"
+        "  fabric NAME   thrum-fabric-NAME.so of THRUM_PLUGIN_PATH or the installed folder,\n"
+        "                or a built-in fabric\n"
+        "  DEVICE        as THRUM_FABRIC_DEVICE; the plugin's best if not given\n"
+        "  -h, --help\n"
+        "  -V, --version\n"
+        "\n"
+        "CMOCKA_MESSAGE_OUTPUT=TAP changes the output, as cmocka says.\n"
+        "Exit status: 0 all right, 1 a test failed or the plugin cannot be loaded, 2 bad usage.\n",
+        file);
+}
+
+int main(int argc, char **argv)
+{
+    static const struct option names[] = {
+        {"help", 0, 0, 'h'}, {"version", 0, 0, 'V'}, {0, 0, 0, 0}};
+    int c;
+
+    while ((c = getopt_long(argc, argv, "hV", names, NULL)) != -1) {
+        switch (c) {
+        case 'h':
+            usage(stdout);
+            return 0;
+        case 'V':
+            printf("thrum-conformance %s\n", thrum_version());
+            return 0;
+        default:
+            fprintf(stderr, "thrum-conformance: --help shows the options\n");
+            return 2;
+        }
+    }
+    argc -= optind;
+    argv += optind;
+    if (argc < 2 || argc > 3 || strcmp(argv[0], "fabric")) {
+        fprintf(stderr, "thrum-conformance: usage: thrum-conformance fabric NAME [DEVICE]\n");
+        return 2;
+    }
+    return fabric_conformance(argv[1], argc > 2 ? argv[2] : NULL) != 0;
+}
