@@ -18,7 +18,7 @@
 
 #define TICK_MS 20
 #define DEADLINE_MAX_MS ((int64_t)1 << 40) /* 34 years, and no product of it overflows */
-#define EXCHANGE_VERSION 3
+#define EXCHANGE_VERSION 4
 #define CANCEL_WAIT_NS 2000000000 /* for commands that execute; others end at once */
 
 /* ---- area ---- */
