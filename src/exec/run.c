@@ -537,7 +537,15 @@ static void begin_operation(struct comm_operation *operation, uint64_t number,
         memset(operation, 0, sizeof *operation);
     operation->number = number;
     operation->queue = queue;
-    operation->call = *call;
+    operation->call.sequence =
+        call->sequence; /* alone: it has just been written, the rest has not */
+    operation->call.count = call->count;
+    operation->call.detail = call->detail;
+    operation->call.root = call->root;
+    operation->call.redop = call->redop;
+    operation->call.collective = call->collective;
+    operation->call.dtype = call->dtype;
+    operation->call.state = call->state;
     operation->told = 0;
 }
 
