@@ -28,13 +28,6 @@
 
 #define STREAM_MIN_BYTES 4096 /* below this, what is stored is soon read: leave it in the cache */
 
-/* The scalar is the same everywhere. */
-static SIM_ALWAYS_INLINE const char *source_at(const struct sim_kernel_args *args, bool scalar,
-                                               int s, size_t at)
-{
-    return (const char *)args->srcs[s] + (scalar && s == 1 ? 0 : at);
-}
-
 /* A block in registers, to every destination. */
 static SIM_ALWAYS_INLINE void store_block(const struct sim_kernel_args *args, int ndst, int steps,
                                           size_t step, size_t at, uint64_t streamed, const vec *v)
@@ -65,7 +58,10 @@ static SIM_ALWAYS_INLINE size_t reduce_blocks(const struct sim_kernel_args *args
     struct sim_division known = *division; /* so that nsrc is a constant here where it is one */
     int steps = block_steps(elem, op);
     size_t step = step_bytes(elem, op), block_bytes = (size_t)steps * step;
+    struct acc constant = {0}; /* the scalar, ready for use */
 
+    if (scalar)
+        constant = block_open(elem, op, args->srcs[1]);
     known.nsrc = nsrc;
     for (; args->bytes - at >= block_bytes; at += block_bytes) {
         const char *p = (const char *)args->srcs[0] + at;
@@ -76,11 +72,11 @@ static SIM_ALWAYS_INLINE size_t reduce_blocks(const struct sim_kernel_args *args
         for (int i = 0; i < steps; i++)
             x[i] = block_open(elem, op, p + (size_t)i * step);
         for (int s = 1; s < nsrc; s++) {
-            p = source_at(args, scalar, s, at);
+            p = (const char *)args->srcs[s] + at;
             SIM_UNROLLED
             for (int i = 0; i < steps; i++)
-                x[i] = block_combine(elem, op, x[i],
-                                     block_open(elem, op, scalar ? p : p + (size_t)i * step));
+                x[i] = block_combine(
+                    elem, op, x[i], scalar ? constant : block_open(elem, op, p + (size_t)i * step));
         }
         if (__builtin_expect(!close_block(elem, op, &known, x, steps, v), 0))
             break;
@@ -94,6 +90,12 @@ static SIM_ALWAYS_INLINE size_t min_size(size_t a, size_t b)
     return a < b ? a : b;
 }
 
+/* The scalar is the same everywhere. */
+static SIM_ALWAYS_INLINE const char *source_at(const struct sim_kernel_args *args, int s, size_t at)
+{
+    return (const char *)args->srcs[s] + (args->scalar && s == 1 ? 0 : at);
+}
+
 static SIM_ALWAYS_INLINE void reduce_part(const struct sim_kernel_args *args, enum sim_elem elem,
                                           thrum_redop_t op, const struct sim_division *division,
                                           size_t at, size_t part)
@@ -102,9 +104,8 @@ static SIM_ALWAYS_INLINE void reduce_part(const struct sim_kernel_args *args, en
     vec v;
 
     for (int s = 1; s < args->nsrc; s++)
-        x = acc_combine(
-            elem, op, x,
-            acc_open(elem, op, vec_load_part(source_at(args, args->scalar, s, at), part)));
+        x = acc_combine(elem, op, x,
+                        acc_open(elem, op, vec_load_part(source_at(args, s, at), part)));
     v = close_part(elem, op, division, x);
     for (int i = 0; i < args->ndst; i++)
         vec_store_part((char *)args->dsts[i] + at, v, part);
@@ -139,15 +140,19 @@ static SIM_ALWAYS_INLINE size_t reduce_shapes(const struct sim_kernel_args *args
                                               const struct sim_division *division, size_t at,
                                               uint64_t streamed)
 {
-    if (op == THRUM_PROD && args->scalar)
-        return reduce_blocks(args, elem, op, division, 2, args->ndst, true, at, streamed);
+    bool scalar = op == THRUM_PROD && args->scalar;
+
     if (args->nsrc == 2 && args->ndst == 1 && !streamed) {
         /* a copy that lives in registers: what is stored could be `args` */
         void *const dsts[] = {args->dsts[0]};
         const void *const srcs[] = {args->srcs[0], args->srcs[1]};
         const struct sim_kernel_args copy = {.dsts = dsts, .srcs = srcs, .bytes = args->bytes};
+        if (scalar)
+            return reduce_blocks(&copy, elem, op, division, 2, 1, true, at, 0);
         return reduce_blocks(&copy, elem, op, division, 2, 1, false, at, 0);
     }
+    if (scalar)
+        return reduce_blocks(args, elem, op, division, 2, args->ndst, true, at, streamed);
     return reduce_blocks(args, elem, op, division, args->nsrc, args->ndst, false, at, streamed);
 }
 
