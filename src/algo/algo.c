@@ -1,6 +1,7 @@
 /* The algorithm table and its look-ups; see algo.h. Called by select, exec, thrum-info and thrum-plan. */
 #include "algo/algo.h"
 #include "algo/build.h"
+#include "algo/hosts.h"
 #include "algo/pairwise.h"
 
 #include <string.h>
@@ -43,6 +44,9 @@ static const struct {
     {algo_gather_binomial_build, algo_gather_binomial_fits},
     {algo_scatter_binomial_build, algo_scatter_binomial_fits},
     {algo_alltoall_bruck_build, algo_alltoall_bruck_fits},
+    {algo_allreduce_hosts_build, hosts_allreduce_fits},
+    {algo_reduce_scatter_hosts_build, hosts_reduce_scatter_fits},
+    {algo_alltoall_hosts_build, hosts_alltoall_fits},
 };
 
 static bool fits_scratch(const struct algo *algo, const struct plan_params *params)
@@ -62,6 +66,8 @@ const char *algo_refusal(const struct algo *algo, const struct plan_params *para
         return "rank is outside the communicator";
     if (params->in_place && params->collective == COLL_ALLTOALL)
         return "cannot work in place";
+    if ((algo->flags & ALGO_OF_HOSTS) && hosts_refusal(params))
+        return hosts_refusal(params);
     if (n == 1 && params->collective != COLL_SENDRECV)
         return NULL; /* a copy, whatever the algorithm */
     if ((algo->flags & ALGO_NEEDS_PEER_ACCESS) && !params->peer_access)

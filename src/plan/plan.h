@@ -38,6 +38,8 @@
 
 #include <thrum/thrum.h>
 
+#include "plan/layout.h"
+
 /* One row per collective: NAME, value, printed name. */
 #define COLLECTIVE_MAP(X) \
     X(ALLREDUCE, 0, "allreduce") \
@@ -130,7 +132,10 @@ struct plan_params {
         redop; /* from THRUM_REDOP_COUNT on: the caller's, which folds elements of the type */
     int root;
     bool in_place;
-    bool peer_access; /* COPY and REDUCE may name peers' memory; false: only PUT reaches them */
+    bool
+        peer_access; /* COPY and REDUCE may name any peer's memory; false: only PUT reaches them, */
+    const struct plan_layout *
+        layout; /* but for those on the same host where this is not NULL. Borrowed; see plan_reaches */
     int lanes; /* at most */
     int ranks_per_core; /* at most, on any host; above 1 they take turns. For cost functions */
     uint64_t scratch_bytes; /* of each rank, at most */
@@ -217,7 +222,14 @@ void plan_names_stages(struct plan *plan, bool shared);
 /* Before the next op; 0 bytes are none. Not kept where the plan has a sink. */
 void plan_stage(struct plan *plan, enum plan_space space, uint64_t offset, uint64_t bytes);
 
-/* What a line of this call's plans can carry. */
+/* COPY and REDUCE of rank a may name memory of rank b. */
+static inline bool plan_reaches(const struct plan_params *params, int a, int b)
+{
+    return params->peer_access || a == b ||
+           (params->layout && params->layout->host[a] == params->layout->host[b]);
+}
+
+/* What a line of this call's plans can carry, to whichever peer. */
 static inline uint64_t plan_inline_bytes(const struct plan_params *params)
 {
     return params->peer_access ? PLAN_INLINE_LONG_BYTES : PLAN_INLINE_BYTES;
