@@ -356,6 +356,9 @@ thrum_status_t comm_reach(struct thrum_comm *comm, int rank)
         status = comm->ops->peer_window_open(comm->device->impl, &peer->device, &peer->window_base);
     else
         status = comm->fabric->connect(comm->endpoint, &peer->fabric, &peer->fabric_peer);
+    if (!status && peer->fabric_peer)
+        thrum_log(LOG_DEBUG, "%s: rank %d connects to rank %d by %s", comm->name, comm->rank, rank,
+                  comm->fabric_name);
     if (status) {
         status = thrum_fail(status, "%s: rank %d cannot reach rank %d: %s", comm->name, comm->rank,
                             rank, thrum_last_error());
