@@ -161,11 +161,10 @@ int info_algorithms(bool json)
         for (size_t i = 0; i < thrum_algo_count; i++)
             print_algorithm(&thrum_algos[i]);
         printf("\npeer-access: loads and stores peers' memory; inline-only: what fits a line, "
-               "%d bytes\n"
-               "where peers' memory can be stored to, else %d;\n"
+               "%d bytes;\n"
                "ordered: folds contributions from the left in the order of ranks.\n"
                "THRUM_ALGO=collective:algorithm forces one; --why says what would be chosen.\n",
-               PLAN_INLINE_LONG_BYTES, PLAN_INLINE_BYTES);
+               PLAN_INLINE_BYTES);
         return 0;
     }
     list = json_array();

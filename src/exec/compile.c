@@ -555,7 +555,7 @@ static void lower_credits(struct builder *b)
         add_operand(b, comm->area + comm_credit_offset(peer));
         add_command(b, THRUM_CMD_WAIT, first, 0, 1);
         first = p->noperands;
-        if (comm->peer_access) {
+        if (comm->peers[peer].loads) {
             add_operand(b, peer_area(b, peer) + own);
             command = add_command(b, THRUM_CMD_SIGNAL, first, 1, 0);
             command->flags = THRUM_CMD_FLAG_SET | THRUM_CMD_FLAG_CONTAIN;

@@ -129,9 +129,9 @@ static bool check_shape(const struct view *v)
         return refuse(v, "is a line and has a value");
     if (op->opcode != PLAN_PUT && !is_line && !op->value)
         return refuse(v, "has value 0: semaphores count from there");
-    if (op->opcode == PLAN_PUT && is_line && op->bytes > plan_inline_bytes(&v->plan->params))
+    if (op->opcode == PLAN_PUT && is_line && op->bytes > PLAN_INLINE_BYTES)
         return refuse(v, "puts %" PRIu64 " bytes into a line, out of range: %d fit", op->bytes,
-                      (int)plan_inline_bytes(&v->plan->params));
+                      PLAN_INLINE_BYTES);
     return true;
 }
 

@@ -315,7 +315,7 @@ static void test_usage(void **state)
 static void test_refusals(void **state)
 {
     (void)state;
-    expect("-c allreduce -a inline --count 15 --no-peer-access", 1, "fit a line");
+    expect("-c allreduce -a inline --count 1023 --no-peer-access", 1, "fit a line");
     expect("-c allreduce -a inline --count 1K", 1, "fit a line");
     expect("-c allreduce -a direct --no-peer-access", 1, "access");
     expect("-c allreduce -a ring --scratch 100", 1, "scratch");
