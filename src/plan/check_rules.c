@@ -485,8 +485,8 @@ static bool check_agreement(struct check *check)
                          b->nranks, r, check->n);
         else if (b->collective != a->collective || b->count != a->count || b->dtype != a->dtype ||
                  b->redop != a->redop || b->root != a->root || b->peer_access != a->peer_access ||
-                 !same_hosts(b->layout, a->layout) ||
-                 b->ordered != a->ordered || !same_numbers(b->counts, a->counts, check->n) ||
+                 !same_hosts(b->layout, a->layout) || b->ordered != a->ordered ||
+                 !same_numbers(b->counts, a->counts, check->n) ||
                  !same_numbers(b->displs, a->displs, check->n))
             report_begin(check, "plans of rank 0 and %d are of different calls", r);
         else
