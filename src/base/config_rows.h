@@ -19,6 +19,13 @@ X(TUNE_FILE, "THRUM_TUNE_FILE", CONFIG_STRING, "", 0, 0, "",
   "Tuning file, which thrum-tune writes: what this machine takes, from which algorithms are "
   "chosen. Without it thrum/tune.json under XDG_CONFIG_HOME or ~/.config, if there is one. none: "
   "what is built in.")
+X(TOPOLOGY_FILE, "THRUM_TOPOLOGY_FILE", CONFIG_STRING, "", 0, 0, "",
+  "Hosts, their ports and ranks, as thrum-info --topology --json writes them, instead of what is "
+  "found here: link speeds for the choice of algorithms, and for thrum-info --why and thrum-plan "
+  "the hosts of the ranks.")
+X(HOST_ID, "THRUM_HOST_ID", CONFIG_STRING, "", 0, 0, "",
+  "Names this rank's host; ranks with different names count as being on different hosts, and reach "
+  "each other through a fabric only.")
 X(PEER_ACCESS, "THRUM_PEER_ACCESS", CONFIG_CHOICE, "auto", 0, 0, "auto|none",
   "none: never load or store a peer's memory; all data goes by PUT through a fabric plugin.")
 X(FABRIC, "THRUM_FABRIC", CONFIG_STRING, "auto", 0, 0, "",

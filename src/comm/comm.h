@@ -105,6 +105,7 @@ struct comm_pair {
 
 struct comm_peer {
     bool reachable; /* user: window open or fabric connected */
+    bool loads; /* fixed: this rank loads and stores its memory; else it puts through the fabric */
     uint64_t window_base; /* user: peer access */
     void *fabric_peer; /* user: put path */
     struct comm_pair pairs[CHANNEL_COUNT];
@@ -235,6 +236,7 @@ struct thrum_comm {
     int64_t
         init_deadline_ms; /* fixed: of making this one, and of splits where nothing else is said */
     bool peer_access; /* fixed: every pair of ranks can load and store */
+    struct plan_layout *layout; /* fixed: where that is so within hosts only; NULL: one host */
     int local_ranks; /* fixed */
     int own_share; /* fixed: ranks that take turns on each core that this rank may use */
     int ranks_per_core; /* fixed: the most of any rank's own_share */
