@@ -443,6 +443,12 @@ static void release(struct thrum_comm *comm)
             comm->fabric->region_deregister(comm->endpoint, comm->regions[i].region);
         comm_endpoint_put(comm->shared_endpoint);
     }
+    while (comm->shrinks) {
+        struct comm_shrink *shrink = comm->shrinks;
+
+        comm->shrinks = shrink->next;
+        free(shrink);
+    }
     if (comm->place_fd >= 0)
         close(comm->place_fd);
     free(comm->regions);

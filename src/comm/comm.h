@@ -196,6 +196,13 @@ struct comm_link {
     struct comm_link *next, **back; /* back: what points here */
 };
 
+/* How often thrum_comm_shrink has excluded certain ranks. */
+struct comm_shrink {
+    struct comm_shrink *next;
+    uint64_t calls;
+    uint8_t excluded[]; /* by rank: 1 or 0 */
+};
+
 struct thrum_comm {
     uint32_t magic;
     bool finalized; /* user */
@@ -239,7 +246,7 @@ struct thrum_comm {
     struct exec_list *list; /* user: of the submission with staging that is being made */
     struct thrum_window *windows; /* user: open ones */
     int place_fd; /* fixed: keeps the own place; -1: none */
-    uint64_t shrinks; /* user: calls of thrum_comm_shrink; the same on the ranks that are left */
+    struct comm_shrink *shrinks; /* user: of every set of ranks that was excluded */
     uint64_t setups; /* user: splits and calls that open or close windows; the same on all ranks */
 
     /* Operations in flight: user writes operations[issued % N] then `issued`; control reads up to it. */

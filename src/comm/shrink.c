@@ -14,7 +14,7 @@
 /* What all that meet agree on; hashed with the communicator's secret. */
 struct purpose {
     char what[16];
-    uint64_t number; /* of this shrink of the communicator */
+    uint64_t number; /* of the calls that exclude the same ranks */
     uint8_t excluded[]; /* by rank: 1 or 0 */
 };
 
@@ -34,6 +34,26 @@ static thrum_status_t check(thrum_comm_t comm, const int *excluded, int n, const
             return thrum_fail(THRUM_ERR_INVALID_RANK, "excluded[%d]=%d is %s", i, excluded[i],
                               excluded[i] == comm->rank ? "the calling rank"
                                                         : "outside the communicator");
+    return THRUM_OK;
+}
+
+/* Ranks that are left agree on how often they were left by the same others, and on nothing else. */
+static thrum_status_t count_call(struct thrum_comm *comm, struct purpose *purpose)
+{
+    size_t n = (size_t)comm->nranks;
+    struct comm_shrink *shrink = comm->shrinks;
+
+    while (shrink && memcmp(shrink->excluded, purpose->excluded, n))
+        shrink = shrink->next;
+    if (!shrink) {
+        shrink = calloc(1, sizeof *shrink + n);
+        if (!shrink)
+            return thrum_fail(THRUM_ERR_NO_MEMORY, "no host memory for %d ranks", comm->nranks);
+        memcpy(shrink->excluded, purpose->excluded, n);
+        shrink->next = comm->shrinks;
+        comm->shrinks = shrink;
+    }
+    purpose->number = ++shrink->calls;
     return THRUM_OK;
 }
 
@@ -68,8 +88,8 @@ static thrum_status_t meet(struct thrum_comm *comm, const struct purpose *purpos
         status = comm_create(&id, nranks, rank, comm->device, config, comm_out);
     if (status == THRUM_ERR_AUTH)
         status = thrum_fail(THRUM_ERR_MISMATCH,
-                            "%s: rank %d and rank %d exclude different ranks, or have called "
-                            "thrum_comm_shrink a different number of times",
+                            "%s: rank %d and rank %d exclude different ranks, or one has excluded "
+                            "them more often than the other",
                             comm->name, comm->rank, first);
     explicit_bzero(&id, sizeof id);
     return status;
@@ -92,10 +112,11 @@ thrum_status_t thrum_comm_shrink(thrum_comm_t comm, const int *excluded, int nex
     if (!purpose)
         return thrum_fail(THRUM_ERR_NO_MEMORY, "no host memory for %d ranks", comm->nranks);
     memcpy(purpose->what, "thrum shrink", 12);
-    purpose->number = ++comm->shrinks;
     for (int i = 0; i < nexcluded; i++)
         purpose->excluded[excluded[i]] = 1;
-    status = meet(comm, purpose, bytes, &effective, comm_out);
+    status = count_call(comm, purpose);
+    if (!status)
+        status = meet(comm, purpose, bytes, &effective, comm_out);
     free(purpose);
     return status;
 }
