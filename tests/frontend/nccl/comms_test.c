@@ -225,8 +225,8 @@ static void split(void **state)
     NCCL_OK(ncclGroupStart());
     for (int r = 0; r < 4; r++) {
         made[r] = WILD;
-        NCCL_OK(ncclCommSplit(ranks.comms[r], r == 3 ? NCCL_SPLIT_NOCOLOR : r % 2, -r, &made[r],
-                              NULL));
+        NCCL_OK(
+            ncclCommSplit(ranks.comms[r], r == 3 ? NCCL_SPLIT_NOCOLOR : r % 2, -r, &made[r], NULL));
     }
     NCCL_OK(ncclGroupEnd());
     assert_null(made[3]);
@@ -448,9 +448,9 @@ static void ended_handles(void **state)
     NCCL_FAILS(ncclCommDestroy(ranks.comms[0]), ncclInvalidArgument, "no live communicator");
     NCCL_FAILS(ncclCommCount(ranks.comms[0], &n), ncclInvalidArgument, "no live communicator");
     NCCL_FAILS(ncclCommGetAsyncError(WILD, &result), ncclInvalidArgument, "0x1234560");
-    NCCL_FAILS(ncclAllReduce(ranks.send[0], ranks.recv[0], 1, ncclInt, ncclSum, ranks.comms[0],
-                             NULL),
-               ncclInvalidArgument, "ncclAllReduce: comm=");
+    NCCL_FAILS(
+        ncclAllReduce(ranks.send[0], ranks.recv[0], 1, ncclInt, ncclSum, ranks.comms[0], NULL),
+        ncclInvalidArgument, "ncclAllReduce: comm=");
     ranks_close_memory(&ranks);
 }
 

@@ -338,7 +338,8 @@ static void graphs(void **state)
     OK(cudaMalloc((void **)&device, 8));
     OK(cudaMemset(device, 0, 8));
     OK(cudaStreamCreate(&stream));
-    FAILS(cudaStreamEndCapture(stream, &graph), cudaErrorStreamCaptureUnmatched, "does not capture");
+    FAILS(cudaStreamEndCapture(stream, &graph), cudaErrorStreamCaptureUnmatched,
+          "does not capture");
     OK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal));
     OK(cudaStreamIsCapturing(stream, &status));
     assert_int_equal(status, cudaStreamCaptureStatusActive);
@@ -489,10 +490,10 @@ static void shared_memory(void **state)
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(devices), cmocka_unit_test(errors),         cmocka_unit_test(copies),
-        cmocka_unit_test(memory),  cmocka_unit_test(peers),          cmocka_unit_test(streams),
-        cmocka_unit_test(default_stream), cmocka_unit_test(events),  cmocka_unit_test(graphs),
-        cmocka_unit_test(kernels), cmocka_unit_test(reset),          cmocka_unit_test(threads),
+        cmocka_unit_test(devices),        cmocka_unit_test(errors), cmocka_unit_test(copies),
+        cmocka_unit_test(memory),         cmocka_unit_test(peers),  cmocka_unit_test(streams),
+        cmocka_unit_test(default_stream), cmocka_unit_test(events), cmocka_unit_test(graphs),
+        cmocka_unit_test(kernels),        cmocka_unit_test(reset),  cmocka_unit_test(threads),
         cmocka_unit_test(shared_memory)};
 
     own_path = "/proc/self/exe";

@@ -153,12 +153,12 @@ static void messages_in_any_order(void **state)
                 for (int peer = 0; peer < N; peer++) {
                     if ((pass == 0) == (order < 2))
                         for (int k = 0; k < 2; k++)
-                            NCCL_OK(ncclSend((int *)SEND + 8 * peer + 4 * k, 4, ncclInt, peer,
-                                             COMM));
+                            NCCL_OK(
+                                ncclSend((int *)SEND + 8 * peer + 4 * k, 4, ncclInt, peer, COMM));
                     else
                         for (int k = 0; k < 2; k++)
-                            NCCL_OK(ncclRecv((int *)RECV + 8 * peer + 4 * k, 4, ncclInt, peer,
-                                             COMM));
+                            NCCL_OK(
+                                ncclRecv((int *)RECV + 8 * peer + 4 * k, 4, ncclInt, peer, COMM));
                 }
         }
         NCCL_OK(ncclGroupEnd());
@@ -399,14 +399,20 @@ static void many_on_one_device(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(sums_and_copies), cmocka_unit_test(blocks),
-        cmocka_unit_test(types),           cmocka_unit_test(in_place_and_empty),
-        cmocka_unit_test(messages_in_any_order), cmocka_unit_test(mixed_group),
-        cmocka_unit_test(premultiplied),   cmocka_unit_test(any_stream),
-        cmocka_unit_test(host_buffers),    cmocka_unit_test(captured),
-        cmocka_unit_test(estimated),       cmocka_unit_test(thread_per_rank),
-        cmocka_unit_test(ranks_share_a_device), cmocka_unit_test(many_on_one_device)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(sums_and_copies),
+                                       cmocka_unit_test(blocks),
+                                       cmocka_unit_test(types),
+                                       cmocka_unit_test(in_place_and_empty),
+                                       cmocka_unit_test(messages_in_any_order),
+                                       cmocka_unit_test(mixed_group),
+                                       cmocka_unit_test(premultiplied),
+                                       cmocka_unit_test(any_stream),
+                                       cmocka_unit_test(host_buffers),
+                                       cmocka_unit_test(captured),
+                                       cmocka_unit_test(estimated),
+                                       cmocka_unit_test(thread_per_rank),
+                                       cmocka_unit_test(ranks_share_a_device),
+                                       cmocka_unit_test(many_on_one_device)};
 
     return cmocka_run_group_tests(tests, open_three, close_three);
 }
