@@ -32,6 +32,7 @@ static struct {
     pthread_cond_t due;
     bool started;
     struct host_call *first, *last;
+    struct host_call *kept; /* what may still be called, by graphs; nobody says when it is not */
 } worker = {.lock = PTHREAD_MUTEX_INITIALIZER, .due = PTHREAD_COND_INITIALIZER};
 
 static void *work(void *unused)
@@ -124,8 +125,14 @@ void cudart_host_calls_free(struct cudart_stream *stream)
     for (struct host_call *call = stream->host_calls; call; call = next) {
         next = call->next;
         /* A graph outlives the stream that captured it, and the worker may still be at a cancelled one. */
-        if (!call->captured && atomic_load(&call->state) != CALL_DUE)
+        if (call->captured || atomic_load(&call->state) == CALL_DUE) {
+            pthread_mutex_lock(&worker.lock);
+            call->next = worker.kept;
+            worker.kept = call;
+            pthread_mutex_unlock(&worker.lock);
+        } else {
             free(call);
+        }
     }
     stream->host_calls = NULL;
 }

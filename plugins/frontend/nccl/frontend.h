@@ -54,10 +54,9 @@ struct ncclComm {
     thrum_device_t device; /* held: opened once more for this */
     int device_index, rank, nranks; /* fixed */
     struct nccl_config config; /* fixed */
-    _Atomic int references; /* the handle, and each job that works on it */
+    _Atomic int references; /* the handle, and each job and operation under way */
     _Atomic int state; /* ncclResult_t: ready, InProgress, or why the last job failed */
     char text[NCCL_TEXT_BYTES]; /* why; written before state */
-    _Atomic int inside; /* calls that are using `comm` */
     _Atomic bool finalized, revoked,
         abandoned; /* abandoned: its handle is gone while a job makes it */
     thrum_queue_t last_queue; /* user */
@@ -135,12 +134,10 @@ bool nccl_group_is_open(void);
 void nccl_group_add_job(struct nccl_job *job);
 /* Makes the group fail, if one is open. Returns the result. */
 ncclResult_t nccl_group_error(ncclResult_t result);
-/* An operation of the communicator begins and ends; in a group it ends with that. */
+/* An operation of the communicator begins and ends, in a group with that: meanwhile it is not freed. */
 ncclResult_t nccl_group_enter(struct ncclComm *comm, const char *collective, size_t count,
                               thrum_datatype_t dtype);
 void nccl_group_leave(struct ncclComm *comm);
-/* How many of comm's uses are this thread's group's. */
-int nccl_group_uses(const struct ncclComm *comm);
 
 /* ---- memory (nccl_memory.c) ---- */
 

@@ -361,7 +361,7 @@ ncclResult_t ncclCommGetAsyncError(ncclComm_t comm, ncclResult_t *asyncError)
     state = atomic_load(&comm->state);
     if (!state && !atomic_load(&comm->revoked) && comm->comm &&
         !thrum_comm_async_error(comm->comm, &status, NULL))
-        state = nccl_result_of(status);
+        state = (int)nccl_result_of(status);
     *asyncError = (ncclResult_t)state;
     return ncclSuccess;
 }

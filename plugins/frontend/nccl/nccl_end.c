@@ -6,7 +6,6 @@
  */
 #include "frontend.h"
 
-#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -158,19 +157,11 @@ ncclResult_t ncclCommFinalize(ncclComm_t comm)
 }
 NCCL_TWIN(ncclCommFinalize);
 
-/* Calls of other threads that use the communicator return now that it has failed. */
-static void wait_until_left(struct ncclComm *comm)
-{
-    while (atomic_load(&comm->inside) > nccl_group_uses(comm))
-        sched_yield();
-}
-
 /* Ends its operations on every rank. */
 static void stop(struct ncclComm *comm)
 {
     nccl_comm_forgive(comm);
     (void)!thrum_comm_abort(comm->comm);
-    wait_until_left(comm);
 }
 
 static ncclResult_t take(const char *function, struct ncclComm *comm)
@@ -209,7 +200,7 @@ ncclResult_t ncclCommAbort(ncclComm_t comm)
     atomic_store(&comm->abandoned, true);
     if (atomic_load(&comm->made))
         stop(comm);
-    nccl_comm_put(comm);
+    nccl_comm_put(comm); /* a call of another thread that uses it returns, and frees it */
     return ncclSuccess;
 }
 NCCL_TWIN(ncclCommAbort);

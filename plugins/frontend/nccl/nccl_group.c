@@ -64,35 +64,22 @@ ncclResult_t nccl_group_enter(struct ncclComm *comm, const char *collective, siz
         group.uses = uses;
         group.capacity = capacity;
     }
-    atomic_fetch_add(&comm->inside, 1);
-    if (group.depth) {
-        atomic_fetch_add(&comm->references, 1);
+    atomic_fetch_add(&comm->references, 1);
+    if (group.depth)
         group.uses[group.nuses++] = (struct use){comm, collective, count, dtype};
-    }
     return ncclSuccess;
 }
 
 void nccl_group_leave(struct ncclComm *comm)
 {
     if (!group.depth)
-        atomic_fetch_sub(&comm->inside, 1);
-}
-
-int nccl_group_uses(const struct ncclComm *comm)
-{
-    int n = 0;
-
-    for (size_t i = 0; i < group.nuses; i++)
-        n += group.uses[i].comm == comm;
-    return n;
+        nccl_comm_put(comm);
 }
 
 static void end_uses(void)
 {
-    for (size_t i = 0; i < group.nuses; i++) {
-        atomic_fetch_sub(&group.uses[i].comm->inside, 1);
+    for (size_t i = 0; i < group.nuses; i++)
         nccl_comm_put(group.uses[i].comm);
-    }
     free(group.uses);
     group.uses = NULL;
     group.nuses = group.capacity = 0;
