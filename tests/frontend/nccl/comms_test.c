@@ -655,5 +655,5 @@ int main(void)
                                        cmocka_unit_test(mismatch),
                                        cmocka_unit_test(texts_and_twins)};
 
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return cmocka_run_group_tests(tests, NULL, reset_devices);
 }

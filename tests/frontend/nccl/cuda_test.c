@@ -487,6 +487,16 @@ static void shared_memory(void **state)
     close(out[0]);
 }
 
+static int reset_devices(void **state)
+{
+    (void)state;
+    for (int i = 0; i < 8; i++) {
+        OK(cudaSetDevice(i));
+        OK(cudaDeviceReset());
+    }
+    return 0;
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
@@ -499,5 +509,5 @@ int main(int argc, char **argv)
     own_path = "/proc/self/exe";
     if (argc > 1)
         other_process(argv[0]);
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return cmocka_run_group_tests(tests, NULL, reset_devices);
 }

@@ -107,6 +107,19 @@ void ranks_check(struct ranks *ranks)
         assert_int_equal(rank_result(ranks, r, 0), 1000 * ranks->n * (ranks->n - 1) / 2);
 }
 
+int reset_devices(void **state)
+{
+    int count;
+
+    (void)state;
+    CUDA_OK(cudaGetDeviceCount(&count));
+    for (int i = 0; i < count; i++) {
+        CUDA_OK(cudaSetDevice(i));
+        CUDA_OK(cudaDeviceReset());
+    }
+    return 0;
+}
+
 ncclResult_t await(ncclComm_t comm)
 {
     ncclResult_t state = ncclInProgress;

@@ -46,6 +46,9 @@ int rank_result(struct ranks *ranks, int rank, size_t index);
 /* Allreduces one int and checks it, on the communicators as they are. */
 void ranks_check(struct ranks *ranks);
 
+/* Teardown of a program's tests: gives all devices back, and what is still on them. */
+int reset_devices(void **state);
+
 /* Asks until the communicator's last call has ended; its result. */
 ncclResult_t await(ncclComm_t comm);
 
