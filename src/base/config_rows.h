@@ -50,6 +50,8 @@ X(PLUGIN_PATH, "THRUM_PLUGIN_PATH", CONFIG_STRING, "", 0, 0, "",
 X(DEVICE, "THRUM_DEVICE", CONFIG_STRING, "sim", 0, 0, "", "Device plugin to use.")
 X(SIM_DEVICES, "THRUM_SIM_DEVICES", CONFIG_INT, "256", 1, 4096, "",
   "How many sim devices a host has, per user.")
+X(CUDA_DEVICES, "THRUM_CUDA_DEVICES", CONFIG_INT, "8", 1, 4096, "",
+  "How many devices a program over Thrum's libcudart.so sees.")
 X(SIM_HBM_BYTES, "THRUM_SIM_HBM_BYTES", CONFIG_BYTES, "4G", 1048576, 1099511627776, "bytes",
   "Memory of a sim device; host memory is taken only as it is allocated.")
 X(SIM_FAULTS, "THRUM_SIM_FAULTS", CONFIG_STRING, "", 0, 0, "",

@@ -18,7 +18,7 @@
 
 #define TICK_MS 20
 #define DEADLINE_MAX_MS ((int64_t)1 << 40) /* 34 years, and no product of it overflows */
-#define EXCHANGE_VERSION 5
+#define EXCHANGE_VERSION 6
 #define CANCEL_WAIT_NS 2000000000 /* for commands that execute; others end at once */
 
 /* ---- area ---- */
@@ -61,7 +61,8 @@ struct exchange {
     double link_gbytes; /* of this host's ports; 0: not known */
     char fabric[32]; /* THRUM_FABRIC */
     char fabric_in_use[16]; /* of the device, by other communicators; its ports belong to one */
-    int32_t status; /* thrum_status_t of making the area */
+    uint8_t place[BOOTSTRAP_PLACE_BYTES];
+    int32_t status; /* thrum_status_t of making the area, or of keeping the place */
     char message[128];
 };
 
@@ -265,6 +266,8 @@ static thrum_status_t exchange_devices(struct thrum_comm *comm, thrum_status_t a
     status = area_status ? area_status : topo_own_link(&mine->link_gbytes);
     if (!status)
         status = comm->ops->address(comm->device->impl, &mine->device);
+    if (!status)
+        status = bootstrap_keep_place(mine->place, &comm->place_fd);
     mine->status = status;
     if (status)
         snprintf(mine->message, sizeof mine->message, "%s", thrum_last_error());
@@ -281,6 +284,7 @@ static thrum_status_t exchange_devices(struct thrum_comm *comm, thrum_status_t a
         comm->peers[r].device = all[r].device;
         comm->peers[r].area_offset = all[r].area_offset;
         comm->peers[r].host = all[r].host;
+        memcpy(comm->peers[r].place, all[r].place, sizeof all[r].place);
         comm->local_ranks += all[r].host == mine->host;
     }
     find_reach(comm, all, &reach[comm->rank]);
@@ -476,6 +480,7 @@ static struct thrum_comm *allocate(int nranks, int rank, thrum_device_t device,
         begin_lines(&comm->peers[r].pairs[CHANNEL_P2P], COMM_LINES_P2P);
     }
     comm->magic = COMM_MAGIC;
+    comm->place_fd = -1;
     comm->rank = rank;
     comm->nranks = nranks;
     comm->device = device;
@@ -514,6 +519,14 @@ static void release(struct thrum_comm *comm)
             comm->fabric->region_deregister(comm->endpoint, comm->regions[i].region);
         comm_endpoint_put(comm->shared_endpoint);
     }
+    while (comm->shrinks) {
+        struct comm_shrink *shrink = comm->shrinks;
+
+        comm->shrinks = shrink->next;
+        free(shrink);
+    }
+    if (comm->place_fd >= 0)
+        close(comm->place_fd);
     free(comm->regions);
     for (int r = 0; r < comm->nranks; r++)
         if (comm->peers[r].loads && r != comm->rank && comm->peers[r].reachable)
