@@ -559,7 +559,7 @@ int tmpi_work_finish(struct tmpi_work *work, bool good)
  */
 static thrum_status_t wait_for(const struct tmpi_comm *comm)
 {
-    const int64_t alone_ns = 20000;
+    const int64_t alone_ns = 1000000;
     thrum_status_t status, cause;
 
     while ((status = thrum_queue_synchronize_for(comm->queue, alone_ns)) == THRUM_ERR_TIMEOUT) {
