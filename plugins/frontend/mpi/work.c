@@ -554,21 +554,20 @@ int tmpi_work_finish(struct tmpi_work *work, bool good)
 /* ---- blocking calls ---- */
 
 /*
- * Waits for the queue. Short waits are Thrum's alone; between longer ones MPI gets on with the messages that it has in
+ * Waits for the queue. Most waits are short, and Thrum's alone; in a longer one MPI gets on with the messages that it has in
  * flight, without which the rank that is waited for might never come.
  */
 static thrum_status_t wait_for(const struct tmpi_comm *comm)
 {
-    const int64_t alone_ns = 1000000;
-    thrum_status_t status, cause;
+    const int64_t alone_ns = 200000;
+    thrum_status_t status = thrum_queue_synchronize_for(comm->queue, alone_ns), cause;
 
-    while ((status = thrum_queue_synchronize_for(comm->queue, alone_ns)) == THRUM_ERR_TIMEOUT) {
-        status = thrum_queue_query(comm->queue);
-        if (status != THRUM_IN_PROGRESS) /* it has ended since, or TIMEOUT was how it ended */
-            return !status && !thrum_comm_async_error(comm->thrum, &cause, NULL) ? cause : status;
-        tmpi_progress_mpi();
-    }
-    return status;
+    if (status != THRUM_ERR_TIMEOUT)
+        return status;
+    while ((status = thrum_queue_query(comm->queue)) == THRUM_IN_PROGRESS)
+        tmpi_request_pause(comm, 0);
+    /* TIMEOUT may have been how it ended */
+    return !status && !thrum_comm_async_error(comm->thrum, &cause, NULL) ? cause : status;
 }
 
 thrum_status_t tmpi_explain(const struct tmpi_comm *comm, thrum_status_t status,
