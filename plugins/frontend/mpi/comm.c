@@ -89,7 +89,7 @@ int tmpi_raise(MPI_Comm comm, thrum_status_t status, const char *message)
 {
     int code = tmpi_code_of(status, message);
 
-    thrum_plugin_log(THRUM_LOG_WARN, "MPI: %s", message);
+    thrum_plugin_log(THRUM_LOG_INFO, "MPI: %s", message);
     (void)PMPI_Comm_call_errhandler(comm, code);
     return code;
 }

@@ -101,7 +101,7 @@ static void finish(struct tmpi_request *request, thrum_status_t status)
     request->status = status;
     if (status) {
         status = tmpi_explain(request->comm, status, &message);
-        thrum_plugin_log(THRUM_LOG_WARN, "MPI: %s", message);
+        thrum_plugin_log(THRUM_LOG_INFO, "MPI: %s", message);
         request->code = tmpi_code_of(status, message);
     }
     atomic_store_explicit(&request->state, TMPI_DONE, memory_order_release);

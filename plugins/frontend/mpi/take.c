@@ -18,13 +18,13 @@
 /* ---- policy: from how many bytes to how many ---- */
 
 struct range {
-    uint64_t from, to; /* both included; from > to: never */
+    uint64_t from, to; /* both included; to 0: never */
 };
 
 #define ANY UINT64_MAX
 #define NEVER \
     { \
-        1, 0 \
+        0, 0 \
     }
 enum { ROW_TWO, ROW_MORE, ROW_CROWDED, ROWS };
 
@@ -340,7 +340,7 @@ static enum tmpi_reason look(const struct tmpi_call *call, enum tmpi_mode mode,
     enum tmpi_reason reason = TMPI_TAKEN;
     bool send, recv;
 
-    if (range->from > range->to)
+    if (!range->to)
         return TMPI_POLICY;
     meaning(call, comm, &send, &recv);
     if (send && !(taken->sendtype = tmpi_type_of(call->sendtype)))
