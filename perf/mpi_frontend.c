@@ -35,12 +35,13 @@ static int counts[MOST_RANKS], displs[MOST_RANKS];
     X(Reduce_scatter_block, reduce_scatter_block, 1, send_buffer, recv_buffer, n / nranks, \
       MPI_FLOAT, MPI_SUM, MPI_COMM_WORLD) \
     X(Alltoall, alltoall, 0, send_buffer, n, MPI_FLOAT, recv_buffer, n, MPI_FLOAT, MPI_COMM_WORLD) \
-    X(Alltoallv, alltoallv, 0, send_buffer, counts, displs, MPI_FLOAT, recv_buffer, counts, displs, \
-      MPI_FLOAT, MPI_COMM_WORLD) \
+    X(Alltoallv, alltoallv, 0, send_buffer, counts, displs, MPI_FLOAT, recv_buffer, counts, \
+      displs, MPI_FLOAT, MPI_COMM_WORLD) \
     X(Gather, gather, 0, send_buffer, n, MPI_FLOAT, recv_buffer, n, MPI_FLOAT, 0, MPI_COMM_WORLD) \
     X(Gatherv, gatherv, 0, send_buffer, n, MPI_FLOAT, recv_buffer, counts, displs, MPI_FLOAT, 0, \
       MPI_COMM_WORLD) \
-    X(Scatter, scatter, 0, send_buffer, n, MPI_FLOAT, recv_buffer, n, MPI_FLOAT, 0, MPI_COMM_WORLD) \
+    X(Scatter, scatter, 0, send_buffer, n, MPI_FLOAT, recv_buffer, n, MPI_FLOAT, 0, \
+      MPI_COMM_WORLD) \
     X(Scatterv, scatterv, 0, send_buffer, counts, displs, MPI_FLOAT, recv_buffer, n, MPI_FLOAT, 0, \
       MPI_COMM_WORLD) \
     X(Scan, scan, 1, send_buffer, recv_buffer, n, MPI_FLOAT, MPI_SUM, MPI_COMM_WORLD) \

@@ -27,7 +27,8 @@ struct tmpi_state tmpi = {.self = MPI_COMM_NULL};
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* of what follows, and of set-up */
 static struct tmpi_comm *comms;
 static int comm_keyval = MPI_KEYVAL_INVALID, self_keyval = MPI_KEYVAL_INVALID;
-static _Atomic uint64_t comms_gone; /* counts communicators that have gone: handles may come again */
+static _Atomic uint64_t
+    comms_gone; /* counts communicators that have gone: handles may come again */
 
 void tmpi_progress_mpi(void)
 {
@@ -78,7 +79,8 @@ int tmpi_code_of(thrum_status_t status, const char *message)
         codes[index] = 0;
     code = codes[index];
     if (code) {
-        snprintf(text, sizeof text, "Thrum: %s", message[0] ? message : thrum_status_string(status));
+        snprintf(text, sizeof text, "Thrum: %s",
+                 message[0] ? message : thrum_status_string(status));
         (void)PMPI_Add_error_string(code, text);
     }
     pthread_mutex_unlock(&lock);
@@ -277,8 +279,16 @@ thrum_status_t thrum_mpi_device(thrum_device_t *device_out)
 /* ---- communicators ---- */
 
 /* What the ranks tell each other, each entry being the least of all. */
-enum { SAID_WORKS, SAID_HOST, SAID_HOST_NEGATIVE, SAID_SETTINGS, SAID_SETTINGS_NEGATIVE, SAID_STAGE,
-       SAID_UNCROWDED, SAID };
+enum {
+    SAID_WORKS,
+    SAID_HOST,
+    SAID_HOST_NEGATIVE,
+    SAID_SETTINGS,
+    SAID_SETTINGS_NEGATIVE,
+    SAID_STAGE,
+    SAID_UNCROWDED,
+    SAID
+};
 
 static enum tmpi_reason agree(struct tmpi_comm *comm)
 {
@@ -291,8 +301,7 @@ static enum tmpi_reason agree(struct tmpi_comm *comm)
     mine[SAID_SETTINGS_NEGATIVE] = -(int64_t)tmpi.settings;
     mine[SAID_STAGE] = (int64_t)tmpi.stage_bytes;
     mine[SAID_UNCROWDED] = tmpi.world_size <= sysconf(_SC_NPROCESSORS_ONLN);
-    if (PMPI_Allreduce(mine, least, SAID, MPI_INT64_T, MPI_MIN, comm->handle) ||
-        !least[SAID_WORKS])
+    if (PMPI_Allreduce(mine, least, SAID, MPI_INT64_T, MPI_MIN, comm->handle) || !least[SAID_WORKS])
         return TMPI_FAILED;
     if (least[SAID_SETTINGS] != -least[SAID_SETTINGS_NEGATIVE])
         return TMPI_CONFIG;

@@ -141,9 +141,10 @@ int tmpi_fall(const struct tmpi_call *call)
 /* MPI would have to copy device memory when the request ends. */
 static int refuse(const struct tmpi_call *call)
 {
-    return tmpi_raise(call->comm, THRUM_ERR_INVALID_POINTER,
-                      "a nonblocking or persistent call with a buffer in device memory went to MPI, "
-                      "which cannot reach it; THRUM_MPI_REPORT=1 says why");
+    return tmpi_raise(
+        call->comm, THRUM_ERR_INVALID_POINTER,
+        "a nonblocking or persistent call with a buffer in device memory went to MPI, "
+        "which cannot reach it; THRUM_MPI_REPORT=1 says why");
 }
 
 int tmpi_fall_nonblocking(const struct tmpi_call *call, MPI_Request *request)

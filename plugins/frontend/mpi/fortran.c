@@ -308,8 +308,7 @@ NAMES(ompi_testsome_f, mpi_testsome)
 
 TMPI_EXPORT void ompi_request_get_status_f(MPI_Fint *request, MPI_Fint *flag, MPI_Fint *status,
                                            MPI_Fint *error);
-void ompi_request_get_status_f(MPI_Fint *request, MPI_Fint *flag, MPI_Fint *status,
-                               MPI_Fint *error)
+void ompi_request_get_status_f(MPI_Fint *request, MPI_Fint *flag, MPI_Fint *status, MPI_Fint *error)
 {
     MPI_Status result;
     int done = 0, code = MPI_Request_get_status(PMPI_Request_f2c(*request), &done, &result);

@@ -77,7 +77,8 @@ struct tmpi_type {
     MPI_Aint extent;
     bool dense; /* the bytes lie in the order of the type map, without gaps, from 0 on */
     enum tmpi_class class;
-    thrum_datatype_t dtype; /* of elements in reductions; class NONE: stands for `size` bytes, for operations of the caller's */
+    thrum_datatype_t
+        dtype; /* of elements in reductions; class NONE: stands for `size` bytes, for operations of the caller's */
     bool has_dtype;
 };
 
@@ -138,7 +139,8 @@ struct tmpi_state {
     _Atomic int ready; /* 0 not asked yet, 1 works, -1 does not */
     bool threads; /* MPI_THREAD_MULTIPLE */
     bool works; /* the settings are good */
-    _Atomic bool device_used; /* the program has asked for the device: buffers may be in its memory */
+    _Atomic bool
+        device_used; /* the program has asked for the device: buffers may be in its memory */
     thrum_device_t device;
     MPI_Comm self; /* own duplicate of MPI_COMM_SELF, errors are returned */
     uint64_t host, settings; /* what must be equal on all ranks of a communicator */
@@ -197,7 +199,8 @@ uint64_t tmpi_hash(uint64_t hash, const void *data, size_t bytes);
 struct tmpi_work {
     struct tmpi_call call;
     struct tmpi_taken taken;
-    void *packed_send, *packed_recv; /* from malloc; what Thrum reads and writes instead of the caller's memory */
+    void *packed_send,
+        *packed_recv; /* from malloc; what Thrum reads and writes instead of the caller's memory */
     size_t recv_bytes; /* of packed_recv */
 };
 

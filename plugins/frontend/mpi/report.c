@@ -37,8 +37,8 @@ static void print_function(FILE *stream, enum tmpi_function function, enum tmpi_
     };
     char name[64];
 
-    snprintf(name, sizeof name, "MPI_%s%s%s", mode == TMPI_NONBLOCKING ? "I" : "",
-             names[function], mode == TMPI_PERSISTENT ? "_init" : "");
+    snprintf(name, sizeof name, "MPI_%s%s%s", mode == TMPI_NONBLOCKING ? "I" : "", names[function],
+             mode == TMPI_PERSISTENT ? "_init" : "");
     if (mode == TMPI_NONBLOCKING) /* MPI_Iallreduce */
         name[5] = (char)(name[5] | 0x20);
     for (int reason = 0; reason < TMPI_REASONS; reason++) {

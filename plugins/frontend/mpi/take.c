@@ -113,7 +113,8 @@ static bool add_rule(const char *rule)
         const char *name = rule_names[function];
         bool nonblocking = rule[0] == 'i' && strncmp(rule, name, length);
 
-        if (length - nonblocking == strlen(name) && !strncmp(rule + nonblocking, name, strlen(name))) {
+        if (length - nonblocking == strlen(name) &&
+            !strncmp(rule + nonblocking, name, strlen(name))) {
             set_rule(function, !nonblocking, range);
             return true;
         }

@@ -107,16 +107,16 @@ static void add(MPI_Datatype handle, enum tmpi_class class, bool is_signed)
 
 static void add_c_types(void)
 {
-    const MPI_Datatype integers[] = {MPI_SIGNED_CHAR, MPI_SHORT,     MPI_INT,          MPI_LONG,
-                                     MPI_LONG_LONG,   MPI_INT8_T,    MPI_INT16_T,      MPI_INT32_T,
-                                     MPI_INT64_T};
-    const MPI_Datatype naturals[] = {MPI_UNSIGNED_CHAR, MPI_UNSIGNED_SHORT, MPI_UNSIGNED,
+    const MPI_Datatype integers[] = {MPI_SIGNED_CHAR, MPI_SHORT,     MPI_INT,
+                                     MPI_LONG,        MPI_LONG_LONG, MPI_INT8_T,
+                                     MPI_INT16_T,     MPI_INT32_T,   MPI_INT64_T};
+    const MPI_Datatype naturals[] = {MPI_UNSIGNED_CHAR, MPI_UNSIGNED_SHORT,     MPI_UNSIGNED,
                                      MPI_UNSIGNED_LONG, MPI_UNSIGNED_LONG_LONG, MPI_UINT8_T,
-                                     MPI_UINT16_T,      MPI_UINT32_T, MPI_UINT64_T};
+                                     MPI_UINT16_T,      MPI_UINT32_T,           MPI_UINT64_T};
     const MPI_Datatype own[] = {MPI_AINT, MPI_OFFSET, MPI_COUNT};
-    const MPI_Datatype moved[] = {MPI_CHAR,      MPI_WCHAR,     MPI_PACKED,      MPI_LONG_DOUBLE,
-                                  MPI_FLOAT_INT, MPI_LONG_INT,  MPI_DOUBLE_INT,  MPI_SHORT_INT,
-                                  MPI_2INT,      MPI_LONG_DOUBLE_INT};
+    const MPI_Datatype moved[] = {
+        MPI_CHAR,     MPI_WCHAR,      MPI_PACKED,    MPI_LONG_DOUBLE, MPI_FLOAT_INT,
+        MPI_LONG_INT, MPI_DOUBLE_INT, MPI_SHORT_INT, MPI_2INT,        MPI_LONG_DOUBLE_INT};
 
     for (size_t i = 0; i < sizeof integers / sizeof *integers; i++)
         add(integers[i], TMPI_CLASS_INTEGER, true);

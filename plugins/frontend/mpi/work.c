@@ -40,10 +40,9 @@ static thrum_status_t convert(const void *memory, int64_t count, MPI_Datatype ha
         char *part = (char *)packed + done * (int64_t)type->size;
         const char *from = at(memory, done, type);
         int bytes = n * (int)type->size;
-        int code = to_packed
-                       ? PMPI_Pack(from, n, handle, part, bytes, &position, tmpi.self)
-                       : PMPI_Unpack(part, bytes, &position, (void *)(uintptr_t)from, n, handle,
-                                     tmpi.self);
+        int code = to_packed ? PMPI_Pack(from, n, handle, part, bytes, &position, tmpi.self)
+                             : PMPI_Unpack(part, bytes, &position, (void *)(uintptr_t)from, n,
+                                           handle, tmpi.self);
 
         if (code)
             return THRUM_ERR_INVALID_TYPE;
@@ -292,12 +291,11 @@ static thrum_status_t give_alltoallv(struct tmpi_work *work, struct given *given
 
     if (status)
         return status;
-    return give_send_blocks(work, own ? call->recv : call->send,
-                            own ? call->recvcounts : call->sendcounts,
-                            own ? call->rdispls : call->sdispls,
-                            own ? call->recvtype : call->sendtype,
-                            own ? work->taken.recvtype : work->taken.sendtype, own,
-                            given->sendcounts, given->sdispls, given);
+    return give_send_blocks(
+        work, own ? call->recv : call->send, own ? call->recvcounts : call->sendcounts,
+        own ? call->rdispls : call->sdispls, own ? call->recvtype : call->sendtype,
+        own ? work->taken.recvtype : work->taken.sendtype, own, given->sendcounts, given->sdispls,
+        given);
 }
 
 static thrum_status_t give_gather(struct tmpi_work *work, struct given *given)
@@ -322,8 +320,8 @@ static thrum_status_t give_gather(struct tmpi_work *work, struct given *given)
         status = give_recv_blocks(work, given);
         offset = given->displs[comm->rank];
     } else {
-        status = give_recv(work, call->recv, given->count * (uint64_t)comm->size, type->dense,
-                           given);
+        status =
+            give_recv(work, call->recv, given->count * (uint64_t)comm->size, type->dense, given);
         offset = given->count * (size_t)comm->rank;
     }
     if (status)
@@ -344,8 +342,8 @@ static thrum_status_t give_scatter_root(struct tmpi_work *work, struct given *gi
     thrum_status_t status;
 
     if (v) {
-        status = give_send_blocks(work, call->send, call->sendcounts, call->sdispls,
-                                  call->sendtype, type, false, given->counts, given->displs, given);
+        status = give_send_blocks(work, call->send, call->sendcounts, call->sdispls, call->sendtype,
+                                  type, false, given->counts, given->displs, given);
         offset = given->displs[comm->rank];
         given->count = given->counts[comm->rank];
     } else {
@@ -485,8 +483,8 @@ thrum_status_t tmpi_work_issue(struct tmpi_work *work)
             return THRUM_ERR_NO_MEMORY;
     }
     if (work->taken.is_user_op)
-        work->taken.comm->user = (struct tmpi_user_op){
-            work->call.op, work->call.sendtype, work->taken.sendtype->size};
+        work->taken.comm->user =
+            (struct tmpi_user_op){work->call.op, work->call.sendtype, work->taken.sendtype->size};
     status = issue(work, arrays);
     if (arrays != few)
         free(arrays);
@@ -571,7 +569,7 @@ static thrum_status_t wait_for(const struct tmpi_comm *comm)
 }
 
 thrum_status_t tmpi_explain(const struct tmpi_comm *comm, thrum_status_t status,
-                              const char **message_out)
+                            const char **message_out)
 {
     thrum_status_t cause;
     const char *message;

@@ -142,10 +142,9 @@ static void compare(const struct tmpi_call *call, enum form form, const struct b
     struct tmpi_call test = with(call, &tested), reference = with(call, &expected);
     size_t at;
 
-    check(call_raw(&reference) == MPI_SUCCESS, "%s: PMPI failed",
-          function_names[call->function]);
-    check(run(&test, form) == MPI_SUCCESS, "%s form %d %s: failed",
-          function_names[call->function], (int)form, what);
+    check(call_raw(&reference) == MPI_SUCCESS, "%s: PMPI failed", function_names[call->function]);
+    check(run(&test, form) == MPI_SUCCESS, "%s form %d %s: failed", function_names[call->function],
+          (int)form, what);
     at = first_difference(tested.recv, expected.recv, defined);
     check(at == defined, "%s form %d %s: recv differs at byte %zu of %zu",
           function_names[call->function], (int)form, what, at, defined);
@@ -263,8 +262,7 @@ static void move_one(enum tmpi_function function, const struct layout *layout, i
     if (in_place && (function == TMPI_SCATTER || function == TMPI_SCATTERV)) {
         if (at_root)
             call.recv = MPI_IN_PLACE;
-    } else if (in_place &&
-               ((function != TMPI_GATHER && function != TMPI_GATHERV) || at_root)) {
+    } else if (in_place && ((function != TMPI_GATHER && function != TMPI_GATHERV) || at_root)) {
         call.send = MPI_IN_PLACE;
     }
     if (function == TMPI_ALLTOALL && in_place) /* the blocks go both ways: one type */
@@ -366,23 +364,23 @@ static void reduce_one(enum tmpi_function function, const struct number *number,
         call.send = MPI_IN_PLACE;
     /* in place, what is behind the block is nobody's afterwards */
     if (in_place && (function == TMPI_REDUCE_SCATTER || function == TMPI_REDUCE_SCATTER_BLOCK))
-        defined = (size_t)(function == TMPI_REDUCE_SCATTER ? counts[check_rank] : count) *
-                  (size_t)size;
+        defined =
+            (size_t)(function == TMPI_REDUCE_SCATTER ? counts[check_rank] : count) * (size_t)size;
     else
         defined = bytes;
     compare(&call, form, &input, bytes, defined, number->name);
     drop(&input);
 }
 
-static const enum tmpi_function reductions[] = {
-    TMPI_ALLREDUCE, TMPI_REDUCE, TMPI_REDUCE_SCATTER, TMPI_REDUCE_SCATTER_BLOCK, TMPI_SCAN,
-    TMPI_EXSCAN};
+static const enum tmpi_function reductions[] = {TMPI_ALLREDUCE,      TMPI_REDUCE,
+                                                TMPI_REDUCE_SCATTER, TMPI_REDUCE_SCATTER_BLOCK,
+                                                TMPI_SCAN,           TMPI_EXSCAN};
 #define REDUCTIONS (sizeof reductions / sizeof *reductions)
 
 static void all_types(const struct number *numbers, size_t n)
 {
-    const MPI_Op ops[] = {MPI_SUM, MPI_PROD, MPI_MAX,  MPI_MIN, MPI_LAND,
-                          MPI_LOR, MPI_BAND, MPI_BOR,  MPI_BXOR, MPI_LXOR};
+    const MPI_Op ops[] = {MPI_SUM, MPI_PROD, MPI_MAX, MPI_MIN,  MPI_LAND,
+                          MPI_LOR, MPI_BAND, MPI_BOR, MPI_BXOR, MPI_LXOR};
 
     for (size_t t = 0; t < n; t++)
         for (size_t o = 0; o < sizeof ops / sizeof *ops; o++)
@@ -398,8 +396,8 @@ static void all_sizes(const struct number *number, enum form form)
     for (size_t f = 0; f < REDUCTIONS; f++)
         for (size_t c = 0; c < sizeof counts / sizeof *counts; c++)
             for (int in_place = 0; in_place < 2; in_place++)
-                reduce_one(reductions[f], number, MPI_SUM, counts[c], in_place,
-                           (int)c % check_size, form);
+                reduce_one(reductions[f], number, MPI_SUM, counts[c], in_place, (int)c % check_size,
+                           form);
 }
 
 static void pairs(void)
@@ -463,8 +461,8 @@ static void user_ops(enum form form)
         MPI_Op_create(largest, 1, &most);
         for (size_t f = 0; f < REDUCTIONS; f++)
             for (size_t c = 0; c < sizeof counts / sizeof *counts; c++) {
-                reduce_one(reductions[f], &matrices, product, counts[c], c % 2,
-                           (int)c % check_size, form);
+                reduce_one(reductions[f], &matrices, product, counts[c], c % 2, (int)c % check_size,
+                           form);
                 reduce_one(reductions[f], &doubles, most, counts[c], c % 2, (int)c % check_size,
                            form);
             }

@@ -13,9 +13,9 @@ static float values[8192], sums[8192];
 static void mismatch(int rank, int *class)
 {
     *class = MPI_SUCCESS;
-    MPI_Error_class(MPI_Allreduce(values, sums, rank == 0 ? 2000 : 3000, MPI_FLOAT, MPI_SUM,
-                                  MPI_COMM_WORLD),
-                    class);
+    MPI_Error_class(
+        MPI_Allreduce(values, sums, rank == 0 ? 2000 : 3000, MPI_FLOAT, MPI_SUM, MPI_COMM_WORLD),
+        class);
 }
 
 int main(int argc, char **argv)

@@ -51,7 +51,8 @@ static void all(thrum_device_t device)
     expect(b, N, check_size, ranks, "Iallreduce");
     MPI_Allreduce(MPI_IN_PLACE, b, N, MPI_INT, MPI_MAX, MPI_COMM_WORLD);
     expect(b, N, check_size, ranks, "Allreduce in place");
-    MPI_Allreduce(&check_rank, &total, 1, MPI_INT, MPI_SUM, MPI_COMM_WORLD); /* host memory beside it */
+    MPI_Allreduce(&check_rank, &total, 1, MPI_INT, MPI_SUM,
+                  MPI_COMM_WORLD); /* host memory beside it */
     check(total == ranks, "total=%d", total);
     check(!thrum_mem_free(device, a) && !thrum_mem_free(device, b), "not freed");
 }

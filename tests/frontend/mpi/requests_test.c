@@ -188,8 +188,8 @@ static void persistent(enum how how)
         counts[r] = N / check_size;
     INIT(Allreduce)(in, sum, N, MPI_INT, MPI_SUM, MPI_COMM_WORLD, MPI_INFO_NULL, &requests[0]);
     INIT(Bcast)(&message, 1, MPI_INT, root, MPI_COMM_WORLD, MPI_INFO_NULL, &requests[1]);
-    INIT(Reduce_scatter)(in, parts, counts, MPI_INT, MPI_MAX, MPI_COMM_WORLD, MPI_INFO_NULL,
-                         &requests[2]);
+    INIT(Reduce_scatter)
+    (in, parts, counts, MPI_INT, MPI_MAX, MPI_COMM_WORLD, MPI_INFO_NULL, &requests[2]);
     memset(counts, 0x7f, (size_t)check_size * sizeof(int)); /* it was copied */
     INIT(Barrier)(MPI_COMM_WORLD, MPI_INFO_NULL, idle);
     check(!MPI_Wait(idle, &status), "waiting for an inactive request");
@@ -251,8 +251,7 @@ static void communicators(void)
     for (int again = 0; again < 5; again++) { /* handles come again */
         MPI_Comm_split(MPI_COMM_WORLD, check_rank % 2, -check_rank, &halves);
         MPI_Comm_dup(halves, &copy);
-        MPI_Comm_split(MPI_COMM_WORLD, check_rank == 0 ? MPI_UNDEFINED : 7, -check_rank,
-                       &reversed);
+        MPI_Comm_split(MPI_COMM_WORLD, check_rank == 0 ? MPI_UNDEFINED : 7, -check_rank, &reversed);
         check_comm(halves);
         check_comm(copy);
         if (reversed != MPI_COMM_NULL) {
