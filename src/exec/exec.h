@@ -60,14 +60,15 @@ struct exec_patch {
 struct exec_line_patch {
     uint64_t *address; /* an operand's base or indirect */
     uint64_t *value; /* of the command; NULL: it has no flag */
-    const uint32_t *count; /* lines of the pair so far, in this direction */
+    const uint32_t *slot; /* of the pair's next line in this direction */
     uint64_t first; /* the address in the first slot */
 };
 
 /* What a program adds to the counters of a pair. */
 struct exec_delta {
     struct comm_pair *pair;
-    uint32_t lines_sent, lines_received;
+    int32_t peer;
+    bool sends_line, receives_line;
     uint64_t sent[PLAN_MAX_LANES], received[PLAN_MAX_LANES];
 };
 
@@ -97,6 +98,7 @@ struct exec_program {
     struct thrum_operand *operands;
     struct exec_patch *patches; /* those of the own buffers first */
     struct exec_delta *deltas;
+    uint32_t first_credit; /* of commands that are not in a lane; collectives: see lower_credits */
     struct comm_arrival
         *arrivals; /* payloads of arrival lines: 1 for collectives, 1 a peer for p2p */
     struct comm_message *messages; /* point-to-point: what is sent; handed on to the operation */
@@ -180,7 +182,7 @@ uint64_t exec_signature(const struct call_record *call);
 static inline uint64_t exec_line_offset(int from, enum comm_channel channel)
 {
     return comm_block_offset(from) + offsetof(struct comm_peer_block, lines) +
-           COMM_LINE_STRIDE * (uint64_t)channel * COMM_LINES_PER_CHANNEL;
+           (channel == CHANNEL_P2P ? COMM_LINE_STRIDE * COMM_LINES_COLLECTIVE : 0);
 }
 
 /* Keeps a reference on a queue that carries work of the communicator, until its end. user. */
@@ -226,13 +228,22 @@ thrum_status_t exec_cache_insert(struct exec_cache *cache, const struct exec_key
 void exec_cache_forget_redop(struct exec_cache *cache, thrum_redop_t redop);
 /*
  * A call that is made again with the arguments of an earlier one, whose buffers were found good and lie where they lay
- * (equal epoch: device_memory_epoch; the stages are looked after here), needs no second look at them. recall: its
- * program and placement, which is the cache's, or NULL. Calls with counts are not remembered.
+ * (equal epoch: device_memory_epoch; the stages are looked after here), needs no second look at them. recall: what was
+ * remembered, which is the cache's, or NULL. Calls with counts are not remembered.
  */
-struct exec_program *exec_cache_recall(struct exec_cache *cache, const struct coll_args *args,
-                                       uint64_t epoch, const struct exec_placement **placement_out);
-void exec_cache_remember(struct exec_cache *cache, const struct coll_args *args, uint64_t epoch,
-                         struct exec_program *program, const struct exec_placement *placement);
+struct exec_repeat {
+    struct exec_program *program; /* NULL: free */
+    struct exec_placement placement;
+    struct call_record call; /* its sequence is the run's */
+    struct coll_args args;
+    uint64_t epoch, stage_moves;
+};
+struct exec_repeat *exec_cache_recall(struct exec_cache *cache, const struct coll_args *args,
+                                      uint64_t epoch);
+struct exec_repeat *exec_cache_remember(struct exec_cache *cache, const struct coll_args *args,
+                                        uint64_t epoch, struct exec_program *program,
+                                        const struct exec_placement *placement,
+                                        const struct call_record *call);
 uint64_t exec_cache_bytes(const struct exec_cache *cache);
 #define EXEC_CACHE_LIMIT_BYTES (16u << 20)
 
