@@ -50,7 +50,7 @@ int main(int argc, char **argv)
         gradient[i] = (float)(rank + i % 1000);
         average[i] = 0;
     }
-    for (int n = 256; n <= LONGEST; n *= 16) {
+    for (int n = 64; n <= LONGEST; n *= 16) {
         double us = time_average(gradient, average, n);
 
         if (rank == 0)
