@@ -151,17 +151,12 @@ static inline bool overlaps(void *const *dst, unsigned ndst, void *const *src, u
 static inline bool reduce_near(struct sim_queue *queue, const struct thrum_command *c)
 {
     void *cpu[NEAR_OPERANDS];
-    struct sim_reduce_args args = {.dsts = cpu,
-                                   .srcs = (const void *const *)(cpu + c->ndst),
-                                   .ndst = c->ndst,
-                                   .nsrc = c->nsrc,
-                                   .divisor = c->redop == THRUM_AVG && c->divisor ? c->divisor : 1};
 
     if (!c->bytes || c->redop >= THRUM_REDOP_COUNT || !find_all_near(queue, c, cpu) ||
-        overlaps(cpu, c->ndst, cpu + c->ndst, c->nsrc, c->bytes))
+        overlaps(cpu, c->ndst, cpu + c->ndst, c->nsrc, c->bytes) ||
+        !sim_reduce_small((thrum_datatype_t)c->dtype, (thrum_redop_t)c->redop, cpu, c->ndst,
+                          (const void *const *)(cpu + c->ndst), c->nsrc, c->bytes))
         return false;
-    args.count = c->bytes >> __builtin_ctzll(thrum_datatype_size((thrum_datatype_t)c->dtype));
-    sim_reduce((thrum_datatype_t)c->dtype, (thrum_redop_t)c->redop, &args);
     sim_count(&queue->bytes_reduced, c->bytes * c->nsrc);
     return true;
 }

@@ -160,9 +160,14 @@ static SIM_ALWAYS_INLINE void reduce(const struct sim_kernel_args *args, enum si
                                      thrum_redop_t op)
 {
     size_t step = step_bytes(elem, op), bytes = args->bytes, at = 0, head = 0;
-    struct sim_division division = {0};
-    uint64_t streamed = choose_streamed(args, elem_bytes(elem), step, &head);
+    struct sim_division division = {.nsrc = args->nsrc};
+    uint64_t streamed;
 
+    if (op != THRUM_AVG && op != SIM_AVG_POW2 && bytes - 1 < part_bytes(elem, op)) {
+        reduce_part(args, elem, op, &division, 0, bytes); /* a small message, in no time */
+        return;
+    }
+    streamed = choose_streamed(args, elem_bytes(elem), step, &head);
     if (op == THRUM_AVG || op == SIM_AVG_POW2)
         division = sim_division_for(elem, args->divisor);
     division.nsrc = args->nsrc;
