@@ -82,3 +82,13 @@ X(BOOTSTRAP_PORT, "THRUM_BOOTSTRAP_PORT", CONFIG_INT, "0", 0, 65535, "",
   "Port where ranks meet; 0: any free one.")
 X(STAGE_BYTES, "THRUM_STAGE_BYTES", CONFIG_BYTES, "1G", 131072, 1099511627776, "bytes",
   "Most device memory that a communicator takes to stand for host buffers.")
+X(MPI_TAKE, "THRUM_MPI_TAKE", CONFIG_STRING, "auto", 0, 0, "",
+  "MPI collectives that libthrum-mpi takes. auto: by what was measured; all; none; or a list of "
+  "function[:all|:none|:from-to], sizes in bytes, such as allreduce:4K-,bcast:none; with an i in "
+  "front the nonblocking and persistent forms only. The same on all ranks.")
+X(MPI_AFTER, "THRUM_MPI_AFTER", CONFIG_INT, "8", 0, 1000000, "",
+  "Collectives on an MPI communicator before libthrum-mpi makes a Thrum communicator for it. The "
+  "same on all ranks.")
+X(MPI_REPORT, "THRUM_MPI_REPORT", CONFIG_CHOICE, "0", 0, 0, "0|1|all",
+  "What libthrum-mpi prints when MPI is finalized: which calls Thrum took, which MPI, and why. 1: "
+  "of rank 0.")
