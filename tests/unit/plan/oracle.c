@@ -249,7 +249,8 @@ static bool step_op(struct oracle *o, int rank, const struct plan_op *op,
     switch (op->opcode) {
     case PLAN_WAIT:
         if (line)
-            return o->lines[rank][op->peer][a->round % PLAN_CHECK_ROUNDS].sequence == (uint64_t)a->round + 1;
+            return o->lines[rank][op->peer][a->round % PLAN_CHECK_ROUNDS].sequence ==
+                   (uint64_t)a->round + 1;
         return o->semaphores[rank][op->peer][op->lane] >=
                (uint64_t)a->round * a->wait_max[op->peer][op->lane] + op->value;
     case PLAN_SIGNAL:
