@@ -34,8 +34,13 @@
  *   scratch
  */
 enum comm_channel { CHANNEL_COLLECTIVE, CHANNEL_P2P, CHANNEL_ONE_SIDED, CHANNEL_COUNT };
-#define COMM_LINE_CHANNELS CHANNEL_ONE_SIDED /* the channels before it have lines */
-#define COMM_LINES_PER_CHANNEL 2
+/*
+ * Slots for the lines of a pair on a channel. Messages meet before they go, so two do. Collectives may send lines one
+ * way only: see struct comm_pair.
+ */
+#define COMM_LINES_COLLECTIVE 8
+#define COMM_LINES_P2P 2
+#define COMM_LINES (COMM_LINES_COLLECTIVE + COMM_LINES_P2P)
 #define COMM_SEMAPHORE_STRIDE CACHE_LINE_BYTES
 
 struct comm_peer_block {
@@ -47,14 +52,18 @@ struct comm_peer_block {
         struct thrum_line line;
         uint8_t
             bytes[offsetof(struct thrum_line, payload) + THRUM_LINE_LONG_BYTES + CACHE_LINE_BYTES];
-    } lines[COMM_LINE_CHANNELS][COMM_LINES_PER_CHANNEL];
+    } lines[COMM_LINES]; /* those of collectives, then those of messages */
+    struct {
+        uint64_t value;
+        uint8_t pad[COMM_SEMAPHORE_STRIDE - 8];
+    } credit; /* so many lines of collectives that were sent to the peer it is done with */
     struct {
         uint64_t value;
         uint8_t pad[COMM_SEMAPHORE_STRIDE - 8];
     } semaphores[CHANNEL_COUNT][PLAN_MAX_LANES];
 };
 
-#define COMM_LINE_STRIDE sizeof(((struct comm_peer_block *)0)->lines[0][0])
+#define COMM_LINE_STRIDE sizeof(((struct comm_peer_block *)0)->lines[0])
 
 struct comm_own_block {
     struct {
@@ -73,9 +82,24 @@ struct comm_arrival {
     uint8_t collective, dtype;
 };
 
-/* Counters that both ends of a pair advance alike. user. */
+/*
+ * One direction of a pair's lines, of which an operation sends one at most. A line's slot is free again when the
+ * operation that it was sent to has ended there. The sender knows that of all lines before this operation's once it has
+ * a line of the same operation from the peer, as the peer had ended what came before. Where lines go one way only, the
+ * receiver tells by a credit, once every half of the slots. Both ends count alike, so both know which operation carries
+ * a credit (`credit_at`, counted in lines) and which has to wait for one first (`limit`; then for credit_at).
+ */
+struct comm_lines {
+    uint64_t count; /* lines so far */
+    uint64_t credit_at; /* sender: the next credit to wait for. receiver: the next to give */
+    uint64_t limit; /* sender: so many may have been sent without waiting */
+    uint32_t slot; /* of the next line */
+    uint32_t half; /* of the slots; fixed */
+};
+
+/* What both ends of a pair advance alike. user. */
 struct comm_pair {
-    uint32_t lines_sent, lines_received;
+    struct comm_lines out, in;
     uint64_t sent[PLAN_MAX_LANES], received[PLAN_MAX_LANES];
 };
 
@@ -349,6 +373,12 @@ static inline uint64_t comm_semaphore_offset(enum comm_channel channel, int from
     return comm_block_offset(from) + offsetof(struct comm_peer_block, semaphores) +
            sizeof(((struct comm_peer_block *)0)->semaphores[0][0]) *
                ((uint64_t)channel * PLAN_MAX_LANES + (uint64_t)lane);
+}
+
+/* In an area: how many lines of collectives that went to rank `from` it is done with. */
+static inline uint64_t comm_credit_offset(int from)
+{
+    return comm_block_offset(from) + offsetof(struct comm_peer_block, credit);
 }
 
 /* Waits until operation `number` of this rank has ended or the communicator has failed. user. */

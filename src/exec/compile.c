@@ -103,6 +103,7 @@ static struct exec_delta *delta(struct builder *b, int peer)
 
     if (!b->delta_of[peer]) {
         b->delta_of[peer] = &p->deltas[p->ndeltas++];
+        b->delta_of[peer]->peer = peer;
         b->delta_of[peer]->pair = &b->comm->peers[peer].pairs[p->channel];
     }
     return b->delta_of[peer];
@@ -356,7 +357,7 @@ static void lower_line(struct builder *b, const struct plan_op *op)
     patch_command(b, b->comm->peer_access ? PATCH_LINE_OUT : PATCH_LINE_PUT, op->peer, op->lane,
                   p2p_signature(b, op->peer, true));
     b->program->arrives |= !inline_data;
-    delta(b, op->peer)->lines_sent++;
+    delta(b, op->peer)->sends_line = true;
 }
 
 static void lower_wait_line(struct builder *b, const struct plan_op *op)
@@ -368,7 +369,7 @@ static void lower_wait_line(struct builder *b, const struct plan_op *op)
     command = add_command(b, THRUM_CMD_WAIT_LINE, first, 0, 1);
     command->mask = EXEC_SEQUENCE_MASK;
     patch_command(b, PATCH_LINE_IN, op->peer, op->lane, p2p_signature(b, op->peer, false));
-    delta(b, op->peer)->lines_received++;
+    delta(b, op->peer)->receives_line = true;
 }
 
 /* PUT with peer access: the DMA engine copies, then signals. */
@@ -537,6 +538,34 @@ static void lower_lane(struct builder *b, uint32_t lane)
     p->lanes[lane].ncommands = p->ncommands - p->lanes[lane].first_command;
 }
 
+/* See struct comm_lines. For delta i the commands first_credit + 2 i: WAIT for a credit, and + 1: give one. */
+static void lower_credits(struct builder *b)
+{
+    struct exec_program *p = b->program;
+    struct thrum_comm *comm = b->comm;
+    uint64_t own = comm_credit_offset(comm->rank);
+
+    p->first_credit = p->ncommands;
+    for (uint32_t i = 0; i < p->ndeltas && p->channel == CHANNEL_COLLECTIVE; i++) {
+        int peer = p->deltas[i].peer;
+        uint32_t first = p->noperands;
+        struct thrum_command *command;
+
+        add_operand(b, comm->area + comm_credit_offset(peer));
+        add_command(b, THRUM_CMD_WAIT, first, 0, 1);
+        first = p->noperands;
+        if (comm->peer_access) {
+            add_operand(b, peer_area(b, peer) + own);
+            command = add_command(b, THRUM_CMD_SIGNAL, first, 1, 0);
+            command->flags = THRUM_CMD_FLAG_SET | THRUM_CMD_FLAG_CONTAIN;
+        } else {
+            command = add_put(b, peer, first, 0, 0);
+            command->put.signal_key = comm->peers[peer].area_key;
+            command->put.signal_offset = comm->peers[peer].area_put_offset + own;
+        }
+    }
+}
+
 static uint32_t count_lanes(const struct plan *plan)
 {
     uint32_t n = 1;
@@ -586,7 +615,7 @@ static bool as_line_patch(struct exec_program *p, const struct exec_patch *patch
     struct thrum_operand *operand = &p->operands[patch->operand];
 
     *out = (struct exec_line_patch){.address = &operand->indirect,
-                                    .count = &patch->pair->lines_received,
+                                    .slot = &patch->pair->in.slot,
                                     .first = patch->base + EXEC_LINE_PAYLOAD};
     switch ((enum patch_kind)patch->kind) {
     case PATCH_PEER_SEND:
@@ -600,7 +629,7 @@ static bool as_line_patch(struct exec_program *p, const struct exec_patch *patch
         out->first += patch->addend;
         return true;
     case PATCH_LINE_OUT:
-        out->count = &patch->pair->lines_sent; /* fall through */
+        out->slot = &patch->pair->out.slot; /* fall through */
     case PATCH_LINE_IN:
         out->address = &operand->base;
         out->value = &command->value;
@@ -681,6 +710,7 @@ thrum_status_t exec_compile(struct thrum_comm *comm, const struct plan *plan,
         b.program->nlanes = count_lanes(plan);
         for (uint32_t lane = 0; lane < b.program->nlanes; lane++)
             lower_lane(&b, lane);
+        lower_credits(&b);
     }
     if (!b.status && channel == CHANNEL_P2P)
         note_messages(&b);

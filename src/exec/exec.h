@@ -60,14 +60,15 @@ struct exec_patch {
 struct exec_line_patch {
     uint64_t *address; /* an operand's base or indirect */
     uint64_t *value; /* of the command; NULL: it has no flag */
-    const uint32_t *count; /* lines of the pair so far, in this direction */
+    const uint32_t *slot; /* of the pair's next line in this direction */
     uint64_t first; /* the address in the first slot */
 };
 
 /* What a program adds to the counters of a pair. */
 struct exec_delta {
     struct comm_pair *pair;
-    uint32_t lines_sent, lines_received;
+    int32_t peer;
+    bool sends_line, receives_line;
     uint64_t sent[PLAN_MAX_LANES], received[PLAN_MAX_LANES];
 };
 
@@ -97,6 +98,7 @@ struct exec_program {
     struct thrum_operand *operands;
     struct exec_patch *patches; /* those of the own buffers first */
     struct exec_delta *deltas;
+    uint32_t first_credit; /* of commands that are not in a lane; collectives: see lower_credits */
     struct comm_arrival
         *arrivals; /* payloads of arrival lines: 1 for collectives, 1 a peer for p2p */
     struct comm_message *messages; /* point-to-point: what is sent; handed on to the operation */
@@ -180,7 +182,7 @@ uint64_t exec_signature(const struct call_record *call);
 static inline uint64_t exec_line_offset(int from, enum comm_channel channel)
 {
     return comm_block_offset(from) + offsetof(struct comm_peer_block, lines) +
-           COMM_LINE_STRIDE * (uint64_t)channel * COMM_LINES_PER_CHANNEL;
+           (channel == CHANNEL_P2P ? COMM_LINE_STRIDE * COMM_LINES_COLLECTIVE : 0);
 }
 
 /* Keeps a reference on a queue that carries work of the communicator, until its end. user. */

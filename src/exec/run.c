@@ -30,24 +30,24 @@ struct binding {
     uint64_t flag; /* of collectives */
 };
 
-/* The slot that the pair's next line goes to or comes to; patch->base is the first. */
-static inline uint64_t line_slot(const struct exec_patch *patch, uint32_t count)
+/* Where the pair's next line goes to or comes to; patch->base is the first slot. */
+static inline uint64_t line_slot(const struct exec_patch *patch, const struct comm_lines *lines)
 {
-    return patch->base + count % COMM_LINES_PER_CHANNEL * COMM_LINE_STRIDE;
+    return patch->base + lines->slot * COMM_LINE_STRIDE;
 }
 
 /* A field of the arrival line that has come from the peer. */
 static inline uint64_t arrival_field(const struct exec_patch *patch, size_t field)
 {
-    return line_slot(patch, patch->pair->lines_received) + EXEC_LINE_PAYLOAD + field;
+    return line_slot(patch, &patch->pair->in) + EXEC_LINE_PAYLOAD + field;
 }
 
 static inline uint64_t line_flag(const struct binding *b, const struct exec_patch *patch,
-                                 uint32_t count)
+                                 const struct comm_lines *lines)
 {
     if (b->program->channel == CHANNEL_COLLECTIVE)
         return b->flag;
-    return ((uint64_t)count + 1) << EXEC_SIGNATURE_BITS | patch->addend;
+    return (lines->count + 1) << EXEC_SIGNATURE_BITS | patch->addend;
 }
 
 /* Drops registrations whose allocation is gone; its addresses may be another's by now. */
@@ -150,17 +150,17 @@ static inline thrum_status_t apply(const struct binding *b, const struct exec_pa
             arrival_field(patch, offsetof(struct comm_arrival, recv_key));
         break;
     case PATCH_LINE_OUT:
-        operand->base = line_slot(patch, pair->lines_sent);
-        command->value = line_flag(b, patch, pair->lines_sent);
+        operand->base = line_slot(patch, &pair->out);
+        command->value = line_flag(b, patch, &pair->out);
         break;
     case PATCH_LINE_PUT:
-        command->put.signal_offset = line_slot(patch, pair->lines_sent);
+        command->put.signal_offset = line_slot(patch, &pair->out);
         operand->base = command->put.signal_offset + EXEC_LINE_PAYLOAD;
-        command->value = line_flag(b, patch, pair->lines_sent);
+        command->value = line_flag(b, patch, &pair->out);
         break;
     case PATCH_LINE_IN:
-        operand->base = line_slot(patch, pair->lines_received);
-        command->value = line_flag(b, patch, pair->lines_received);
+        operand->base = line_slot(patch, &pair->in);
+        command->value = line_flag(b, patch, &pair->in);
         break;
     case PATCH_LINE_DATA:
         operand->base = arrival_field(patch, patch->addend);
@@ -188,7 +188,7 @@ static inline void bind_lines(const struct exec_program *p, uint64_t flag)
     for (uint32_t i = 0; i < p->nline_patches; i++) {
         const struct exec_line_patch *l = &p->line_patches[i];
 
-        *l->address = l->first + *l->count % COMM_LINES_PER_CHANNEL * COMM_LINE_STRIDE;
+        *l->address = l->first + *l->slot * COMM_LINE_STRIDE;
         if (l->value)
             *l->value = flag;
     }
@@ -213,14 +213,45 @@ static inline thrum_status_t bind(const struct binding *b)
     return THRUM_OK;
 }
 
+/* An operation with this line is over for the host. Both ways: all but this line is known to be done with. */
+static inline void advance_lines(struct comm_lines *lines, bool both_ways, bool credit)
+{
+    if (both_ways) {
+        lines->slot ^= lines->half; /* the others in turn, should no line come back for a while */
+        lines->credit_at = lines->count + lines->half;
+        lines->limit = lines->count + lines->half + 1;
+    } else {
+        lines->slot = (lines->slot + 1) & (2 * lines->half - 1);
+        if (credit) {
+            lines->credit_at += lines->half;
+            lines->limit += lines->half;
+        }
+    }
+    lines->count++;
+}
+
+static inline bool needs_credit(const struct exec_delta *delta)
+{
+    return delta->sends_line && delta->pair->out.count == delta->pair->out.limit;
+}
+
+static inline bool gives_credit(const struct exec_delta *delta)
+{
+    return delta->receives_line && !delta->sends_line &&
+           delta->pair->in.count + 1 == delta->pair->in.credit_at;
+}
+
 static inline void advance_pairs(const struct exec_program *program)
 {
     for (uint32_t i = 0; i < program->ndeltas; i++) {
         const struct exec_delta *delta = &program->deltas[i];
         struct comm_pair *pair = delta->pair;
+        bool both = delta->sends_line && delta->receives_line;
 
-        pair->lines_sent += delta->lines_sent;
-        pair->lines_received += delta->lines_received;
+        if (delta->sends_line)
+            advance_lines(&pair->out, both, pair->out.count == pair->out.limit);
+        if (delta->receives_line)
+            advance_lines(&pair->in, both, pair->in.count + 1 == pair->in.credit_at);
         pair->sent[0] += delta->sent[0];
         pair->received[0] += delta->received[0];
         for (uint32_t lane = 1; lane < program->nlanes; lane++) {
@@ -401,21 +432,49 @@ static void add_in_parts(struct exec_list *list, const struct exec_program *prog
         else if (!point->is_send && staging->nout)
             exec_list_add_part(list, &staging->out[0], point->offset, point->bytes, false);
     }
-    exec_list_add(list, &program->commands[at], program->ncommands - at);
+    exec_list_add(list, &program->commands[at], program->lanes[0].ncommands - at);
 }
 
-/* Lane 0 with the copies around or in it, in one submission. */
-static thrum_status_t submit_staged(struct thrum_comm *comm, struct exec_program *program,
-                                    const struct exec_staging *staging, struct thrum_queue *queue,
-                                    struct comm_operation *operation)
+static inline bool moves_credits(const struct exec_program *program)
 {
+    if (program->channel != CHANNEL_COLLECTIVE)
+        return false;
+    for (uint32_t i = 0; i < program->ndeltas; i++)
+        if (needs_credit(&program->deltas[i]) || gives_credit(&program->deltas[i]))
+            return true;
+    return false;
+}
+
+static void add_credits(struct exec_list *list, struct exec_program *program, bool waits)
+{
+    for (uint32_t i = 0; i < program->ndeltas && program->channel == CHANNEL_COLLECTIVE; i++) {
+        const struct exec_delta *delta = &program->deltas[i];
+        struct thrum_command *command = &program->commands[program->first_credit + 2 * i + !waits];
+
+        if (!(waits ? needs_credit(delta) : gives_credit(delta)))
+            continue;
+        command->value = waits ? delta->pair->out.credit_at : delta->pair->in.credit_at;
+        exec_list_add(list, command, 1);
+    }
+}
+
+/* Lane 0 with what it waits for and tells of lines, and the copies around or in it, in one submission. */
+static thrum_status_t submit_list(struct thrum_comm *comm, struct exec_program *program,
+                                  const struct exec_staging *staging, struct thrum_queue *queue,
+                                  struct comm_operation *operation)
+{
+    static const struct exec_staging none;
     const struct thrum_command *commands = &program->commands[program->lanes[0].first_command];
     uint32_t n = program->lanes[0].ncommands;
     struct exec_list *list;
-    thrum_status_t status = exec_list_begin(comm, staging, n + 1, program->npoints, &list);
+    thrum_status_t status;
 
+    if (!staging)
+        staging = &none;
+    status = exec_list_begin(comm, staging, n + 1 + 2 * program->ndeltas, program->npoints, &list);
     if (status)
         return status;
+    add_credits(list, program, true);
     if (staging->by_parts) {
         add_in_parts(list, program, staging);
     } else {
@@ -427,6 +486,7 @@ static thrum_status_t submit_staged(struct thrum_comm *comm, struct exec_program
         exec_list_add_copies(list, staging->out, staging->nout, false);
         exec_list_add(list, &commands[n - 1], 1);
     }
+    add_credits(list, program, false);
     /* the program was checked; there is nothing to check in a copy from here to there */
     status = queue->ops->submit_checked(queue->impl, list->commands, list->n, &operation->ticket);
     if (list->contexts) { /* exec_run frees them where the submission was refused */
@@ -444,8 +504,8 @@ static thrum_status_t submit(struct thrum_comm *comm, struct exec_program *progr
     const struct exec_lane *lane = &program->lanes[0];
 
     number_lane0(program, operation->number);
-    if (staging)
-        return submit_staged(comm, program, staging, queue, operation);
+    if (staging || moves_credits(program))
+        return submit_list(comm, program, staging, queue, operation);
     return queue->ops->submit_checked(queue->impl, &program->commands[lane->first_command],
                                       lane->ncommands, &operation->ticket);
 }
@@ -456,11 +516,11 @@ static void hand_on_messages(struct thrum_comm *comm, struct exec_program *progr
 {
     for (uint32_t i = 0; i < program->nmessages; i++) {
         struct comm_message *m = &program->messages[i];
-        uint32_t count = comm->peers[m->peer].pairs[CHANNEL_P2P].lines_received;
+        const struct comm_lines *lines = &comm->peers[m->peer].pairs[CHANNEL_P2P].in;
 
-        m->line = comm->area + exec_line_offset(m->peer, CHANNEL_P2P) +
-                  count % COMM_LINES_PER_CHANNEL * COMM_LINE_STRIDE;
-        m->flag |= ((uint64_t)count + 1) << EXEC_SIGNATURE_BITS;
+        m->line =
+            comm->area + exec_line_offset(m->peer, CHANNEL_P2P) + lines->slot * COMM_LINE_STRIDE;
+        m->flag |= (lines->count + 1) << EXEC_SIGNATURE_BITS;
     }
     operation->has_more = true;
     operation->messages = program->messages;

@@ -165,9 +165,9 @@ struct line {
     uint64_t bytes; /* of an INLINE one */
     size_t send_op, wait_op; /* SIZE_MAX: there is none */
     bool is_inline, wait_is_inline;
-    uint32_t sent_round[2]; /* + 1 */
-    uint32_t clock[2];
-    pieces_t pieces[2];
+    uint32_t sent_round[PLAN_CHECK_ROUNDS]; /* + 1 */
+    uint32_t clock[PLAN_CHECK_ROUNDS];
+    pieces_t pieces[PLAN_CHECK_ROUNDS];
     struct {
         uint32_t epoch, round; /* in which the receiver's lane last had it; epoch 0: never */
     } waited[PLAN_MAX_LANES];

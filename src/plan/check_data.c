@@ -74,7 +74,7 @@ static bool gather_line(struct check *check, const struct step *step, const stru
                         pieces_t *pieces)
 {
     const struct line *line = check_line(check, step->rank, (int)o->offset);
-    const pieces_t *data = &line->pieces[check->round & 1];
+    const pieces_t *data = &line->pieces[check->round % PLAN_CHECK_ROUNDS];
     uint64_t left = step->op->bytes;
 
     if (!line_is_known(check, step, line->from)) {
@@ -174,7 +174,7 @@ static bool scatter(struct check *check, const struct step *step)
 static bool put_inline(struct check *check, const struct step *step)
 {
     struct line *line = check_line(check, step->op->peer, step->rank);
-    pieces_t *data = &line->pieces[check->round & 1];
+    pieces_t *data = &line->pieces[check->round % PLAN_CHECK_ROUNDS];
 
     data->n = 0;
     if (check->gathered.n) {

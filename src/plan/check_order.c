@@ -133,7 +133,7 @@ bool order_wait(struct check *check, uint32_t thread, struct semaphore *s, uint6
 
 bool order_send_line(struct check *check, uint32_t thread, struct line *line)
 {
-    uint32_t slot = check->round & 1;
+    uint32_t slot = check->round % PLAN_CHECK_ROUNDS;
 
     if (line->sent_round[slot])
         give_back_clock(check, line->clock[slot]);
@@ -148,7 +148,7 @@ bool order_send_line(struct check *check, uint32_t thread, struct line *line)
 
 bool order_wait_line(struct check *check, uint32_t thread, struct line *line)
 {
-    uint32_t slot = check->round & 1, *clock = check_clock(check, thread);
+    uint32_t slot = check->round % PLAN_CHECK_ROUNDS, *clock = check_clock(check, thread);
 
     if (line->sent_round[slot] != check->round + 1)
         return false;

@@ -9,7 +9,7 @@
  * plan (exec adds the base), are raised by the one signaller in growing order, and every raise is waited for by the
  * receiver before its plan ends: so both ends know the base of the next plan without talking.
  *
- * Lines. Each ordered pair has two line slots, used in turn. SIGNAL|ARRIVE writes the caller's call record (signature,
+ * Lines. Each ordered pair has some line slots, used in turn. SIGNAL|ARRIVE writes the caller's call record (signature,
  * where its buffers are) into the next slot at the peer, PUT|INLINE writes up to plan_inline_bytes of data; at most one
  * line per ordered pair and plan. WAIT|ARRIVE (or |INLINE) by the peer waits for it and compares the signatures.
  * After WAIT|ARRIVE from r, operands may name r's SEND and RECV; after WAIT|INLINE, (LINE, rank = me, offset =
@@ -18,7 +18,9 @@
  * What makes any plan safe after any other (the checker proves it for each plan alone):
  *  1. an access to a peer's SEND, RECV or SCRATCH is ordered after the peer's start of this plan (its arrival, or a
  *     signal or line from it), and before the peer's end of it;
- *  2. whoever sends a line to r ends its plan only after r has started it (so two slots are enough).
+ *  2. whoever sends a line of a message to r ends its plan only after r has started it (so two slots are enough).
+ * Collectives may send a line and be done: exec keeps a sender from getting more than its slots ahead (struct
+ * comm_lines of comm.h).
  *
  * A PUT reads its source until the peer's receipt is known: the source may be overwritten only by what is ordered after
  * the WAIT of the peer (or after the end of the plan, where exec flushes). PUT|INLINE reads it when the op runs.
@@ -265,8 +267,9 @@ uint64_t plan_recv_bytes(const struct plan_params *params, int rank);
 /*
  * Checks the plans of all ranks, plans[r] for rank r, all of one call: the rules at the top of this file, no deadlock,
  * no data race, the right contributions in every output element, and all of it with the same plans `rounds` times in a
- * row. Returns OK, or ERR_PLAN with a counterexample written to `report` (may be NULL), or NO_MEMORY.
+ * row, PLAN_CHECK_ROUNDS at most. Returns OK, or ERR_PLAN with a counterexample written to `report` (may be NULL), or NO_MEMORY.
  */
+#define PLAN_CHECK_ROUNDS 4
 thrum_status_t plan_check(const struct plan *plans, int nranks, int rounds, FILE *report);
 /*
  * The same, and every reduced element is the left fold of ranks 0, 1, .. in that order: what reproducible mode needs.

@@ -92,11 +92,13 @@ static bool check_departures(struct check *check, int rank, const uint32_t *cloc
     return true;
 }
 
-/* Rule 2 of plan.h; of a barrier, that all have started. */
+/* Rule 2 of plan.h, for messages; of a barrier, that all have started. */
 static bool check_started(struct check *check, int rank, const uint32_t *clock)
 {
     bool barrier = check_params(check)->collective == COLL_BARRIER;
 
+    if (!barrier && check_params(check)->collective != COLL_SENDRECV)
+        return true;
     for (int peer = 0; peer < check->n; peer++) {
         uint32_t id = check->line_of[(size_t)peer * (size_t)check->n + (size_t)rank];
         uint32_t start = *check_start(check, check->round, peer);
@@ -353,8 +355,8 @@ static void release_all(struct check *check)
     for (size_t i = 0; i < check->clock_pool.n; i++)
         free(check->clock_pool.at[i]);
     for (size_t i = 0; i < check->lines.n; i++) {
-        free(check->lines.at[i].pieces[0].at);
-        free(check->lines.at[i].pieces[1].at);
+        for (int slot = 0; slot < PLAN_CHECK_ROUNDS; slot++)
+            free(check->lines.at[i].pieces[slot].at);
     }
     free(check->clock_pool.at);
     free(check->free_clocks.at);
@@ -381,7 +383,7 @@ static thrum_status_t check_all(const struct plan *plans, int nranks, int rounds
 {
     struct check check = {.plans = plans, .n = nranks, .ordered = ordered, .report = report};
 
-    if (nranks < 1 || rounds < 1)
+    if (nranks < 1 || rounds < 1 || rounds > PLAN_CHECK_ROUNDS)
         return thrum_fail(THRUM_ERR_INVALID_ARGUMENT, "plan_check of %d ranks, %d rounds", nranks,
                           rounds);
     for (int r = 0; r < nranks; r++)

@@ -1,6 +1,6 @@
 /*
- * broadcast, in lines: the root sends each peer a line, data and flag together; for what fits one. The
- * others' arrivals tell the root that its lines found them started, and are waited for last.
+ * broadcast, in lines: the root sends each peer a line, data and flag together; for what fits one. It
+ * waits for nobody.
  */
 #include "algo/build.h"
 
@@ -12,7 +12,6 @@ void algo_broadcast_inline_build(struct plan *plan)
     if (algo_build_alone(plan))
         return;
     if (rank != root) {
-        plan_arrive(plan, 0, root);
         plan_wait_inline(plan, 0, root);
         plan_copy(plan, 0, algo_recv_at(rank, 0), algo_line_of(rank, root), bytes);
         return;
@@ -21,13 +20,11 @@ void algo_broadcast_inline_build(struct plan *plan)
         plan_put_inline(plan, 0, algo_rank_at(rank, i, n), algo_send_at(rank, 0), bytes);
     if (!params->in_place)
         plan_copy(plan, 0, algo_recv_at(rank, 0), algo_send_at(rank, 0), bytes);
-    for (int i = 1; i < n; i++)
-        plan_wait_arrival(plan, 0, algo_rank_at(rank, i, n));
 }
 
 struct algo_cost algo_broadcast_inline_cost(const struct plan_params *params)
 {
     double n = params->nranks, bytes = (double)algo_count_bytes(params);
     return (struct algo_cost){
-        .steps = 1, .messages = 2 * (n - 1), .passed_bytes = n * bytes, .copied_bytes = 2 * bytes};
+        .steps = 1, .messages = n - 1, .passed_bytes = n * bytes, .copied_bytes = 2 * bytes};
 }

@@ -1,6 +1,6 @@
 /*
  * gather, in lines: each rank sends the root its block in a line, data and flag together; for blocks
- * that fit one. The root's arrival tells the others that their lines found it started, and is waited for last.
+ * that fit one. Only the root waits.
  */
 #include "algo/build.h"
 
@@ -13,11 +13,8 @@ void algo_gather_inline_build(struct plan *plan)
         return;
     if (rank != root) {
         plan_put_inline(plan, 0, root, algo_send_at(rank, 0), bytes);
-        plan_wait_arrival(plan, 0, root);
         return;
     }
-    for (int i = 1; i < n; i++)
-        plan_arrive(plan, 0, algo_rank_at(rank, i, n));
     if (!params->in_place)
         plan_copy(plan, 0, algo_recv_at(rank, (uint64_t)rank * bytes), algo_send_at(rank, 0),
                   bytes);
@@ -32,8 +29,6 @@ void algo_gather_inline_build(struct plan *plan)
 struct algo_cost algo_gather_inline_cost(const struct plan_params *params)
 {
     double n = params->nranks, bytes = (double)algo_count_bytes(params);
-    return (struct algo_cost){.steps = 1,
-                              .messages = 2 * (n - 1),
-                              .passed_bytes = n * bytes,
-                              .copied_bytes = 2 * n * bytes};
+    return (struct algo_cost){
+        .steps = 1, .messages = n - 1, .passed_bytes = n * bytes, .copied_bytes = 2 * n * bytes};
 }

@@ -1,7 +1,6 @@
 /*
  * reduce, in lines: each rank sends the root its contribution in a line, data and flag together, and the root folds
- * them in rank order; for what fits one. The root's arrival tells the others that their lines found it
- * started, and is waited for last.
+ * them in rank order; for what fits one. Only the root waits.
  */
 #include "algo/build.h"
 
@@ -14,11 +13,8 @@ void algo_reduce_inline_build(struct plan *plan)
         return;
     if (rank != root) {
         plan_put_inline(plan, 0, root, algo_send_at(rank, 0), bytes);
-        plan_wait_arrival(plan, 0, root);
         return;
     }
-    for (int i = 1; i < n; i++)
-        plan_arrive(plan, 0, algo_rank_at(rank, i, n));
     for (int i = 1; i < n; i++)
         plan_wait_inline(plan, 0, algo_rank_at(rank, i, n));
     algo_fold(plan, &(struct algo_fold){
@@ -29,5 +25,5 @@ struct algo_cost algo_reduce_inline_cost(const struct plan_params *params)
 {
     double n = params->nranks, bytes = (double)algo_count_bytes(params);
     return (struct algo_cost){
-        .steps = 1, .messages = 2 * (n - 1), .passed_bytes = n * bytes, .reduced_bytes = 2 * bytes};
+        .steps = 1, .messages = n - 1, .passed_bytes = n * bytes, .reduced_bytes = 2 * bytes};
 }

@@ -1,7 +1,7 @@
 /*
  * scan and exscan, in lines: each rank sends its contribution to all ranks behind it in a line, data and flag
- * together, and folds what it gets in rank order; for what fits one. The arrivals of those behind it tell a
- * rank that its lines found them started, and are waited for last.
+ * together, and folds what it gets in rank order; for what fits one. Nobody waits for a
+ * rank behind it.
  */
 #include "algo/build.h"
 
@@ -16,20 +16,16 @@ void algo_scan_inline_build(struct plan *plan)
     for (int peer = rank + 1; peer < n; peer++)
         plan_put_inline(plan, 0, peer, algo_send_at(rank, 0), bytes);
     for (int peer = 0; peer < rank; peer++)
-        plan_arrive(plan, 0, peer);
-    for (int peer = 0; peer < rank; peer++)
         plan_wait_inline(plan, 0, peer);
     if (rank > 0 || (ranks == 1 && (!params->in_place || algo_single_is_reduced(params))))
         algo_fold(plan,
                   &(struct algo_fold){
                       .source = algo_source_line, .ranks = ranks, .to = rank, .bytes = bytes});
-    for (int peer = rank + 1; peer < n; peer++)
-        plan_wait_arrival(plan, 0, peer);
 }
 
 struct algo_cost algo_scan_inline_cost(const struct plan_params *params)
 {
     double n = params->nranks, bytes = (double)algo_count_bytes(params);
     return (struct algo_cost){
-        .steps = 1, .messages = 2 * (n - 1), .passed_bytes = n * bytes, .reduced_bytes = 2 * bytes};
+        .steps = 1, .messages = n - 1, .passed_bytes = n * bytes, .reduced_bytes = 2 * bytes};
 }

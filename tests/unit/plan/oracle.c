@@ -45,7 +45,7 @@ struct oracle {
     struct actor_rank ranks[MAX_RANKS];
     struct channel channels[MAX_RANKS][MAX_RANKS][LANES]; /* from, to, lane */
     uint64_t semaphores[MAX_RANKS][MAX_RANKS][LANES]; /* to, from, lane */
-    struct line_slot lines[MAX_RANKS][MAX_RANKS][2];
+    struct line_slot lines[MAX_RANKS][MAX_RANKS][PLAN_CHECK_ROUNDS];
     bool wrong;
 };
 
@@ -115,7 +115,7 @@ static uint64_t *element(struct oracle *o, int rank, const struct plan_operand *
     unsigned space = operand->space == PLAN_WIDE ? PLAN_SCRATCH : operand->space; /* as wide */
 
     if (operand->space == PLAN_LINE && operand->offset < (uint64_t)o->n)
-        return &o->lines[rank][operand->offset][o->ranks[rank].round & 1].data[i];
+        return &o->lines[rank][operand->offset][o->ranks[rank].round % PLAN_CHECK_ROUNDS].data[i];
     if (space > PLAN_SCRATCH || operand->rank < 0 || operand->rank >= o->n) {
         o->wrong = true;
         return &nowhere;
@@ -233,7 +233,7 @@ static bool send(struct oracle *o, int rank, const struct plan_op *op,
 static void send_line(struct oracle *o, int rank, const struct plan_op *op,
                       const struct plan_operand *operands)
 {
-    struct line_slot *slot = &o->lines[op->peer][rank][o->ranks[rank].round & 1];
+    struct line_slot *slot = &o->lines[op->peer][rank][o->ranks[rank].round % PLAN_CHECK_ROUNDS];
 
     for (uint64_t i = 0; op->nsrc && i < op->bytes / 8; i++)
         slot->data[i] = *element(o, rank, operands, i);
@@ -249,7 +249,7 @@ static bool step_op(struct oracle *o, int rank, const struct plan_op *op,
     switch (op->opcode) {
     case PLAN_WAIT:
         if (line)
-            return o->lines[rank][op->peer][a->round & 1].sequence == (uint64_t)a->round + 1;
+            return o->lines[rank][op->peer][a->round % PLAN_CHECK_ROUNDS].sequence == (uint64_t)a->round + 1;
         return o->semaphores[rank][op->peer][op->lane] >=
                (uint64_t)a->round * a->wait_max[op->peer][op->lane] + op->value;
     case PLAN_SIGNAL:

@@ -1,0 +1,218 @@
+/*
+ * Small messages travel in lines, of which a pair has a few slots. Collectives whose lines go one way only let their
+ * senders run ahead; nothing may be overwritten, however far, and nothing may wait for ever, whatever the order of
+ * collectives that answer and such that do not.
+ */
+#include <stdlib.h>
+
+#include "ranks.h"
+
+#define N 3
+#define CALLS 240 /* fewer than a host may be ahead */
+#define INLINE \
+    "broadcast:inline,reduce:inline,gather:inline,scatter:inline,scan:inline,allreduce:inline," \
+    "alltoall:inline"
+
+enum kind { BROADCAST, REDUCE, GATHER, SCATTER, SCAN, ALLREDUCE, ALLTOALL, KINDS };
+
+struct one {
+    enum kind kind;
+    int root;
+};
+
+static struct buffer sends[N], recvs[N];
+static uint64_t state;
+
+static unsigned next(void)
+{
+    state ^= state << 13;
+    state ^= state >> 7;
+    state ^= state << 17;
+    return (unsigned)(state >> 33);
+}
+
+/* Element i of what a rank gives to call number `call`. */
+static int64_t given(int call, int rank, int i)
+{
+    return call * 1000 + rank * 100 + i;
+}
+
+static int64_t *element(const struct buffer *buffer, int call)
+{
+    return (int64_t *)(void *)buffer->address + (size_t)call * N;
+}
+
+static thrum_status_t issue(const struct one *one, int call, int r)
+{
+    const int64_t *send = element(&sends[r], call);
+    int64_t *recv = element(&recvs[r], call);
+    thrum_comm_t comm = comms[r];
+    thrum_queue_t queue = queues[r];
+
+    switch (one->kind) {
+    case BROADCAST:
+        return thrum_broadcast(send, recv, 1, THRUM_INT64, one->root, comm, queue);
+    case REDUCE:
+        return thrum_reduce(send, recv, 1, THRUM_INT64, THRUM_SUM, one->root, comm, queue);
+    case GATHER:
+        return thrum_gather(send, recv, 1, THRUM_INT64, one->root, comm, queue);
+    case SCATTER:
+        return thrum_scatter(send, recv, 1, THRUM_INT64, one->root, comm, queue);
+    case SCAN:
+        return thrum_scan(send, recv, 1, THRUM_INT64, THRUM_SUM, comm, queue);
+    case ALLREDUCE:
+        return thrum_allreduce(send, recv, 1, THRUM_INT64, THRUM_SUM, comm, queue);
+    default:
+        return thrum_alltoall(send, recv, 1, THRUM_INT64, comm, queue);
+    }
+}
+
+static int64_t sum(int call, int ranks)
+{
+    int64_t total = 0;
+
+    for (int r = 0; r < ranks; r++)
+        total += given(call, r, 0);
+    return total;
+}
+
+/* -1: left alone. */
+static int64_t expected(const struct one *one, int call, int rank, int i)
+{
+    switch (one->kind) {
+    case BROADCAST:
+        return i ? -1 : given(call, one->root, 0);
+    case REDUCE:
+        return i || rank != one->root ? -1 : sum(call, N);
+    case GATHER:
+        return rank == one->root ? given(call, i, 0) : -1;
+    case SCATTER:
+        return i ? -1 : given(call, one->root, rank);
+    case SCAN:
+        return i ? -1 : sum(call, rank + 1);
+    case ALLREDUCE:
+        return i ? -1 : sum(call, N);
+    default:
+        return given(call, i, rank);
+    }
+}
+
+static void begin(void)
+{
+    int64_t values[CALLS * N];
+
+    ranks_open(N);
+    ranks_join(N, NULL);
+    for (int r = 0; r < N; r++) {
+        buffer_make(&sends[r], r, MEMORY_DEVICE, sizeof values);
+        buffer_make(&recvs[r], r, MEMORY_DEVICE, sizeof values);
+        for (int i = 0; i < CALLS * N; i++)
+            values[i] = given(i / N, r, i % N);
+        buffer_write(&sends[r], values, sizeof values);
+        for (int i = 0; i < CALLS * N; i++)
+            values[i] = -1;
+        buffer_write(&recvs[r], values, sizeof values);
+    }
+}
+
+static void end(const struct one *calls, int n)
+{
+    int64_t got[CALLS * N];
+
+    ranks_synchronize(N);
+    for (int r = 0; r < N; r++) {
+        buffer_read(&recvs[r], got, sizeof got);
+        for (int i = 0; i < n * N; i++)
+            if (got[i] != expected(&calls[i / N], i / N, r, i % N))
+                fail_msg("call %d of kind %d from root %d, rank %d: element %d is %lld, not %lld",
+                         i / N, calls[i / N].kind, calls[i / N].root, r, i % N, (long long)got[i],
+                         (long long)expected(&calls[i / N], i / N, r, i % N));
+        buffer_free(&sends[r]);
+        buffer_free(&recvs[r]);
+    }
+    ranks_leave(N);
+    ranks_close(N);
+}
+
+/* Each rank in turn makes all its calls: those that wait for nobody are done with before the others have begun. */
+static void run_in_turns(const struct one *calls, int n)
+{
+    begin();
+    for (int r = 0; r < N; r++)
+        for (int call = 0; call < n; call++)
+            ok(issue(&calls[call], call, r));
+    end(calls, n);
+}
+
+static void one_way_for_long(void **unused)
+{
+    static const enum kind kinds[] = {BROADCAST, REDUCE, GATHER, SCATTER, SCAN};
+    struct one calls[CALLS];
+
+    (void)unused;
+    for (unsigned k = 0; k < sizeof kinds / sizeof *kinds; k++)
+        for (int root = 0; root < N; root++) {
+            for (int call = 0; call < CALLS; call++)
+                calls[call] = (struct one){kinds[k], root};
+            run_in_turns(calls, CALLS);
+        }
+}
+
+/* From one to many calls of a kind between others: every state of the pairs' slots and credits is met. */
+static void mixed(void **unused)
+{
+    struct one calls[CALLS];
+
+    (void)unused;
+    state = 20;
+    for (int round = 0; round < 8; round++) {
+        int left = 0;
+        struct one one = {BROADCAST, 0};
+
+        for (int call = 0; call < CALLS; call++, left--) {
+            if (left <= 0) {
+                left = 1 + (int)(next() % (next() % 2 ? 3 : 20));
+                one = (struct one){(enum kind)(next() % KINDS), (int)(next() % N)};
+            }
+            calls[call] = one;
+        }
+        run_in_turns(calls, CALLS);
+    }
+}
+
+/* The ranks advance in steps of their own. */
+static void interleaved(void **unused)
+{
+    struct one calls[CALLS];
+
+    (void)unused;
+    state = 77;
+    for (int round = 0; round < 8; round++) {
+        int at[N] = {0}, left = N * CALLS;
+
+        for (int call = 0; call < CALLS; call++)
+            calls[call] = (struct one){(enum kind)(next() % KINDS), (int)(next() % N)};
+        begin();
+        while (left) {
+            int r = (int)(next() % N);
+            for (unsigned steps = next() % 12; steps && at[r] < CALLS; steps--, left--, at[r]++)
+                ok(issue(&calls[at[r]], at[r], r));
+        }
+        end(calls, CALLS);
+    }
+}
+
+int main(int argc, char **argv)
+{
+    static const char *const settings[] = {
+        "THRUM_DEADLINE_MS=5000 THRUM_PEER_ACCESS=auto THRUM_ALGO=" INLINE,
+        "THRUM_DEADLINE_MS=5000 THRUM_PEER_ACCESS=none THRUM_ALGO=" INLINE};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(one_way_for_long),
+        cmocka_unit_test(mixed),
+        cmocka_unit_test(interleaved),
+    };
+
+    run_with_each(argc, argv, settings, 2);
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
