@@ -284,6 +284,7 @@ thrum_status_t comm_reach(struct thrum_comm *comm, int rank)
 {
     struct comm_peer *peer = &comm->peers[rank];
     thrum_status_t status = THRUM_OK;
+    void *fabric_peer = NULL;
 
     if (peer->reachable)
         return THRUM_OK;
@@ -292,7 +293,7 @@ thrum_status_t comm_reach(struct thrum_comm *comm, int rank)
     else if (comm->peer_access)
         status = comm->ops->peer_window_open(comm->device->impl, &peer->device, &peer->window_base);
     else
-        status = comm->fabric->connect(comm->endpoint, &peer->fabric, &peer->fabric_peer);
+        status = comm->fabric->connect(comm->endpoint, &peer->fabric, &fabric_peer);
     if (status) {
         status = thrum_fail(status, "%s: rank %d cannot reach rank %d: %s", comm->name, comm->rank,
                             rank, thrum_last_error());
@@ -300,6 +301,8 @@ thrum_status_t comm_reach(struct thrum_comm *comm, int rank)
         comm_fail(comm, status, rank, true, thrum_last_error());
         return comm_failure(comm) ? comm_failure(comm) : status;
     }
+    __atomic_store_n(&peer->fabric_peer, fabric_peer,
+                     __ATOMIC_RELEASE); /* operation_failed looks */
     peer->reachable = true;
     return THRUM_OK;
 }

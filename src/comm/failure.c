@@ -457,7 +457,8 @@ static const char *by_call(unsigned kind, unsigned other)
 struct pending {
     struct comm_operation operation; /* a copy; what it points to may be gone */
     thrum_status_t status; /* THRUM_OK: just pending */
-    char detail[200]; /* of a point-to-point mismatch, or of a fault; "" if there is none */
+    char detail
+        [400]; /* of a point-to-point mismatch, a fault or a connection; "" if there is none */
 };
 
 /*
@@ -496,6 +497,20 @@ static void describe_fault(struct thrum_comm *comm, const struct comm_operation 
         return;
     snprintf(text, bytes, "%s at 0x%llx", thrum_ras_kind_name(fault.kind),
              (unsigned long long)fault.address);
+}
+
+/* The first connection that broke: to whom, and what the fabric says. */
+static void describe_connection(const struct thrum_comm *comm, char *text, size_t bytes)
+{
+    for (int r = 0; r < comm->nranks && comm->endpoint; r++) {
+        void *peer = __atomic_load_n(&comm->peers[r].fabric_peer, __ATOMIC_ACQUIRE);
+        const char *message = "";
+
+        if (!peer || !comm->fabric->peer_error(peer, &message))
+            continue;
+        snprintf(text, bytes, "rank %d: %s", r, message);
+        return;
+    }
 }
 
 /* Asks the ranks what they called; the answer comes by on_records. At most once in `interval_ns`. */
@@ -571,6 +586,8 @@ static bool oldest_pending(struct thrum_comm *comm, struct pending *out)
     out->detail[0] = 0;
     if (out->status == THRUM_ERR_FAULT || out->status == THRUM_ERR_BAD_PACKET)
         describe_fault(comm, &out->operation, out->detail, sizeof out->detail);
+    else if (out->status == THRUM_ERR_UNREACHABLE || out->status == THRUM_ERR_PEER_DEAD)
+        describe_connection(comm, out->detail, sizeof out->detail);
     hold_queues(&out->operation, queue_release);
     pthread_mutex_lock(&comm->retire_lock);
     pending = comm_done(comm) < out->operation.number;

@@ -346,8 +346,9 @@ static void take_datagrams(struct verbs_endpoint *endpoint, unsigned index)
 static void keep_event(struct verbs_endpoint *endpoint, enum thrum_fabric_event_kind kind,
                        unsigned port, const char *text)
 {
-    const char *name = endpoint->ports[port].name;
+    char name[sizeof endpoint->ports[port].name];
 
+    memcpy(name, endpoint->ports[port].name, sizeof name);
     pthread_mutex_lock(&endpoint->control_lock);
     if (endpoint->nevents < VERBS_EVENTS) {
         struct thrum_fabric_event *event = &endpoint->events[endpoint->nevents++];

@@ -31,6 +31,12 @@ void verbs_lane_failed(struct verbs_peer *peer, unsigned index, const char *why)
         (void)verbs_peer_fail(peer, THRUM_ERR_UNREACHABLE, "%s: %.60s", name, why);
         return;
     }
+    if (++peer->replays > VERBS_REPLAYS) {
+        lane->state = LANE_DOWN;
+        (void)verbs_peer_fail(peer, THRUM_ERR_UNREACHABLE, "%s: %.60s, whatever lane is tried",
+                              name, why);
+        return;
+    }
     thrum_plugin_log(THRUM_LOG_WARN, "verbs: %s: %s failed: %s; its work goes another way",
                      peer->name, name, why);
     snprintf(lane->why, sizeof lane->why, "%s", why);

@@ -261,6 +261,8 @@ static bool take_pieces(struct verbs_peer *peer, struct verbs_lane *lane)
         done++;
     }
     lane->npieces -= done;
+    if (done)
+        peer->replays = 0;
     memmove(lane->pieces, lane->pieces + done, lane->npieces * sizeof *lane->pieces);
     return done > 0;
 }
@@ -361,16 +363,18 @@ static bool retire(struct verbs_peer *peer)
         op->slot = NULL;
         peer->head++;
     }
+    if (peer->head != before)
+        peer->replays = 0;
     return peer->head != before;
 }
 
 /* ---- completions ---- */
 
+/* What another lane would meet as well. (LOC_QP_OP_ERR is not: Soft-RoCE says it where a packet finds no way out.) */
 static bool is_fatal(enum ibv_wc_status status)
 {
     switch (status) {
     case IBV_WC_LOC_LEN_ERR:
-    case IBV_WC_LOC_QP_OP_ERR:
     case IBV_WC_LOC_PROT_ERR:
     case IBV_WC_LOC_ACCESS_ERR:
     case IBV_WC_REM_INV_REQ_ERR:

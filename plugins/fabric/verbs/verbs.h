@@ -51,6 +51,7 @@
 #define VERBS_DEPTH 512 /* work requests of a lane */
 #define VERBS_PIECES 4 /* of large puts, on their way on one lane */
 #define VERBS_READS 16 /* outstanding reads of a queue pair */
+#define VERBS_REPLAYS 16 /* of the same operation; then it is not the lanes' fault */
 #define VERBS_KEYS 64 /* directory entries that a connection remembers */
 #define VERBS_EVENTS 64
 #define VERBS_CONTROL_RECEIVES 64 /* posted on each port */
@@ -252,6 +253,7 @@ struct verbs_peer {
     uint64_t stripe; /* where the search for striped puts with pieces to give away begins */
     struct verbs_piece redo[VERBS_LANES * VERBS_PIECES];
     unsigned nredo;
+    unsigned replays; /* since an operation ended */
     uint64_t number; /* of signals */
     struct verbs_entry keys[VERBS_KEYS];
     unsigned nkeys, next_key;
