@@ -39,11 +39,10 @@ bool sim_ports_progress(struct sim_device *device)
     if (!atomic_load_explicit(&device->nports, memory_order_relaxed) ||
         atomic_exchange_explicit(&device->ports_lock, 1, memory_order_acquire))
         return false;
-    for (unsigned i = 0; i < atomic_load_explicit(&device->nports, memory_order_relaxed); i++)
+    for (unsigned i = 0; i < atomic_load_explicit(&device->nports, memory_order_relaxed); i++) {
         moved |= device->ports[i].fabric->progress(device->ports[i].endpoint) == THRUM_OK;
-    for (unsigned i = 0; !moved && i < atomic_load_explicit(&device->nports, memory_order_relaxed);
-         i++)
         take_events(device, i);
+    }
     ports_unlock(device);
     if (moved) /* what arrived may be what a sleeper waits for; the fabric does not know of them */
         sim_wake(device->shared);
