@@ -114,13 +114,13 @@ static void start_lookup(struct verbs_peer *peer)
     }
 }
 
-/* The answer is there. */
+/* The answer is there. An entry that was never used is all zero. */
 static void finish_lookup(struct verbs_peer *peer)
 {
     struct verbs_entry entry = *peer->answer;
 
     peer->looking = false;
-    if (entry.check != verbs_entry_check(&entry)) {
+    if ((entry.key || entry.check) && entry.check != verbs_entry_check(&entry)) {
         start_lookup(peer); /* it was being changed */
         return;
     }
