@@ -302,6 +302,8 @@ struct thrum_command {
     union {
         uint64_t
             divisor; /* REDUCE with THRUM_AVG: the sum is divided by it once, before it is rounded; 0 means 1 */
+        uint64_t
+            writer; /* WAIT, WAIT_LINE: an address of the device that will write there, as a hint; 0: not known */
         struct thrum_port_put put; /* PUT */
         struct {
             thrum_callback_t callback;

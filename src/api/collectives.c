@@ -110,88 +110,113 @@ thrum_status_t collective_call_checked(const struct coll_args *args, thrum_statu
     return check ? check : collective_issue(args);
 }
 
-static thrum_status_t collective_call(struct coll_args args)
+/* By pointer: a copy of arguments that have just been written one by one would stall the core. */
+static thrum_status_t collective_call(const struct coll_args *args)
 {
     thrum_status_t status;
 
-    if (!group_is_open() && collective_repeat(&args, &status))
+    if (!group_is_open() && collective_repeat(args, &status))
         return status;
-    return collective_call_checked(&args, collective_check(&args));
+    return collective_call_checked(args, collective_check(args));
 }
 
 thrum_status_t thrum_allreduce(const void *send, void *recv, size_t count, thrum_datatype_t dtype,
                                thrum_redop_t op, thrum_comm_t comm, thrum_queue_t queue)
 {
-    return collective_call(
-        coll_args_of(COLL_ALLREDUCE, send, recv, count, dtype, op, 0, comm, queue));
+    const struct coll_args args =
+        coll_args_of(COLL_ALLREDUCE, send, recv, count, dtype, op, 0, comm, queue);
+
+    return collective_call(&args);
 }
 
 thrum_status_t thrum_broadcast(const void *send, void *recv, size_t count, thrum_datatype_t dtype,
                                int root, thrum_comm_t comm, thrum_queue_t queue)
 {
-    return collective_call(
-        coll_args_of(COLL_BROADCAST, send, recv, count, dtype, THRUM_SUM, root, comm, queue));
+    const struct coll_args args =
+        coll_args_of(COLL_BROADCAST, send, recv, count, dtype, THRUM_SUM, root, comm, queue);
+
+    return collective_call(&args);
 }
 
 thrum_status_t thrum_allgather(const void *send, void *recv, size_t count, thrum_datatype_t dtype,
                                thrum_comm_t comm, thrum_queue_t queue)
 {
-    return collective_call(
-        coll_args_of(COLL_ALLGATHER, send, recv, count, dtype, THRUM_SUM, 0, comm, queue));
+    const struct coll_args args =
+        coll_args_of(COLL_ALLGATHER, send, recv, count, dtype, THRUM_SUM, 0, comm, queue);
+
+    return collective_call(&args);
 }
 
 thrum_status_t thrum_reduce_scatter(const void *send, void *recv, size_t count,
                                     thrum_datatype_t dtype, thrum_redop_t op, thrum_comm_t comm,
                                     thrum_queue_t queue)
 {
-    return collective_call(
-        coll_args_of(COLL_REDUCE_SCATTER, send, recv, count, dtype, op, 0, comm, queue));
+    const struct coll_args args =
+        coll_args_of(COLL_REDUCE_SCATTER, send, recv, count, dtype, op, 0, comm, queue);
+
+    return collective_call(&args);
 }
 
 thrum_status_t thrum_reduce(const void *send, void *recv, size_t count, thrum_datatype_t dtype,
                             thrum_redop_t op, int root, thrum_comm_t comm, thrum_queue_t queue)
 {
-    return collective_call(
-        coll_args_of(COLL_REDUCE, send, recv, count, dtype, op, root, comm, queue));
+    const struct coll_args args =
+        coll_args_of(COLL_REDUCE, send, recv, count, dtype, op, root, comm, queue);
+
+    return collective_call(&args);
 }
 
 thrum_status_t thrum_alltoall(const void *send, void *recv, size_t count, thrum_datatype_t dtype,
                               thrum_comm_t comm, thrum_queue_t queue)
 {
-    return collective_call(
-        coll_args_of(COLL_ALLTOALL, send, recv, count, dtype, THRUM_SUM, 0, comm, queue));
+    const struct coll_args args =
+        coll_args_of(COLL_ALLTOALL, send, recv, count, dtype, THRUM_SUM, 0, comm, queue);
+
+    return collective_call(&args);
 }
 
 thrum_status_t thrum_gather(const void *send, void *recv, size_t count, thrum_datatype_t dtype,
                             int root, thrum_comm_t comm, thrum_queue_t queue)
 {
-    return collective_call(
-        coll_args_of(COLL_GATHER, send, recv, count, dtype, THRUM_SUM, root, comm, queue));
+    const struct coll_args args =
+        coll_args_of(COLL_GATHER, send, recv, count, dtype, THRUM_SUM, root, comm, queue);
+
+    return collective_call(&args);
 }
 
 thrum_status_t thrum_scatter(const void *send, void *recv, size_t count, thrum_datatype_t dtype,
                              int root, thrum_comm_t comm, thrum_queue_t queue)
 {
-    return collective_call(
-        coll_args_of(COLL_SCATTER, send, recv, count, dtype, THRUM_SUM, root, comm, queue));
+    const struct coll_args args =
+        coll_args_of(COLL_SCATTER, send, recv, count, dtype, THRUM_SUM, root, comm, queue);
+
+    return collective_call(&args);
 }
 
 thrum_status_t thrum_scan(const void *send, void *recv, size_t count, thrum_datatype_t dtype,
                           thrum_redop_t op, thrum_comm_t comm, thrum_queue_t queue)
 {
-    return collective_call(coll_args_of(COLL_SCAN, send, recv, count, dtype, op, 0, comm, queue));
+    const struct coll_args args =
+        coll_args_of(COLL_SCAN, send, recv, count, dtype, op, 0, comm, queue);
+
+    return collective_call(&args);
 }
 
 thrum_status_t thrum_exscan(const void *send, void *recv, size_t count, thrum_datatype_t dtype,
                             thrum_redop_t op, thrum_comm_t comm, thrum_queue_t queue)
 {
-    return collective_call(coll_args_of(COLL_EXSCAN, send, recv, count, dtype, op, 0, comm, queue));
+    const struct coll_args args =
+        coll_args_of(COLL_EXSCAN, send, recv, count, dtype, op, 0, comm, queue);
+
+    return collective_call(&args);
 }
 
 thrum_status_t thrum_barrier(thrum_comm_t comm, thrum_queue_t queue)
 {
-    return collective_call(
-        coll_args_of(COLL_BARRIER, NULL, NULL, 0, THRUM_UINT8, THRUM_SUM, 0, comm, queue));
+    const struct coll_args args =
+        coll_args_of(COLL_BARRIER, NULL, NULL, 0, THRUM_UINT8, THRUM_SUM, 0, comm, queue);
+
+    return collective_call(&args);
 }
 
 static thrum_status_t p2p_call(thrum_comm_t comm, const struct p2p_call *call)

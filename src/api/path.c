@@ -140,14 +140,15 @@ static struct exec_staging staging_of(const struct exec_placement *placement)
                                  placement->by_parts};
 }
 
-static inline thrum_status_t run_placed(const struct coll_args *args, struct exec_program *program,
-                                        const struct exec_placement *placement)
+static inline thrum_status_t run_repeat(const struct coll_args *args, struct exec_repeat *repeat)
 {
-    const struct call_record call = record_of(args);
-    const struct exec_staging staging = staging_of(placement);
+    struct exec_staging staging;
 
-    return run_program(args, &call, program, &placement->buffers,
-                       exec_is_staged(placement) ? &staging : NULL);
+    repeat->call.sequence = args->comm->sequence + 1;
+    if (!exec_is_staged(&repeat->placement))
+        return run_program(args, &repeat->call, repeat->program, &repeat->placement.buffers, NULL);
+    staging = staging_of(&repeat->placement);
+    return run_program(args, &repeat->call, repeat->program, &repeat->placement.buffers, &staging);
 }
 
 static uint64_t send_bytes(const struct coll_args *args)
@@ -525,6 +526,7 @@ thrum_status_t collective_run(const struct coll_args *args)
     struct exec_program *program;
     struct exec_placement placement;
     uint64_t epoch = device_memory_epoch(comm->device); /* before the buffers are looked at */
+    struct call_record call;
     thrum_status_t status;
 
     if (args->counts || is_premultiplied(args))
@@ -532,24 +534,24 @@ thrum_status_t collective_run(const struct coll_args *args)
     status = place_plain(args, &placement, &program);
     if (status)
         return status;
-    exec_cache_remember(comm->cache, args, epoch, program, &placement);
-    return run_placed(args, program, &placement);
+    call = record_of(args);
+    return run_repeat(args,
+                      exec_cache_remember(comm->cache, args, epoch, program, &placement, &call));
 }
 
 bool collective_repeat(const struct coll_args *args, thrum_status_t *status_out)
 {
     struct thrum_comm *comm = args->comm;
-    struct exec_program *program;
-    const struct exec_placement *placement;
+    struct exec_repeat *repeat;
 
     if (!comm_is_valid(comm) || comm->finalized ||
         atomic_load_explicit(&comm->status, memory_order_acquire))
         return false;
-    program = exec_cache_recall(comm->cache, args, device_memory_epoch(comm->device), &placement);
-    if (!program || !queue_is_still_valid(args->queue) || args->queue->device != comm->device ||
+    repeat = exec_cache_recall(comm->cache, args, device_memory_epoch(comm->device));
+    if (!repeat || !queue_is_still_valid(args->queue) || args->queue->device != comm->device ||
         queue_is_capturing(args->queue))
         return false;
-    *status_out = run_placed(args, program, placement);
+    *status_out = run_repeat(args, repeat);
     return true;
 }
 

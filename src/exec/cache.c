@@ -20,16 +20,8 @@ struct entry {
     uint64_t used; /* clock of the last use */
 };
 
-/* A call whose buffers have been checked. */
-struct repeat {
-    struct coll_args args;
-    struct exec_placement placement;
-    uint64_t epoch, stage_moves;
-    struct exec_program *program; /* NULL: free */
-};
-
 struct exec_cache {
-    struct repeat repeats[REPEATS];
+    struct exec_repeat repeats[REPEATS];
     struct entry entries[SETS][WAYS];
     uint64_t clock, bytes;
 };
@@ -99,7 +91,7 @@ struct exec_program *exec_cache_find(struct exec_cache *cache, const struct exec
     return NULL;
 }
 
-static inline struct repeat *repeat_of(struct exec_cache *cache, const struct coll_args *args)
+static inline struct exec_repeat *repeat_of(struct exec_cache *cache, const struct coll_args *args)
 {
     uint64_t h = ((uint64_t)(uintptr_t)args->send ^ (uint64_t)(uintptr_t)args->recv << 7 ^
                   (uint64_t)args->collective << 60 ^ args->count) *
@@ -108,10 +100,10 @@ static inline struct repeat *repeat_of(struct exec_cache *cache, const struct co
     return &cache->repeats[h >> 60];
 }
 
-struct exec_program *exec_cache_recall(struct exec_cache *cache, const struct coll_args *args,
-                                       uint64_t epoch, const struct exec_placement **placement_out)
+struct exec_repeat *exec_cache_recall(struct exec_cache *cache, const struct coll_args *args,
+                                      uint64_t epoch)
 {
-    const struct repeat *r = repeat_of(cache, args);
+    struct exec_repeat *r = repeat_of(cache, args);
 
     if (!r->program || args->counts || r->epoch != epoch || r->args.send != args->send ||
         r->args.recv != args->recv || r->args.count != args->count ||
@@ -121,18 +113,23 @@ struct exec_program *exec_cache_recall(struct exec_cache *cache, const struct co
     if (exec_is_staged(&r->placement) &&
         (r->stage_moves != args->comm->stage_moves || args->comm->old_stages))
         return NULL; /* old stages wait for a call that frees them */
-    *placement_out = &r->placement;
-    return r->program;
+    return r;
 }
 
-void exec_cache_remember(struct exec_cache *cache, const struct coll_args *args, uint64_t epoch,
-                         struct exec_program *program, const struct exec_placement *placement)
+struct exec_repeat *exec_cache_remember(struct exec_cache *cache, const struct coll_args *args,
+                                        uint64_t epoch, struct exec_program *program,
+                                        const struct exec_placement *placement,
+                                        const struct call_record *call)
 {
-    *repeat_of(cache, args) = (struct repeat){.args = *args,
-                                              .placement = *placement,
-                                              .epoch = epoch,
-                                              .stage_moves = args->comm->stage_moves,
-                                              .program = program};
+    struct exec_repeat *r = repeat_of(cache, args);
+
+    *r = (struct exec_repeat){.program = program,
+                              .placement = *placement,
+                              .call = *call,
+                              .args = *args,
+                              .epoch = epoch,
+                              .stage_moves = args->comm->stage_moves};
+    return r;
 }
 
 /* Makes room for `bytes` by dropping the least recently used programs. */

@@ -299,7 +299,7 @@ static void lower_wait(struct builder *b, const struct plan_op *op)
     struct exec_delta *d = delta(b, op->peer);
 
     add_operand(b, b->comm->area + semaphore_offset(b, op->peer, op->lane));
-    add_command(b, THRUM_CMD_WAIT, first, 0, 1);
+    add_command(b, THRUM_CMD_WAIT, first, 0, 1)->writer = b->comm->peers[op->peer].window_base;
     patch_command(b, PATCH_AWAIT, op->peer, op->lane, op->value);
     d->received[op->lane] = max_u64(d->received[op->lane], op->value);
 }
@@ -368,6 +368,7 @@ static void lower_wait_line(struct builder *b, const struct plan_op *op)
     add_operand(b, 0);
     command = add_command(b, THRUM_CMD_WAIT_LINE, first, 0, 1);
     command->mask = EXEC_SEQUENCE_MASK;
+    command->writer = b->comm->peers[op->peer].window_base;
     patch_command(b, PATCH_LINE_IN, op->peer, op->lane, p2p_signature(b, op->peer, false));
     delta(b, op->peer)->receives_line = true;
 }

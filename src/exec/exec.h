@@ -228,13 +228,22 @@ thrum_status_t exec_cache_insert(struct exec_cache *cache, const struct exec_key
 void exec_cache_forget_redop(struct exec_cache *cache, thrum_redop_t redop);
 /*
  * A call that is made again with the arguments of an earlier one, whose buffers were found good and lie where they lay
- * (equal epoch: device_memory_epoch; the stages are looked after here), needs no second look at them. recall: its
- * program and placement, which is the cache's, or NULL. Calls with counts are not remembered.
+ * (equal epoch: device_memory_epoch; the stages are looked after here), needs no second look at them. recall: what was
+ * remembered, which is the cache's, or NULL. Calls with counts are not remembered.
  */
-struct exec_program *exec_cache_recall(struct exec_cache *cache, const struct coll_args *args,
-                                       uint64_t epoch, const struct exec_placement **placement_out);
-void exec_cache_remember(struct exec_cache *cache, const struct coll_args *args, uint64_t epoch,
-                         struct exec_program *program, const struct exec_placement *placement);
+struct exec_repeat {
+    struct exec_program *program; /* NULL: free */
+    struct exec_placement placement;
+    struct call_record call; /* its sequence is the run's */
+    struct coll_args args;
+    uint64_t epoch, stage_moves;
+};
+struct exec_repeat *exec_cache_recall(struct exec_cache *cache, const struct coll_args *args,
+                                      uint64_t epoch);
+struct exec_repeat *exec_cache_remember(struct exec_cache *cache, const struct coll_args *args,
+                                        uint64_t epoch, struct exec_program *program,
+                                        const struct exec_placement *placement,
+                                        const struct call_record *call);
 uint64_t exec_cache_bytes(const struct exec_cache *cache);
 #define EXEC_CACHE_LIMIT_BYTES (16u << 20)
 

@@ -290,24 +290,28 @@ static inline bool has_room(const struct thrum_comm *comm, uint64_t number)
            COMM_IN_FLIGHT;
 }
 
-/* Makes room for one more operation record: waits for the oldest where the host is too far ahead. */
+/*
+ * Makes room for operation records where the host is too far ahead: waits until half of them have ended, so that the
+ * calls that follow need not.
+ */
 static thrum_status_t reserve(struct thrum_comm *comm)
 {
-    uint64_t issued = atomic_load_explicit(&comm->issued, memory_order_relaxed);
-    const struct comm_operation *oldest = &comm->operations[(issued + 1) % COMM_IN_FLIGHT];
+    uint64_t awaited =
+        atomic_load_explicit(&comm->issued, memory_order_relaxed) - COMM_IN_FLIGHT / 2;
+    const struct comm_operation *operation = &comm->operations[awaited % COMM_IN_FLIGHT];
 
-    while (issued + 1 - atomic_load_explicit(&comm->retired_number, memory_order_acquire) >
-           COMM_IN_FLIGHT) {
+    for (;;) {
         comm_retire(comm);
+        if (atomic_load_explicit(&comm->retired_number, memory_order_acquire) >= awaited)
+            return THRUM_OK;
         if (atomic_load_explicit(&comm->status, memory_order_acquire))
             return comm_failure(comm);
-        if (oldest->number > comm_done(comm)) {
+        if (awaited > comm_done(comm)) {
             thrum_status_t status =
-                oldest->queue->ops->wait(oldest->queue->impl, oldest->ticket, 10000000);
+                operation->queue->ops->wait(operation->queue->impl, operation->ticket, 10000000);
             (void)status; /* a failure is the control thread's to report */
         }
     }
-    return THRUM_OK;
 }
 
 /* Whether an operation that has not ended names the queue. Under retire_lock. */
@@ -540,7 +544,15 @@ static void begin_operation(struct comm_operation *operation, uint64_t number,
         memset(operation, 0, sizeof *operation);
     operation->number = number;
     operation->queue = queue;
-    operation->call = *call;
+    operation->call.sequence =
+        call->sequence; /* alone: it has just been written, the rest has not */
+    operation->call.count = call->count;
+    operation->call.detail = call->detail;
+    operation->call.root = call->root;
+    operation->call.redop = call->redop;
+    operation->call.collective = call->collective;
+    operation->call.dtype = call->dtype;
+    operation->call.state = call->state;
     operation->told = 0;
 }
 

@@ -65,11 +65,6 @@ static thrum_status_t report(const struct run *run, enum thrum_ras_kind kind, ui
 
 /* ---- operands -------------------------------------------------------------------------------------------------- */
 
-static uint64_t load_word(void *cpu)
-{
-    return atomic_load_explicit((_Atomic uint64_t *)cpu, memory_order_acquire);
-}
-
 /* Adds the word at `indirect`. On a fault *bad_out is the address that has none. */
 static inline bool resolve(const struct run *run, uint64_t base, uint64_t indirect,
                            uint64_t *address_out, uint64_t *bad_out)
@@ -80,7 +75,7 @@ static inline bool resolve(const struct run *run, uint64_t base, uint64_t indire
             *bad_out = indirect;
             return false;
         }
-        base += load_word(cpu);
+        base += sim_load_word(cpu);
     }
     *address_out = base;
     return true;
@@ -201,13 +196,6 @@ static inline uint64_t take_piece(struct run *run, unsigned operands, bool whole
     return left;
 }
 
-static void add_relaxed(_Atomic uint64_t *counter, uint64_t n)
-{
-    /* one writer at a time: the owner */
-    atomic_store_explicit(counter, atomic_load_explicit(counter, memory_order_relaxed) + n,
-                          memory_order_relaxed);
-}
-
 static thrum_status_t piece_done(struct run *run, uint64_t bytes)
 {
     run->queue->piece_offset += bytes;
@@ -240,7 +228,7 @@ static inline thrum_status_t run_copy(struct run *run)
             memset(cpu[i], (int)c->value, bytes);
     else
         sim_copy(cpu, c->ndst, src, bytes, c->flags & THRUM_CMD_FLAG_STREAM);
-    add_relaxed(&run->queue->bytes_copied, bytes * c->ndst);
+    sim_count(&run->queue->bytes_copied, bytes * c->ndst);
     return piece_done(run, bytes);
 }
 
@@ -293,7 +281,7 @@ static thrum_status_t run_reduce(struct run *run)
     status = reduce_piece(c, &args);
     if (status)
         return status;
-    add_relaxed(&run->queue->bytes_reduced, bytes * c->nsrc);
+    sim_count(&run->queue->bytes_reduced, bytes * c->nsrc);
     return piece_done(run, bytes);
 }
 
@@ -347,7 +335,7 @@ static thrum_status_t run_scale(struct run *run)
                                    .count = bytes / thrum_datatype_size((thrum_datatype_t)c->dtype),
                                    .stream = c->flags & THRUM_CMD_FLAG_STREAM};
     sim_scale((thrum_datatype_t)c->dtype, &args);
-    add_relaxed(&run->queue->bytes_reduced, bytes);
+    sim_count(&run->queue->bytes_reduced, bytes);
     return piece_done(run, bytes);
 }
 
@@ -415,7 +403,7 @@ static inline thrum_status_t run_wait(struct run *run)
 
     if (status)
         return status;
-    return load_word(cpu) >= run->command->value ? THRUM_OK : blocked_at(run, address);
+    return sim_load_word(cpu) >= run->command->value ? THRUM_OK : blocked_at(run, address);
 }
 
 static inline thrum_status_t run_write_line(struct run *run)
@@ -455,7 +443,7 @@ static inline thrum_status_t run_wait_line(struct run *run)
 
     if (status)
         return status;
-    flag = load_word(cpu);
+    flag = sim_load_word(cpu);
     if ((flag & c->mask) < (c->value & c->mask))
         return blocked_at(run, address);
     return sim_likely(flag == c->value) ? THRUM_OK : THRUM_ERR_MISMATCH;
@@ -522,7 +510,7 @@ static thrum_status_t run_put(struct run *run)
             return status;
         status = fabric->put_signal(put->peer, &request);
         if (!status)
-            add_relaxed(&run->queue->bytes_put, c->bytes);
+            sim_count(&run->queue->bytes_put, c->bytes);
     }
     return status > 0 ? blocked_elsewhere(run) : status;
 }
@@ -723,14 +711,14 @@ enum sim_state sim_execute(struct sim_queue *queue, uint64_t budget_bytes, bool 
             return SIM_BLOCKED;
         if (status == SIM_RUN_LARGE)
             return SIM_LARGE;
-        add_relaxed(&queue->progress, 1);
+        sim_count(&queue->progress, 1);
         if (status == SIM_RUN_PIECE) {
             if (!run.budget)
                 return SIM_LARGE;
             continue;
         }
         queue->decoded = false;
-        add_relaxed(&queue->commands, 1);
+        sim_count(&queue->commands, 1);
         head += packet->slots;
         is_last = packet->form & SIM_PACKET_LAST;
         atomic_store_explicit(&queue->head, head, memory_order_release); /* the packet is gone */
@@ -740,182 +728,29 @@ enum sim_state sim_execute(struct sim_queue *queue, uint64_t budget_bytes, bool 
     return SIM_EMPTY;
 }
 
-/*
- * What a submission waits for is likely to come in a moment, from a peer that is just as far. Who has waited in vain
- * loses this credit, until a look finds him in time again.
- */
-static unsigned patience(const struct sim_queue *queue)
+/* The command waits for a peer, and is not one for the short way. */
+static thrum_status_t step_again(struct run *run)
 {
-    return atomic_load_explicit(&queue->device->oversubscribed, memory_order_relaxed)
-               ? 0
-               : queue->patience;
-}
+    struct sim_patience patience = sim_patience_begin(run->queue);
+    thrum_status_t status = SIM_RUN_BLOCKED;
 
-static void learn_patience(struct sim_queue *queue, bool was_in_time)
-{
-    queue->patience = was_in_time ? SIM_PATIENCE : queue->patience / 2 + 1;
+    while (status == SIM_RUN_BLOCKED && sim_patience_last(&patience))
+        status = step(run);
+    sim_patience_end(run->queue, status != SIM_RUN_BLOCKED);
+    return status;
 }
 
 bool sim_execute_patiently(struct sim_queue *queue)
 {
-    unsigned tries = patience(queue);
+    struct sim_patience patience = sim_patience_begin(queue);
     enum sim_state state = sim_execute(queue, SIM_BUDGET_SUBMIT, false);
 
     if (state != SIM_BLOCKED)
         return state == SIM_EMPTY;
-    while (state == SIM_BLOCKED && tries--) {
-        cpu_pause();
+    while (state == SIM_BLOCKED && sim_patience_last(&patience))
         state = sim_execute(queue, SIM_BUDGET_SUBMIT, false);
-    }
-    learn_patience(queue, state == SIM_EMPTY);
+    sim_patience_end(queue, state == SIM_EMPTY);
     return state == SIM_EMPTY;
-}
-
-/* ---- the short way ---------------------------------------------------------------------------------------------- */
-
-/*
- * Commands of small messages whose operands are translated already, in a few instructions each. Whatever is unusual
- * about a command, a fault among it, is left to step().
- */
-struct near {
-    char *cpu; /* NULL: not near */
-    struct sim_shared *shared;
-};
-
-static inline struct near find_near(struct sim_queue *queue, const struct thrum_command *c,
-                                    unsigned i, uint64_t bytes)
-{
-    const struct thrum_operand *o = &c->operands[i];
-    struct sim_tlb_entry *entry = sim_tlb_entry(queue, o->base);
-
-    if (sim_unlikely(o->indirect || !sim_tlb_holds(entry, o->base, bytes)))
-        return (struct near){c->flags & THRUM_CMD_FLAG_HOST && !o->indirect &&
-                                     !sim_is_device_address(o->base)
-                                 ? (char *)(uintptr_t)o->base
-                                 : NULL,
-                             NULL};
-    return (struct near){entry->cpu + (o->base & (SIM_PAGE_BYTES - 1)), entry->shared};
-}
-
-static inline void store_word(struct near at, uint64_t value)
-{
-    atomic_store_explicit((_Atomic uint64_t *)(void *)at.cpu, value, memory_order_release);
-    sim_wake(at.shared);
-}
-
-static inline bool write_line_near(struct sim_queue *queue, const struct thrum_command *c)
-{
-    struct near line = find_near(queue, c, 0, offsetof(struct thrum_line, payload) + c->bytes);
-    char *source = (char *)(uintptr_t)c->payload, *payload;
-
-    if (c->nsrc && c->bytes)
-        source = find_near(queue, c, 1, c->bytes).cpu;
-    if (!line.shared || (c->bytes && !source))
-        return false;
-    payload = line.cpu + offsetof(struct thrum_line, payload);
-    if (c->bytes == 8)
-        memcpy(payload, source, 8);
-    else if (c->bytes)
-        memmove(payload, source, c->bytes);
-    store_word(line, c->value);
-    return true;
-}
-
-#define NEAR_OPERANDS 16
-
-/* Translates all operands of a COPY or REDUCE; false if one is not near or is larger than is small. */
-static inline bool find_all_near(struct sim_queue *queue, const struct thrum_command *c, void **cpu)
-{
-    unsigned n = (unsigned)c->ndst + c->nsrc;
-
-    if (n > NEAR_OPERANDS || c->bytes > SIM_PAGE_BYTES ||
-        (c->flags & ~(unsigned)(THRUM_CMD_FLAG_CONTAIN | THRUM_CMD_FLAG_HOST)))
-        return false;
-    for (unsigned i = 0; i < n; i++) {
-        cpu[i] = find_near(queue, c, i, c->bytes).cpu;
-        if (!cpu[i])
-            return false;
-    }
-    return true;
-}
-
-static inline bool copy_near(struct sim_queue *queue, const struct thrum_command *c)
-{
-    void *cpu[NEAR_OPERANDS];
-
-    if (!c->bytes || !find_all_near(queue, c, cpu))
-        return false;
-    for (unsigned i = 0; i < c->ndst; i++)
-        memmove(cpu[i], cpu[c->ndst], c->bytes);
-    add_relaxed(&queue->bytes_copied, c->bytes * c->ndst);
-    return true;
-}
-
-static inline bool reduce_near(struct sim_queue *queue, const struct thrum_command *c)
-{
-    static const struct widths narrow = {1, 1, 1};
-    void *cpu[NEAR_OPERANDS];
-    struct sim_reduce_args args = {.dsts = cpu,
-                                   .srcs = (const void *const *)(cpu + c->ndst),
-                                   .ndst = c->ndst,
-                                   .nsrc = c->nsrc,
-                                   .divisor = c->redop == THRUM_AVG && c->divisor ? c->divisor : 1};
-
-    if (!c->bytes || c->redop >= THRUM_REDOP_COUNT || !find_all_near(queue, c, cpu) ||
-        reduce_overlaps(cpu, c->ndst, cpu + c->ndst, c->nsrc, c->bytes, &narrow))
-        return false;
-    args.count = c->bytes >> __builtin_ctzll(thrum_datatype_size((thrum_datatype_t)c->dtype));
-    sim_reduce((thrum_datatype_t)c->dtype, (thrum_redop_t)c->redop, &args);
-    add_relaxed(&queue->bytes_reduced, c->bytes * c->nsrc);
-    return true;
-}
-
-/* True if the command is done. */
-static inline bool step_near(struct sim_queue *queue, const struct thrum_command *c)
-{
-    struct near at;
-
-    switch (c->opcode) {
-    case THRUM_CMD_WAIT:
-        at = find_near(queue, c, 0, 8);
-        return at.cpu && load_word(at.cpu) >= c->value;
-    case THRUM_CMD_WAIT_LINE:
-        at = find_near(queue, c, 0, THRUM_LINE_BYTES);
-        return at.cpu && load_word(at.cpu) == c->value;
-    case THRUM_CMD_SIGNAL:
-        at = find_near(queue, c, 0, 8);
-        if (!at.cpu || !(c->flags & THRUM_CMD_FLAG_SET) || load_word(at.cpu) >= c->value)
-            return false;
-        store_word(at, c->value);
-        return true;
-    case THRUM_CMD_WRITE_LINE:
-        return write_line_near(queue, c);
-    case THRUM_CMD_COPY:
-        return copy_near(queue, c);
-    case THRUM_CMD_REDUCE:
-        return reduce_near(queue, c);
-    default:
-        return false;
-    }
-}
-
-/* The command waits for a peer. */
-static thrum_status_t step_again(struct run *run, bool quick)
-{
-    unsigned tries = patience(run->queue);
-    thrum_status_t status = SIM_RUN_BLOCKED;
-
-    while (status == SIM_RUN_BLOCKED && tries--) {
-        cpu_pause();
-        if (quick && step_near(run->queue, run->command)) {
-            run->queue->counted = false;
-            status = THRUM_OK;
-        } else if (!quick || tries % 16 == 0) {
-            status = step(run); /* looks at cancels, too */
-        }
-    }
-    learn_patience(run->queue, status != SIM_RUN_BLOCKED);
-    return status;
 }
 
 size_t sim_execute_now(struct sim_queue *queue, const struct thrum_command *commands, size_t n,
@@ -929,24 +764,25 @@ size_t sim_execute_now(struct sim_queue *queue, const struct thrum_command *comm
     bool quick = !is_watchful(&run) && !queue->ending;
     size_t done = 0;
 
+    sim_publish_core(queue->device);
     for (; done < n; done++) {
         thrum_status_t status;
 
         if (sim_likely(quick && !atomic_load_explicit(&queue->attention, memory_order_acquire)) &&
-            step_near(queue, &commands[done]))
+            sim_step_near(queue, &commands[done]))
             continue;
         run.command = &commands[done];
         status = step(&run);
         quick = quick && !queue->ending;
-        if (status == SIM_RUN_BLOCKED) {
-            status = step_again(&run, quick);
+        if (status == SIM_RUN_BLOCKED && !quick) {
+            status = step_again(&run);
             quick = quick && !queue->ending; /* what came may have been a failure */
         }
         if (status)
             break;
     }
-    add_relaxed(&queue->commands, done);
-    add_relaxed(&queue->progress, done);
+    sim_count(&queue->commands, done);
+    sim_count(&queue->progress, done);
     if (done == n)
         end_submission(queue, ticket);
     return done;

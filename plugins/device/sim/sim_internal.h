@@ -52,7 +52,7 @@ static inline unsigned sim_address_slot(uint64_t address)
 
 /* ---- shared pages ------------------------------------------------------------------------------------------- */
 
-#define SIM_SHARED_MAGIC 0x324d495354485254ull
+#define SIM_SHARED_MAGIC 0x334d495354485254ull
 
 struct sim_shared {
     uint64_t magic; /* constant after open, like all of this line */
@@ -67,6 +67,8 @@ struct sim_shared {
     /* Threads of any process that sleep until a semaphore or line in this device's memory changes. */
     _Alignas(CACHE_LINE_BYTES) _Atomic uint32_t sleepers;
     _Atomic uint32_t wake_sequence; /* the futex word */
+    /* The core that the owner was last seen on, where ranks share cores; -1: not known. Written by the owner. */
+    _Alignas(CACHE_LINE_BYTES) _Atomic int core;
 };
 
 /* Of the allocation that starts at page i, at index i; bytes 0: none. Written by the owner under memory_lock. */
@@ -130,7 +132,6 @@ enum {
 };
 #define SIM_ALWAYS_FIT 32 /* operands of a command that any ring has room for */
 #define SIM_OPCODE_MALFORMED 255 /* of such a packet when it is met */
-#define SIM_PATIENCE 256
 
 /* First slot of a packet; operand slots (4 each), payload slot and put slot follow it. */
 struct sim_packet {
@@ -501,6 +502,18 @@ void sim_packet_decode(struct sim_queue *queue, uint64_t position);
 enum thrum_engine sim_opcode_engine(unsigned opcode);
 const char *sim_opcode_name(unsigned opcode);
 
+/* A semaphore or the flag of a line. */
+static inline uint64_t sim_load_word(void *cpu)
+{
+    return atomic_load_explicit((_Atomic uint64_t *)cpu, memory_order_acquire);
+}
+/* Counters of a queue have one writer at a time: its owner. */
+static inline void sim_count(_Atomic uint64_t *counter, uint64_t n)
+{
+    atomic_store_explicit(counter, atomic_load_explicit(counter, memory_order_relaxed) + n,
+                          memory_order_relaxed);
+}
+
 /* ---- sim_execute.c --------------------------------------------------------------------------------------------- */
 
 enum sim_state {
@@ -523,6 +536,33 @@ bool sim_execute_patiently(struct sim_queue *queue);
  */
 size_t sim_execute_now(struct sim_queue *queue, const struct thrum_command *commands, size_t n,
                        uint64_t ticket, bool unchecked);
+
+/* ---- sim_near.c ------------------------------------------------------------------------------------------------- */
+
+/*
+ * What a submission waits for is likely to come in a moment, from a peer that is just as far. Who has waited in vain
+ * loses this credit, until a look finds him in time again. begin; last, which passes some time, before each further
+ * look, until it says no; end. The caller owns the queue.
+ */
+struct sim_patience {
+    unsigned tries;
+    bool yields;
+};
+struct sim_patience sim_patience_begin(const struct sim_queue *queue);
+bool sim_patience_last(struct sim_patience *patience);
+void sim_patience_end(struct sim_queue *queue, bool was_in_time);
+/* True if the command is one of the simple ones, and is done. */
+bool sim_step_near(struct sim_queue *queue, const struct thrum_command *command);
+/* Tells peers where this process runs, where ranks share cores. */
+void sim_publish_core_now(struct sim_device *device);
+static inline void sim_publish_core(struct sim_device *device)
+{
+    if (sim_unlikely(atomic_load_explicit(&device->oversubscribed, memory_order_relaxed)))
+        sim_publish_core_now(device);
+}
+
+/* ---- sim_port.c ------------------------------------------------------------------------------------------------- */
+
 /* Drives the attached ports, unless another thread does. True if something moved. */
 bool sim_ports_progress(struct sim_device *device);
 thrum_status_t sim_port_attach(void *device, const struct thrum_fabric_ops *fabric, void *endpoint);

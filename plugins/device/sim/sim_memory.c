@@ -105,6 +105,7 @@ static thrum_status_t make_file(struct sim_device *device, uint64_t hbm_bytes, u
         return thrum_fail_errno(THRUM_ERR_SYSTEM, "sim%d: getrandom", device->index);
     atomic_init(&layout.generation, 1);
     atomic_init(&layout.memory_generation, 1);
+    atomic_init(&layout.core, -1);
     memcpy(device->key, layout.key, sizeof layout.key);
 
     device->memory_fd = memfd_create("thrum-sim", MFD_CLOEXEC | MFD_ALLOW_SEALING);

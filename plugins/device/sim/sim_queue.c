@@ -110,7 +110,7 @@ thrum_status_t sim_queue_create(void *handle, unsigned flags, void **queue_out)
     queue->counted = false;
     queue->decoded = false;
     memset(queue->tlb, 0, sizeof queue->tlb);
-    queue->patience = SIM_PATIENCE;
+    sim_patience_end(queue, true);
     queue->ncancels = 0;
     atomic_store_explicit(&queue->submit_lock, 0, memory_order_relaxed);
     atomic_store_explicit(&queue->tail, 0, memory_order_relaxed);

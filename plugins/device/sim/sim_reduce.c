@@ -2,6 +2,7 @@
 #include "sim_reduce.h"
 
 #include <pthread.h>
+#include <stdatomic.h>
 #if defined(__x86_64__)
 #include <cpuid.h>
 #include <xmmintrin.h>
@@ -27,6 +28,10 @@ static const struct variant {
 
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 static const struct variant *chosen; /* written under `once` */
+static sim_kernel_fn
+    kernels[THRUM_DATATYPE_COUNT]
+           [THRUM_REDOP_COUNT]; /* of ops without a divisor; NULL: others. As `chosen` */
+static _Atomic bool is_chosen; /* for who only wants the kernels */
 
 #if SIM_HAVE_X86
 /* Not all compilers know it by name. The registers are AVX's, which the question for AVX2 covers. */
@@ -49,6 +54,17 @@ bool sim_reduce_runs_here(const struct sim_kernel_table *table)
     return table == &sim_reduce_scalar_table;
 }
 
+static void list_kernels(void)
+{
+    for (int dtype = 0; dtype < THRUM_DATATYPE_COUNT; dtype++)
+        for (int op = 0; op < THRUM_REDOP_COUNT; op++) {
+            enum sim_elem elem = sim_elem_for((thrum_datatype_t)dtype, (thrum_redop_t)op);
+            if (elem != ELEM_COUNT && op != THRUM_AVG)
+                kernels[dtype][op] = chosen->table->kernels[elem][op];
+        }
+    atomic_store_explicit(&is_chosen, true, memory_order_release);
+}
+
 /* "auto" is word 0 of the choice, and the variants follow in the order above. */
 static void choose(void)
 {
@@ -63,6 +79,7 @@ static void choose(void)
     if (asked && index != asked - 1)
         thrum_log(LOG_WARN, "THRUM_SIM_KERNELS=%s: this CPU has no such instructions; using %s",
                   thrum_config_string(CFG_SIM_KERNELS), chosen->name);
+    list_kernels();
 }
 
 /* Types that the operation treats alike share a kernel; sums of complex numbers are sums of floats. */
@@ -169,6 +186,21 @@ void sim_reduce(thrum_datatype_t dtype, thrum_redop_t op, const struct sim_reduc
 
     sim_reduce_with(chosen_table(), dtype, op, args);
     leave_arithmetic(mode);
+}
+
+bool sim_reduce_small(thrum_datatype_t dtype, thrum_redop_t op, void *const *dsts, int ndst,
+                      const void *const *srcs, int nsrc, size_t bytes)
+{
+    struct sim_kernel_args args = {
+        .dsts = dsts, .srcs = srcs, .ndst = ndst, .nsrc = nsrc, .bytes = bytes};
+    unsigned mode;
+
+    if (!atomic_load_explicit(&is_chosen, memory_order_acquire) || !kernels[dtype][op])
+        return false;
+    mode = enter_arithmetic();
+    kernels[dtype][op](&args);
+    leave_arithmetic(mode);
+    return true;
 }
 
 void sim_scale(thrum_datatype_t dtype, const struct sim_scale_args *args)

@@ -34,6 +34,10 @@ bool sim_reduce_defined(thrum_datatype_t dtype, thrum_redop_t op);
 /* Only what is defined. Reads the configuration on first use. */
 void sim_reduce(thrum_datatype_t dtype, thrum_redop_t op, const struct sim_reduce_args *args);
 
+/* sim_reduce of `bytes` of operands that are not wide, in few instructions; false, with nothing done, for some ops. */
+bool sim_reduce_small(thrum_datatype_t dtype, thrum_redop_t op, void *const *dsts, int ndst,
+                      const void *const *srcs, int nsrc, size_t bytes);
+
 /* Does a wide operand of this type differ from others? */
 bool sim_type_widens(thrum_datatype_t dtype);
 

@@ -286,6 +286,21 @@ static SIM_ALWAYS_INLINE vec blend_odd_words(vec x, vec y)
     return _mm256_blend_epi16(x, y, 0xaa);
 }
 
+static SIM_ALWAYS_INLINE vec blend_odd_bytes(vec x, vec y)
+{
+    return _mm256_blendv_epi8(x, y, _mm256_set1_epi16((short)0xff00));
+}
+
+static SIM_ALWAYS_INLINE vec select_by_sign(size_t bytes, vec sign, vec x, vec y)
+{
+    return _mm256_blendv_epi8(y, x, bytes == 1 ? sign : _mm256_srai_epi16(sign, 15));
+}
+
+static SIM_ALWAYS_INLINE vec words_add_saturated(vec x, vec y)
+{
+    return _mm256_adds_epu16(x, y);
+}
+
 static SIM_ALWAYS_INLINE vec bytes_widen(vec v)
 {
     return _mm256_cvtepi8_epi16(_mm256_castsi256_si128(v));
@@ -337,6 +352,8 @@ static SIM_ALWAYS_INLINE vec mulhi(size_t bytes, vec x, vec y)
 }
 
 #include "sim_reduce_vector.h"
+#include "sim_reduce_narrow.h"
+#include "sim_reduce_elements.h"
 
 #define VARIANT_TABLE sim_reduce_avx2_table
 #define SIM_COMPLEX_PRODUCTS 1

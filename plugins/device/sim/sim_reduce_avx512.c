@@ -242,6 +242,22 @@ static SIM_ALWAYS_INLINE vec blend_odd_words(vec x, vec y)
     return _mm512_mask_blend_epi16(0xaaaaaaaa, x, y);
 }
 
+static SIM_ALWAYS_INLINE vec blend_odd_bytes(vec x, vec y)
+{
+    return _mm512_mask_blend_epi8(0xaaaaaaaaaaaaaaaa, x, y);
+}
+
+static SIM_ALWAYS_INLINE vec select_by_sign(size_t bytes, vec sign, vec x, vec y)
+{
+    return bytes == 1 ? _mm512_mask_blend_epi8(_mm512_movepi8_mask(sign), y, x)
+                      : _mm512_mask_blend_epi16(_mm512_movepi16_mask(sign), y, x);
+}
+
+static SIM_ALWAYS_INLINE vec words_add_saturated(vec x, vec y)
+{
+    return _mm512_adds_epu16(x, y);
+}
+
 static SIM_ALWAYS_INLINE vec bytes_widen(vec v)
 {
     return _mm512_cvtepi8_epi16(_mm512_castsi512_si256(v));
@@ -288,6 +304,8 @@ static SIM_ALWAYS_INLINE vec mulhi(size_t bytes, vec x, vec y)
 }
 
 #include "sim_reduce_vector.h"
+#include "sim_reduce_narrow.h"
+#include "sim_reduce_elements.h"
 
 #define VARIANT_TABLE sim_reduce_avx512_table
 #define SIM_COMPLEX_PRODUCTS 1

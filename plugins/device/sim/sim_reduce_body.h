@@ -2,14 +2,22 @@
  * The k-ary reduction in one pass, and all kernels made from it. Included once by each variant, after it has defined
  *
  *   VARIANT_TABLE                      name of its table
- *   vec, step_bytes(elem, op)          what one step takes from each source: a vector or half of one, or one element
+ *   vec                                what one step takes from each source: a vector or half of one, or one element
  *   struct acc                         that, in the precision in which it accumulates
  *   vec_store(bytes, p, v), vec_stream(bytes, p, v)         a step; unaligned; stream: aligned, past the cache
  *   vec_load_part(p, bytes), vec_store_part(p, v, bytes)    fewer bytes than a step, or as many
- *   acc_open(elem, op, v), acc_load(elem, op, p)            from a part, from a step in memory
- *   acc_combine(elem, op, x, y)
- *   block_steps(elem, op)              steps for which there are registers
- *   close_block(elem, op, division, x, n, v)   divides, rounds, makes NaN canonical, for n steps
+ *
+ * A part is a step or less, which is computed whatever its values are:
+ *   part_bytes(elem, op)               at most
+ *   acc_open(elem, op, v), acc_combine(elem, op, x, y)
+ *   close_part(elem, op, division, x)  divides, rounds, makes NaN canonical
+ *
+ * A block is several steps at once, for the usual values:
+ *   step_bytes(elem, op), block_steps(elem, op)    steps for which there are registers
+ *   has_blocks(elem, op, division)     does the division, does the number of sources allow them?
+ *   block_open(elem, op, p), block_combine(elem, op, x, y)
+ *   close_block(elem, op, division, x, n, v)    false: there are values that only parts do right
+ *
  *   stream_fence()                     orders streamed stores before later ones
  *   SIM_COMPLEX_PRODUCTS               1: from the primitives above; 0: reduce_C64_PROD, reduce_C128_PROD are there
  *   widen(elem, dst, src, count), narrow(elem, dst, src, count)    as in struct sim_kernel_table
@@ -18,7 +26,6 @@
  * a block are read before any destination is written: a destination may be a source.
  */
 
-#define BLOCK_STEPS 4 /* at most: accumulators in flight, to hide the latency of the adds */
 #define STREAM_MIN_BYTES 4096 /* below this, what is stored is soon read: leave it in the cache */
 
 /* A block in registers, to every destination. */
@@ -39,15 +46,23 @@ static SIM_ALWAYS_INLINE void store_block(const struct sim_kernel_args *args, in
     }
 }
 
-/* Whole blocks from `at` on; returns where it stopped. The loops over steps are unrolled, `x` lives in registers. */
+/*
+ * Whole blocks from `at` on; returns where it stopped: at one that holds unusual values, or with less than one left.
+ * The loops over steps are unrolled, `x` lives in registers: nothing here is called that works on it in memory.
+ */
 static SIM_ALWAYS_INLINE size_t reduce_blocks(const struct sim_kernel_args *args,
                                               enum sim_elem elem, thrum_redop_t op,
                                               const struct sim_division *division, int nsrc,
-                                              int ndst, size_t at, uint64_t streamed)
+                                              int ndst, bool scalar, size_t at, uint64_t streamed)
 {
+    struct sim_division known = *division; /* so that nsrc is a constant here where it is one */
     int steps = block_steps(elem, op);
     size_t step = step_bytes(elem, op), block_bytes = (size_t)steps * step;
+    struct acc constant = {0}; /* the scalar, ready for use */
 
+    if (scalar)
+        constant = block_open(elem, op, args->srcs[1]);
+    known.nsrc = nsrc;
     for (; args->bytes - at >= block_bytes; at += block_bytes) {
         const char *p = (const char *)args->srcs[0] + at;
         struct acc x[BLOCK_STEPS];
@@ -55,14 +70,16 @@ static SIM_ALWAYS_INLINE size_t reduce_blocks(const struct sim_kernel_args *args
 
         SIM_UNROLLED
         for (int i = 0; i < steps; i++)
-            x[i] = acc_load(elem, op, p + (size_t)i * step);
+            x[i] = block_open(elem, op, p + (size_t)i * step);
         for (int s = 1; s < nsrc; s++) {
             p = (const char *)args->srcs[s] + at;
             SIM_UNROLLED
             for (int i = 0; i < steps; i++)
-                x[i] = acc_combine(elem, op, x[i], acc_load(elem, op, p + (size_t)i * step));
+                x[i] = block_combine(
+                    elem, op, x[i], scalar ? constant : block_open(elem, op, p + (size_t)i * step));
         }
-        close_block(elem, op, division, x, steps, v);
+        if (__builtin_expect(!close_block(elem, op, &known, x, steps, v), 0))
+            break;
         store_block(args, ndst, steps, step, at, streamed, v);
     }
     return at;
@@ -73,7 +90,12 @@ static SIM_ALWAYS_INLINE size_t min_size(size_t a, size_t b)
     return a < b ? a : b;
 }
 
-/* One step or less. */
+/* The scalar is the same everywhere. */
+static SIM_ALWAYS_INLINE const char *source_at(const struct sim_kernel_args *args, int s, size_t at)
+{
+    return (const char *)args->srcs[s] + (args->scalar && s == 1 ? 0 : at);
+}
+
 static SIM_ALWAYS_INLINE void reduce_part(const struct sim_kernel_args *args, enum sim_elem elem,
                                           thrum_redop_t op, const struct sim_division *division,
                                           size_t at, size_t part)
@@ -83,8 +105,8 @@ static SIM_ALWAYS_INLINE void reduce_part(const struct sim_kernel_args *args, en
 
     for (int s = 1; s < args->nsrc; s++)
         x = acc_combine(elem, op, x,
-                        acc_open(elem, op, vec_load_part((const char *)args->srcs[s] + at, part)));
-    close_block(elem, op, division, &x, 1, &v);
+                        acc_open(elem, op, vec_load_part(source_at(args, s, at), part)));
+    v = close_part(elem, op, division, x);
     for (int i = 0; i < args->ndst; i++)
         vec_store_part((char *)args->dsts[i] + at, v, part);
 }
@@ -112,36 +134,54 @@ static uint64_t choose_streamed(const struct sim_kernel_args *args, size_t elem_
     return streamed;
 }
 
-/* The usual shapes as constants: two sources, one or two destinations in the cache. */
+/* The usual shapes as constants: by a scalar; two sources, one destination in the cache. */
 static SIM_ALWAYS_INLINE size_t reduce_shapes(const struct sim_kernel_args *args,
                                               enum sim_elem elem, thrum_redop_t op,
                                               const struct sim_division *division, size_t at,
                                               uint64_t streamed)
 {
-    if (args->nsrc == 2 && args->ndst == 1 && !streamed)
-        return reduce_blocks(args, elem, op, division, 2, 1, at, 0);
-    return reduce_blocks(args, elem, op, division, args->nsrc, args->ndst, at, streamed);
+    bool scalar = op == THRUM_PROD && args->scalar;
+
+    if (args->nsrc == 2 && args->ndst == 1 && !streamed) {
+        /* a copy that lives in registers: what is stored could be `args` */
+        void *const dsts[] = {args->dsts[0]};
+        const void *const srcs[] = {args->srcs[0], args->srcs[1]};
+        const struct sim_kernel_args copy = {.dsts = dsts, .srcs = srcs, .bytes = args->bytes};
+        if (scalar)
+            return reduce_blocks(&copy, elem, op, division, 2, 1, true, at, 0);
+        return reduce_blocks(&copy, elem, op, division, 2, 1, false, at, 0);
+    }
+    if (scalar)
+        return reduce_blocks(args, elem, op, division, 2, args->ndst, true, at, streamed);
+    return reduce_blocks(args, elem, op, division, args->nsrc, args->ndst, false, at, streamed);
 }
 
 static SIM_ALWAYS_INLINE void reduce(const struct sim_kernel_args *args, enum sim_elem elem,
                                      thrum_redop_t op)
 {
     size_t step = step_bytes(elem, op), bytes = args->bytes, at = 0, head = 0;
-    struct sim_division division = {0};
-    uint64_t streamed = choose_streamed(args, elem_bytes(elem), step, &head);
+    struct sim_division division = {.nsrc = args->nsrc};
+    uint64_t streamed;
 
+    if (op != THRUM_AVG && op != SIM_AVG_POW2 && bytes - 1 < part_bytes(elem, op)) {
+        reduce_part(args, elem, op, &division, 0, bytes); /* a small message, in no time */
+        return;
+    }
+    streamed = choose_streamed(args, elem_bytes(elem), step, &head);
     if (op == THRUM_AVG || op == SIM_AVG_POW2)
         division = sim_division_for(elem, args->divisor);
     division.nsrc = args->nsrc;
-    /* A head up to the alignment, blocks, and what is left in steps. */
+    /* A head up to the alignment; then blocks, and in parts what they refuse, and what is left. */
     while (at < bytes) {
-        size_t part;
-        if (!head)
+        size_t end;
+        if (!head && has_blocks(elem, op, &division))
             at = reduce_shapes(args, elem, op, &division, at, streamed);
-        part = min_size(head ? head : bytes - at, step);
-        if (part)
+        end = at + (head ? head : min_size(bytes - at, (size_t)block_steps(elem, op) * step));
+        while (at < end) {
+            size_t part = min_size(end - at, part_bytes(elem, op));
             reduce_part(args, elem, op, &division, at, part);
-        at += part;
+            at += part;
+        }
         head = 0;
     }
     if (streamed)

@@ -21,6 +21,11 @@ static SIM_ALWAYS_INLINE size_t step_bytes(enum sim_elem elem, thrum_redop_t op)
     return elem_bytes(elem);
 }
 
+static SIM_ALWAYS_INLINE size_t part_bytes(enum sim_elem elem, thrum_redop_t op)
+{
+    return step_bytes(elem, op);
+}
+
 static SIM_ALWAYS_INLINE int block_steps(enum sim_elem elem, thrum_redop_t op)
 {
     (void)elem, (void)op;
@@ -230,7 +235,7 @@ static SIM_ALWAYS_INLINE struct acc acc_open(enum sim_elem elem, thrum_redop_t o
     return (struct acc){elem_is_narrow(elem) ? narrow_to_float(elem, v) : v};
 }
 
-static SIM_ALWAYS_INLINE struct acc acc_load(enum sim_elem elem, thrum_redop_t op, const void *p)
+static SIM_ALWAYS_INLINE struct acc block_open(enum sim_elem elem, thrum_redop_t op, const void *p)
 {
     return acc_open(elem, op, vec_load(elem_bytes(elem), p));
 }
@@ -362,8 +367,8 @@ static SIM_ALWAYS_INLINE uint64_t close_double(thrum_redop_t op, uint64_t bits, 
     return isnan(value) ? 0x7ff8000000000000 : double_bits(value);
 }
 
-static SIM_ALWAYS_INLINE vec acc_close(enum sim_elem elem, thrum_redop_t op,
-                                       const struct sim_division *division, struct acc x)
+static SIM_ALWAYS_INLINE vec close_part(enum sim_elem elem, thrum_redop_t op,
+                                        const struct sim_division *division, struct acc x)
 {
     if (is_logical(op))
         return x.bits ? elem_one(elem) : 0;
@@ -374,12 +379,26 @@ static SIM_ALWAYS_INLINE vec acc_close(enum sim_elem elem, thrum_redop_t op,
     return is_average(op) ? divide_int(elem, x.bits, division->n) : x.bits;
 }
 
-static SIM_ALWAYS_INLINE void close_block(enum sim_elem elem, thrum_redop_t op,
+static SIM_ALWAYS_INLINE struct acc block_combine(enum sim_elem elem, thrum_redop_t op,
+                                                  struct acc x, struct acc y)
+{
+    return acc_combine(elem, op, x, y);
+}
+
+static SIM_ALWAYS_INLINE bool has_blocks(enum sim_elem elem, thrum_redop_t op,
+                                         const struct sim_division *division)
+{
+    (void)elem, (void)op, (void)division;
+    return true;
+}
+
+static SIM_ALWAYS_INLINE bool close_block(enum sim_elem elem, thrum_redop_t op,
                                           const struct sim_division *division, const struct acc *x,
                                           int n, vec *v)
 {
     for (int i = 0; i < n; i++)
-        v[i] = acc_close(elem, op, division, x[i]);
+        v[i] = close_part(elem, op, division, x[i]);
+    return true;
 }
 
 /* ---- complex products: element by element, by the definition ----------------------------------- */
@@ -399,7 +418,7 @@ static void reduce_C64_PROD(const struct sim_kernel_args *args)
 
         memcpy(x, (const char *)args->srcs[0] + at, 8);
         for (int s = 1; s < args->nsrc; s++) {
-            memcpy(y, (const char *)args->srcs[s] + at, 8);
+            memcpy(y, (const char *)args->srcs[s] + (args->scalar ? 0 : at), 8);
             float real = x[0] * y[0] - x[1] * y[1];
             x[1] = x[0] * y[1] + x[1] * y[0];
             x[0] = real;
@@ -418,7 +437,7 @@ static void reduce_C128_PROD(const struct sim_kernel_args *args)
 
         memcpy(x, (const char *)args->srcs[0] + at, 16);
         for (int s = 1; s < args->nsrc; s++) {
-            memcpy(y, (const char *)args->srcs[s] + at, 16);
+            memcpy(y, (const char *)args->srcs[s] + (args->scalar ? 0 : at), 16);
             double real = x[0] * y[0] - x[1] * y[1];
             x[1] = x[0] * y[1] + x[1] * y[0];
             x[0] = real;

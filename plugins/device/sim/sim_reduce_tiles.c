@@ -9,7 +9,6 @@
 
 #define TILE_ELEMS 512 /* 2 KiB of float32 for each source that is widened */
 #define TILE_SOURCES 8
-#define SCALAR_TILE_BYTES 8192
 #define CALLBACK_TILE_BYTES 8192
 
 /* ---- kernels ------------------------------------------------------------------------------------------------- */
@@ -127,30 +126,22 @@ static void fill_with(char *to, const void *scalar, size_t size, size_t bytes)
     }
 }
 
-/* The product with a tile that holds the scalar in every element. */
 void sim_scale_with(const struct sim_kernel_table *table, thrum_datatype_t dtype,
                     const struct sim_scale_args *args)
 {
-    _Alignas(64) char scalars[SCALAR_TILE_BYTES];
+    _Alignas(SIM_SCALAR_BYTES) char scalars[SIM_SCALAR_BYTES];
     enum sim_elem elem = sim_elem_for(dtype, THRUM_PROD);
-    size_t size = elem_bytes(elem), bytes = args->count * size;
+    const void *srcs[] = {args->src, scalars};
+    struct sim_kernel_args kernel = {.dsts = args->dsts,
+                                     .srcs = srcs,
+                                     .ndst = args->ndst,
+                                     .nsrc = 2,
+                                     .bytes = args->count * elem_bytes(elem),
+                                     .stream = args->stream,
+                                     .scalar = true};
 
-    if (bytes)
-        fill_with(scalars, args->scalar, size, bytes < sizeof scalars ? bytes : sizeof scalars);
-    for (size_t at = 0; at < bytes; at += sizeof scalars) {
-        void *dsts[] = {(char *)args->dsts[0] + at};
-        const void *srcs[] = {(const char *)args->src + at, scalars};
-        struct sim_kernel_args kernel = {
-            .dsts = dsts,
-            .srcs = srcs,
-            .ndst = 1,
-            .nsrc = 2,
-            .bytes = bytes - at < sizeof scalars ? bytes - at : sizeof scalars,
-            .stream = args->stream && args->ndst == 1}; /* else it is read again at once */
-
-        run_kernel(table, elem, THRUM_PROD, &kernel);
-        copy_to_others(args->dsts, args->ndst, at, kernel.bytes);
-    }
+    fill_with(scalars, args->scalar, elem_bytes(elem), sizeof scalars);
+    run_kernel(table, elem, THRUM_PROD, &kernel);
 }
 
 /* ---- by a function of the host ------------------------------------------------------------------------------- */

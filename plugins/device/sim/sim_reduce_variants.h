@@ -22,6 +22,9 @@
 #define SIM_UNROLLED _Pragma("GCC unroll 8")
 #endif
 
+#define BLOCK_STEPS \
+    4 /* in a block at most: accumulators in flight, to hide the latency of the adds */
+
 /* How elements are computed. Types that an operation treats alike share one (int8 and uint8 sums). */
 enum sim_elem {
     ELEM_U8,
@@ -72,15 +75,19 @@ enum sim_elem {
 #define SIM_NARROW_MAP(X) X(F16) X(BF16) X(E4M3) X(E5M2)
 /* clang-format on */
 
-/* `bytes` of elements. Divides by `divisor` if the operation is AVG (not a power of two) or AVG_POW2 (one). */
+/*
+ * `bytes` of elements. With `scalar`, for PROD of two sources, the second one is SIM_SCALAR_BYTES that hold one element
+ * again and again. Divides by `divisor` if the operation is AVG (not a power of two) or AVG_POW2 (one).
+ */
 struct sim_kernel_args {
     void *const *dsts;
     const void *const *srcs;
     int ndst, nsrc;
     size_t bytes;
     uint64_t divisor;
-    bool stream;
+    bool stream, scalar;
 };
+#define SIM_SCALAR_BYTES 64 /* of the widest vector */
 typedef void (*sim_kernel_fn)(const struct sim_kernel_args *args);
 
 /* `count` narrow floats to float32, or back: rounded once, NaN made canonical. No overlap. */

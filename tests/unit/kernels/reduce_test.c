@@ -868,6 +868,58 @@ static void one_nan_in_a_block(void **state)
     }
 }
 
+/* Any number of the format; or, so that sums round in all ways, one near another, or a tiny one. */
+static uint64_t usual_value(thrum_datatype_t dtype, unsigned kind)
+{
+    const struct format *format = format_of(dtype);
+    uint64_t end = beyond(format), one = encode(format, 1), sign = random_u64() & 1, bits;
+    uint64_t spread = 4u << format->fraction_bits;
+
+    if (kind == 0)
+        bits = random_u64() % end;
+    else if (kind == 1)
+        bits = one - spread / 2 + random_u64() % spread;
+    else
+        bits = random_u64() % spread;
+    return sign << (format->bits_total - 1) | bits;
+}
+
+/* Whole blocks without NaN and infinities, which the vector kernels compute in another way; some with one. */
+static void blocks_of_usual_values(void **state)
+{
+    static const thrum_datatype_t types[] = {THRUM_FLOAT16, THRUM_BFLOAT16, THRUM_FLOAT8_E4M3,
+                                             THRUM_FLOAT8_E5M2};
+    static const thrum_redop_t ops[] = {THRUM_SUM, THRUM_AVG, THRUM_PROD, THRUM_MIN, THRUM_MAX};
+    static const uint64_t divisors[] = {2, 3, 64, 7, 65536, 641, 65537, 1ull << 17};
+    struct buffers *b = *state;
+
+    for (unsigned turn = 0; turn < 4 * 5 * 3 * 64; turn++) {
+        struct shape shape = {.dtype = types[turn % 4],
+                              .op = ops[turn / 4 % 5],
+                              .nsrc = 2 + (turn / 60 % 2 ? (int)(turn / 120 % 7) : 0),
+                              .ndst = 1,
+                              .count = 512 + turn % 7,
+                              .divisor = divisors[turn / 60 % 8]};
+        size_t size = thrum_datatype_size(shape.dtype);
+        const void *srcs[MAX_SRC];
+        struct sim_reduce_args args = args_of(&shape, b, srcs);
+        void *dsts[] = {b->expected};
+
+        for (int s = 0; s < shape.nsrc; s++)
+            for (size_t i = 0; i < shape.count; i++) {
+                uint64_t bits = usual_value(shape.dtype, turn / 20 % 3);
+                memcpy(b->srcs[s] + i * size, &bits, size);
+            }
+        if (turn % 8 == 7) {
+            uint64_t bits = special(shape.dtype, (unsigned)random_u64() % 8);
+            memcpy(b->srcs[0] + random_u64() % shape.count * size, &bits, size);
+        }
+        args.dsts = dsts;
+        sim_reduce_with(&sim_reduce_scalar_table, shape.dtype, shape.op, &args);
+        run_variants(&shape, b);
+    }
+}
+
 /* Runs of every value of a narrow float through SUM, and through float32: unchanged, or the canonical NaN. */
 static void narrow_floats_round_trip(void **state)
 {
@@ -1161,6 +1213,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(every_type_and_operation, make_buffers, free_buffers),
         cmocka_unit_test_setup_teardown(streamed_stores, make_buffers, free_buffers),
         cmocka_unit_test_setup_teardown(pairs_of_special_values, make_buffers, free_buffers),
+        cmocka_unit_test_setup_teardown(blocks_of_usual_values, make_buffers, free_buffers),
         cmocka_unit_test_setup_teardown(one_nan_in_a_block, make_buffers, free_buffers),
         cmocka_unit_test_setup_teardown(wide_operands, make_buffers, free_buffers),
         cmocka_unit_test_setup_teardown(scaled, make_buffers, free_buffers),

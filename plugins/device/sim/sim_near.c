@@ -1,0 +1,244 @@
+/*
+ * The short way: commands of small messages while they are submitted, in a few instructions each, and the patience of
+ * a submitter whose peer is just as far. Whatever is unusual about a command, a fault among it, is left to the
+ * executor, which calls this as the owner of the queue.
+ */
+#include "sim_internal.h"
+
+#include <sched.h>
+#include <string.h>
+
+#include "sim_reduce.h"
+
+/* ---- patience ---------------------------------------------------------------------------------------------------- */
+
+#define PATIENCE 256 /* looks at what has not come, before it is left to a waiter */
+/*
+ * With more ranks than cores whoever is waited for may need this core, which then is given away, so many times. If he
+ * has another core, that costs more than a few looks.
+ */
+#define CROWDED_YIELDS 16
+#define CROWDED_LOOKS 2
+#define CROWDED_LOOKS_APART 64
+
+static bool is_crowded(const struct sim_queue *queue)
+{
+    return atomic_load_explicit(&queue->device->oversubscribed, memory_order_relaxed);
+}
+
+void sim_publish_core_now(struct sim_device *device)
+{
+    int core = sched_getcpu();
+
+    if (core != atomic_load_explicit(&device->shared->core, memory_order_relaxed))
+        atomic_store_explicit(&device->shared->core, core, memory_order_relaxed);
+}
+
+struct sim_patience sim_patience_begin(const struct sim_queue *queue)
+{
+    bool crowded = is_crowded(queue);
+
+    return (struct sim_patience){.tries = crowded ? CROWDED_YIELDS : queue->patience,
+                                 .yields = crowded};
+}
+
+bool sim_patience_last(struct sim_patience *patience)
+{
+    if (!patience->tries)
+        return false;
+    patience->tries--;
+    if (patience->yields)
+        sched_yield();
+    else
+        cpu_pause();
+    return true;
+}
+
+void sim_patience_end(struct sim_queue *queue, bool was_in_time)
+{
+    queue->patience = was_in_time ? PATIENCE : queue->patience / 2 + 1;
+}
+
+/* ---- one command ------------------------------------------------------------------------------------------------- */
+
+struct near {
+    char *cpu; /* NULL: not near */
+    struct sim_shared *shared;
+};
+
+static inline struct near find_near(struct sim_queue *queue, const struct thrum_command *c,
+                                    unsigned i, uint64_t bytes)
+{
+    const struct thrum_operand *o = &c->operands[i];
+    struct sim_tlb_entry *entry = sim_tlb_entry(queue, o->base);
+
+    if (sim_unlikely(o->indirect || !sim_tlb_holds(entry, o->base, bytes)))
+        return (struct near){c->flags & THRUM_CMD_FLAG_HOST && !o->indirect &&
+                                     !sim_is_device_address(o->base)
+                                 ? (char *)(uintptr_t)o->base
+                                 : NULL,
+                             NULL};
+    return (struct near){entry->cpu + (o->base & (SIM_PAGE_BYTES - 1)), entry->shared};
+}
+
+static inline void store_word(struct near at, uint64_t value)
+{
+    atomic_store_explicit((_Atomic uint64_t *)(void *)at.cpu, value, memory_order_release);
+    sim_wake(at.shared);
+}
+
+static inline bool write_line_near(struct sim_queue *queue, const struct thrum_command *c)
+{
+    struct near line = find_near(queue, c, 0, offsetof(struct thrum_line, payload) + c->bytes);
+    char *source = (char *)(uintptr_t)c->payload, *payload;
+
+    if (c->nsrc && c->bytes)
+        source = find_near(queue, c, 1, c->bytes).cpu;
+    if (!line.shared || (c->bytes && !source))
+        return false;
+    payload = line.cpu + offsetof(struct thrum_line, payload);
+    if (c->bytes == 8)
+        memcpy(payload, source, 8);
+    else if (c->bytes)
+        memmove(payload, source, c->bytes);
+    store_word(line, c->value);
+    return true;
+}
+
+#define NEAR_OPERANDS 16
+
+/* Translates all operands of a COPY or REDUCE; false if one is not near or is larger than is small. */
+static inline bool find_all_near(struct sim_queue *queue, const struct thrum_command *c, void **cpu)
+{
+    unsigned n = (unsigned)c->ndst + c->nsrc;
+
+    if (n > NEAR_OPERANDS || c->bytes > SIM_PAGE_BYTES ||
+        (c->flags & ~(unsigned)(THRUM_CMD_FLAG_CONTAIN | THRUM_CMD_FLAG_HOST)))
+        return false;
+    for (unsigned i = 0; i < n; i++) {
+        cpu[i] = find_near(queue, c, i, c->bytes).cpu;
+        if (!cpu[i])
+            return false;
+    }
+    return true;
+}
+
+static inline bool copy_near(struct sim_queue *queue, const struct thrum_command *c)
+{
+    void *cpu[NEAR_OPERANDS];
+
+    if (!c->bytes || !find_all_near(queue, c, cpu))
+        return false;
+    for (unsigned i = 0; i < c->ndst; i++)
+        memmove(cpu[i], cpu[c->ndst], c->bytes);
+    sim_count(&queue->bytes_copied, c->bytes * c->ndst);
+    return true;
+}
+
+/* A destination may be exactly a source. */
+static inline bool overlaps(void *const *dst, unsigned ndst, void *const *src, unsigned nsrc,
+                            uint64_t bytes)
+{
+    for (unsigned d = 0; d < ndst; d++)
+        for (unsigned s = 0; s < nsrc; s++) {
+            uintptr_t x = (uintptr_t)dst[d], y = (uintptr_t)src[s];
+            if (x != y && (x < y ? y - x : x - y) < bytes)
+                return true;
+        }
+    return false;
+}
+
+static inline bool reduce_near(struct sim_queue *queue, const struct thrum_command *c)
+{
+    void *cpu[NEAR_OPERANDS];
+
+    if (!c->bytes || c->redop >= THRUM_REDOP_COUNT || !find_all_near(queue, c, cpu) ||
+        overlaps(cpu, c->ndst, cpu + c->ndst, c->nsrc, c->bytes) ||
+        !sim_reduce_small((thrum_datatype_t)c->dtype, (thrum_redop_t)c->redop, cpu, c->ndst,
+                          (const void *const *)(cpu + c->ndst), c->nsrc, c->bytes))
+        return false;
+    sim_count(&queue->bytes_reduced, c->bytes * c->nsrc);
+    return true;
+}
+
+/* Looks for some time at a word that is to come. */
+static inline bool spin(const struct sim_queue *queue, char *cpu, uint64_t value, uint64_t mask,
+                        unsigned looks)
+{
+    for (; looks; looks--) {
+        if ((sim_load_word(cpu) & mask) >= (value & mask))
+            return true;
+        cpu_pause();
+        if (atomic_load_explicit(&queue->attention, memory_order_relaxed))
+            return false;
+    }
+    return false;
+}
+
+/* Whether the device that is to write the word was seen on another core than this. */
+static bool is_apart(const struct sim_queue *queue, const struct thrum_command *c)
+{
+    unsigned slot = sim_address_slot(c->writer);
+
+    return sim_is_device_address(c->writer) &&
+           atomic_load_explicit(&queue->device->rights[slot], memory_order_acquire) &&
+           atomic_load_explicit(&sim_slots[slot].shared->core, memory_order_relaxed) !=
+               sched_getcpu();
+}
+
+static bool await_in_crowd(struct sim_queue *queue, const struct thrum_command *c, char *cpu,
+                           uint64_t mask)
+{
+    unsigned looks = is_apart(queue, c) ? CROWDED_LOOKS_APART : CROWDED_LOOKS;
+
+    for (unsigned yields = 0; yields < CROWDED_YIELDS; yields++) {
+        if (spin(queue, cpu, c->value, mask, looks))
+            return true;
+        sched_yield();
+        sim_publish_core(queue->device);
+        looks = CROWDED_LOOKS;
+    }
+    return false;
+}
+
+/* The word has not come yet: from a peer that is just as far it comes in a moment. */
+static bool await_near(struct sim_queue *queue, const struct thrum_command *c, char *cpu,
+                       uint64_t mask)
+{
+    bool came = is_crowded(queue) ? await_in_crowd(queue, c, cpu, mask)
+                                  : spin(queue, cpu, c->value, mask, queue->patience);
+
+    sim_patience_end(queue, came);
+    return came;
+}
+
+bool sim_step_near(struct sim_queue *queue, const struct thrum_command *c)
+{
+    struct near at;
+
+    switch (c->opcode) {
+    case THRUM_CMD_WAIT:
+        at = find_near(queue, c, 0, 8);
+        return at.cpu &&
+               (sim_load_word(at.cpu) >= c->value || await_near(queue, c, at.cpu, UINT64_MAX));
+    case THRUM_CMD_WAIT_LINE:
+        at = find_near(queue, c, 0, THRUM_LINE_BYTES);
+        return at.cpu &&
+               (sim_load_word(at.cpu) == c->value ||
+                (await_near(queue, c, at.cpu, c->mask) && sim_load_word(at.cpu) == c->value));
+    case THRUM_CMD_SIGNAL:
+        at = find_near(queue, c, 0, 8);
+        if (!at.cpu || !(c->flags & THRUM_CMD_FLAG_SET) || sim_load_word(at.cpu) >= c->value)
+            return false;
+        store_word(at, c->value);
+        return true;
+    case THRUM_CMD_WRITE_LINE:
+        return write_line_near(queue, c);
+    case THRUM_CMD_COPY:
+        return copy_near(queue, c);
+    case THRUM_CMD_REDUCE:
+        return reduce_near(queue, c);
+    default:
+        return false;
+    }
+}
