@@ -192,6 +192,17 @@ static double test(struct job *job, const struct dataset *data, const float *wei
     return sums[1] / data->ntest;
 }
 
+/* Of the weights' bits, to compare runs by. */
+static unsigned long long hash(const float *weights)
+{
+    const unsigned char *bytes = (const void *)weights;
+    unsigned long long h = 0xcbf29ce484222325u; /* FNV-1a */
+
+    for (size_t i = 0; i < sizeof *weights * MLP_WEIGHTS; i++)
+        h = (h ^ bytes[i]) * 0x100000001b3u;
+    return h;
+}
+
 /* Gathers every rank's weights on every rank. True, on all ranks, if all are the same to the last bit. */
 static int weights_identical(struct job *job, const float *weights)
 {
@@ -254,8 +265,9 @@ static int train(struct job *job, const struct dataset *data)
         ((unsigned char *)weights)[MLP_WEIGHTS] ^= 1;
     identical = weights_identical(job, weights);
     if (job->rank == 0) {
-        printf("\ndigits: trained in %.2f s, of which %.2f s in allreduce\n", took,
-               job->seconds_in_allreduce);
+        printf("\ndigits: trained in %.2f s, of which %.2f s in allreduce; hash of the weights "
+               "%016llx\n",
+               took, job->seconds_in_allreduce, hash(weights));
         printf("final: accuracy=%.3f ranks=%d weights=%s\n", accuracy, job->nranks,
                identical ? "identical" : "DIFFERENT");
     }

@@ -28,6 +28,7 @@ int info_algorithms(bool json);
 int info_fabrics(bool json);
 struct info_question {
     const char *collective, *size, *ranks, *dtype, *op, *ranks_per_core;
+    const char *hosts; /* NULL: not said */
     bool in_place;
 };
 struct select_policy;

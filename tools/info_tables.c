@@ -10,6 +10,7 @@
 #include "base/config.h"
 #include "fabric/fabric.h"
 #include "select/select.h"
+#include "topo/topo.h"
 
 /* ---- configuration ---- */
 
@@ -160,11 +161,10 @@ int info_algorithms(bool json)
         for (size_t i = 0; i < thrum_algo_count; i++)
             print_algorithm(&thrum_algos[i]);
         printf("\npeer-access: loads and stores peers' memory; inline-only: what fits a line, "
-               "%d bytes\n"
-               "where peers' memory can be stored to, else %d;\n"
+               "%d bytes;\n"
                "ordered: folds contributions from the left in the order of ranks.\n"
                "THRUM_ALGO=collective:algorithm forces one; --why says what would be chosen.\n",
-               PLAN_INLINE_LONG_BYTES, PLAN_INLINE_BYTES);
+               PLAN_INLINE_BYTES);
         return 0;
     }
     list = json_array();
@@ -344,6 +344,47 @@ static int fill_params(const struct info_question *q, struct plan_params *params
     return 0;
 }
 
+/* The hosts of the ranks: by --hosts, or by THRUM_TOPOLOGY_FILE, whose links count, too. Exit code. */
+static int lay_out(const struct info_question *q, struct plan_params *params,
+                   struct select_policy *policy, struct plan_layout **layout_out)
+{
+    const char *path = thrum_config_string(CFG_TOPOLOGY_FILE);
+    size_t n = (size_t)params->nranks;
+    int *hosts = calloc(n, sizeof *hosts);
+    struct topo *topo = NULL;
+    thrum_status_t status = hosts ? THRUM_OK : THRUM_ERR_NO_MEMORY;
+    long given = 1;
+
+    if (q->hosts) {
+        char *end;
+
+        given = strtol(q->hosts, &end, 10);
+        if (end == q->hosts || *end || given < 1 || given > params->nranks) {
+            free(hosts);
+            return bad_argument("hosts", q->hosts, "a number from 1 to that of the ranks");
+        }
+    }
+    if (!status && *path)
+        status = topo_read(path, &topo);
+    if (topo)
+        select_use_link(policy, topo_link_gbytes(topo));
+    for (size_t r = 0; r < n && q->hosts && !status; r++)
+        hosts[r] = (int)(r * (size_t)given / n);
+    if (topo && !q->hosts && !status)
+        status = topo_place(topo, params->nranks, hosts);
+    if (!status)
+        status = plan_layout_create(hosts, params->nranks, layout_out);
+    free(hosts);
+    topo_free(topo);
+    if (status)
+        return info_fail("--why", status);
+    if ((*layout_out)->nhosts > 1) {
+        params->layout = params->peer_access ? *layout_out : NULL;
+        params->peer_access = false;
+    }
+    return 0;
+}
+
 static void print_question(const struct plan_params *p, uint64_t bytes)
 {
     char size[24];
@@ -355,10 +396,17 @@ static void print_question(const struct plan_params *p, uint64_t bytes)
     if (plan_reduces(p->collective))
         printf(", %s", thrum_redop_name(p->redop));
     printf(", %s, %s, %d lane%s", p->in_place ? "in place" : "out of place",
-           p->peer_access ? "with peer access" : "without peer access", p->lanes,
-           p->lanes == 1 ? "" : "s");
+           p->peer_access ? "with peer access"
+           : p->layout    ? "with peer access within hosts"
+                          : "without peer access",
+           p->lanes, p->lanes == 1 ? "" : "s");
     if (p->ranks_per_core > 1)
         printf(", %d ranks on each core", p->ranks_per_core);
+    if (p->layout && p->layout->least_local == p->layout->most_local)
+        printf(", on %d hosts with %d each", p->layout->nhosts, p->layout->most_local);
+    else if (p->layout)
+        printf(", on %d hosts with %d to %d each", p->layout->nhosts, p->layout->least_local,
+               p->layout->most_local);
     printf("\n");
 }
 
@@ -456,26 +504,21 @@ int info_tuning(const struct select_policy *policy, bool json)
     return 0;
 }
 
-int info_why(const struct info_question *question, const struct select_policy *policy, bool json)
+static int answer(const struct plan_params *params, uint64_t bytes,
+                  const struct select_policy *policy, bool json)
 {
     enum { MOST = 32 };
     struct select_candidate candidates[MOST];
-    struct plan_params params;
     char source[SELECT_SOURCE_BYTES + 96];
-    uint64_t bytes;
     size_t n;
     json_t *list;
-    thrum_status_t status;
-    int exit_code = fill_params(question, &params, &bytes);
+    thrum_status_t status = select_explain(policy, params, candidates, MOST, &n);
 
-    if (exit_code)
-        return exit_code;
-    status = select_explain(policy, &params, candidates, MOST, &n);
     if (status)
         return info_fail("--why", status);
     n = n < MOST ? n : MOST;
     if (!json) {
-        print_question(&params, bytes);
+        print_question(params, bytes);
         printf("Figures: %s\n\n", source_text(policy, source, sizeof source));
         printf("   %-20s %14s   %s\n", "ALGORITHM", "PREDICTED", "REASON");
         for (size_t i = 0; i < n; i++)
@@ -486,10 +529,27 @@ int info_why(const struct info_question *question, const struct select_policy *p
     for (size_t i = 0; i < n; i++)
         json_array_append_new(list, candidate_json(&candidates[i]));
     return info_print_json(
-        json_pack("{s:s, s:i, s:I, s:I, s:s, s:s, s:b, s:b, s:i, s:s, s:o}", "collective",
-                  collective_name(params.collective), "ranks", params.nranks, "size_bytes",
-                  (json_int_t)bytes, "count", (json_int_t)params.count, "dtype",
-                  thrum_datatype_name(params.dtype), "op", thrum_redop_name(params.redop),
-                  "in_place", params.in_place, "peer_access", params.peer_access, "ranks_per_core",
-                  params.ranks_per_core, "figures", policy->source, "candidates", list));
+        json_pack("{s:s, s:i, s:i, s:I, s:I, s:s, s:s, s:b, s:b, s:i, s:s, s:o}", "collective",
+                  collective_name(params->collective), "ranks", params->nranks, "hosts",
+                  params->layout ? params->layout->nhosts : 1, "size_bytes", (json_int_t)bytes,
+                  "count", (json_int_t)params->count, "dtype", thrum_datatype_name(params->dtype),
+                  "op", thrum_redop_name(params->redop), "in_place", params->in_place,
+                  "peer_access", params->peer_access, "ranks_per_core", params->ranks_per_core,
+                  "figures", policy->source, "candidates", list));
+}
+
+int info_why(const struct info_question *question, const struct select_policy *policy, bool json)
+{
+    struct select_policy with_links = *policy;
+    struct plan_layout *layout = NULL;
+    struct plan_params params;
+    uint64_t bytes;
+    int exit_code = fill_params(question, &params, &bytes);
+
+    if (!exit_code)
+        exit_code = lay_out(question, &params, &with_links, &layout);
+    if (!exit_code)
+        exit_code = answer(&params, bytes, &with_links, json);
+    plan_layout_destroy(layout);
+    return exit_code;
 }

@@ -94,6 +94,17 @@ static int show_overview(bool all, bool json)
     return 0;
 }
 
+static int show_topology(bool json)
+{
+    struct topo *topo = NULL;
+    thrum_status_t status = topo_load(&topo);
+
+    if (!status)
+        status = topo_write(topo, stdout, json);
+    topo_free(topo);
+    return status ? info_fail("topology", status) : 0;
+}
+
 static void usage(FILE *file)
 {
     fputs("Usage: thrum-info [OPTION]...\n"
@@ -105,12 +116,17 @@ static void usage(FILE *file)
           "  -f, --fabrics        fabric plugins and what they find\n"
           "  -t, --tuning         what the choice of algorithms is made from, and where it comes "
           "from\n"
+          "  -T, --topology       hosts, NUMA nodes and ports: of this host, or of "
+          "THRUM_TOPOLOGY_FILE\n"
           "  -w, --why COLLECTIVE SIZE RANKS\n"
           "                       which algorithm would serve such a call, and why; such as "
           "allreduce 1M 8\n"
           "      --dtype TYPE     with --why (default float32)\n"
           "      --op OP          with --why (default sum)\n"
           "      --in-place       with --why\n"
+          "      --hosts N        with --why: ranks on so many hosts, in order; without it on "
+          "those of\n"
+          "                       THRUM_TOPOLOGY_FILE, else one\n"
           "      --ranks-per-core N\n"
           "                       with --why: ranks that take turns on a core (default 1)\n"
           "  -j, --json           as JSON\n"
@@ -121,7 +137,7 @@ static void usage(FILE *file)
           file);
 }
 
-enum { OPT_DTYPE = 256, OPT_OP, OPT_IN_PLACE, OPT_SHARE };
+enum { OPT_DTYPE = 256, OPT_OP, OPT_IN_PLACE, OPT_SHARE, OPT_HOSTS };
 
 static int run(int argc, char **argv)
 {
@@ -130,12 +146,14 @@ static int run(int argc, char **argv)
                                           {"algorithms", 0, 0, 'l'},
                                           {"fabrics", 0, 0, 'f'},
                                           {"tuning", 0, 0, 't'},
+                                          {"topology", 0, 0, 'T'},
                                           {"why", 0, 0, 'w'},
                                           {"json", 0, 0, 'j'},
                                           {"dtype", 1, 0, OPT_DTYPE},
                                           {"op", 1, 0, OPT_OP},
                                           {"in-place", 0, 0, OPT_IN_PLACE},
                                           {"ranks-per-core", 1, 0, OPT_SHARE},
+                                          {"hosts", 1, 0, OPT_HOSTS},
                                           {"help", 0, 0, 'h'},
                                           {"version", 0, 0, 'V'},
                                           {0, 0, 0, 0}};
@@ -145,7 +163,7 @@ static int run(int argc, char **argv)
     struct select_policy policy;
     thrum_status_t status;
 
-    while ((c = getopt_long(argc, argv, "aclftwjhV", names, NULL)) != -1) {
+    while ((c = getopt_long(argc, argv, "aclftTwjhV", names, NULL)) != -1) {
         switch (c) {
         case 'a':
             all = true;
@@ -157,10 +175,11 @@ static int run(int argc, char **argv)
         case 'l':
         case 'f':
         case 't':
+        case 'T':
         case 'w':
             if (mode && mode != c) {
-                fprintf(stderr, "thrum-info: one of --config, --algorithms, --fabrics, --tuning "
-                                "and --why at a time\n");
+                fprintf(stderr, "thrum-info: one of --config, --algorithms, --fabrics, --tuning, "
+                                "--topology and --why at a time\n");
                 return 2;
             }
             mode = c;
@@ -176,6 +195,9 @@ static int run(int argc, char **argv)
             break;
         case OPT_SHARE:
             question.ranks_per_core = optarg;
+            break;
+        case OPT_HOSTS:
+            question.hosts = optarg;
             break;
         case 'h':
             usage(stdout);
@@ -213,6 +235,8 @@ static int run(int argc, char **argv)
         return info_fabrics(json);
     case 't':
         return info_tuning(&policy, json);
+    case 'T':
+        return show_topology(json);
     case 'w':
         question.collective = argv[optind];
         question.size = argv[optind + 1];

@@ -9,6 +9,8 @@
 
 #include "algo/prove.h"
 #include "base/base.h"
+#include "base/config.h"
+#include "topo/topo.h"
 
 enum { EXIT_WRONG = 1, EXIT_USAGE = 2 };
 enum mode { MODE_PRINT, MODE_LIST, MODE_CHECK };
@@ -22,6 +24,8 @@ struct options {
     bool quick, ranks_named;
     uint64_t *counts; /* of --counts, owned; NULL: none */
     int ncounts;
+    int hosts; /* of --hosts; 0: not said */
+    struct plan_layout *layout; /* owned; NULL: one host */
 };
 
 static const char usage[] =
@@ -45,6 +49,8 @@ static const char usage[] =
     "      --ordered        fold in rank order: refuse the algorithms that do not\n"
     "      --in-place       send and receive buffer are one\n"
     "      --no-peer-access only puts reach other ranks' memory\n"
+    "      --hosts N        hosts, with as many ranks on each, in order; without it those of\n"
+    "                       THRUM_TOPOLOGY_FILE, else one\n"
     "      --lanes N        lanes that the plan may use, 1 to 4 (1)\n"
     "      --scratch BYTES  scratch of each rank; K, M, G allowed (4M)\n"
     "      --format F       text, json or dot (text)\n"
@@ -177,6 +183,7 @@ enum {
     OPT_ORDERED,
     OPT_IN_PLACE,
     OPT_NO_PEER_ACCESS,
+    OPT_HOSTS,
     OPT_LANES,
     OPT_SCRATCH,
     OPT_FORMAT,
@@ -199,6 +206,7 @@ static const struct option long_options[] = {
     {"ordered", no_argument, NULL, OPT_ORDERED},
     {"in-place", no_argument, NULL, OPT_IN_PLACE},
     {"no-peer-access", no_argument, NULL, OPT_NO_PEER_ACCESS},
+    {"hosts", required_argument, NULL, OPT_HOSTS},
     {"lanes", required_argument, NULL, OPT_LANES},
     {"scratch", required_argument, NULL, OPT_SCRATCH},
     {"format", required_argument, NULL, OPT_FORMAT},
@@ -245,6 +253,8 @@ static bool take(struct options *options, int option, const char *value)
     case OPT_NO_PEER_ACCESS:
         params->peer_access = false;
         return true;
+    case OPT_HOSTS:
+        return parse_int(value, 1, 1 << 20, &options->hosts);
     case OPT_LANES:
         return parse_int(value, 1, PLAN_MAX_LANES, &params->lanes);
     case OPT_SCRATCH:
@@ -413,6 +423,31 @@ static thrum_status_t print_plan(const struct algo *algo, const struct options *
     return status;
 }
 
+/* Ranks on several hosts: by --hosts, or by THRUM_TOPOLOGY_FILE. */
+static thrum_status_t lay_out(struct options *options)
+{
+    struct plan_params *params = &options->params;
+    struct topo *topo = NULL;
+    const char *path = thrum_config_string(CFG_TOPOLOGY_FILE);
+    int *hosts = malloc((size_t)params->nranks * sizeof(*hosts));
+    thrum_status_t status = hosts ? THRUM_OK : THRUM_ERR_NO_MEMORY;
+    if (!status && !options->hosts && *path)
+        status = topo_read(path, &topo);
+    for (int r = 0; r < params->nranks && options->hosts && !status; r++)
+        hosts[r] = (int)((int64_t)r * options->hosts / params->nranks);
+    if (!status && topo)
+        status = topo_place(topo, params->nranks, hosts);
+    if (!status && (topo || options->hosts))
+        status = plan_layout_create(hosts, params->nranks, &options->layout);
+    topo_free(topo);
+    free(hosts);
+    if (!options->layout || options->layout->nhosts == 1)
+        return status;
+    params->layout = params->peer_access ? options->layout : NULL;
+    params->peer_access = false;
+    return status;
+}
+
 static int print(struct options *options)
 {
     struct plan_params *params = &options->params;
@@ -427,6 +462,10 @@ static int print(struct options *options)
     if (reason) {
         fprintf(stderr, "thrum-plan: %s (see --help)\n", reason);
         return EXIT_USAGE;
+    }
+    if (lay_out(options)) {
+        fprintf(stderr, "thrum-plan: %s\n", thrum_last_error());
+        return EXIT_WRONG;
     }
     if (params->collective == COLL_SENDRECV) {
         /* An example: to the next rank, from the one before. */
@@ -461,12 +500,18 @@ int main(int argc, char **argv)
                    .lanes = 1,
                    .scratch_bytes = 4 << 20},
     };
-    int status = parse_options(argc, argv, &options);
+    int status;
+    if (thrum_config_load() != THRUM_OK) {
+        fprintf(stderr, "thrum-plan: %s\n", thrum_last_error());
+        return EXIT_WRONG;
+    }
+    status = parse_options(argc, argv, &options);
     if (status < 0)
         status = options.mode == MODE_LIST    ? list(&options)
                  : options.mode == MODE_CHECK ? check(&options)
                                               : print(&options);
     free(options.counts);
+    plan_layout_destroy(options.layout);
     if (fflush(stdout) != 0 || ferror(stdout)) {
         fprintf(stderr, "thrum-plan: cannot write: %s\n", strerror(errno));
         return EXIT_WRONG;

@@ -47,7 +47,9 @@ static void usage(FILE *file)
           "are:\n"
           "with a core for each rank, exchanges and bandwidths; with more ranks than cores, what "
           "taking\n"
-          "turns costs; with THRUM_PEER_ACCESS=none, puts through the fabric. Rules in the file "
+          "turns costs; with THRUM_PEER_ACCESS=none, puts through the fabric; with one rank on "
+          "each of\n"
+          "several hosts, what is between hosts. Rules in the file "
           "stay.\n"
           "\n"
           "Exit status: 0 all right, 1 something failed, 2 bad usage.\n",
@@ -113,14 +115,18 @@ static int find_share(struct tune *t)
     return worst;
 }
 
-static bool find_peer_access(const struct tune *t)
+/* Whether an algorithm of allreduce can serve; `refusal_out` then NULL, else why not. */
+static bool can_serve(const struct tune *t, const char *algorithm, const char **refusal_out)
 {
     struct thrum_algorithm_candidate candidate = {.size = sizeof candidate};
 
     for (int i = 0; !thrum_comm_candidate(t->comm, "allreduce", 1, THRUM_FLOAT32, i, &candidate);
          i++)
-        if (!strcmp(candidate.name, "direct"))
+        if (!strcmp(candidate.name, algorithm)) {
+            *refusal_out = candidate.refusal;
             return !candidate.refusal;
+        }
+    *refusal_out = "there is none";
     return false;
 }
 
@@ -128,6 +134,8 @@ static void join(struct tune *t)
 {
     thrum_status_t launched = thrum_launch_info(&own_rank, &(int){0}, &(int){0});
     struct thrum_unique_id id;
+    const char *refusal;
+    bool can_measure;
 
     if (launched && launched != THRUM_ERR_INVALID_USAGE)
         tune_check(launched, "find the launcher");
@@ -143,7 +151,15 @@ static void join(struct tune *t)
     tune_check(thrum_comm_size(t->comm, &t->nranks), "size");
     own_rank = t->rank;
     t->share = find_share(t);
-    t->peer_access = t->nranks == 1 || find_peer_access(t);
+    t->peer_access = t->nranks == 1 || can_serve(t, "direct", &refusal);
+    /* Ranks on one host cannot use what knows hosts either, but for another reason. */
+    can_measure = !can_serve(t, "hosts", &refusal);
+    t->hosts = !t->peer_access && strstr(refusal, "one rank only");
+    if (!can_measure) {
+        fprintf(stderr, "thrum-tune: several ranks on several hosts: start one on each to measure "
+                        "what is between hosts, or all on one\n");
+        exit(1);
+    }
 }
 
 static void leave(struct tune *t)

@@ -14,6 +14,7 @@ struct tune {
     int share; /* ranks that take turns on a core, at most */
     bool quick;
     bool peer_access;
+    bool hosts; /* each rank is on a host of its own: what is put goes between hosts */
     thrum_device_t device;
     thrum_queue_t queue;
     thrum_comm_t comm; /* of all ranks */

@@ -172,7 +172,7 @@ static void choose_probes(struct bench *b)
         return;
     add(b, INLINE_SMALL, b->in_line, COLL_ALLREDUCE, SMALL);
     if (!t->peer_access) {
-        add(b, COPY_MEMORY, b->direct, COLL_ALLGATHER, (size_t)1 << 20);
+        add(b, COPY_MEMORY, b->direct, COLL_ALLGATHER, (size_t)(t->hosts ? 8 : 1) << 20);
         return;
     }
     add(b, DIRECT_SMALL, b->direct, COLL_ALLREDUCE, SMALL);
@@ -311,6 +311,22 @@ static void set_switch(const struct bench *b, const struct result *r)
         (exchange - r->figures->exchange_us - share * 2 * others * r->figures->message_us) / share);
 }
 
+/* One rank on each host: an exchange, and what a rank sends to n - 1 others while it receives as much. */
+static void set_hosts(const struct bench *b, const struct result *r)
+{
+    const struct probe *p = b->probes;
+    double others = b->tune->nranks - 1, exchange = p[INLINE_SMALL].us - p[CALL].us;
+    double usual =
+        select_figure_rows[FIGURE_net_message_us].value / select_figure_rows[FIGURE_net_us].value;
+    double sent = (double)p[COPY_MEMORY].bytes * others / b->tune->nranks;
+
+    set(r, FIGURE_net_us, exchange / (1 + 2 * others * usual));
+    set(r, FIGURE_net_message_us, usual * r->figures->net_us);
+    set(r, FIGURE_net_gbps, gbps(sent, p[COPY_MEMORY].us - 2 * exchange));
+    if (r->figures->port_gbps < r->figures->net_gbps)
+        set(r, FIGURE_port_gbps, r->figures->net_gbps);
+}
+
 static void set_puts(const struct bench *b, const struct result *r)
 {
     const struct probe *p = b->probes;
@@ -333,7 +349,9 @@ void tune_measure(struct tune *tune, struct select_figures *figures, uint32_t *g
     if (tune->nranks == 1) {
         set(&result, FIGURE_call_us, b.probes[CALL].us);
     } else if (!tune->peer_access) {
-        if (tune->share == 1)
+        if (tune->hosts)
+            set_hosts(&b, &result);
+        else if (tune->share == 1)
             set_puts(&b, &result);
     } else if (tune->share > 1) {
         set_switch(&b, &result);

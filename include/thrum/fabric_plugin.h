@@ -40,7 +40,7 @@ struct thrum_fabric_info {
     int usable; /* 0: refused, for the reason in `detail` */
     int same_host_only; /* 1: cannot leave the host */
     double bandwidth_gbps; /* gigabytes per second; 0 if unknown */
-    uint64_t max_inline_bytes;
+    uint64_t max_inline_bytes; /* at least 4096: lines of collectives are put inline */
 };
 
 enum {

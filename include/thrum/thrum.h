@@ -129,6 +129,18 @@ THRUM_MUST_CHECK thrum_status_t thrum_comm_dup(thrum_comm_t comm,
                                                thrum_comm_t *comm_out);
 
 /*
+ * A communicator of the ranks that are not excluded, in their old order, on the same devices. Those call it, alike and
+ * blocking, and nobody else need live: comm may have failed, or been aborted, and is as it was afterwards. One thread per
+ * rank; a group does not collect it. config as in thrum_comm_split. Errors: as thrum_comm_init_rank; INVALID_RANK (a rank
+ * outside comm, or the caller's own, is excluded); MISMATCH (ranks exclude different ones); TIMEOUT (names those of the
+ * new ranks that did not come).
+ */
+THRUM_MUST_CHECK thrum_status_t thrum_comm_shrink(thrum_comm_t comm, const int *excluded,
+                                                  int nexcluded,
+                                                  const struct thrum_comm_config *config,
+                                                  thrum_comm_t *comm_out);
+
+/*
  * Waits until every operation of this rank has ended and every rank has called finalize; afterwards only destroy and
  * queries are allowed. Returns the communicator's error if it has failed.
  */

@@ -1,6 +1,7 @@
 /* The algorithm table and its look-ups; see algo.h. Called by select, exec, thrum-info and thrum-plan. */
 #include "algo/algo.h"
 #include "algo/build.h"
+#include "algo/hosts.h"
 #include "algo/pairwise.h"
 
 #include <string.h>
@@ -43,6 +44,9 @@ static const struct {
     {algo_gather_binomial_build, algo_gather_binomial_fits},
     {algo_scatter_binomial_build, algo_scatter_binomial_fits},
     {algo_alltoall_bruck_build, algo_alltoall_bruck_fits},
+    {algo_allreduce_hosts_build, hosts_allreduce_fits},
+    {algo_reduce_scatter_hosts_build, hosts_reduce_scatter_fits},
+    {algo_alltoall_hosts_build, hosts_alltoall_fits},
 };
 
 static bool fits_scratch(const struct algo *algo, const struct plan_params *params)
@@ -62,14 +66,16 @@ const char *algo_refusal(const struct algo *algo, const struct plan_params *para
         return "rank is outside the communicator";
     if (params->in_place && params->collective == COLL_ALLTOALL)
         return "cannot work in place";
+    if ((algo->flags & ALGO_OF_HOSTS) && hosts_refusal(params))
+        return hosts_refusal(params);
     if (n == 1 && params->collective != COLL_SENDRECV)
         return NULL; /* a copy, whatever the algorithm */
     if ((algo->flags & ALGO_NEEDS_PEER_ACCESS) && !params->peer_access)
         return "needs load and store access to the peers' memory";
     if (params->ordered && plan_reduces(params->collective) && !(algo->flags & ALGO_ORDERED))
         return "does not fold in rank order";
-    if ((algo->flags & ALGO_INLINE_ONLY) && algo_count_bytes(params) > plan_inline_bytes(params))
-        return "a contribution must fit a line: 4088 bytes, 56 without peer access";
+    if ((algo->flags & ALGO_INLINE_ONLY) && algo_count_bytes(params) > PLAN_INLINE_BYTES)
+        return "a contribution must fit a line: 4088 bytes";
     if ((algo->flags & ALGO_POWER_OF_TWO) && (n & (n - 1)) != 0)
         return "needs a power of two of ranks";
     if (uses_scratch(params->collective) && params->scratch_bytes < ALGO_MIN_SCRATCH_BYTES)

@@ -9,9 +9,14 @@
 
 enum {
     ALGO_NEEDS_PEER_ACCESS = 1 << 0, /* names peers' memory in COPY or REDUCE */
-    ALGO_INLINE_ONLY = 1 << 1, /* a contribution or block must fit a line: plan_inline_bytes */
+    ALGO_INLINE_ONLY = 1 << 1, /* a contribution or block must fit a line: PLAN_INLINE_BYTES */
     ALGO_ORDERED = 1 << 2, /* folds from the left in rank order */
-    ALGO_POWER_OF_TWO = 1 << 3
+    ALGO_POWER_OF_TWO = 1 << 3,
+    /* Whom a rank talks to, where not to all: says what is between hosts. */
+    ALGO_TO_NEXT = 1 << 4,
+    ALGO_DOUBLING = 1 << 5,
+    ALGO_TO_ROOT = 1 << 6,
+    ALGO_OF_HOSTS = 1 << 7 /* knows hosts: needs several, of which one has several ranks */
 };
 
 /*
@@ -28,6 +33,10 @@ struct algo_cost {
         passed_bytes; /* data that one rank writes and another reads, both counted: lines, and puts of partial results */
     double copied_bytes; /* read and written by other COPYs and PUTs */
     double reduced_bytes; /* read and written by REDUCE */
+    /* ALGO_OF_HOSTS: what is between hosts, and not counted above. */
+    double net_steps, net_messages;
+    double net_bytes; /* sent to other hosts by the busiest rank */
+    double port_bytes; /* and by all ranks of the busiest host */
 };
 typedef struct algo_cost (*algo_cost_fn)(const struct plan_params *params);
 

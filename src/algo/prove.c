@@ -46,6 +46,11 @@ static void describe(FILE *report, const struct algo *algo, const struct plan_pa
             (unsigned long long)params->scratch_bytes);
     if (algo->collective == COLL_SENDRECV)
         fprintf(report, ", %s", patterns[pattern]);
+    if (params->layout) {
+        fprintf(report, ", on hosts");
+        for (int r = 0; r < params->nranks; r++)
+            fprintf(report, "%c%d", r ? ',' : ' ', params->layout->host[r]);
+    }
     if (params->counts)
         fprintf(report, ", blocks of their own sizes%s", params->displs ? ", spread" : "");
     if (fault != ALGO_FAULT_NONE)
@@ -223,6 +228,44 @@ static bool has_root(enum collective collective)
            collective == COLL_SCATTER;
 }
 
+/* Two hosts; two ranks on each; in turn on three; and hosts of any number of ranks, in any order. */
+enum { SPREADS = 4 };
+static thrum_status_t lay_out_hosts(int spread, int nranks, struct plan_layout **layout_out)
+{
+    int *hosts = malloc((size_t)nranks * sizeof(*hosts));
+    if (!hosts)
+        return THRUM_ERR_NO_MEMORY;
+    for (int r = 0; r < nranks; r++) {
+        const int of_spread[SPREADS] = {2 * r / nranks, r / 2, r % 3, r * r * 7 / 3 % 5};
+        hosts[r] = of_spread[spread];
+    }
+    thrum_status_t status = plan_layout_create(hosts, nranks, layout_out);
+    free(hosts);
+    return status;
+}
+
+/* Algorithms that know hosts: over several layouts of them. Others: with and without peer access. */
+static thrum_status_t prove_reach(const struct algo *algo, const struct plan_params *base,
+                                  enum algo_pattern pattern, enum algo_fault fault, FILE *report,
+                                  struct algo_proof *proof)
+{
+    bool of_hosts = algo->flags & ALGO_OF_HOSTS;
+    uint64_t proved = 0; /* with peer access plans may do more: equal ones need no second proof */
+    thrum_status_t status = THRUM_OK;
+    for (int i = 0; i < (of_hosts ? SPREADS : 2) && !status; i++) {
+        struct plan_params params = *base;
+        struct plan_layout *layout = NULL;
+        params.peer_access = !of_hosts && i;
+        if (of_hosts)
+            status = lay_out_hosts(i, params.nranks, &layout);
+        params.layout = layout;
+        if (!status && !algo_refusal(algo, &params))
+            status = prove_case(algo, &params, pattern, fault, &proved, report, proof);
+        plan_layout_destroy(layout);
+    }
+    return status;
+}
+
 static thrum_status_t prove_load(const struct algo *algo, const struct plan_params *base,
                                  enum algo_fault fault, FILE *report, struct algo_proof *proof)
 {
@@ -235,19 +278,13 @@ static thrum_status_t prove_load(const struct algo *algo, const struct plan_para
     for (int mask = 0; mask < 2 * nroots * npatterns; mask++) {
         struct plan_params params = *base;
         enum algo_pattern pattern = (enum algo_pattern)(mask / 2 % npatterns);
-        uint64_t proved =
-            0; /* with peer access plans may do more: equal ones need no second proof */
         params.in_place = mask & 1;
         params.root = roots[mask / 2 / npatterns];
-        for (int peer_access = 0; peer_access < 2; peer_access++) {
-            params.peer_access = peer_access;
-            if ((params.in_place && !buffers) || algo_refusal(algo, &params))
-                continue;
-            thrum_status_t status =
-                prove_case(algo, &params, pattern, fault, &proved, report, proof);
-            if (status != THRUM_OK)
-                return status;
-        }
+        if (params.in_place && !buffers)
+            continue;
+        thrum_status_t status = prove_reach(algo, &params, pattern, fault, report, proof);
+        if (status != THRUM_OK)
+            return status;
     }
     return THRUM_OK;
 }

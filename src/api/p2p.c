@@ -185,7 +185,7 @@ static thrum_status_t fill_arrivals(struct thrum_comm *comm, const struct round 
         arrival->dtype = p->dtype;
         arrival->collective = COLL_SENDRECV;
         arrival->redop = p->kind;
-        if (!comm->peer_access) {
+        if (!comm->peers[p->peer].loads) {
             thrum_status_t status =
                 exec_region(comm, p->offset, &arrival->recv_key, &arrival->recv_put_offset);
             if (status)
@@ -203,6 +203,7 @@ static thrum_status_t run_round(struct thrum_comm *comm, const struct round *rou
                                        .nranks = comm->nranks,
                                        .dtype = THRUM_UINT8,
                                        .peer_access = comm->peer_access,
+                                       .layout = comm->layout,
                                        .lanes = 1,
                                        .scratch_bytes = comm->scratch_bytes,
                                        .p2p = round->p2p,

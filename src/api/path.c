@@ -55,6 +55,7 @@ static void fill_params(const struct coll_args *args, bool in_place, struct plan
                                 .root = args->root,
                                 .in_place = in_place,
                                 .peer_access = comm->peer_access,
+                                .layout = comm->layout,
                                 .lanes = comm->lanes,
                                 .ranks_per_core = comm->ranks_per_core,
                                 .scratch_bytes = comm->scratch_bytes,

@@ -19,6 +19,13 @@ X(TUNE_FILE, "THRUM_TUNE_FILE", CONFIG_STRING, "", 0, 0, "",
   "Tuning file, which thrum-tune writes: what this machine takes, from which algorithms are "
   "chosen. Without it thrum/tune.json under XDG_CONFIG_HOME or ~/.config, if there is one. none: "
   "what is built in.")
+X(TOPOLOGY_FILE, "THRUM_TOPOLOGY_FILE", CONFIG_STRING, "", 0, 0, "",
+  "Hosts, their ports and ranks, as thrum-info --topology --json writes them, instead of what is "
+  "found here: link speeds for the choice of algorithms, and for thrum-info --why and thrum-plan "
+  "the hosts of the ranks.")
+X(HOST_ID, "THRUM_HOST_ID", CONFIG_STRING, "", 0, 0, "",
+  "Names this rank's host; ranks with different names count as being on different hosts, and reach "
+  "each other through a fabric only.")
 X(PEER_ACCESS, "THRUM_PEER_ACCESS", CONFIG_CHOICE, "auto", 0, 0, "auto|none",
   "none: never load or store a peer's memory; all data goes by PUT through a fabric plugin.")
 X(FABRIC, "THRUM_FABRIC", CONFIG_STRING, "auto", 0, 0, "",
@@ -66,6 +73,8 @@ X(PLUGIN_PATH, "THRUM_PLUGIN_PATH", CONFIG_STRING, "", 0, 0, "",
 X(DEVICE, "THRUM_DEVICE", CONFIG_STRING, "sim", 0, 0, "", "Device plugin to use.")
 X(SIM_DEVICES, "THRUM_SIM_DEVICES", CONFIG_INT, "256", 1, 4096, "",
   "How many sim devices a host has, per user.")
+X(CUDA_DEVICES, "THRUM_CUDA_DEVICES", CONFIG_INT, "8", 1, 4096, "",
+  "How many devices a program over Thrum's libcudart.so sees.")
 X(SIM_HBM_BYTES, "THRUM_SIM_HBM_BYTES", CONFIG_BYTES, "4G", 1048576, 1099511627776, "bytes",
   "Memory of a sim device; host memory is taken only as it is allocated.")
 X(SIM_FAULTS, "THRUM_SIM_FAULTS", CONFIG_STRING, "", 0, 0, "",
@@ -96,3 +105,13 @@ X(BOOTSTRAP_PORT, "THRUM_BOOTSTRAP_PORT", CONFIG_INT, "0", 0, 65535, "",
   "Port where ranks meet; 0: any free one.")
 X(STAGE_BYTES, "THRUM_STAGE_BYTES", CONFIG_BYTES, "1G", 131072, 1099511627776, "bytes",
   "Most device memory that a communicator takes to stand for host buffers.")
+X(MPI_TAKE, "THRUM_MPI_TAKE", CONFIG_STRING, "auto", 0, 0, "",
+  "MPI collectives that libthrum-mpi takes. auto: by what was measured; all; none; or a list of "
+  "function[:all|:none|:from-to], sizes in bytes, such as allreduce:4K-,bcast:none; with an i in "
+  "front the nonblocking and persistent forms only. The same on all ranks.")
+X(MPI_AFTER, "THRUM_MPI_AFTER", CONFIG_INT, "8", 0, 1000000, "",
+  "Collectives on an MPI communicator before libthrum-mpi makes a Thrum communicator for it. The "
+  "same on all ranks.")
+X(MPI_REPORT, "THRUM_MPI_REPORT", CONFIG_CHOICE, "0", 0, 0, "0|1|all",
+  "What libthrum-mpi prints when MPI is finalized: which calls Thrum took, which MPI, and why. 1: "
+  "of rank 0.")

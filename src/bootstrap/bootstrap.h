@@ -120,6 +120,19 @@ void control_seal_id(const struct control *control, uint64_t purpose,
 thrum_status_t control_open_id(const struct control *control, uint64_t purpose,
                                const uint8_t *sealed, struct thrum_unique_id *id_out);
 
+/* ---- meeting again, when the control plane is broken ---- */
+
+/* An address of this rank, of which the port stays its own as long as the descriptor is open. */
+#define BOOTSTRAP_PLACE_BYTES 20
+thrum_status_t bootstrap_keep_place(uint8_t *place_out, int *fd_out);
+/*
+ * The id by which ranks of this communicator meet at the place, the same for all that give the same purpose; who has the
+ * place serves it (bootstrap_serve). Also after the communicator has failed.
+ */
+thrum_status_t control_meeting_id(const struct control *control, const uint8_t *place,
+                                  const void *purpose, size_t bytes,
+                                  struct thrum_unique_id *id_out);
+
 /* ---- launchers ---- */
 
 struct launch_info {

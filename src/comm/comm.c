@@ -18,7 +18,7 @@
 
 #define TICK_MS 20
 #define DEADLINE_MAX_MS ((int64_t)1 << 40) /* 34 years, and no product of it overflows */
-#define EXCHANGE_VERSION 4
+#define EXCHANGE_VERSION 6
 #define CANCEL_WAIT_NS 2000000000 /* for commands that execute; others end at once */
 
 /* ---- area ---- */
@@ -56,10 +56,13 @@ struct exchange {
     char algorithms[96]; /* THRUM_ALGO, or config.algorithms */
     uint64_t rules; /* digest of these and the tuning file's */
     struct select_figures figures;
+    uint32_t given; /* which of them the tuning file has */
     struct topo_cores cores;
+    double link_gbytes; /* of this host's ports; 0: not known */
     char fabric[32]; /* THRUM_FABRIC */
     char fabric_in_use[16]; /* of the device, by other communicators; its ports belong to one */
-    int32_t status; /* thrum_status_t of making the area */
+    uint8_t place[BOOTSTRAP_PLACE_BYTES];
+    int32_t status; /* thrum_status_t of making the area, or of keeping the place */
     char message[128];
 };
 
@@ -79,10 +82,11 @@ static uint64_t fnv1a(uint64_t h, const void *data, size_t bytes)
     return h;
 }
 
-/* Equal for processes that share a kernel and a network: boot id and network namespace. */
+/* Equal for processes that share a kernel and a network: boot id and network namespace; and THRUM_HOST_ID. */
 static uint64_t host_identity(void)
 {
-    uint64_t h = 0xcbf29ce484222325u;
+    const char *named = thrum_config_string(CFG_HOST_ID);
+    uint64_t h = fnv1a(0xcbf29ce484222325u, named, strlen(named));
     char boot[64] = "";
     struct stat net;
     FILE *file = fopen("/proc/sys/kernel/random/boot_id", "re");
@@ -168,14 +172,75 @@ static int share_of_core(const struct thrum_comm *comm, const struct exchange *a
     return topo_share_of_core(&mine->cores, sharers, comm->local_ranks);
 }
 
+/* What a rank can load and store. */
+struct reach {
+    bool everywhere, on_host;
+    int share; /* of a core */
+};
+
+static void find_reach(struct thrum_comm *comm, const struct exchange *all, struct reach *mine)
+{
+    mine->everywhere = mine->on_host = true;
+    for (int r = 0; r < comm->nranks; r++) {
+        bool same = all[r].host == all[comm->rank].host;
+        bool can = same && all[r].may_load_store &&
+                   (r == comm->rank || comm->ops->peer_access(comm->device->impl, &all[r].device) ==
+                                           THRUM_PEER_LOAD_STORE);
+
+        mine->everywhere &= can;
+        mine->on_host &= can || !same;
+    }
+}
+
+/* Who reaches whom, the same on every rank: all pairs, those on one host, or none. */
+static thrum_status_t lay_out(struct thrum_comm *comm, const struct exchange *all,
+                              const struct reach *reach)
+{
+    bool on_host = true;
+    int *hosts;
+    thrum_status_t status = THRUM_OK;
+
+    comm->peer_access = true; /* alone there is nobody to put to */
+    for (int r = 0; r < comm->nranks && comm->nranks > 1; r++) {
+        comm->peer_access &= reach[r].everywhere;
+        on_host &= reach[r].on_host;
+    }
+    for (int r = 0; r < comm->nranks; r++)
+        comm->peers[r].loads =
+            comm->peer_access || (on_host && all[r].host == all[comm->rank].host);
+    if (comm->peer_access || comm->local_ranks == comm->nranks)
+        return THRUM_OK;
+    hosts = malloc((size_t)comm->nranks * sizeof *hosts);
+    if (!hosts)
+        return thrum_fail(THRUM_ERR_NO_MEMORY, "no host memory for %d ranks", comm->nranks);
+    for (int r = 0; r < comm->nranks; r++) {
+        hosts[r] = r;
+        for (int k = 0; on_host && k < r; k = hosts[r] == r ? k + 1 : r)
+            if (all[k].host == all[r].host)
+                hosts[r] = k;
+    }
+    status = plan_layout_create(hosts, comm->nranks, &comm->layout);
+    free(hosts);
+    return status;
+}
+
+/* The slowest host's, of those that know it. */
+static void use_links(struct thrum_comm *comm, const struct exchange *all)
+{
+    double least = 0;
+
+    for (int r = 0; r < comm->nranks; r++)
+        if (all[r].link_gbytes > 0 && (least <= 0 || all[r].link_gbytes < least))
+            least = all[r].link_gbytes;
+    comm->policy.given = all[0].given;
+    select_use_link(&comm->policy, least);
+}
+
 /* First round: devices and areas. Then everybody says whether it can load and store everywhere. */
 static thrum_status_t exchange_devices(struct thrum_comm *comm, thrum_status_t area_status)
 {
     struct exchange *all = calloc((size_t)comm->nranks, sizeof *all), *mine;
-    struct reach {
-        bool everywhere;
-        int share;
-    } *reach = calloc((size_t)comm->nranks, sizeof *reach);
+    struct reach *reach = calloc((size_t)comm->nranks, sizeof *reach);
     thrum_status_t status = THRUM_ERR_NO_MEMORY;
 
     if (!all || !reach) {
@@ -194,10 +259,15 @@ static thrum_status_t exchange_devices(struct thrum_comm *comm, thrum_status_t a
              comm->algorithms ? comm->algorithms : thrum_config_string(CFG_ALGO));
     mine->rules = select_rules_digest(&comm->policy);
     mine->figures = comm->policy.figures;
+    mine->given = comm->policy.given;
     topo_get_cores(&mine->cores);
     snprintf(mine->fabric, sizeof mine->fabric, "%s", thrum_config_string(CFG_FABRIC));
     comm_endpoint_in_use(comm->device, mine->fabric_in_use, sizeof mine->fabric_in_use);
-    status = area_status ? area_status : comm->ops->address(comm->device->impl, &mine->device);
+    status = area_status ? area_status : topo_own_link(&mine->link_gbytes);
+    if (!status)
+        status = comm->ops->address(comm->device->impl, &mine->device);
+    if (!status)
+        status = bootstrap_keep_place(mine->place, &comm->place_fd);
     mine->status = status;
     if (status)
         snprintf(mine->message, sizeof mine->message, "%s", thrum_last_error());
@@ -209,26 +279,23 @@ static thrum_status_t exchange_devices(struct thrum_comm *comm, thrum_status_t a
         goto out;
 
     comm->policy.figures = all[0].figures; /* so that all choose alike */
-    reach[comm->rank].everywhere = true;
+    use_links(comm, all);
     for (int r = 0; r < comm->nranks; r++) {
         comm->peers[r].device = all[r].device;
         comm->peers[r].area_offset = all[r].area_offset;
         comm->peers[r].host = all[r].host;
+        memcpy(comm->peers[r].place, all[r].place, sizeof all[r].place);
         comm->local_ranks += all[r].host == mine->host;
-        if (!all[r].may_load_store ||
-            (r != comm->rank &&
-             comm->ops->peer_access(comm->device->impl, &all[r].device) != THRUM_PEER_LOAD_STORE))
-            reach[comm->rank].everywhere = false;
     }
+    find_reach(comm, all, &reach[comm->rank]);
     choose_fabric(comm, all);
     comm->own_share = reach[comm->rank].share = share_of_core(comm, all);
     status = bootstrap_allgather(comm->bootstrap, reach, sizeof *reach);
-    comm->peer_access = true; /* alone there is nobody to put to */
-    for (int r = 0; r < comm->nranks && comm->nranks > 1; r++) {
-        comm->peer_access &= reach[r].everywhere;
+    for (int r = 0; r < comm->nranks && comm->nranks > 1; r++)
         if (reach[r].share > comm->ranks_per_core)
             comm->ranks_per_core = reach[r].share;
-    }
+    if (!status)
+        status = lay_out(comm, all, reach);
 out:
     free(all);
     free(reach);
@@ -290,10 +357,13 @@ thrum_status_t comm_reach(struct thrum_comm *comm, int rank)
         return THRUM_OK;
     if (rank == comm->rank)
         peer->window_base = comm->device->own_base;
-    else if (comm->peer_access)
+    else if (peer->loads)
         status = comm->ops->peer_window_open(comm->device->impl, &peer->device, &peer->window_base);
     else
         status = comm->fabric->connect(comm->endpoint, &peer->fabric, &fabric_peer);
+    if (!status && fabric_peer)
+        thrum_log(LOG_DEBUG, "%s: rank %d connects to rank %d by %s", comm->name, comm->rank, rank,
+                  comm->fabric_name);
     if (status) {
         status = thrum_fail(status, "%s: rank %d cannot reach rank %d: %s", comm->name, comm->rank,
                             rank, thrum_last_error());
@@ -413,6 +483,7 @@ static struct thrum_comm *allocate(int nranks, int rank, thrum_device_t device,
         begin_lines(&comm->peers[r].pairs[CHANNEL_P2P], COMM_LINES_P2P);
     }
     comm->magic = COMM_MAGIC;
+    comm->place_fd = -1;
     comm->rank = rank;
     comm->nranks = nranks;
     comm->device = device;
@@ -451,9 +522,17 @@ static void release(struct thrum_comm *comm)
             comm->fabric->region_deregister(comm->endpoint, comm->regions[i].region);
         comm_endpoint_put(comm->shared_endpoint);
     }
+    while (comm->shrinks) {
+        struct comm_shrink *shrink = comm->shrinks;
+
+        comm->shrinks = shrink->next;
+        free(shrink);
+    }
+    if (comm->place_fd >= 0)
+        close(comm->place_fd);
     free(comm->regions);
     for (int r = 0; r < comm->nranks; r++)
-        if (comm->peer_access && r != comm->rank && comm->peers[r].reachable)
+        if (comm->peers[r].loads && r != comm->rank && comm->peers[r].reachable)
             comm->ops->peer_window_close(comm->device->impl, comm->peers[r].window_base);
     for (int i = 0; i < 2; i++)
         if (comm->stage[i])
@@ -477,6 +556,7 @@ static void release(struct thrum_comm *comm)
         link->comm = NULL;
     exec_list_destroy(comm->list);
     pthread_mutex_destroy(&comm->retire_lock);
+    plan_layout_destroy(comm->layout);
     free(comm->peers);
     free(comm->algorithms);
     thrum_device_close(comm->held_device);

@@ -105,6 +105,7 @@ struct comm_pair {
 
 struct comm_peer {
     bool reachable; /* user: window open or fabric connected */
+    bool loads; /* fixed: this rank loads and stores its memory; else it puts through the fabric */
     uint64_t window_base; /* user: peer access */
     void *fabric_peer; /* user: put path; written once, atomically: control reads it */
     struct comm_pair pairs[CHANNEL_COUNT];
@@ -114,6 +115,7 @@ struct comm_peer {
     uint64_t area_offset; /* of its area from its own_base */
     uint64_t area_key, area_put_offset;
     uint64_t host; /* equal on one host */
+    uint8_t place[BOOTSTRAP_PLACE_BYTES]; /* where it can be met: see shrink.c */
 };
 
 /* A region registered with the fabric. user. */
@@ -219,6 +221,13 @@ struct comm_link {
     struct comm_link *next, **back; /* back: what points here */
 };
 
+/* How often thrum_comm_shrink has excluded certain ranks. */
+struct comm_shrink {
+    struct comm_shrink *next;
+    uint64_t calls;
+    uint8_t excluded[]; /* by rank: 1 or 0 */
+};
+
 struct thrum_comm {
     uint32_t magic;
     bool finalized; /* user */
@@ -235,6 +244,7 @@ struct thrum_comm {
     int64_t
         init_deadline_ms; /* fixed: of making this one, and of splits where nothing else is said */
     bool peer_access; /* fixed: every pair of ranks can load and store */
+    struct plan_layout *layout; /* fixed: where that is so within hosts only; NULL: one host */
     int local_ranks; /* fixed */
     int own_share; /* fixed: ranks that take turns on each core that this rank may use */
     int ranks_per_core; /* fixed: the most of any rank's own_share */
@@ -261,6 +271,8 @@ struct thrum_comm {
     void *bounce; /* user: registered host memory between plain and device */
     struct exec_list *list; /* user: of the submission with staging that is being made */
     struct thrum_window *windows; /* user: open ones */
+    int place_fd; /* fixed: keeps the own place; -1: none */
+    struct comm_shrink *shrinks; /* user: of every set of ranks that was excluded */
     uint64_t setups; /* user: splits and calls that open or close windows; the same on all ranks */
 
     /* Operations in flight: user writes operations[issued % N] then `issued`; control reads up to it. */
@@ -315,6 +327,11 @@ thrum_status_t comm_effective_config(const struct thrum_comm_config *config,
 /* thrum_comm_split after its checks of comm and comm_out. user; blocks. */
 thrum_status_t comm_split(struct thrum_comm *comm, int color, int key,
                           const struct thrum_comm_config *config, thrum_comm_t *comm_out);
+
+/* The choices for a communicator made from `parent`: where config gives nothing, the parent's. */
+thrum_status_t comm_child_config(const struct thrum_comm *parent,
+                                 const struct thrum_comm_config *config,
+                                 struct thrum_comm_config *out);
 
 /* What is wrong with the arguments of a split, if anything. */
 thrum_status_t comm_check_split(const struct thrum_comm *comm, int color,

@@ -33,9 +33,9 @@ struct split {
     int nranks, rank, first; /* of the new communicator; first: old rank of its rank 0 */
 };
 
-static thrum_status_t child_config(const struct thrum_comm *parent,
-                                   const struct thrum_comm_config *config,
-                                   struct thrum_comm_config *out)
+thrum_status_t comm_child_config(const struct thrum_comm *parent,
+                                 const struct thrum_comm_config *config,
+                                 struct thrum_comm_config *out)
 {
     struct thrum_comm_config given = {.size = sizeof given};
     thrum_status_t status = comm_effective_config(config, out); /* refuses what is wrong */
@@ -68,7 +68,7 @@ thrum_status_t comm_check_split(const struct thrum_comm *comm, int color,
     if (color < 0 && color != THRUM_SPLIT_NONE)
         return thrum_fail(THRUM_ERR_INVALID_ARGUMENT,
                           "color=%d is neither 0 or more nor THRUM_SPLIT_NONE", color);
-    return child_config(comm, config, &effective);
+    return comm_child_config(comm, config, &effective);
 }
 
 static int64_t left_ms(const struct split *s)
@@ -176,7 +176,7 @@ thrum_status_t comm_split(struct thrum_comm *comm, int color, int key,
 {
     struct split s = {.comm = comm};
     struct thrum_comm_config effective;
-    thrum_status_t status = child_config(comm, config, &effective);
+    thrum_status_t status = comm_child_config(comm, config, &effective);
 
     if (!status)
         status = comm_failure(comm);

@@ -279,7 +279,7 @@ static void lower_raise(struct builder *b, int peer, int lane, uint64_t value)
     uint32_t first = b->program->noperands;
     struct thrum_command *command;
 
-    if (comm->peer_access) {
+    if (comm->peers[peer].loads) {
         add_operand(b, peer_area(b, peer) + semaphore_offset(b, comm->rank, lane));
         command = add_command(b, THRUM_CMD_SIGNAL, first, 1, 0);
         command->flags = THRUM_CMD_FLAG_SET | THRUM_CMD_FLAG_CONTAIN;
@@ -338,6 +338,7 @@ static void lower_line(struct builder *b, const struct plan_op *op)
 {
     uint32_t first = b->program->noperands;
     bool inline_data = op->flags & PLAN_INLINE;
+    bool loads = b->comm->peers[op->peer].loads;
     int nsrc = inline_data && op->bytes ? 1 : 0;
     struct thrum_command *command;
     struct thrum_command fields = {.bytes = inline_data ? op->bytes : sizeof(struct comm_arrival)};
@@ -345,16 +346,16 @@ static void lower_line(struct builder *b, const struct plan_op *op)
     add_operand(b, 0);
     if (nsrc)
         add_engine_operand(b, op_operands(b, op)[0]);
-    command = b->comm->peer_access ? add_command(b, THRUM_CMD_WRITE_LINE, first, 1, nsrc)
-                                   : add_put(b, op->peer, first, 1, nsrc);
+    command = loads ? add_command(b, THRUM_CMD_WRITE_LINE, first, 1, nsrc)
+                    : add_put(b, op->peer, first, 1, nsrc);
     command->bytes = fields.bytes;
-    if (b->comm->peer_access)
+    if (loads)
         command->flags = THRUM_CMD_FLAG_CONTAIN;
     if (!nsrc)
         command->payload = arrival_for(b, op->peer);
-    if (!b->comm->peer_access)
+    if (!loads)
         command->put.signal_key = b->comm->peers[op->peer].area_key;
-    patch_command(b, b->comm->peer_access ? PATCH_LINE_OUT : PATCH_LINE_PUT, op->peer, op->lane,
+    patch_command(b, loads ? PATCH_LINE_OUT : PATCH_LINE_PUT, op->peer, op->lane,
                   p2p_signature(b, op->peer, true));
     b->program->arrives |= !inline_data;
     delta(b, op->peer)->sends_line = true;
@@ -428,7 +429,7 @@ static void lower(struct builder *b, const struct plan_op *op)
     case PLAN_PUT:
         if (op->flags & PLAN_INLINE)
             lower_line(b, op);
-        else if (b->comm->peer_access)
+        else if (b->comm->peers[op->peer].loads)
             lower_put_as_copy(b, op);
         else
             lower_put(b, op);
@@ -555,7 +556,7 @@ static void lower_credits(struct builder *b)
         add_operand(b, comm->area + comm_credit_offset(peer));
         add_command(b, THRUM_CMD_WAIT, first, 0, 1);
         first = p->noperands;
-        if (comm->peer_access) {
+        if (comm->peers[peer].loads) {
             add_operand(b, peer_area(b, peer) + own);
             command = add_command(b, THRUM_CMD_SIGNAL, first, 1, 0);
             command->flags = THRUM_CMD_FLAG_SET | THRUM_CMD_FLAG_CONTAIN;

@@ -88,7 +88,7 @@ static void patch(struct short_program *s, struct thrum_comm *comm, enum patch_k
 /* This device's engines reach the peer's memory. */
 static bool by_engine(const struct thrum_comm *comm, int peer)
 {
-    return comm->peer_access || peer == comm->rank;
+    return comm->peers[peer].loads || peer == comm->rank;
 }
 
 static struct thrum_command *add_put(struct short_program *s, const struct thrum_comm *comm,

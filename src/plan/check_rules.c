@@ -129,9 +129,9 @@ static bool check_shape(const struct view *v)
         return refuse(v, "is a line and has a value");
     if (op->opcode != PLAN_PUT && !is_line && !op->value)
         return refuse(v, "has value 0: semaphores count from there");
-    if (op->opcode == PLAN_PUT && is_line && op->bytes > plan_inline_bytes(&v->plan->params))
+    if (op->opcode == PLAN_PUT && is_line && op->bytes > PLAN_INLINE_BYTES)
         return refuse(v, "puts %" PRIu64 " bytes into a line, out of range: %d fit", op->bytes,
-                      (int)plan_inline_bytes(&v->plan->params));
+                      PLAN_INLINE_BYTES);
     return true;
 }
 
@@ -150,7 +150,7 @@ static bool check_reach(const struct view *v, const struct plan_operand *o, bool
     if (op->opcode == PLAN_PUT && o->rank != (is_dst ? op->peer : v->rank))
         return refuse(v, "puts from own memory to rank %d, but names memory of rank %d", op->peer,
                       o->rank);
-    if (op->opcode != PLAN_PUT && o->rank != v->rank && !v->plan->params.peer_access)
+    if (op->opcode != PLAN_PUT && !plan_reaches(&v->plan->params, v->rank, o->rank))
         return refuse(v, "names memory of rank %d without peer access", o->rank);
     return true;
 }
@@ -467,6 +467,12 @@ static bool same_numbers(const uint64_t *a, const uint64_t *b, int n)
     return a == b || (a && b && !memcmp(a, b, (size_t)n * sizeof *a));
 }
 
+static bool same_hosts(const struct plan_layout *a, const struct plan_layout *b)
+{
+    return a == b || (a && b && a->nranks == b->nranks &&
+                      !memcmp(a->host, b->host, (size_t)a->nranks * sizeof *a->host));
+}
+
 static bool check_agreement(struct check *check)
 {
     const struct plan_params *a = check_params(check);
@@ -479,7 +485,8 @@ static bool check_agreement(struct check *check)
                          b->nranks, r, check->n);
         else if (b->collective != a->collective || b->count != a->count || b->dtype != a->dtype ||
                  b->redop != a->redop || b->root != a->root || b->peer_access != a->peer_access ||
-                 b->ordered != a->ordered || !same_numbers(b->counts, a->counts, check->n) ||
+                 !same_hosts(b->layout, a->layout) || b->ordered != a->ordered ||
+                 !same_numbers(b->counts, a->counts, check->n) ||
                  !same_numbers(b->displs, a->displs, check->n))
             report_begin(check, "plans of rank 0 and %d are of different calls", r);
         else

@@ -10,7 +10,7 @@
  * receiver before its plan ends: so both ends know the base of the next plan without talking.
  *
  * Lines. Each ordered pair has some line slots, used in turn. SIGNAL|ARRIVE writes the caller's call record (signature,
- * where its buffers are) into the next slot at the peer, PUT|INLINE writes up to plan_inline_bytes of data; at most one
+ * where its buffers are) into the next slot at the peer, PUT|INLINE writes up to PLAN_INLINE_BYTES of data; at most one
  * line per ordered pair and plan. WAIT|ARRIVE (or |INLINE) by the peer waits for it and compares the signatures.
  * After WAIT|ARRIVE from r, operands may name r's SEND and RECV; after WAIT|INLINE, (LINE, rank = me, offset =
  * from) holds the data: offset is the sender's rank, not bytes.
@@ -40,6 +40,8 @@
 
 #include <thrum/thrum.h>
 
+#include "plan/layout.h"
+
 /* One row per collective: NAME, value, printed name. */
 #define COLLECTIVE_MAP(X) \
     X(ALLREDUCE, 0, "allreduce") \
@@ -65,8 +67,7 @@ const char *collective_name(enum collective collective);
 /* -1 if there is no such name. */
 int collective_by_name(const char *name);
 
-#define PLAN_INLINE_BYTES 56 /* payload of a line */
-#define PLAN_INLINE_LONG_BYTES 4088 /* of a long one, which only load and store can write */
+#define PLAN_INLINE_BYTES 4088 /* that a line can carry, stored or put */
 #define PLAN_MAX_LANES 4
 #define PLAN_MAX_OPERANDS 256 /* of one op */
 
@@ -132,7 +133,10 @@ struct plan_params {
         redop; /* from THRUM_REDOP_COUNT on: the caller's, which folds elements of the type */
     int root;
     bool in_place;
-    bool peer_access; /* COPY and REDUCE may name peers' memory; false: only PUT reaches them */
+    bool
+        peer_access; /* COPY and REDUCE may name any peer's memory; false: only PUT reaches them, */
+    const struct plan_layout *
+        layout; /* but for those on the same host where this is not NULL. Borrowed; see plan_reaches */
     int lanes; /* at most */
     int ranks_per_core; /* at most, on any host; above 1 they take turns. For cost functions */
     uint64_t scratch_bytes; /* of each rank, at most */
@@ -219,10 +223,11 @@ void plan_names_stages(struct plan *plan, bool shared);
 /* Before the next op; 0 bytes are none. Not kept where the plan has a sink. */
 void plan_stage(struct plan *plan, enum plan_space space, uint64_t offset, uint64_t bytes);
 
-/* What a line of this call's plans can carry. */
-static inline uint64_t plan_inline_bytes(const struct plan_params *params)
+/* COPY and REDUCE of rank a may name memory of rank b. */
+static inline bool plan_reaches(const struct plan_params *params, int a, int b)
 {
-    return params->peer_access ? PLAN_INLINE_LONG_BYTES : PLAN_INLINE_BYTES;
+    return params->peer_access || a == b ||
+           (params->layout && params->layout->host[a] == params->layout->host[b]);
 }
 
 static inline struct plan_operand plan_at(enum plan_space space, int rank, uint64_t offset)

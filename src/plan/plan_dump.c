@@ -232,11 +232,12 @@ static void begin(const struct plan *plan, struct plan_dump *dump, FILE *file,
         fprintf(file,
                 "{\"collective\":\"%s\",\"algorithm\":\"%s\",\"rank\":%d,\"ranks\":%d,"
                 "\"count\":%" PRIu64 ",\"type\":\"%s\",\"op\":\"%s\",\"root\":%d,"
-                "\"in_place\":%s,\"peer_access\":%s,\"ordered\":%s,\"lanes\":%d,\"scratch_limit\":"
-                "%" PRIu64,
+                "\"in_place\":%s,\"peer_access\":%s,\"hosts\":%d,\"ordered\":%s,\"lanes\":%d,"
+                "\"scratch_limit\":%" PRIu64,
                 collective, algorithm, p->rank, p->nranks, p->count, type, redop, p->root,
                 p->in_place ? "true" : "false", p->peer_access ? "true" : "false",
-                p->ordered ? "true" : "false", p->lanes, p->scratch_bytes);
+                p->layout ? p->layout->nhosts : 1, p->ordered ? "true" : "false", p->lanes,
+                p->scratch_bytes);
         print_blocks(file, p, ",\"counts\":[", "]");
         fputs(",\"ops\":[", file);
         return;
@@ -246,8 +247,12 @@ static void begin(const struct plan *plan, struct plan_dump *dump, FILE *file,
             " %s, op %s, root %d, %s, %s%s, lanes %d, scratch limit %" PRIu64,
             format == PLAN_DOT ? "//" : "#", collective, algorithm, p->rank, p->nranks, p->count,
             type, redop, p->root, p->in_place ? "in place" : "not in place",
-            p->peer_access ? "peer access" : "no peer access", p->ordered ? ", ordered" : "",
-            p->lanes, p->scratch_bytes);
+            p->peer_access ? "peer access"
+            : p->layout    ? "peer access within hosts"
+                           : "no peer access",
+            p->ordered ? ", ordered" : "", p->lanes, p->scratch_bytes);
+    if (p->layout)
+        fprintf(file, ", on host %d of %d", p->layout->host[p->rank], p->layout->nhosts);
     print_blocks(file, p, ", counts ", "");
     fputc('\n', file);
     if (format == PLAN_DOT)

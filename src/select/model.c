@@ -17,31 +17,68 @@ static double blend(double cached, double memory, double beyond)
     return 1 / ((1 - beyond) / cached + beyond / memory);
 }
 
+/* Moves what an algorithm that knows nothing of hosts sends between them to the costs of that. */
+static void split_by_hosts(const struct algo *algo, const struct plan_params *params,
+                           struct algo_cost *cost)
+{
+    enum plan_talks talks = algo->flags & ALGO_TO_NEXT    ? PLAN_TALKS_TO_NEXT
+                            : algo->flags & ALGO_DOUBLING ? PLAN_TALKS_DOUBLING
+                            : algo->flags & ALGO_TO_ROOT  ? PLAN_TALKS_TO_ROOT
+                                                          : PLAN_TALKS_TO_ALL;
+    const struct plan_crossing *crossing;
+    double sent = (cost->passed_bytes + cost->copied_bytes) / 2, inside;
+
+    if (!params->layout || algo->flags & ALGO_OF_HOSTS)
+        return;
+    crossing = &params->layout->crossing[talks];
+    inside = 1 - crossing->rank;
+    cost->net_steps = crossing->steps * cost->steps;
+    cost->net_messages = crossing->rank * cost->messages;
+    cost->net_bytes = crossing->rank * sent;
+    cost->port_bytes = crossing->host * sent;
+    cost->steps -= cost->net_steps;
+    cost->messages -= cost->net_messages;
+    cost->passed_bytes *= inside;
+    cost->copied_bytes *= inside;
+}
+
+/* What is between hosts: a rank sends at its pace, all ranks of a host share its ports. */
+static double net_us(const struct select_figures *f, const struct algo_cost *cost, double share)
+{
+    double exchange = f->net_us + (share > 1 ? share * f->switch_us : 0);
+    double rank = cost->net_bytes / f->net_gbps * share, port = cost->port_bytes / f->port_gbps;
+
+    return cost->net_steps * exchange + share * cost->net_messages * f->net_message_us +
+           (rank > port ? rank : port) / 1000;
+}
+
 double select_predict_us(const struct select_figures *f, const struct algo *algo,
                          const struct plan_params *params)
 {
     struct plan_params of_rank0 = *params; /* costs are the same on all ranks */
     double share = params->ranks_per_core > 1 ? params->ranks_per_core : 1;
-    double exchange = params->peer_access ? f->exchange_us : f->put_us;
-    double message =
-        params->peer_access ? f->message_us : f->message_us * f->put_us / f->exchange_us;
+    bool loads = params->peer_access || params->layout;
+    double exchange = loads ? f->exchange_us : f->put_us;
+    double message = loads ? f->message_us : f->message_us * f->put_us / f->exchange_us;
     double touched, beyond, copy, reduce, pass;
     struct algo_cost cost;
 
     if (params->collective != COLL_SENDRECV)
         of_rank0.rank = 0;
     cost = algo->cost(&of_rank0);
+    split_by_hosts(algo, params, &cost);
     touched = 2 * share * (double)select_call_bytes(&of_rank0);
     beyond = touched > f->cache_bytes ? 1 - f->cache_bytes / touched : 0;
     copy = blend(f->copy_gbps, f->copy_memory_gbps, beyond);
     pass = blend(f->pass_gbps, f->copy_memory_gbps, beyond);
     reduce = blend(f->reduce_gbps, f->reduce_memory_gbps, beyond);
-    if (!params->peer_access)
+    if (!loads)
         copy = pass = f->put_gbps;
     if (share > 1) /* the others' turns; what is said meanwhile is there when the own turn comes */
         exchange += share * f->switch_us;
     /* Ranks of one core find in its cache what the others of it have written. */
-    return f->call_us * share + cost.steps * exchange + cost.passed_bytes / pass / 1000 +
+    return f->call_us * share + net_us(f, &cost, share) + cost.steps * exchange +
+           cost.passed_bytes / pass / 1000 +
            share * (cost.messages * message +
                     (cost.copied_bytes / copy + cost.reduced_bytes / reduce) / 1000);
 }

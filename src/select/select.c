@@ -26,6 +26,12 @@ thrum_status_t select_policy_load(const char *algorithms, struct select_policy *
     return status;
 }
 
+void select_use_link(struct select_policy *policy, double gbytes)
+{
+    if (gbytes > 0 && !(policy->given >> FIGURE_port_gbps & 1))
+        policy->figures.port_gbps = gbytes;
+}
+
 uint64_t select_rules_digest(const struct select_policy *policy)
 {
     uint64_t h = 0xcbf29ce484222325u; /* FNV-1a, a word at a time */

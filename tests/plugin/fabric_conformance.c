@@ -191,10 +191,11 @@ static void lines_body(struct node *node)
     const size_t line = 4096;
     const int other = !node->index;
     _Atomic uint64_t *flag = (_Atomic uint64_t *)(void *)(node->memory + line);
-    char data[64];
+    enum { MOST = 4088 };
+    char data[MOST];
 
     for (uint64_t i = 1; i <= 3000; i++) {
-        size_t bytes = i % 65;
+        size_t bytes = i % 16 ? i % 65 : i * 37 % (MOST + 1);
         struct thrum_fabric_put put = {.local = data,
                                        .bytes = bytes,
                                        .remote_key = node->board->key[other],
@@ -210,7 +211,7 @@ static void lines_body(struct node *node)
             while (atomic_load_explicit(flag, memory_order_acquire) < i)
                 node_poll(node);
             node_expect(node, holds_pattern(node->memory + line + 8, bytes, i), "data of a line");
-            node_expect(node, holds_byte(node->memory + line + 8 + 64, 64, 0), "bytes behind");
+            node_expect(node, holds_byte(node->memory + line + 8 + MOST, 64, 0), "bytes behind");
         }
     }
     node_flush(node, other);

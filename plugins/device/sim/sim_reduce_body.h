@@ -160,21 +160,17 @@ static SIM_ALWAYS_INLINE void reduce(const struct sim_kernel_args *args, enum si
                                      thrum_redop_t op)
 {
     size_t step = step_bytes(elem, op), bytes = args->bytes, at = 0, head = 0;
-    struct sim_division division = {.nsrc = args->nsrc};
-    uint64_t streamed;
+    struct sim_division division = {0};
+    bool small = bytes <= part_bytes(elem, op); /* a part and nothing else */
+    uint64_t streamed = small ? 0 : choose_streamed(args, elem_bytes(elem), step, &head);
 
-    if (op != THRUM_AVG && op != SIM_AVG_POW2 && bytes - 1 < part_bytes(elem, op)) {
-        reduce_part(args, elem, op, &division, 0, bytes); /* a small message, in no time */
-        return;
-    }
-    streamed = choose_streamed(args, elem_bytes(elem), step, &head);
     if (op == THRUM_AVG || op == SIM_AVG_POW2)
         division = sim_division_for(elem, args->divisor);
     division.nsrc = args->nsrc;
     /* A head up to the alignment; then blocks, and in parts what they refuse, and what is left. */
     while (at < bytes) {
         size_t end;
-        if (!head && has_blocks(elem, op, &division))
+        if (!small && !head && has_blocks(elem, op, &division))
             at = reduce_shapes(args, elem, op, &division, at, streamed);
         end = at + (head ? head : min_size(bytes - at, (size_t)block_steps(elem, op) * step));
         while (at < end) {

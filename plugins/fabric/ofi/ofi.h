@@ -41,8 +41,9 @@
 #define OFI_VERSION 1
 #define OFI_INLINE_BYTES 4096
 #define OFI_REGIONS 8192 /* entries of the directory */
-#define OFI_LINE_BYTES 56 /* of data that go with their signal: what a line of 64 bytes holds */
-#define OFI_SLOTS 128 /* of OFI_INLINE_BYTES: inline puts and look-ups on their way */
+#define OFI_LINE_BYTES 4088 /* of data that go with their signal: what a line holds */
+#define OFI_SHORT_BYTES 56 /* of these, what is kept with the work; more takes a slot */
+#define OFI_SLOTS 128 /* of OFI_SLOT_BYTES: inline puts and look-ups on their way */
 #define OFI_OPS 256 /* outstanding operations of a connection */
 #define OFI_RECEIVES 256 /* posted for signals */
 #define OFI_KEYS 64 /* directory entries that a connection remembers */
@@ -77,9 +78,12 @@ struct ofi_signal {
     uint32_t magic;
     uint16_t version, bytes;
     uint64_t token, key, offset, value;
-    char data[OFI_LINE_BYTES];
+    char data[OFI_SHORT_BYTES]; /* or more, where it lies in a slot */
 };
 #define OFI_SIGNAL_HEAD offsetof(struct ofi_signal, data)
+#define OFI_MESSAGE_BYTES (OFI_SIGNAL_HEAD + OFI_LINE_BYTES) /* the longest */
+#define OFI_SLOT_BYTES 4160
+_Static_assert(OFI_SLOT_BYTES >= OFI_MESSAGE_BYTES && OFI_SLOT_BYTES >= OFI_INLINE_BYTES, "fits");
 
 /* One of libfabric's offers. */
 struct ofi_offer {
@@ -127,6 +131,7 @@ struct ofi_work {
     void *slot; /* holds inline data; goes with the last piece */
     bool inject; /* `local` is `small` */
     struct ofi_signal signal; /* magic 0: none */
+    void *message; /* a slot with all of it, where the data are more than short; else NULL */
     uint64_t signal_remote, signal_rma_key; /* rma key 0: it goes as a message */
     char small[64];
 };

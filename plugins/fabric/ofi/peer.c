@@ -396,6 +396,8 @@ static void drop_slots(struct ofi_peer *peer)
             ofi_slot_free(peer->endpoint, peer->ops[i].slot);
     if (peer->work.slot)
         ofi_slot_free(peer->endpoint, peer->work.slot);
+    if (peer->work.message)
+        ofi_slot_free(peer->endpoint, peer->work.message);
 }
 
 void ofi_disconnect(void *handle)

@@ -106,10 +106,10 @@ static uint64_t remote_base(const struct ofi_endpoint *endpoint, const void *bas
 
 static void lay_out_receives(struct ofi_endpoint *endpoint)
 {
-    char *at = endpoint->arena + DIRECTORY_BYTES + OFI_SLOTS * OFI_INLINE_BYTES;
+    char *at = endpoint->arena + DIRECTORY_BYTES + OFI_SLOTS * OFI_SLOT_BYTES;
 
     for (unsigned i = 0; i < OFI_RECEIVES; i++)
-        endpoint->receives[i].slot = at + i * sizeof(struct ofi_signal);
+        endpoint->receives[i].slot = at + i * OFI_SLOT_BYTES;
 }
 
 thrum_status_t ofi_arena_create(struct ofi_endpoint *endpoint)
@@ -118,7 +118,7 @@ thrum_status_t ofi_arena_create(struct ofi_endpoint *endpoint)
     void *map;
 
     endpoint->arena_bytes =
-        DIRECTORY_BYTES + OFI_SLOTS * OFI_INLINE_BYTES + OFI_RECEIVES * sizeof(struct ofi_signal);
+        DIRECTORY_BYTES + OFI_SLOTS * OFI_SLOT_BYTES + OFI_RECEIVES * OFI_SLOT_BYTES;
     map = mmap(NULL, endpoint->arena_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1,
                0);
     if (map == MAP_FAILED)
@@ -155,14 +155,14 @@ void *ofi_slot_take(struct ofi_endpoint *endpoint)
     if (!endpoint->nfree)
         return NULL;
     return endpoint->arena + DIRECTORY_BYTES +
-           (size_t)endpoint->free_slots[--endpoint->nfree] * OFI_INLINE_BYTES;
+           (size_t)endpoint->free_slots[--endpoint->nfree] * OFI_SLOT_BYTES;
 }
 
 void ofi_slot_free(struct ofi_endpoint *endpoint, void *slot)
 {
     size_t at = (size_t)((char *)slot - endpoint->arena) - DIRECTORY_BYTES;
 
-    endpoint->free_slots[endpoint->nfree++] = (uint16_t)(at / OFI_INLINE_BYTES);
+    endpoint->free_slots[endpoint->nfree++] = (uint16_t)(at / OFI_SLOT_BYTES);
 }
 
 /* ---- regions ---- */
@@ -321,7 +321,8 @@ bool ofi_signal_apply(struct ofi_endpoint *endpoint, const struct ofi_signal *si
         signal->offset > region->bytes - 8 - signal->bytes ||
         (uintptr_t)(region->base + signal->offset) % 8)
         return false;
-    memcpy(region->base + signal->offset + 8, signal->data, signal->bytes);
+    memcpy(region->base + signal->offset + 8, (const char *)signal + OFI_SIGNAL_HEAD,
+           signal->bytes);
     atomic_store_explicit((_Atomic uint64_t *)(void *)(region->base + signal->offset),
                           signal->value, memory_order_release);
     return true;

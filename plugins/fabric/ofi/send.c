@@ -83,34 +83,40 @@ static struct ofi_op *post_read(struct ofi_peer *peer, void *local, void *desc, 
     return NULL;
 }
 
-/* Messages are short: where the provider cannot take them at once they need a slot. */
-static bool post_signal(struct ofi_peer *peer, const struct ofi_signal *signal)
+/* `slot`: where the message lies, freed with the operation; NULL: libfabric copies it at once. */
+static bool post_message(struct ofi_peer *peer, const void *at, size_t bytes, void *slot)
 {
-    struct ofi_endpoint *endpoint = peer->endpoint;
-    size_t bytes = OFI_SIGNAL_HEAD + signal->bytes;
-    bool inject = endpoint->inject_bytes >= bytes;
-    void *slot = inject ? NULL : ofi_slot_take(endpoint);
-    void *desc = inject ? NULL : endpoint->arena_desc;
-    struct iovec part = {slot ? slot : (void *)(uintptr_t)signal, bytes};
+    void *desc = slot ? peer->endpoint->arena_desc : NULL;
+    struct iovec part = {(void *)(uintptr_t)at, bytes};
     struct fi_msg message = {.msg_iov = &part, .desc = &desc, .iov_count = 1, .addr = peer->to};
-    struct ofi_op *op;
+    struct ofi_op *op = take_op(peer);
 
-    if (!inject && !slot)
+    if (!op)
         return false;
-    if (slot)
-        memcpy(slot, signal, bytes);
-    op = take_op(peer);
-    if (op) {
-        op->slot = slot;
-        message.context = &op->context;
-        if (was_taken(peer, op,
-                      fi_sendmsg(peer->ep, &message, FI_COMPLETION | (inject ? FI_INJECT : 0)),
-                      "signalling"))
-            return true;
+    op->slot = slot;
+    message.context = &op->context;
+    return was_taken(peer, op,
+                     fi_sendmsg(peer->ep, &message, FI_COMPLETION | (slot ? 0 : FI_INJECT)),
+                     "signalling");
+}
+
+/* Where the provider cannot take a message at once it needs a slot; long ones are in one already. */
+static bool post_signal(struct ofi_peer *peer, struct ofi_work *work)
+{
+    size_t bytes = OFI_SIGNAL_HEAD + work->signal.bytes;
+
+    if (!work->message && peer->endpoint->inject_bytes >= bytes)
+        return post_message(peer, &work->signal, bytes, NULL);
+    if (!work->message) {
+        work->message = ofi_slot_take(peer->endpoint);
+        if (!work->message)
+            return false;
+        memcpy(work->message, &work->signal, bytes);
     }
-    if (slot)
-        ofi_slot_free(endpoint, slot);
-    return false;
+    if (!post_message(peer, work->message, bytes, work->message))
+        return false;
+    work->message = NULL;
+    return true;
 }
 
 /* ---- keys ---- */
@@ -227,12 +233,12 @@ static bool send_pieces(struct ofi_peer *peer)
 
 static bool send_signal(struct ofi_peer *peer)
 {
-    const struct ofi_work *work = &peer->work;
+    struct ofi_work *work = &peer->work;
 
     if (work->signal_rma_key)
         return post_write(peer, &work->signal.value, NULL, sizeof work->signal.value,
                           work->signal_remote, work->signal_rma_key, true, NULL);
-    return post_signal(peer, &work->signal);
+    return post_signal(peer, work);
 }
 
 /* Gives libfabric what it takes of the work. True: all of it. */
@@ -375,7 +381,7 @@ static thrum_status_t keep_inline(struct ofi_peer *peer, const struct thrum_fabr
     return THRUM_OK;
 }
 
-/* A line: a few bytes of data right behind their signal's word. They travel in its message. */
+/* A line: data right behind their signal's word. They travel in its message. */
 static bool is_line(const struct thrum_fabric_put *put)
 {
     return put->flags & THRUM_PUT_INLINE && put->bytes && put->bytes <= OFI_LINE_BYTES &&
@@ -398,6 +404,25 @@ static void fill_signal(struct ofi_peer *peer, const struct thrum_fabric_put *pu
     }
 }
 
+/* The data of a line, behind its signal. */
+static thrum_status_t keep_line(struct ofi_peer *peer, const struct thrum_fabric_put *put,
+                                struct ofi_work *work)
+{
+    char *data = work->signal.data;
+
+    work->signal.bytes = (uint16_t)put->bytes;
+    work->left = 0;
+    if (put->bytes > sizeof work->signal.data) {
+        work->message = ofi_slot_take(peer->endpoint);
+        if (!work->message)
+            return THRUM_IN_PROGRESS;
+        memcpy(work->message, &work->signal, OFI_SIGNAL_HEAD);
+        data = (char *)work->message + OFI_SIGNAL_HEAD;
+    }
+    memcpy(data, put->local, put->bytes);
+    return THRUM_OK;
+}
+
 static thrum_status_t accept_put(struct ofi_peer *peer, const struct thrum_fabric_put *put)
 {
     struct ofi_work work = {.kind = OFI_PUT, .left = put->bytes};
@@ -415,9 +440,9 @@ static thrum_status_t accept_put(struct ofi_peer *peer, const struct thrum_fabri
     if (put->signal_key)
         fill_signal(peer, put, &signal, &work);
     if (is_line(put) && !signal.write_signals) {
-        memcpy(work.signal.data, put->local, put->bytes);
-        work.signal.bytes = (uint16_t)put->bytes;
-        work.left = 0;
+        status = keep_line(peer, put, &work);
+        if (status)
+            return status;
     } else if (put->bytes && put->flags & THRUM_PUT_INLINE) {
         status = keep_inline(peer, put, &work);
         if (status)

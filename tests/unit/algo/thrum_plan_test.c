@@ -110,10 +110,12 @@ static const char *const every_algorithm[] = {
     "-c allreduce -a double_tree --count 1000",
     "-c allreduce -a chain --ordered",
     "-c allreduce -a pairwise --ordered --no-peer-access",
+    "-c allreduce -a hosts --hosts 2",
     "-c broadcast -a inline --root 4 --count 1",
     "-c broadcast -a direct --root 2",
     "-c broadcast -a sliced --root 1",
     "-c broadcast -a binomial --root 2 --count 1",
+    "-c broadcast -a hosts --hosts 2 --root 3",
     "-c broadcast -a chain --root 3",
     "-c broadcast -a scatter_allgather",
     "-c allgather -a inline --count 1",
@@ -137,10 +139,13 @@ static const char *const every_algorithm[] = {
     "-c scatter -a inline --count 1",
     "-c scatter -a direct --root 4",
     "-c scatter -a binomial --count 1K",
+    "-c allgather -a hosts --hosts 2",
+    "-c reduce_scatter -a hosts --hosts 2 --dtype float16",
     "-c alltoall -a inline --count 1",
     "-c alltoall -a direct",
     "-c alltoall -a pairwise",
     "-c alltoall -a bruck --count 10",
+    "-c alltoall -a hosts --hosts 3 --count 10",
     "-c scan -a inline --count 1",
     "-c scan -a direct",
     "-c scan -a recursive_doubling --op avg",
@@ -181,6 +186,10 @@ static void test_text(void **state)
             expect(options, 0, " ops, scratch ");
         }
     expect("-c allreduce -a ring -n 4 -r 2 --count 10", 0, "REDUCE|FINAL");
+    expect("-c allreduce -a hosts -n 4", 1, "all ranks are on one");
+    expect("-c allreduce -a hosts -n 4 --hosts 4", 1, "each has one rank only");
+    expect("-c allreduce -a hosts -n 4 --hosts 2 -r 2", 0, "peer access within hosts");
+    expect("-c allreduce -a hosts -n 4 --hosts 2 -r 2", 0, "on host 1 of 2\n");
     expect("-c barrier -a dissemination -n 2", 0, "WAIT|ARRIVE from 1");
     expect("-c allgather -a ring --counts 3,0,2", 0, "rank 0 of 3, count 3");
     expect("-c allgather -a ring --counts 3,0,2", 0, ", counts 3,0,2\n");
@@ -306,7 +315,7 @@ static void test_usage(void **state)
 static void test_refusals(void **state)
 {
     (void)state;
-    expect("-c allreduce -a inline --count 15 --no-peer-access", 1, "fit a line");
+    expect("-c allreduce -a inline --count 1023 --no-peer-access", 1, "fit a line");
     expect("-c allreduce -a inline --count 1K", 1, "fit a line");
     expect("-c allreduce -a direct --no-peer-access", 1, "access");
     expect("-c allreduce -a ring --scratch 100", 1, "scratch");

@@ -55,6 +55,29 @@ static void all_sizes_and_alignments(void **state)
                     check(sizes[i], ndst, skew, stream);
 }
 
+/* Where the destination lies a little behind the source within their pages, another way is taken. */
+static void a_little_behind_in_the_page(void **state)
+{
+    char *memory = pattern(4 * 65536), *to = malloc(2 * 65536);
+
+    (void)state;
+    assert_non_null(to);
+    for (size_t behind = 0; behind <= 64; behind += 8) {
+        char *from = (char *)(((uintptr_t)memory + 4095) & ~(uintptr_t)4095);
+        char *page = (char *)(((uintptr_t)to + 4095) & ~(uintptr_t)4095);
+        void *dst[] = {page + behind};
+
+        memset(to, 0x5a, 2 * 65536);
+        sim_copy(dst, 1, from, 50001, false);
+        assert_memory_equal(dst[0], from, 50001);
+        assert_int_equal(page[behind + 50001], 0x5a);
+        if (behind)
+            assert_int_equal(page[behind - 1], 0x5a);
+    }
+    free(memory);
+    free(to);
+}
+
 static void overlap_is_a_memmove(void **state)
 {
     static const int shifts[] = {-5000, -64, -1, 0, 1, 64, 5000};
@@ -94,6 +117,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(all_sizes_and_alignments),
+        cmocka_unit_test(a_little_behind_in_the_page),
         cmocka_unit_test(overlap_is_a_memmove),
         cmocka_unit_test(one_of_several_may_be_the_source),
     };

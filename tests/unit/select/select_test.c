@@ -191,6 +191,60 @@ static void test_extreme_figures(void **state)
     }
 }
 
+/* Four hosts with eight ranks each, in order or in turn. */
+static struct plan_layout *four_hosts(bool in_turn)
+{
+    struct plan_layout *layout = NULL;
+    int hosts[32];
+
+    for (int r = 0; r < 32; r++)
+        hosts[r] = in_turn ? r % 4 : r / 8;
+    assert_int_equal(plan_layout_create(hosts, 32, &layout), THRUM_OK);
+    return layout;
+}
+
+static struct plan_params on_hosts(enum collective collective, uint64_t bytes,
+                                   const struct plan_layout *layout)
+{
+    struct plan_params params = call(collective, 32, bytes);
+
+    params.peer_access = false;
+    params.layout = layout;
+    return params;
+}
+
+static double predicted(const struct plan_params *params, const char *algorithm)
+{
+    return select_predict_us(&policy.figures, algo_find(params->collective, algorithm), params);
+}
+
+static void test_hosts_count(void **state)
+{
+    struct plan_layout *in_order = four_hosts(false), *in_turn = four_hosts(true);
+    struct plan_params ordered = on_hosts(COLL_ALLREDUCE, 16 << 20, in_order),
+                       turned = on_hosts(COLL_ALLREDUCE, 16 << 20, in_turn);
+    double ring, hosts;
+
+    (void)state;
+    assert_string_equal(chosen(ordered), "hosts");
+    assert_string_equal(chosen(turned), "hosts");
+    assert_string_equal(chosen(on_hosts(COLL_ALLGATHER, 16 << 20, in_order)), "hosts");
+    /* Around the ring one rank of a host sends to another, or all do. */
+    ring = predicted(&ordered, "ring");
+    assert_true(predicted(&turned, "ring") > 1.5 * ring);
+    assert_float_equal(predicted(&turned, "hosts"), predicted(&ordered, "hosts"), 1e-6);
+    /* A faster link helps what it holds back; the tuning file's figure stays. */
+    hosts = predicted(&ordered, "hosts");
+    policy.given = 1u << FIGURE_port_gbps;
+    select_use_link(&policy, 12.5);
+    assert_float_equal(predicted(&ordered, "hosts"), hosts, 1e-6);
+    policy.given = 0;
+    select_use_link(&policy, 12.5);
+    assert_true(predicted(&ordered, "hosts") < 0.7 * hosts);
+    plan_layout_destroy(in_order);
+    plan_layout_destroy(in_turn);
+}
+
 static void test_explains(void **state)
 {
     struct plan_params params = call(COLL_ALLREDUCE, 2, 1 << 20);
@@ -223,6 +277,7 @@ int main(void)
         cmocka_unit_test_setup(test_digest_is_of_rules, reset),
         cmocka_unit_test_setup(test_small_in_lines_large_direct, reset),
         cmocka_unit_test_setup(test_extreme_figures, reset),
+        cmocka_unit_test_setup(test_hosts_count, reset),
         cmocka_unit_test_setup(test_explains, reset),
     };
     return cmocka_run_group_tests_name("select", tests, NULL, NULL);

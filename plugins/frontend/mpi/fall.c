@@ -1,0 +1,160 @@
+/*
+ * Hands a call to the MPI below. Buffers in Thrum device memory, which MPI cannot reach, go through host memory. Called by
+ * entry.c and request.c.
+ */
+#include "frontend.h"
+
+#include <stdlib.h>
+
+#include <thrum/plugin.h>
+
+/* ---- as it is ---- */
+
+static int hand_down(const struct tmpi_call *c)
+{
+    switch (c->function) {
+#define CALL(NAME, Name, name, ...) \
+    case TMPI_##NAME: \
+        return PMPI_##Name(__VA_ARGS__);
+#include "fall_rows.h"
+#undef CALL
+    default:
+        return MPI_ERR_INTERN;
+    }
+}
+
+static int hand_down_nonblocking(const struct tmpi_call *c, MPI_Request *request)
+{
+    switch (c->function) {
+#define CALL(NAME, Name, name, ...) \
+    case TMPI_##NAME: \
+        return PMPI_I##name(__VA_ARGS__, request);
+#include "fall_rows.h"
+#undef CALL
+    default:
+        return MPI_ERR_INTERN;
+    }
+}
+
+static int hand_down_persistent(const struct tmpi_call *c, MPI_Info info, MPI_Request *request)
+{
+    (void)info, (void)request;
+    switch (c->function) {
+#if defined(HAVE_MPI_PERSISTENT)
+#define CALL(NAME, Name, name, ...) \
+    case TMPI_##NAME: \
+        return PMPI_##Name##_init(__VA_ARGS__, info, request);
+#include "fall_rows.h"
+#undef CALL
+#elif defined(HAVE_MPIX_PERSISTENT)
+#define CALL(NAME, Name, name, ...) \
+    case TMPI_##NAME: \
+        return PMPIX_##Name##_init(__VA_ARGS__, info, request);
+#include "fall_rows.h"
+#undef CALL
+#endif
+    default:
+        return MPI_ERR_INTERN;
+    }
+}
+
+/* ---- device memory ---- */
+
+/* Host memory that stands for a buffer in device memory. */
+struct bounce {
+    void *host; /* NULL: the buffer is not in device memory */
+    void *device;
+    size_t bytes;
+};
+
+static bool is_device(const void *pointer, struct thrum_mem_info *info)
+{
+    *info = (struct thrum_mem_info){.size = sizeof *info};
+    return pointer && pointer != MPI_IN_PLACE && tmpi.device &&
+           !thrum_mem_query(tmpi.device, pointer, info) && info->kind == THRUM_MEM_DEVICE;
+}
+
+/* All of the allocation from the pointer on is copied: what part of it the call means depends on counts of any kind. */
+static thrum_status_t bounce_in(thrum_queue_t queue, const void *pointer, struct bounce *bounce)
+{
+    struct thrum_mem_info info;
+
+    if (!is_device(pointer, &info))
+        return THRUM_OK;
+    bounce->device = (void *)(uintptr_t)pointer;
+    bounce->bytes = info.bytes - (size_t)((const char *)pointer - (const char *)info.base);
+    bounce->host = malloc(bounce->bytes ? bounce->bytes : 1);
+    if (!bounce->host)
+        return thrum_plugin_fail(THRUM_ERR_NO_MEMORY, "no host memory for %zu bytes of a buffer",
+                                 bounce->bytes);
+    return thrum_copy_to_host(queue, bounce->host, bounce->device, bounce->bytes);
+}
+
+static thrum_status_t bounce_out(thrum_queue_t queue, const struct bounce *bounce)
+{
+    return bounce->host ? thrum_copy_to_device(queue, bounce->device, bounce->host, bounce->bytes)
+                        : THRUM_OK;
+}
+
+static int fall_by_host(const struct tmpi_call *call)
+{
+    struct tmpi_call host = *call;
+    struct bounce send = {0}, recv = {0};
+    thrum_queue_t queue = NULL;
+    int code = MPI_SUCCESS;
+    thrum_status_t status = thrum_queue_create(tmpi.device, THRUM_QUEUE_DEFAULT, &queue);
+
+    if (!status)
+        status = bounce_in(queue, call->recv, &recv);
+    if (!status && call->send != call->recv)
+        status = bounce_in(queue, call->send, &send);
+    if (!status) {
+        host.recv = recv.host ? recv.host : call->recv;
+        host.send = call->send == call->recv ? host.recv : send.host ? send.host : call->send;
+        code = hand_down(&host);
+        if (!code)
+            status = bounce_out(queue, &recv);
+    }
+    free(send.host);
+    free(recv.host);
+    if (status)
+        code = tmpi_raise(call->comm, status, thrum_last_error());
+    thrum_queue_destroy(queue);
+    return code;
+}
+
+static bool has_device_memory(const struct tmpi_call *call)
+{
+    struct thrum_mem_info info;
+
+    return atomic_load_explicit(&tmpi.device_used, memory_order_relaxed) &&
+           (is_device(call->send, &info) || is_device(call->recv, &info));
+}
+
+/* ---- for the rest of the library ---- */
+
+int tmpi_fall(const struct tmpi_call *call)
+{
+    return TMPI_UNLIKELY(has_device_memory(call)) ? fall_by_host(call) : hand_down(call);
+}
+
+/* MPI would have to copy device memory when the request ends. */
+static int refuse(const struct tmpi_call *call)
+{
+    return tmpi_raise(
+        call->comm, THRUM_ERR_INVALID_POINTER,
+        "a nonblocking or persistent call with a buffer in device memory went to MPI, "
+        "which cannot reach it; THRUM_MPI_REPORT=1 says why");
+}
+
+int tmpi_fall_nonblocking(const struct tmpi_call *call, MPI_Request *request)
+{
+    return TMPI_UNLIKELY(has_device_memory(call)) ? refuse(call)
+                                                  : hand_down_nonblocking(call, request);
+}
+
+int tmpi_fall_persistent(const struct tmpi_call *call, MPI_Info info, MPI_Request *request)
+{
+    return TMPI_UNLIKELY(has_device_memory(call)) ? refuse(call)
+                                                  : hand_down_persistent(call, info, request);
+}

@@ -1,0 +1,294 @@
+/*
+ * libthrum-mpi: MPI's collectives by Thrum, for programs that know nothing of it. What its files share.
+ *
+ * entry.c and fortran.c have MPI's entry points; they fill a struct tmpi_call. take.c decides whether Thrum or the MPI
+ * below serves it, comm.c has the Thrum communicator of an MPI communicator, type.c knows what data types and operations
+ * are in Thrum, work.c places buffers, issues and finishes a call, request.c makes nonblocking and persistent calls MPI
+ * requests, fall.c hands a call down, report.c counts.
+ *
+ * Whatever decides between Thrum and MPI must come out alike on all ranks with nothing said: it may depend only on what
+ * MPI wants to be equal on all of them, and on what the ranks agreed on when the communicator was made.
+ */
+#ifndef TMPI_FRONTEND_H
+#define TMPI_FRONTEND_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <mpi.h>
+#ifdef HAVE_MPIX_PERSISTENT
+#include <mpi-ext.h>
+#endif
+
+#include <thrum/mpi.h>
+#include <thrum/thrum.h>
+
+#define TMPI_EXPORT __attribute__((visibility("default")))
+#define TMPI_UNLIKELY(x) __builtin_expect(!!(x), 0)
+
+enum tmpi_function {
+#define X(name, text, rule) TMPI_##name,
+#include "function_rows.h"
+#undef X
+    TMPI_FUNCTIONS
+};
+
+enum tmpi_mode { TMPI_BLOCKING, TMPI_NONBLOCKING, TMPI_PERSISTENT, TMPI_MODES };
+
+enum tmpi_reason {
+#define X(name, text) TMPI_##name,
+#include "reason_rows.h"
+#undef X
+    TMPI_REASONS
+};
+
+/* The arguments of any of the functions, as the caller gave them. Bcast: send == recv, sendcount, sendtype. */
+struct tmpi_call {
+    enum tmpi_function function;
+    int sendcount, recvcount; /* reductions: sendcount; Reduce_scatter_block: recvcount */
+    const void *send;
+    void *recv;
+    MPI_Datatype sendtype, recvtype; /* reductions: sendtype */
+    const int *sendcounts, *sdispls, *recvcounts, *rdispls;
+    MPI_Op op;
+    int root;
+    MPI_Comm comm;
+};
+
+/* ---- data types and operations (type.c) ---- */
+
+/* What reductions may do with a type, as MPI groups them. */
+enum tmpi_class {
+    TMPI_CLASS_NONE, /* moved only */
+    TMPI_CLASS_INTEGER,
+    TMPI_CLASS_ANY_INTEGER, /* the integers of MPI itself: as INTEGER */
+    TMPI_CLASS_FORTRAN_INTEGER, /* no logical operations */
+    TMPI_CLASS_FLOAT,
+    TMPI_CLASS_COMPLEX,
+    TMPI_CLASS_LOGICAL,
+    TMPI_CLASS_BYTE
+};
+
+struct tmpi_type {
+    size_t size; /* bytes of data */
+    MPI_Aint extent;
+    bool dense; /* the bytes lie in the order of the type map, without gaps, from 0 on */
+    enum tmpi_class class;
+    thrum_datatype_t
+        dtype; /* of elements in reductions; class NONE: stands for `size` bytes, for operations of the caller's */
+    bool has_dtype;
+};
+
+/* Fills the tables; once, from tmpi_ready. */
+bool tmpi_types_init(void);
+void tmpi_types_fini(void);
+/* NULL: null, not committed, or otherwise nothing for Thrum. Borrowed until the type is freed. */
+const struct tmpi_type *tmpi_type_of(MPI_Datatype type);
+/*
+ * Whether Thrum has the operation for the type. *user_out: it is the caller's own, and *commutes_out whether it
+ * commutes.
+ */
+bool tmpi_op_of(MPI_Op op, const struct tmpi_type *type, thrum_redop_t *redop_out, bool *user_out,
+                bool *commutes_out);
+static inline bool tmpi_reduces(enum tmpi_function function)
+{
+    return 1u << function & (1u << TMPI_ALLREDUCE | 1u << TMPI_REDUCE | 1u << TMPI_REDUCE_SCATTER |
+                             1u << TMPI_REDUCE_SCATTER_BLOCK | 1u << TMPI_SCAN | 1u << TMPI_EXSCAN);
+}
+
+/* ---- communicators (comm.c) ---- */
+
+/* What a reduction of the caller's needs while it runs; one at a time on a communicator, since only blocking calls have it. */
+struct tmpi_user_op {
+    MPI_Op op;
+    MPI_Datatype type;
+    size_t bytes; /* of an element */
+};
+
+struct tmpi_request;
+
+/*
+ * An MPI communicator. MPI lets one thread at a time call collectives on it, in one order on all ranks; `lock` is for the
+ * threads that complete requests meanwhile. Fields without a note belong to the thread that calls.
+ */
+struct tmpi_comm {
+    MPI_Comm handle;
+    int rank, size;
+    bool made; /* `why` is final */
+    enum tmpi_reason why; /* TAKEN: `thrum` is there */
+    unsigned calls; /* collectives so far: alike on all ranks */
+    unsigned row; /* of the policy, see take.c */
+    bool crowded; /* more ranks than cores */
+    uint64_t stage_bytes; /* the least THRUM_STAGE_BYTES of all ranks */
+    thrum_comm_t thrum;
+    thrum_queue_t queue;
+    thrum_redop_t user_ops[2]; /* by whether it commutes */
+    bool has_user_ops;
+    struct tmpi_user_op user;
+    pthread_mutex_t lock;
+    struct tmpi_request *first, *last; /* in flight or waiting to be issued, in order. lock */
+    unsigned issued; /* of these how many are on the queue. lock */
+    struct tmpi_comm *next; /* of all; under the library's lock */
+};
+
+/* The library's state. Written by tmpi_ready and at finalization. */
+struct tmpi_state {
+    _Atomic int ready; /* 0 not asked yet, 1 works, -1 does not */
+    bool threads; /* MPI_THREAD_MULTIPLE */
+    bool works; /* the settings are good */
+    _Atomic bool
+        device_used; /* the program has asked for the device: buffers may be in its memory */
+    thrum_device_t device;
+    MPI_Comm self; /* own duplicate of MPI_COMM_SELF, errors are returned */
+    uint64_t host, settings; /* what must be equal on all ranks of a communicator */
+    uint64_t stage_bytes;
+    unsigned after; /* THRUM_MPI_AFTER */
+    int64_t deadline_ms;
+    int world_rank, world_size;
+};
+extern struct tmpi_state tmpi;
+
+/* True if the library works; sets it up on the first call. */
+bool tmpi_ready_slow(void);
+static inline bool tmpi_ready(void)
+{
+    int ready = atomic_load_explicit(&tmpi.ready, memory_order_acquire);
+    return ready > 0 || (!ready && tmpi_ready_slow());
+}
+
+/* The state of a communicator, made when first asked for; NULL for one that MPI does not know, or without memory. */
+struct tmpi_comm *tmpi_comm_of(MPI_Comm comm);
+/*
+ * Makes the Thrum communicator, on all ranks or on none: sets comm->why. Collective, blocks. Called inside a blocking
+ * collective or the initialisation of a persistent one.
+ */
+void tmpi_comm_make(struct tmpi_comm *comm);
+/* Lets MPI make progress on what it has in flight: a wait for Thrum must not stop messages. */
+void tmpi_progress_mpi(void);
+
+/* Raises a Thrum error through the communicator's handler. Returns MPI's code. */
+int tmpi_raise(MPI_Comm comm, thrum_status_t status, const char *message);
+/* The MPI code of a Thrum status, with the message as its text. */
+int tmpi_code_of(thrum_status_t status, const char *message);
+
+/* ---- deciding (take.c) ---- */
+
+/* What the decision found out, for work.c. */
+struct tmpi_taken {
+    struct tmpi_comm *comm;
+    const struct tmpi_type *sendtype, *recvtype; /* NULL where the call has none here */
+    thrum_redop_t redop;
+    bool is_user_op;
+};
+
+/* Whether Thrum serves the call. */
+enum tmpi_reason tmpi_decide(const struct tmpi_call *call, enum tmpi_mode mode,
+                             struct tmpi_taken *taken_out);
+/* Reads THRUM_MPI_TAKE; false if it is malformed (says so). */
+bool tmpi_policy_init(void);
+unsigned tmpi_policy_row(int size, bool crowded);
+bool tmpi_policy_all(void); /* THRUM_MPI_TAKE=all */
+uint64_t tmpi_hash(uint64_t hash, const void *data, size_t bytes);
+
+/* ---- doing (work.c) ---- */
+
+/* A call on its way: what Thrum is given, and what is to be done after it. */
+struct tmpi_work {
+    struct tmpi_call call;
+    struct tmpi_taken taken;
+    void *packed_send,
+        *packed_recv; /* from malloc; what Thrum reads and writes instead of the caller's memory */
+    size_t recv_bytes; /* of packed_recv */
+};
+
+/* Packs and issues. On failure nothing was enqueued and nothing is held. */
+thrum_status_t tmpi_work_issue(struct tmpi_work *work);
+/* thrum_reduce_fn that calls the function of a struct tmpi_user_op */
+thrum_status_t tmpi_user_fold(const void *left, const void *right, void *result, size_t count,
+                              thrum_datatype_t dtype, void *context);
+/* After the call has ended, well or not: unpacks and frees. Returns an MPI code. */
+int tmpi_work_finish(struct tmpi_work *work, bool good);
+/* What a failed communicator says of `status`, which is more than the queue does. */
+thrum_status_t tmpi_explain(const struct tmpi_comm *comm, thrum_status_t status,
+                            const char **message_out);
+/*
+ * A call could not be issued: the others have issued it, or will; they must not wait for this rank. Bad arguments are an
+ * error of the caller's and change nothing.
+ */
+void tmpi_tell_others(const struct tmpi_comm *comm, thrum_status_t status);
+/* A taken blocking call, from beginning to end. Returns an MPI code, raised. */
+int tmpi_work_run(const struct tmpi_call *call, const struct tmpi_taken *taken);
+
+/* ---- requests (request.c; the functions that complete them: complete.c) ---- */
+
+enum tmpi_request_state {
+    TMPI_IDLE, /* persistent, not started */
+    TMPI_WAITING, /* for room on the queue */
+    TMPI_ISSUED,
+    TMPI_DONE /* finished; not yet told to the caller */
+};
+
+/*
+ * A nonblocking or persistent call. Its handle is a request of MPI's: a generalized one, completed by whoever completes
+ * ours, or a persistent one that is never started. The caller's thread owns it; fields with a note excepted.
+ */
+struct tmpi_request {
+    struct tmpi_request *next; /* on its communicator. comm->lock */
+    struct tmpi_request *hash_next; /* of the table's lock */
+    MPI_Request handle;
+    struct tmpi_comm *comm;
+    struct tmpi_work work;
+    int *arrays; /* persistent: copies of counts and displacements */
+    bool is_persistent;
+    int code; /* once DONE: what MPI is told */
+    thrum_status_t status; /* of code */
+    _Atomic int state; /* enum tmpi_request_state; advanced under comm->lock */
+    _Atomic int reached; /* by the queue */
+};
+
+/* How many requests of ours live; 0: completion functions are MPI's. */
+extern _Atomic int tmpi_requests_live;
+/* NULL: not ours. */
+struct tmpi_request *tmpi_request_find(MPI_Request handle);
+/* Whether it has ended; executes and issues what it can. */
+bool tmpi_request_poll(struct tmpi_request *request);
+void tmpi_request_wait(struct tmpi_request *request);
+/* Between two polls of anything: gives MPI and other processes their turn. */
+void tmpi_request_pause(const struct tmpi_comm *comm, unsigned round);
+/* DONE: the generalized request is complete for MPI and no longer ours; a persistent one is idle. Returns its code. */
+int tmpi_request_tell(struct tmpi_request *request);
+thrum_status_t tmpi_request_start(struct tmpi_request *request);
+/* Of a persistent one that is idle. */
+void tmpi_request_destroy(struct tmpi_request *request);
+
+int tmpi_request_begin(const struct tmpi_call *call, const struct tmpi_taken *taken,
+                       MPI_Request *request_out);
+int tmpi_request_init(const struct tmpi_call *call, const struct tmpi_taken *taken, MPI_Info info,
+                      MPI_Request *request_out);
+/* Waits until everything in front of a blocking call is on the queue. */
+thrum_status_t tmpi_requests_flush(struct tmpi_comm *comm);
+/* Before the communicator goes: lets go of what is left. */
+void tmpi_requests_drop(struct tmpi_comm *comm);
+
+/* ---- handing down (fall.c) ---- */
+
+int tmpi_fall(const struct tmpi_call *call);
+int tmpi_fall_nonblocking(const struct tmpi_call *call, MPI_Request *request_out);
+int tmpi_fall_persistent(const struct tmpi_call *call, MPI_Info info, MPI_Request *request_out);
+
+/* The three ways into the library, for entry.c and fortran.c. */
+int tmpi_blocking(const struct tmpi_call *call);
+int tmpi_nonblocking(const struct tmpi_call *call, MPI_Request *request_out);
+int tmpi_persistent(const struct tmpi_call *call, MPI_Info info, MPI_Request *request_out);
+
+/* ---- counting (report.c) ---- */
+
+extern bool tmpi_reporting;
+void tmpi_report_init(void);
+void tmpi_report_count(enum tmpi_function function, enum tmpi_mode mode, enum tmpi_reason reason);
+void tmpi_report_print(void);
+
+#endif

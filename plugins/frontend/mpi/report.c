@@ -1,0 +1,71 @@
+/* Counts calls by function, form and reason; prints them at the end if THRUM_MPI_REPORT asks for it. Called by entry.c, comm.c. */
+#include "frontend.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include <thrum/plugin.h>
+
+bool tmpi_reporting;
+static bool all_ranks;
+static _Atomic uint64_t counts[TMPI_FUNCTIONS][TMPI_MODES][TMPI_REASONS];
+
+void tmpi_report_init(void)
+{
+    const char *wanted = thrum_plugin_config("THRUM_MPI_REPORT");
+
+    all_ranks = wanted && !strcmp(wanted, "all");
+    tmpi_reporting = all_ranks || (wanted && !strcmp(wanted, "1"));
+}
+
+void tmpi_report_count(enum tmpi_function function, enum tmpi_mode mode, enum tmpi_reason reason)
+{
+    atomic_fetch_add_explicit(&counts[function][mode][reason], 1, memory_order_relaxed);
+}
+
+static void print_function(FILE *stream, enum tmpi_function function, enum tmpi_mode mode)
+{
+    static const char *const names[] = {
+#define X(name, text, rule) text,
+#include "function_rows.h"
+#undef X
+    };
+    static const char *const reasons[] = {
+#define X(name, text) text,
+#include "reason_rows.h"
+#undef X
+    };
+    char name[64];
+
+    snprintf(name, sizeof name, "MPI_%s%s%s", mode == TMPI_NONBLOCKING ? "I" : "", names[function],
+             mode == TMPI_PERSISTENT ? "_init" : "");
+    if (mode == TMPI_NONBLOCKING) /* MPI_Iallreduce */
+        name[5] = (char)(name[5] | 0x20);
+    for (int reason = 0; reason < TMPI_REASONS; reason++) {
+        uint64_t n = atomic_load_explicit(&counts[function][mode][reason], memory_order_relaxed);
+
+        if (n)
+            fprintf(stream, "thrum-mpi: %-31s %10llu %s%s\n", name, (unsigned long long)n,
+                    reason ? "to MPI: " : "", reason ? reasons[reason] : "by Thrum");
+    }
+}
+
+void tmpi_report_print(void)
+{
+    char text[65536];
+    FILE *stream;
+
+    if (!tmpi_reporting || (!all_ranks && tmpi.world_rank != 0))
+        return;
+    stream = fmemopen(text, sizeof text, "w"); /* one write: the ranks' lines stay together */
+    if (!stream)
+        return;
+    fprintf(stream, "thrum-mpi: collectives of rank %d, Thrum %s\n", tmpi.world_rank,
+            thrum_version());
+    for (int function = 0; function < TMPI_FUNCTIONS; function++)
+        for (int mode = 0; mode < TMPI_MODES; mode++)
+            print_function(stream, (enum tmpi_function)function, (enum tmpi_mode)mode);
+    fclose(stream);
+    fputs(text, stderr);
+    fflush(stderr);
+}

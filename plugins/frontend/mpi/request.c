@@ -1,0 +1,368 @@
+/*
+ * Nonblocking and persistent calls as MPI requests. Called by entry.c, complete.c and work.c.
+ *
+ * A nonblocking call is a generalized request of MPI's with the Thrum call behind it, so that every function of MPI takes
+ * it. Nothing of MPI is called from other threads than the caller's: the functions that complete requests look for ours
+ * first (complete.c), and tell MPI that they are complete. The device's own thread moves the data meanwhile.
+ *
+ * The queue takes only so many calls at a time without making the caller wait, which a nonblocking call may not do: what
+ * comes on top waits in the communicator's list until there is room.
+ */
+#include "frontend.h"
+
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <thrum/plugin.h>
+
+#define MOST_ISSUED 32 /* calls of a communicator on its queue */
+#define BUCKETS 1024
+#define ROUNDS_PER_PROGRESS 32
+
+_Atomic int tmpi_requests_live;
+
+static pthread_mutex_t table_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct tmpi_request *table[BUCKETS]; /* under table_lock */
+
+/* ---- handles ---- */
+
+static struct tmpi_request **bucket_of(MPI_Request handle)
+{
+    return &table[(uint64_t)(uintptr_t)handle * 0x9e3779b97f4a7c15u >> 54];
+}
+
+static void enter(struct tmpi_request *request)
+{
+    struct tmpi_request **bucket = bucket_of(request->handle);
+
+    pthread_mutex_lock(&table_lock);
+    request->hash_next = *bucket;
+    *bucket = request;
+    atomic_fetch_add(&tmpi_requests_live, 1);
+    pthread_mutex_unlock(&table_lock);
+}
+
+static void strike(struct tmpi_request *request)
+{
+    pthread_mutex_lock(&table_lock);
+    for (struct tmpi_request **link = bucket_of(request->handle); *link; link = &(*link)->hash_next)
+        if (*link == request) {
+            *link = request->hash_next;
+            atomic_fetch_sub(&tmpi_requests_live, 1);
+            break;
+        }
+    pthread_mutex_unlock(&table_lock);
+}
+
+struct tmpi_request *tmpi_request_find(MPI_Request handle)
+{
+    struct tmpi_request *request;
+
+    if (!atomic_load_explicit(&tmpi_requests_live, memory_order_acquire) ||
+        handle == MPI_REQUEST_NULL)
+        return NULL;
+    pthread_mutex_lock(&table_lock);
+    for (request = *bucket_of(handle); request && request->handle != handle;)
+        request = request->hash_next;
+    pthread_mutex_unlock(&table_lock);
+    return request;
+}
+
+/* ---- on the queue ---- */
+
+static void lock_comm(struct tmpi_comm *comm)
+{
+    if (tmpi.threads)
+        pthread_mutex_lock(&comm->lock);
+}
+
+static void unlock_comm(struct tmpi_comm *comm)
+{
+    if (tmpi.threads)
+        pthread_mutex_unlock(&comm->lock);
+}
+
+/* On the device's queue, behind the call. */
+static thrum_status_t note_reached(void *argument)
+{
+    struct tmpi_request *request = argument;
+
+    atomic_store_explicit(&request->reached, 1, memory_order_release);
+    return THRUM_OK;
+}
+
+/* comm->lock is held. */
+static void finish(struct tmpi_request *request, thrum_status_t status)
+{
+    const char *message;
+
+    request->code = tmpi_work_finish(&request->work, !status);
+    request->status = status;
+    if (status) {
+        status = tmpi_explain(request->comm, status, &message);
+        thrum_plugin_log(THRUM_LOG_INFO, "MPI: %s", message);
+        request->code = tmpi_code_of(status, message);
+    }
+    atomic_store_explicit(&request->state, TMPI_DONE, memory_order_release);
+}
+
+static void issue(struct tmpi_request *request)
+{
+    struct tmpi_comm *comm = request->comm;
+    thrum_status_t status = tmpi_work_issue(&request->work);
+
+    if (!status) {
+        status = thrum_queue_callback(comm->queue, note_reached, request);
+        if (!status) {
+            atomic_store_explicit(&request->state, TMPI_ISSUED, memory_order_release);
+            comm->issued++;
+            return;
+        }
+    }
+    tmpi_tell_others(comm, status);
+    finish(request, status);
+}
+
+/* Issues what there is room for, in order. comm->lock is held. */
+static void issue_waiting(struct tmpi_comm *comm)
+{
+    struct tmpi_request **link = &comm->first, *request;
+
+    while ((request = *link) && comm->issued < MOST_ISSUED) {
+        if (atomic_load_explicit(&request->state, memory_order_relaxed) == TMPI_WAITING)
+            issue(request);
+        link = &request->next;
+    }
+}
+
+static void advance(struct tmpi_comm *comm)
+{
+    thrum_status_t status;
+
+    lock_comm(comm);
+    if (!comm->first) {
+        unlock_comm(comm);
+        return;
+    }
+    status = comm->issued ? thrum_queue_query(comm->queue) : THRUM_OK;
+    for (struct tmpi_request *request; (request = comm->first);) {
+        int state = atomic_load_explicit(&request->state, memory_order_relaxed);
+
+        if (state == TMPI_ISSUED) {
+            if (atomic_load_explicit(&request->reached, memory_order_acquire))
+                finish(request, THRUM_OK);
+            else if (status != THRUM_IN_PROGRESS)
+                finish(request, status ? status : THRUM_ERR_ABORTED);
+            else
+                break;
+            comm->issued--;
+        } else if (state == TMPI_WAITING) {
+            break;
+        }
+        comm->first = request->next;
+        if (!comm->first)
+            comm->last = NULL;
+    }
+    issue_waiting(comm);
+    unlock_comm(comm);
+}
+
+static void put_in_line(struct tmpi_request *request)
+{
+    struct tmpi_comm *comm = request->comm;
+
+    lock_comm(comm);
+    request->next = NULL;
+    request->code = MPI_SUCCESS;
+    atomic_store_explicit(&request->reached, 0, memory_order_relaxed);
+    atomic_store_explicit(&request->state, TMPI_WAITING, memory_order_release);
+    if (comm->last)
+        comm->last->next = request;
+    else
+        comm->first = request;
+    comm->last = request;
+    issue_waiting(comm);
+    unlock_comm(comm);
+}
+
+static bool is_done(const struct tmpi_request *request)
+{
+    return atomic_load_explicit(&request->state, memory_order_acquire) == TMPI_DONE;
+}
+
+bool tmpi_request_poll(struct tmpi_request *request)
+{
+    if (!is_done(request))
+        advance(request->comm);
+    return is_done(request);
+}
+
+void tmpi_request_pause(const struct tmpi_comm *comm, unsigned round)
+{
+    if (round % ROUNDS_PER_PROGRESS == 0)
+        tmpi_progress_mpi();
+    if (comm->crowded)
+        sched_yield();
+}
+
+void tmpi_request_wait(struct tmpi_request *request)
+{
+    for (unsigned round = 1; !tmpi_request_poll(request); round++)
+        tmpi_request_pause(request->comm, round);
+}
+
+thrum_status_t tmpi_requests_flush(struct tmpi_comm *comm)
+{
+    bool waiting = true;
+
+    if (!comm->first)
+        return THRUM_OK;
+    for (unsigned round = 1; waiting; round++) {
+        waiting = false;
+        advance(comm);
+        lock_comm(comm);
+        for (struct tmpi_request *request = comm->first; request; request = request->next)
+            waiting |= atomic_load_explicit(&request->state, memory_order_relaxed) == TMPI_WAITING;
+        unlock_comm(comm);
+        if (waiting)
+            tmpi_request_pause(comm, round);
+    }
+    return THRUM_OK;
+}
+
+/* ---- life ---- */
+
+static int query(void *argument, MPI_Status *status)
+{
+    const struct tmpi_request *request = argument;
+
+    status->MPI_SOURCE = MPI_UNDEFINED;
+    status->MPI_TAG = MPI_UNDEFINED;
+    status->MPI_ERROR = request->code;
+    (void)PMPI_Status_set_elements(status, MPI_BYTE, 0);
+    (void)PMPI_Status_set_cancelled(status, 0);
+    return request->code;
+}
+
+static int release(void *argument)
+{
+    free(argument);
+    return MPI_SUCCESS;
+}
+
+/* MPI does not let collectives be cancelled. */
+static int cancel(void *argument, int complete)
+{
+    (void)argument, (void)complete;
+    return MPI_SUCCESS;
+}
+
+int tmpi_request_begin(const struct tmpi_call *call, const struct tmpi_taken *taken,
+                       MPI_Request *request_out)
+{
+    struct tmpi_request *request = calloc(1, sizeof *request);
+    int code;
+
+    if (!request)
+        return tmpi_raise(call->comm, THRUM_ERR_NO_MEMORY, "no host memory for a request");
+    request->comm = taken->comm;
+    request->work.call = *call;
+    request->work.taken = *taken;
+    code = PMPI_Grequest_start(query, release, cancel, request, &request->handle);
+    if (code) {
+        free(request);
+        return code;
+    }
+    enter(request);
+    put_in_line(request);
+    *request_out = request->handle;
+    return MPI_SUCCESS;
+}
+
+int tmpi_request_tell(struct tmpi_request *request)
+{
+    int code = request->code;
+
+    if (request->is_persistent) {
+        atomic_store_explicit(&request->state, TMPI_IDLE, memory_order_release);
+    } else {
+        strike(request);
+        (void)PMPI_Grequest_complete(request->handle); /* `request` goes with the handle */
+    }
+    return code;
+}
+
+/* ---- persistent ---- */
+
+/* The caller may reuse its arrays. */
+static bool keep_arrays(struct tmpi_request *request)
+{
+    struct tmpi_call *call = &request->work.call;
+    const int **arrays[] = {&call->sendcounts, &call->sdispls, &call->recvcounts, &call->rdispls};
+    size_t n = (size_t)request->comm->size;
+
+    request->arrays = malloc(4 * n * sizeof *request->arrays);
+    if (!request->arrays)
+        return false;
+    for (size_t i = 0; i < 4; i++)
+        if (*arrays[i]) {
+            memcpy(request->arrays + i * n, *arrays[i], n * sizeof(int));
+            *arrays[i] = request->arrays + i * n;
+        }
+    return true;
+}
+
+int tmpi_request_init(const struct tmpi_call *call, const struct tmpi_taken *taken, MPI_Info info,
+                      MPI_Request *request_out)
+{
+    const struct tmpi_call barrier = {.function = TMPI_BARRIER, .comm = call->comm};
+    struct tmpi_request *request = calloc(1, sizeof *request);
+    int code;
+
+    if (!request)
+        return tmpi_raise(call->comm, THRUM_ERR_NO_MEMORY, "no host memory for a request");
+    request->comm = taken->comm;
+    request->is_persistent = true;
+    request->work.call = *call;
+    request->work.taken = *taken;
+    if (!keep_arrays(request)) {
+        free(request);
+        return tmpi_raise(call->comm, THRUM_ERR_NO_MEMORY, "no host memory for a request");
+    }
+    code = tmpi_fall_persistent(&barrier, info, &request->handle);
+    if (code) {
+        free(request->arrays);
+        free(request);
+        return code;
+    }
+    enter(request);
+    *request_out = request->handle;
+    return MPI_SUCCESS;
+}
+
+thrum_status_t tmpi_request_start(struct tmpi_request *request)
+{
+    if (atomic_load_explicit(&request->state, memory_order_acquire) != TMPI_IDLE)
+        return THRUM_ERR_INVALID_USAGE;
+    put_in_line(request);
+    return THRUM_OK;
+}
+
+void tmpi_request_destroy(struct tmpi_request *request)
+{
+    strike(request);
+    free(request->arrays);
+    free(request);
+}
+
+void tmpi_requests_drop(struct tmpi_comm *comm)
+{
+    while (comm->first) { /* only if the program has left some; what it waits for may never come */
+        struct tmpi_request *request = comm->first;
+
+        comm->first = request->next;
+        strike(request);
+    }
+    comm->last = NULL;
+}

@@ -1,0 +1,269 @@
+/*
+ * Copies and fills. A copy is done by the stream's device; memory of another device is imported first. Copies from or to
+ * pageable host memory return when they are done, as in CUDA those to it do.
+ */
+#include "cudart.h"
+
+struct transfer {
+    void *dst;
+    const void *src;
+    size_t dst_pitch, src_pitch; /* of rows */
+    size_t width, height; /* bytes of a row, and rows */
+    enum cudaMemcpyKind kind;
+};
+
+struct end {
+    uint64_t address;
+    bool host;
+    bool pageable;
+};
+
+/* The device that has the memory; NULL: none, it is the host's. */
+static struct cudart_device *owner(const void *pointer)
+{
+    struct cudart_range range = cudart_range_of(pointer);
+
+    return range.kind == CUDART_DEVICE || range.kind == CUDART_IPC
+               ? cudart_device_if_open(range.device)
+               : NULL;
+}
+
+static cudaError_t find_end(struct cudart_device *device, const char *argument, const void *pointer,
+                            size_t bytes, struct end *end)
+{
+    cudaError_t error = cudart_reach(device, argument, pointer, bytes, &end->address, &end->host);
+
+    end->pageable = !error && end->host && cudart_range_of(pointer).kind == CUDART_PAGEABLE;
+    return error;
+}
+
+/* What the caller said against what the pointers are. Pinned and managed memory may be called either. */
+static cudaError_t check_kind(enum cudaMemcpyKind kind, const struct end *dst,
+                              const struct end *src)
+{
+    bool dst_device = kind == cudaMemcpyHostToDevice || kind == cudaMemcpyDeviceToDevice;
+    bool src_device = kind == cudaMemcpyDeviceToHost || kind == cudaMemcpyDeviceToDevice;
+
+    if (kind == cudaMemcpyDefault)
+        return cudaSuccess;
+    if ((dst_device && dst->pageable) || (!dst_device && !dst->host))
+        return cudart_fail(cudaErrorInvalidValue, "kind=%d, but dst is %s memory", (int)kind,
+                           dst->host ? "host" : "device");
+    if ((src_device && src->pageable) || (!src_device && !src->host))
+        return cudart_fail(cudaErrorInvalidValue, "kind=%d, but src is %s memory", (int)kind,
+                           src->host ? "host" : "device");
+    return cudaSuccess;
+}
+
+/* Rows as commands; staged where the engines cannot reach host memory, which waits for each. */
+static thrum_status_t submit(struct cudart_stream *stream, const struct transfer *t,
+                             const struct end *dst, const struct end *src)
+{
+    bool reaches_host = stream->device->properties.capabilities & THRUM_CAP_PAGEABLE;
+    thrum_status_t status = THRUM_OK;
+
+    for (size_t row = 0; row < t->height && !status; row++) {
+        struct thrum_operand operands[2] = {{.base = dst->address + row * t->dst_pitch},
+                                            {.base = src->address + row * t->src_pitch}};
+        struct thrum_command command = {.opcode = THRUM_CMD_COPY,
+                                        .flags = dst->host || src->host ? THRUM_CMD_FLAG_HOST : 0,
+                                        .ndst = 1,
+                                        .nsrc = 1,
+                                        .bytes = t->width,
+                                        .operands = operands};
+
+        if (reaches_host || (!dst->host && !src->host))
+            status = thrum_queue_submit(stream->queue, &command, 1, NULL);
+        else if (src->host)
+            status = thrum_copy_to_device(stream->queue, (void *)operands[0].base,
+                                          (const void *)operands[1].base, t->width);
+        else
+            status = thrum_copy_to_host(stream->queue, (void *)operands[0].base,
+                                        (const void *)operands[1].base, t->width);
+    }
+    return status;
+}
+
+static cudaError_t transfer(struct cudart_stream *stream, const struct transfer *t, bool wait)
+{
+    size_t dst_bytes = t->dst_pitch * (t->height - 1) + t->width;
+    size_t src_bytes = t->src_pitch * (t->height - 1) + t->width;
+    struct end dst, src;
+    cudaError_t error;
+
+    if (t->kind < cudaMemcpyHostToHost || t->kind > cudaMemcpyDefault)
+        return cudart_fail(cudaErrorInvalidMemcpyDirection, "kind=%d", (int)t->kind);
+    if (!t->width || !t->height)
+        return cudaSuccess;
+    if (!stream->device)
+        return cudart_fail(cudaErrorInvalidResourceHandle,
+                           "stream=%p is a queue of thrum_queue_create: use thrum_copy",
+                           (void *)stream->queue);
+    error = find_end(stream->device, "dst", t->dst, dst_bytes, &dst);
+    if (!error)
+        error = find_end(stream->device, "src", t->src, src_bytes, &src);
+    if (!error)
+        error = check_kind(t->kind, &dst, &src);
+    if (!error && stream->capturing && (wait || dst.pageable || src.pageable))
+        error =
+            cudart_fail(cudaErrorStreamCaptureUnsupported, "a copy that waits cannot be captured");
+    if (!error)
+        error = cudart_stream_enter(stream);
+    if (!error)
+        error = cudart_of_status(submit(stream, t, &dst, &src));
+    if (!error && (wait || dst.pageable || src.pageable))
+        error = cudart_stream_wait(stream, false);
+    return error;
+}
+
+/* The default stream of the device that has one of the ends, else of the current one. */
+static cudaError_t main_stream(const void *dst, const void *src, struct cudart_stream **stream_out)
+{
+    struct cudart_device *device = owner(dst);
+
+    if (!device)
+        device = owner(src);
+    return cudart_stream_find(NULL, device ? device->index : -1, stream_out);
+}
+
+static cudaError_t check_pitches(const struct transfer *t)
+{
+    size_t bytes;
+
+    if (t->width > t->dst_pitch || t->width > t->src_pitch)
+        return cudart_fail(cudaErrorInvalidPitchValue, "width=%zu is more than a pitch (%zu, %zu)",
+                           t->width, t->dst_pitch, t->src_pitch);
+    if (__builtin_mul_overflow(t->dst_pitch, t->height, &bytes) ||
+        __builtin_mul_overflow(t->src_pitch, t->height, &bytes))
+        return cudart_fail(cudaErrorInvalidValue, "height=%zu is too much", t->height);
+    return cudaSuccess;
+}
+
+static cudaError_t copy(const struct transfer *t)
+{
+    struct cudart_stream *stream;
+    cudaError_t error = check_pitches(t);
+
+    if (!error)
+        error = main_stream(t->dst, t->src, &stream);
+    return cudart_result(error ? error : transfer(stream, t, true));
+}
+
+static cudaError_t copy_async(const struct transfer *t, cudaStream_t handle)
+{
+    struct cudart_stream *stream;
+    cudaError_t error = check_pitches(t);
+
+    if (!error)
+        error = cudart_stream_find(handle, -1, &stream);
+    return cudart_result(error ? error : transfer(stream, t, false));
+}
+
+static struct transfer row(void *dst, const void *src, size_t bytes, enum cudaMemcpyKind kind)
+{
+    return (struct transfer){dst, src, bytes, bytes, bytes, 1, kind};
+}
+
+cudaError_t cudaMemcpy(void *dst, const void *src, size_t bytes, enum cudaMemcpyKind kind)
+{
+    struct transfer t = row(dst, src, bytes, kind);
+
+    return copy(&t);
+}
+
+cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t bytes, enum cudaMemcpyKind kind,
+                            cudaStream_t stream)
+{
+    struct transfer t = row(dst, src, bytes, kind);
+
+    return copy_async(&t, stream);
+}
+
+cudaError_t cudaMemcpy2D(void *dst, size_t dst_pitch, const void *src, size_t src_pitch,
+                         size_t width, size_t height, enum cudaMemcpyKind kind)
+{
+    return copy(&(struct transfer){dst, src, dst_pitch, src_pitch, width, height, kind});
+}
+
+cudaError_t cudaMemcpy2DAsync(void *dst, size_t dst_pitch, const void *src, size_t src_pitch,
+                              size_t width, size_t height, enum cudaMemcpyKind kind,
+                              cudaStream_t stream)
+{
+    return copy_async(&(struct transfer){dst, src, dst_pitch, src_pitch, width, height, kind},
+                      stream);
+}
+
+static cudaError_t check_owner(const char *argument, const void *pointer, int device)
+{
+    struct cudart_device *is = owner(pointer);
+
+    if (!is || is->index != device)
+        return cudart_fail(cudaErrorInvalidValue, "%s=%p is not memory of device %d", argument,
+                           pointer, device);
+    return cudaSuccess;
+}
+
+static cudaError_t check_owners(const void *dst, int dst_device, const void *src, int src_device)
+{
+    cudaError_t error = check_owner("dst", dst, dst_device);
+
+    return error ? error : check_owner("src", src, src_device);
+}
+
+cudaError_t cudaMemcpyPeer(void *dst, int dst_device, const void *src, int src_device, size_t bytes)
+{
+    cudaError_t error = check_owners(dst, dst_device, src, src_device);
+
+    return error ? cudart_result(error) : cudaMemcpy(dst, src, bytes, cudaMemcpyDeviceToDevice);
+}
+
+cudaError_t cudaMemcpyPeerAsync(void *dst, int dst_device, const void *src, int src_device,
+                                size_t bytes, cudaStream_t stream)
+{
+    cudaError_t error = check_owners(dst, dst_device, src, src_device);
+
+    return error ? cudart_result(error)
+                 : cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDeviceToDevice, stream);
+}
+
+/* ---- fills ---- */
+
+static cudaError_t fill(struct cudart_stream *stream, void *pointer, int value, size_t bytes,
+                        bool wait)
+{
+    uint64_t address;
+    bool host;
+    cudaError_t error;
+
+    if (!bytes)
+        return cudaSuccess;
+    if (!stream->device)
+        return cudart_fail(cudaErrorInvalidResourceHandle,
+                           "stream=%p is a queue of thrum_queue_create: use thrum_fill",
+                           (void *)stream->queue);
+    error = cudart_reach(stream->device, "pointer", pointer, bytes, &address, &host);
+    if (!error && host && cudart_range_of(pointer).kind == CUDART_PAGEABLE)
+        error = cudart_fail(cudaErrorInvalidValue, "pointer=%p is not device memory", pointer);
+    if (!error)
+        error = cudart_stream_enter(stream);
+    if (!error)
+        error = cudart_of_status(
+            thrum_fill(stream->queue, (void *)(uintptr_t)address, (uint8_t)value, bytes));
+    return !error && wait ? cudart_stream_wait(stream, false) : error;
+}
+
+cudaError_t cudaMemset(void *pointer, int value, size_t bytes)
+{
+    struct cudart_stream *stream;
+    cudaError_t error = main_stream(pointer, NULL, &stream);
+
+    return cudart_result(error ? error : fill(stream, pointer, value, bytes, true));
+}
+
+cudaError_t cudaMemsetAsync(void *pointer, int value, size_t bytes, cudaStream_t handle)
+{
+    struct cudart_stream *stream;
+    cudaError_t error = cudart_stream_find(handle, -1, &stream);
+
+    return cudart_result(error ? error : fill(stream, pointer, value, bytes, false));
+}

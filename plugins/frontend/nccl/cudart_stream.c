@@ -1,0 +1,401 @@
+/*
+ * Streams: queues of Thrum with what CUDA's rules need to be known about them. Work on the default stream begins after
+ * earlier work on every blocking stream of its device, and work on a blocking stream after earlier work on the default
+ * one. This is kept by counting the uses of both sides and, where the other side was used since, an event.
+ */
+#include "cudart.h"
+
+#include <stdlib.h>
+
+#include <thrum/plugin.h>
+
+static struct handle_set streams = HANDLE_SET_INITIALIZER;
+
+/* ---- this thread's own default streams (cudaStreamPerThread) ---- */
+
+struct thread_stream {
+    struct thread_stream *next;
+    struct cudart_stream *stream;
+    thrum_queue_t queue; /* tells whether `stream` is still there */
+};
+
+static pthread_key_t thread_key;
+static pthread_once_t thread_once = PTHREAD_ONCE_INIT;
+
+static void drop_thread_streams(void *argument)
+{
+    struct thread_stream *next;
+
+    for (struct thread_stream *t = argument; t; t = next) {
+        next = t->next;
+        if (handle_set_find(&streams, t->queue) == t->stream)
+            (void)cudaStreamDestroy((cudaStream_t)(void *)t->queue);
+        free(t);
+    }
+}
+
+static void make_thread_key(void)
+{
+    pthread_key_create(&thread_key, drop_thread_streams);
+}
+
+static cudaError_t create(struct cudart_device *device, unsigned flags, int priority,
+                          struct cudart_stream **stream_out);
+
+static cudaError_t find_thread_stream(struct cudart_device *device,
+                                      struct cudart_stream **stream_out)
+{
+    struct thread_stream *t;
+    cudaError_t error;
+
+    pthread_once(&thread_once, make_thread_key);
+    for (t = pthread_getspecific(thread_key); t; t = t->next)
+        if (handle_set_find(&streams, t->queue) == t->stream && t->stream->device == device) {
+            *stream_out = t->stream;
+            return cudaSuccess;
+        }
+    t = malloc(sizeof *t);
+    if (!t)
+        return cudart_fail(cudaErrorMemoryAllocation, "no host memory for a stream");
+    error = create(device, cudaStreamDefault, 0, &t->stream);
+    if (error) {
+        free(t);
+        return error;
+    }
+    t->queue = t->stream->queue;
+    t->next = pthread_getspecific(thread_key);
+    pthread_setspecific(thread_key, t);
+    *stream_out = t->stream;
+    return cudaSuccess;
+}
+
+/* ---- finding ---- */
+
+cudaError_t cudart_stream_find(cudaStream_t handle, int index, struct cudart_stream **stream_out)
+{
+    static _Thread_local struct cudart_stream foreign;
+    struct cudart_stream *stream = handle_set_find(&streams, handle);
+    struct cudart_device *device;
+    cudaError_t error;
+
+    if (stream) {
+        *stream_out = stream;
+        return cudaSuccess;
+    }
+    if (!handle || handle == cudaStreamLegacy || handle == cudaStreamPerThread) {
+        error = cudart_device_get(index, &device);
+        if (!error && handle == cudaStreamPerThread)
+            return find_thread_stream(device, stream_out);
+        if (!error)
+            *stream_out = &device->main;
+        return error;
+    }
+    if (!thrum_queue_device((thrum_queue_t)(void *)handle))
+        return cudart_fail(cudaErrorInvalidResourceHandle, "stream=%p is not a live stream",
+                           (void *)handle);
+    /* A queue that the program made by Thrum's own interface. */
+    foreign = (struct cudart_stream){.queue = (thrum_queue_t)(void *)handle,
+                                     .flags = cudaStreamNonBlocking};
+    *stream_out = &foreign;
+    return cudaSuccess;
+}
+
+/* ---- order between the default stream and the others ---- */
+
+/* Under the device's lock: `later` waits for what is in `earlier`. */
+static thrum_status_t put_behind(struct cudart_device *device, struct cudart_stream *later,
+                                 struct cudart_stream *earlier)
+{
+    thrum_status_t status = thrum_event_record(device->order, earlier->queue);
+
+    return status ? status : thrum_event_wait(device->order, later->queue);
+}
+
+static thrum_status_t order_main(struct cudart_device *device)
+{
+    uint64_t used = atomic_load(&device->blocking_used);
+    thrum_status_t status = THRUM_OK;
+
+    for (struct cudart_stream *s = device->streams; s && !status; s = s->next) {
+        uint64_t now = atomic_load(&s->used);
+
+        if (s->flags & cudaStreamNonBlocking || s->waited_for == now || s->capturing)
+            continue;
+        status = put_behind(device, &device->main, s);
+        if (!status)
+            s->waited_for = now;
+    }
+    if (!status)
+        atomic_store(&device->main.ordered, used);
+    return status;
+}
+
+static thrum_status_t order_blocking(struct cudart_device *device, struct cudart_stream *stream)
+{
+    uint64_t used = atomic_load(&device->main.used);
+    thrum_status_t status = put_behind(device, stream, &device->main);
+
+    if (!status)
+        atomic_store(&stream->ordered, used);
+    return status;
+}
+
+cudaError_t cudart_stream_enter(struct cudart_stream *stream)
+{
+    struct cudart_device *device = stream->device;
+    bool is_main = device && stream == &device->main;
+    thrum_status_t status = THRUM_OK;
+
+    if (stream->flags & cudaStreamNonBlocking || stream->capturing)
+        return cudaSuccess;
+    if (is_main ? atomic_load(&device->blocking_used) != atomic_load(&stream->ordered)
+                : atomic_load(&device->main.used) != atomic_load(&stream->ordered)) {
+        pthread_mutex_lock(&device->lock);
+        status = is_main ? order_main(device) : order_blocking(device, stream);
+        pthread_mutex_unlock(&device->lock);
+    }
+    atomic_fetch_add(&stream->used, 1);
+    if (!is_main)
+        atomic_fetch_add(&device->blocking_used, 1);
+    return cudart_of_status(status);
+}
+
+thrum_status_t thrum_cudart_stream(cudaStream_t handle, int index, thrum_queue_t *queue_out)
+{
+    struct cudart_stream *stream;
+    cudaError_t error = cudart_stream_find(handle, index, &stream);
+
+    if (!error)
+        error = cudart_stream_enter(stream);
+    if (error)
+        return thrum_plugin_fail(error == cudaErrorInvalidResourceHandle ? THRUM_ERR_INVALID_QUEUE
+                                                                         : THRUM_ERR_INVALID_USAGE,
+                                 "%s", thrumCudaErrorDetail());
+    *queue_out = stream->queue;
+    return THRUM_OK;
+}
+
+/* ---- waiting ---- */
+
+void thrum_cudart_forgive(thrum_queue_t queue)
+{
+    struct cudart_stream *stream = handle_set_find(&streams, queue);
+    int count = 0;
+
+    if (!stream)
+        (void)cudart_device_count(&count);
+    for (int i = 0; i < count; i++) {
+        struct cudart_device *device = cudart_device_if_open(i);
+
+        if (device && device->main.queue == queue)
+            stream = &device->main;
+    }
+    if (stream)
+        atomic_store(&stream->forgiven, true);
+}
+
+cudaError_t cudart_stream_settle(struct cudart_stream *stream, thrum_status_t status)
+{
+    cudaError_t error;
+
+    if (status == THRUM_IN_PROGRESS)
+        return cudaErrorNotReady;
+    if (atomic_exchange(&stream->forgiven, false) && status == THRUM_ERR_ABORTED)
+        status = THRUM_OK;
+    if (!status) {
+        status = (thrum_status_t)atomic_exchange(&stream->deferred, THRUM_OK);
+        return status ? cudart_fail(cudaErrorLaunchFailure, "an earlier operation failed: %s",
+                                    thrum_status_string(status))
+                      : cudaSuccess;
+    }
+    error = cudart_of_status(status);
+    thrum_plugin_log(THRUM_LOG_WARN, "stream %p: %s: %s", (void *)stream->queue,
+                     cudaGetErrorName(error), thrumCudaErrorDetail());
+    return error;
+}
+
+cudaError_t cudart_stream_wait(struct cudart_stream *stream, bool keep)
+{
+    thrum_status_t status = thrum_queue_synchronize(stream->queue);
+
+    if (!keep)
+        return cudart_stream_settle(stream, status);
+    if (status && !(status == THRUM_ERR_ABORTED && atomic_load(&stream->forgiven)))
+        atomic_store(&stream->deferred, status);
+    return cudaSuccess;
+}
+
+static void drop(struct cudart_stream *stream)
+{
+    if (atomic_fetch_sub(&stream->references, 1) > 1)
+        return;
+    thrum_queue_destroy(stream->queue);
+    cudart_host_calls_free(stream);
+    free(stream);
+}
+
+cudaError_t cudart_device_wait(struct cudart_device *device, bool keep)
+{
+    struct cudart_stream **list, *stream;
+    size_t n = 0, i = 0;
+    cudaError_t error = cudart_stream_wait(&device->main, keep), next;
+
+    pthread_mutex_lock(&device->lock);
+    for (stream = device->streams; stream; stream = stream->next)
+        n++;
+    list = malloc((n + 1) * sizeof *list);
+    for (stream = list ? device->streams : NULL; stream; stream = stream->next) {
+        if (stream->capturing)
+            continue;
+        atomic_fetch_add(&stream->references, 1);
+        list[i++] = stream;
+    }
+    pthread_mutex_unlock(&device->lock);
+    if (!list)
+        return cudart_fail(cudaErrorMemoryAllocation, "no host memory for a list of streams");
+    n = i;
+    for (i = 0; i < n; i++) {
+        next = cudart_stream_wait(list[i], keep);
+        error = error ? error : next;
+        drop(list[i]);
+    }
+    free(list);
+    return error;
+}
+
+cudaError_t cudaStreamSynchronize(cudaStream_t handle)
+{
+    struct cudart_stream *stream;
+    cudaError_t error = cudart_stream_find(handle, -1, &stream);
+
+    if (!error && stream->device && stream == &stream->device->main)
+        error = cudart_stream_enter(stream);
+    return cudart_result(error ? error : cudart_stream_wait(stream, false));
+}
+
+cudaError_t cudaStreamQuery(cudaStream_t handle)
+{
+    struct cudart_stream *stream;
+    cudaError_t error = cudart_stream_find(handle, -1, &stream);
+
+    if (!error && stream->device && stream == &stream->device->main)
+        error = cudart_stream_enter(stream);
+    if (!error)
+        error = cudart_stream_settle(stream, thrum_queue_query(stream->queue));
+    return cudart_result(error);
+}
+
+/* ---- life ---- */
+
+static cudaError_t create(struct cudart_device *device, unsigned flags, int priority,
+                          struct cudart_stream **stream_out)
+{
+    struct cudart_stream *stream = calloc(1, sizeof *stream);
+    thrum_status_t status;
+
+    if (!stream)
+        return cudart_fail(cudaErrorMemoryAllocation, "no host memory for a stream");
+    status = thrum_queue_create(atomic_load(&device->device), THRUM_QUEUE_DEFAULT, &stream->queue);
+    if (status) {
+        free(stream);
+        return cudart_of_status(status);
+    }
+    stream->device = device;
+    stream->flags = flags;
+    stream->priority = priority;
+    atomic_store(&stream->references, 1);
+    if (!handle_set_add(&streams, stream->queue, stream)) {
+        drop(stream);
+        return cudart_fail(cudaErrorMemoryAllocation, "no host memory for a stream");
+    }
+    pthread_mutex_lock(&device->lock);
+    stream->next = device->streams;
+    device->streams = stream;
+    pthread_mutex_unlock(&device->lock);
+    *stream_out = stream;
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamCreateWithPriority(cudaStream_t *handle, unsigned flags, int priority)
+{
+    struct cudart_device *device;
+    struct cudart_stream *stream;
+    cudaError_t error;
+
+    if (!handle || flags & ~(unsigned)cudaStreamNonBlocking)
+        return cudart_result(
+            cudart_fail(cudaErrorInvalidValue, "stream=%p, flags=%#x", (void *)handle, flags));
+    error = cudart_device_get(-1, &device);
+    if (!error)
+        error = create(device, flags, 0, &stream); /* any priority is the only one there is */
+    (void)priority;
+    if (!error)
+        *handle = (cudaStream_t)(void *)stream->queue;
+    return cudart_result(error);
+}
+
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned flags)
+{
+    return cudaStreamCreateWithPriority(stream, flags, 0);
+}
+
+cudaError_t cudaStreamCreate(cudaStream_t *stream)
+{
+    return cudaStreamCreateWithPriority(stream, cudaStreamDefault, 0);
+}
+
+/* Takes it out of the device's list; under the device's lock. */
+static void unlink_stream(struct cudart_stream *stream)
+{
+    struct cudart_stream **at = &stream->device->streams;
+
+    while (*at && *at != stream)
+        at = &(*at)->next;
+    if (*at)
+        *at = stream->next;
+}
+
+cudaError_t cudaStreamDestroy(cudaStream_t handle)
+{
+    struct cudart_stream *stream = handle_set_remove(&streams, handle);
+
+    if (!stream)
+        return cudart_result(cudart_fail(cudaErrorInvalidResourceHandle,
+                                         "stream=%p is not a live stream", (void *)handle));
+    /* What was given to it is still done. */
+    if (!stream->capturing)
+        (void)cudart_stream_wait(stream, true);
+    pthread_mutex_lock(&stream->device->lock);
+    unlink_stream(stream);
+    pthread_mutex_unlock(&stream->device->lock);
+    drop(stream);
+    return cudaSuccess;
+}
+
+void cudart_streams_drop(struct cudart_device *device)
+{
+    while (device->streams)
+        (void)cudaStreamDestroy((cudaStream_t)(void *)device->streams->queue);
+}
+
+cudaError_t cudaStreamGetFlags(cudaStream_t handle, unsigned *flags)
+{
+    struct cudart_stream *stream;
+    cudaError_t error = flags ? cudart_stream_find(handle, -1, &stream)
+                              : cudart_fail(cudaErrorInvalidValue, "flags=NULL");
+
+    if (!error)
+        *flags = stream->flags;
+    return cudart_result(error);
+}
+
+cudaError_t cudaStreamGetPriority(cudaStream_t handle, int *priority)
+{
+    struct cudart_stream *stream;
+    cudaError_t error = priority ? cudart_stream_find(handle, -1, &stream)
+                                 : cudart_fail(cudaErrorInvalidValue, "priority=NULL");
+
+    if (!error)
+        *priority = stream->priority;
+    return cudart_result(error);
+}

@@ -1,0 +1,340 @@
+/*
+ * The part of the CUDA runtime's interface that host programs around NCCL use, on Thrum's device runtime: libcudart.so of
+ * this folder. Names, values and the order of arguments are CUDA 12's; texts and layouts of structs are this project's,
+ * so programs are compiled against this header. What is supported, and what differs: docs/nccl.md.
+ *
+ * A cudaStream_t is a thrum_queue_t, and a pointer of cudaMalloc is a device address of thrum_mem_alloc: never
+ * dereference it on the host.
+ */
+#ifndef CUDA_RUNTIME_API_H
+#define CUDA_RUNTIME_API_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define CUDART_VERSION 12080
+#define THRUM_CUDART 1 /* this is not CUDA: for programs that want to know */
+
+/* Marks of device code; the host compiles them away. There is no device compiler: nothing launches such functions. */
+#ifndef __host__
+#define __host__
+#endif
+#ifndef __device__
+#define __device__
+#endif
+#ifndef __global__
+#define __global__
+#endif
+#ifndef CUDART_CB
+#define CUDART_CB
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#define CUDART_DEFAULT(value) = value
+#else
+#define CUDART_DEFAULT(value)
+#endif
+#if defined(__GNUC__)
+#pragma GCC visibility push(default) /* what is declared here is exported */
+#endif
+
+/* ---- errors ----------------------------------------------------------------------------------------------------- */
+
+/* One row per error: name, value, text. */
+#define CUDART_ERROR_MAP(X) \
+    X(Success, 0, "no error") \
+    X(ErrorInvalidValue, 1, "invalid argument") \
+    X(ErrorMemoryAllocation, 2, "out of memory") \
+    X(ErrorInitializationError, 3, "initialization error") \
+    X(ErrorCudartUnloading, 4, "driver shutting down") \
+    X(ErrorInvalidConfiguration, 9, "invalid configuration argument") \
+    X(ErrorInvalidPitchValue, 12, "invalid pitch argument") \
+    X(ErrorInvalidSymbol, 13, "invalid device symbol") \
+    X(ErrorInvalidHostPointer, 16, "invalid host pointer") \
+    X(ErrorInvalidDevicePointer, 17, "invalid device pointer") \
+    X(ErrorInvalidMemcpyDirection, 21, "invalid copy direction for memcpy") \
+    X(ErrorInsufficientDriver, 35, "driver version is insufficient for runtime version") \
+    X(ErrorDevicesUnavailable, 46, "all devices are busy or unavailable") \
+    X(ErrorMissingConfiguration, 52, "a launch configuration is missing") \
+    X(ErrorInvalidDeviceFunction, 98, "invalid device function") \
+    X(ErrorNoDevice, 100, "no device is detected") \
+    X(ErrorInvalidDevice, 101, "invalid device ordinal") \
+    X(ErrorInvalidKernelImage, 200, "device kernel image is invalid") \
+    X(ErrorDeviceUninitialized, 201, "invalid device context") \
+    X(ErrorNoKernelImageForDevice, 209, "no kernel image can run on the device") \
+    X(ErrorECCUncorrectable, 214, "uncorrectable ECC error encountered") \
+    X(ErrorPeerAccessUnsupported, 217, "peer access is not supported between these two devices") \
+    X(ErrorOperatingSystem, 304, "a call of the operating system failed") \
+    X(ErrorInvalidResourceHandle, 400, "invalid resource handle") \
+    X(ErrorIllegalState, 401, "the operation cannot be performed in the present state") \
+    X(ErrorSymbolNotFound, 500, "named symbol not found") \
+    X(ErrorNotReady, 600, "device not ready") \
+    X(ErrorIllegalAddress, 700, "an illegal memory access was encountered") \
+    X(ErrorLaunchTimeout, 702, "the launch timed out and was terminated") \
+    X(ErrorPeerAccessAlreadyEnabled, 704, "peer access is already enabled") \
+    X(ErrorPeerAccessNotEnabled, 705, "peer access has not been enabled") \
+    X(ErrorContextIsDestroyed, 709, "context is destroyed: the device was reset") \
+    X(ErrorHostMemoryAlreadyRegistered, 712, "part or all of the memory is already registered") \
+    X(ErrorHostMemoryNotRegistered, 713, "pointer is not a registered memory region") \
+    X(ErrorIllegalInstruction, 715, "an illegal instruction was encountered") \
+    X(ErrorLaunchFailure, 719, "unspecified launch failure") \
+    X(ErrorNotPermitted, 800, "operation not permitted") \
+    X(ErrorNotSupported, 801, "operation not supported") \
+    X(ErrorStreamCaptureUnsupported, 900, "operation not permitted while the stream captures") \
+    X(ErrorStreamCaptureInvalidated, 901, \
+      "operation failed due to an earlier error in the capture") \
+    X(ErrorStreamCaptureUnmatched, 903, "the stream does not capture") \
+    X(ErrorStreamCaptureImplicit, 906, "the capture would depend on the default stream") \
+    X(ErrorTimeout, 909, "the operation timed out") \
+    X(ErrorUnknown, 999, "unknown error")
+
+typedef enum cudaError {
+#define X(name, value, text) cuda##name = value,
+    CUDART_ERROR_MAP(X)
+#undef X
+} cudaError_t;
+
+const char *cudaGetErrorString(cudaError_t error);
+const char *cudaGetErrorName(cudaError_t error);
+cudaError_t cudaGetLastError(void); /* of this thread, and forgets it */
+cudaError_t cudaPeekAtLastError(void);
+/* Not in CUDA: what this thread's last error was about, as Thrum says it. Never NULL; valid until the next error. */
+const char *thrumCudaErrorDetail(void);
+
+/* ---- devices ---------------------------------------------------------------------------------------------------- */
+
+typedef struct CUuuid_st {
+    char bytes[16];
+} cudaUUID_t;
+
+struct cudaDeviceProp {
+    char name[256];
+    cudaUUID_t uuid;
+    size_t totalGlobalMem, sharedMemPerBlock, memPitch, totalConstMem, textureAlignment;
+    int regsPerBlock, warpSize, maxThreadsPerBlock, maxThreadsDim[3], maxGridSize[3];
+    int clockRate, memoryClockRate; /* kHz */
+    int major, minor; /* 9.0, so that programs use all types; no kernel runs */
+    int multiProcessorCount, maxThreadsPerMultiProcessor, asyncEngineCount;
+    int integrated, canMapHostMemory, computeMode, concurrentKernels, ECCEnabled;
+    int pciBusID, pciDeviceID, pciDomainID, tccDriver;
+    int unifiedAddressing, memoryBusWidth, l2CacheSize, streamPrioritiesSupported;
+    int managedMemory, isMultiGpuBoard, multiGpuBoardGroupID, pageableMemoryAccess;
+    int concurrentManagedAccess, hostNativeAtomicSupported, canUseHostPointerForRegisteredMem;
+    int cooperativeLaunch, hostRegisterSupported, memoryPoolsSupported, gpuDirectRDMASupported;
+    size_t sharedMemPerMultiprocessor, sharedMemPerBlockOptin;
+};
+typedef struct cudaDeviceProp cudaDeviceProp;
+
+enum cudaDeviceAttr {
+    cudaDevAttrMaxThreadsPerBlock = 1,
+    cudaDevAttrWarpSize = 10,
+    cudaDevAttrClockRate = 13,
+    cudaDevAttrMultiProcessorCount = 16,
+    cudaDevAttrIntegrated = 18,
+    cudaDevAttrCanMapHostMemory = 19,
+    cudaDevAttrComputeMode = 20,
+    cudaDevAttrConcurrentKernels = 31,
+    cudaDevAttrEccEnabled = 32,
+    cudaDevAttrPciBusId = 33,
+    cudaDevAttrPciDeviceId = 34,
+    cudaDevAttrAsyncEngineCount = 40,
+    cudaDevAttrUnifiedAddressing = 41,
+    cudaDevAttrPciDomainId = 50,
+    cudaDevAttrComputeCapabilityMajor = 75,
+    cudaDevAttrComputeCapabilityMinor = 76,
+    cudaDevAttrStreamPrioritiesSupported = 78,
+    cudaDevAttrManagedMemory = 83,
+    cudaDevAttrPageableMemoryAccess = 88,
+    cudaDevAttrConcurrentManagedAccess = 89,
+    cudaDevAttrHostRegisterSupported = 99,
+    cudaDevAttrMemoryPoolsSupported = 115,
+    cudaDevAttrGPUDirectRDMASupported = 116
+};
+
+#define cudaDeviceScheduleAuto 0x00
+#define cudaDeviceScheduleSpin 0x01
+#define cudaDeviceScheduleYield 0x02
+#define cudaDeviceScheduleBlockingSync 0x04
+#define cudaDeviceMapHost 0x08
+
+cudaError_t cudaGetDeviceCount(int *count);
+cudaError_t cudaSetDevice(int device);
+cudaError_t cudaGetDevice(int *device);
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp *properties, int device);
+cudaError_t cudaDeviceGetAttribute(int *value, enum cudaDeviceAttr attribute, int device);
+cudaError_t cudaDeviceGetPCIBusId(char *text, int bytes, int device);
+cudaError_t cudaDeviceGetByPCIBusId(int *device, const char *text);
+cudaError_t cudaDeviceGetStreamPriorityRange(int *least, int *greatest);
+cudaError_t cudaDeviceSynchronize(void);
+cudaError_t cudaDeviceReset(void);
+cudaError_t cudaSetDeviceFlags(unsigned flags);
+cudaError_t cudaGetDeviceFlags(unsigned *flags);
+cudaError_t cudaDriverGetVersion(int *version);
+cudaError_t cudaRuntimeGetVersion(int *version);
+cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total_bytes);
+
+cudaError_t cudaDeviceCanAccessPeer(int *can, int device, int peer);
+cudaError_t cudaDeviceEnablePeerAccess(int peer, unsigned flags);
+cudaError_t cudaDeviceDisablePeerAccess(int peer);
+
+/* ---- memory ----------------------------------------------------------------------------------------------------- */
+
+typedef struct CUstream_st *cudaStream_t;
+typedef struct CUevent_st *cudaEvent_t;
+#define cudaStreamLegacy ((cudaStream_t)0x1)
+#define cudaStreamPerThread ((cudaStream_t)0x2)
+
+#define cudaHostAllocDefault 0x00
+#define cudaHostAllocPortable 0x01
+#define cudaHostAllocMapped 0x02
+#define cudaHostAllocWriteCombined 0x04
+#define cudaHostRegisterDefault 0x00
+#define cudaHostRegisterPortable 0x01
+#define cudaHostRegisterMapped 0x02
+#define cudaHostRegisterReadOnly 0x08
+#define cudaMemAttachGlobal 0x01
+#define cudaMemAttachHost 0x02
+
+cudaError_t cudaMalloc(void **pointer, size_t bytes);
+cudaError_t cudaFree(void *pointer);
+cudaError_t cudaMallocAsync(void **pointer, size_t bytes, cudaStream_t stream);
+cudaError_t cudaFreeAsync(void *pointer, cudaStream_t stream);
+cudaError_t cudaMallocHost(void **pointer, size_t bytes);
+cudaError_t cudaHostAlloc(void **pointer, size_t bytes, unsigned flags);
+cudaError_t cudaFreeHost(void *pointer);
+cudaError_t cudaHostRegister(void *pointer, size_t bytes, unsigned flags);
+cudaError_t cudaHostUnregister(void *pointer);
+cudaError_t cudaHostGetDevicePointer(void **device_pointer, void *host_pointer, unsigned flags);
+cudaError_t cudaHostGetFlags(unsigned *flags, void *host_pointer);
+cudaError_t cudaMallocManaged(void **pointer, size_t bytes,
+                              unsigned flags CUDART_DEFAULT(cudaMemAttachGlobal));
+
+enum cudaMemoryType {
+    cudaMemoryTypeUnregistered = 0,
+    cudaMemoryTypeHost = 1,
+    cudaMemoryTypeDevice = 2,
+    cudaMemoryTypeManaged = 3
+};
+struct cudaPointerAttributes {
+    enum cudaMemoryType type;
+    int device;
+    void *devicePointer, *hostPointer;
+};
+typedef struct cudaPointerAttributes cudaPointerAttributes;
+cudaError_t cudaPointerGetAttributes(struct cudaPointerAttributes *attributes, const void *pointer);
+
+enum cudaMemcpyKind {
+    cudaMemcpyHostToHost = 0,
+    cudaMemcpyHostToDevice = 1,
+    cudaMemcpyDeviceToHost = 2,
+    cudaMemcpyDeviceToDevice = 3,
+    cudaMemcpyDefault = 4
+};
+cudaError_t cudaMemcpy(void *dst, const void *src, size_t bytes, enum cudaMemcpyKind kind);
+cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t bytes, enum cudaMemcpyKind kind,
+                            cudaStream_t stream CUDART_DEFAULT(0));
+cudaError_t cudaMemcpyPeer(void *dst, int dst_device, const void *src, int src_device,
+                           size_t bytes);
+cudaError_t cudaMemcpyPeerAsync(void *dst, int dst_device, const void *src, int src_device,
+                                size_t bytes, cudaStream_t stream CUDART_DEFAULT(0));
+cudaError_t cudaMemcpy2D(void *dst, size_t dst_pitch, const void *src, size_t src_pitch,
+                         size_t width, size_t height, enum cudaMemcpyKind kind);
+cudaError_t cudaMemcpy2DAsync(void *dst, size_t dst_pitch, const void *src, size_t src_pitch,
+                              size_t width, size_t height, enum cudaMemcpyKind kind,
+                              cudaStream_t stream CUDART_DEFAULT(0));
+cudaError_t cudaMemset(void *pointer, int value, size_t bytes);
+cudaError_t cudaMemsetAsync(void *pointer, int value, size_t bytes,
+                            cudaStream_t stream CUDART_DEFAULT(0));
+
+/* CUDA's handle has 64 bytes; this one names a Thrum allocation. */
+#define CUDA_IPC_HANDLE_SIZE 128
+typedef struct cudaIpcMemHandle_st {
+    char reserved[CUDA_IPC_HANDLE_SIZE];
+} cudaIpcMemHandle_t;
+#define cudaIpcMemLazyEnablePeerAccess 0x01
+cudaError_t cudaIpcGetMemHandle(cudaIpcMemHandle_t *handle, void *pointer);
+cudaError_t cudaIpcOpenMemHandle(void **pointer, cudaIpcMemHandle_t handle, unsigned flags);
+cudaError_t cudaIpcCloseMemHandle(void *pointer);
+
+/* ---- streams and events ------------------------------------------------------------------------------------------ */
+
+#define cudaStreamDefault 0x00
+#define cudaStreamNonBlocking 0x01
+cudaError_t cudaStreamCreate(cudaStream_t *stream);
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned flags);
+cudaError_t cudaStreamCreateWithPriority(cudaStream_t *stream, unsigned flags, int priority);
+cudaError_t cudaStreamDestroy(cudaStream_t stream);
+cudaError_t cudaStreamSynchronize(cudaStream_t stream);
+cudaError_t cudaStreamQuery(cudaStream_t stream);
+cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event,
+                                unsigned flags CUDART_DEFAULT(0));
+cudaError_t cudaStreamGetFlags(cudaStream_t stream, unsigned *flags);
+cudaError_t cudaStreamGetPriority(cudaStream_t stream, int *priority);
+
+typedef void(CUDART_CB *cudaHostFn_t)(void *argument);
+typedef void(CUDART_CB *cudaStreamCallback_t)(cudaStream_t stream, cudaError_t status,
+                                              void *argument);
+cudaError_t cudaLaunchHostFunc(cudaStream_t stream, cudaHostFn_t function, void *argument);
+cudaError_t cudaStreamAddCallback(cudaStream_t stream, cudaStreamCallback_t function,
+                                  void *argument, unsigned flags);
+
+#define cudaEventDefault 0x00
+#define cudaEventBlockingSync 0x01
+#define cudaEventDisableTiming 0x02
+#define cudaEventInterprocess 0x04
+cudaError_t cudaEventCreate(cudaEvent_t *event);
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned flags);
+cudaError_t cudaEventDestroy(cudaEvent_t event);
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream CUDART_DEFAULT(0));
+cudaError_t cudaEventRecordWithFlags(cudaEvent_t event, cudaStream_t stream CUDART_DEFAULT(0),
+                                     unsigned flags CUDART_DEFAULT(0));
+cudaError_t cudaEventQuery(cudaEvent_t event);
+cudaError_t cudaEventSynchronize(cudaEvent_t event);
+cudaError_t cudaEventElapsedTime(float *milliseconds, cudaEvent_t start, cudaEvent_t end);
+
+/* ---- graphs: what a stream captured ------------------------------------------------------------------------------ */
+
+typedef struct CUgraph_st *cudaGraph_t;
+typedef struct CUgraphExec_st *cudaGraphExec_t;
+enum cudaStreamCaptureMode {
+    cudaStreamCaptureModeGlobal = 0,
+    cudaStreamCaptureModeThreadLocal = 1,
+    cudaStreamCaptureModeRelaxed = 2
+};
+enum cudaStreamCaptureStatus {
+    cudaStreamCaptureStatusNone = 0,
+    cudaStreamCaptureStatusActive = 1,
+    cudaStreamCaptureStatusInvalidated = 2
+};
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, enum cudaStreamCaptureMode mode);
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *graph);
+cudaError_t cudaStreamIsCapturing(cudaStream_t stream, enum cudaStreamCaptureStatus *status);
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t *executable, cudaGraph_t graph,
+                                 unsigned long long flags CUDART_DEFAULT(0));
+cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t stream);
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t executable);
+cudaError_t cudaGraphDestroy(cudaGraph_t graph);
+
+/* ---- kernels: always an error that says why ----------------------------------------------------------------------- */
+
+typedef struct dim3 {
+    unsigned x, y, z;
+#if defined(__cplusplus)
+#if __cplusplus >= 201103L
+    constexpr dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_) {}
+#else
+    dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_) {}
+#endif
+#endif
+} dim3;
+cudaError_t cudaLaunchKernel(const void *function, dim3 grid, dim3 block, void **arguments,
+                             size_t shared_bytes, cudaStream_t stream);
+
+#if defined(__GNUC__)
+#pragma GCC visibility pop
+#endif
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,513 @@
+/* libcudart.so: devices, memory, copies, streams and their order, events, graphs, host functions, wrong calls. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <pthread.h>
+#include <sched.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include <cuda_runtime.h>
+
+#define OK(call) assert_int_equal((call), cudaSuccess)
+/* The call fails so, and the detail has the text in it. */
+#define FAILS(call, error, text) \
+    do { \
+        assert_int_equal((call), (error)); \
+        assert_int_equal(cudaGetLastError(), (error)); \
+        if (!strstr(thrumCudaErrorDetail(), (text))) \
+            fail_msg("\"%s\" lacks \"%s\"", thrumCudaErrorDetail(), (text)); \
+    } while (0)
+#define WILD ((void *)(uintptr_t)0x1234560)
+#define N 1000
+#define BYTES (N * sizeof(int))
+
+static void devices(void **state)
+{
+    struct cudaDeviceProp properties;
+    size_t free_bytes, total;
+    char text[32];
+    int count, value;
+
+    (void)state;
+    OK(cudaGetDeviceCount(&count));
+    assert_int_equal(count, 8);
+    OK(cudaGetDevice(&value));
+    assert_int_equal(value, 0);
+    OK(cudaSetDevice(3));
+    OK(cudaGetDevice(&value));
+    assert_int_equal(value, 3);
+    OK(cudaGetDeviceProperties(&properties, 3));
+    assert_non_null(strstr(properties.name, "Thrum sim"));
+    OK(cudaMemGetInfo(&free_bytes, &total));
+    assert_int_equal(properties.totalGlobalMem, total);
+    OK(cudaDeviceGetAttribute(&value, cudaDevAttrComputeCapabilityMajor, 3));
+    assert_int_equal(value, properties.major);
+    OK(cudaDeviceGetPCIBusId(text, sizeof text, 3));
+    OK(cudaDeviceGetByPCIBusId(&value, text));
+    assert_int_equal(value, 3);
+    OK(cudaRuntimeGetVersion(&value));
+    assert_int_equal(value, CUDART_VERSION);
+    FAILS(cudaSetDevice(8), cudaErrorInvalidDevice, "between 0 and 7");
+    FAILS(cudaSetDevice(-1), cudaErrorInvalidDevice, "device=-1");
+    FAILS(cudaGetDeviceCount(NULL), cudaErrorInvalidValue, "count=NULL");
+    FAILS(cudaDeviceGetAttribute(&value, (enum cudaDeviceAttr)9999, 0), cudaErrorInvalidValue,
+          "attribute=9999");
+    FAILS(cudaDeviceGetByPCIBusId(&value, "none"), cudaErrorInvalidDevice, "none");
+    OK(cudaGetDevice(&value));
+    assert_int_equal(value, 3);
+    OK(cudaSetDevice(0));
+}
+
+static void errors(void **state)
+{
+    (void)state;
+    assert_int_equal(cudaGetLastError(), cudaSuccess);
+    assert_int_equal(cudaFree(WILD), cudaErrorInvalidValue);
+    OK(cudaSetDevice(0)); /* success does not hide it */
+    assert_int_equal(cudaPeekAtLastError(), cudaErrorInvalidValue);
+    assert_int_equal(cudaGetLastError(), cudaErrorInvalidValue);
+    assert_int_equal(cudaGetLastError(), cudaSuccess);
+    assert_string_equal(cudaGetErrorString(cudaErrorMemoryAllocation), "out of memory");
+    assert_string_equal(cudaGetErrorName(cudaErrorNotReady), "cudaErrorNotReady");
+    assert_string_equal(cudaGetErrorString((cudaError_t)4242), "unrecognized error code");
+}
+
+static void copies(void **state)
+{
+    int host[N], back[N], *device, *other, *pinned;
+
+    (void)state;
+    for (int i = 0; i < N; i++)
+        host[i] = i;
+    OK(cudaMalloc((void **)&device, BYTES));
+    OK(cudaSetDevice(1));
+    OK(cudaMalloc((void **)&other, BYTES));
+    OK(cudaMallocHost((void **)&pinned, BYTES));
+    OK(cudaSetDevice(0));
+    OK(cudaMemcpy(device, host, BYTES, cudaMemcpyHostToDevice));
+    /* to another device, by either name; from there through pinned memory of it */
+    OK(cudaMemcpy(other, device, BYTES, cudaMemcpyDefault));
+    OK(cudaMemset(device, 0, BYTES));
+    OK(cudaMemcpyPeer(device, 0, other, 1, BYTES));
+    OK(cudaMemcpyAsync(pinned, device, BYTES, cudaMemcpyDeviceToHost, NULL));
+    OK(cudaStreamSynchronize(NULL));
+    assert_memory_equal(pinned, host, BYTES);
+    OK(cudaMemset(pinned, 1, 4)); /* by the device that it is not of */
+    assert_int_equal(pinned[0], 0x01010101);
+    OK(cudaMemsetAsync(device + 10, 0xff, 4, NULL));
+    OK(cudaMemcpy(back, device, BYTES, cudaMemcpyDeviceToHost));
+    assert_int_equal(back[10], -1);
+    assert_int_equal(back[11], 11);
+    OK(cudaMemcpy(back, host, BYTES, cudaMemcpyHostToHost));
+    assert_memory_equal(back, host, BYTES);
+    /* columns 1 and 2 of a matrix with 10 columns */
+    memset(back, 0, sizeof back);
+    OK(cudaMemcpy(device, host, BYTES, cudaMemcpyHostToDevice));
+    OK(cudaMemcpy2D(back, 8, device + 1, 40, 8, 100, cudaMemcpyDeviceToHost));
+    assert_int_equal(back[7], 32);
+    assert_int_equal(back[199], 992);
+    FAILS(cudaMemcpy2D(back, 4, device, 40, 8, 2, cudaMemcpyDeviceToHost),
+          cudaErrorInvalidPitchValue, "width=8");
+    FAILS(cudaMemcpy(device, host, BYTES + 1, cudaMemcpyHostToDevice), cudaErrorInvalidValue,
+          "leave the allocation");
+    FAILS(cudaMemcpy(host, back, 4, cudaMemcpyHostToDevice), cudaErrorInvalidValue, "kind=1");
+    FAILS(cudaMemcpy(device, other, 4, cudaMemcpyDeviceToHost), cudaErrorInvalidValue, "kind=2");
+    FAILS(cudaMemcpy(NULL, device, 4, cudaMemcpyDeviceToHost), cudaErrorInvalidValue, "dst=NULL");
+    FAILS(cudaMemcpy(device, host, 4, (enum cudaMemcpyKind)9), cudaErrorInvalidMemcpyDirection,
+          "kind=9");
+    FAILS(cudaMemset(host, 0, 4), cudaErrorInvalidValue, "is not device memory");
+    FAILS(cudaMemcpyPeer(device, 1, other, 1, 4), cudaErrorInvalidValue, "memory of device 1");
+    OK(cudaMemcpy(NULL, NULL, 0, cudaMemcpyDefault));
+    OK(cudaFree(device));
+    OK(cudaFree(other)); /* with an import of it at device 0 */
+    OK(cudaFreeHost(pinned));
+}
+
+static void memory(void **state)
+{
+    struct cudaPointerAttributes attributes;
+    char *device, *managed, *pinned, plain[64];
+    void *pointer = WILD;
+    unsigned flags;
+
+    (void)state;
+    OK(cudaSetDevice(2));
+    OK(cudaMalloc((void **)&device, 100));
+    OK(cudaMallocManaged((void **)&managed, 100, cudaMemAttachGlobal));
+    OK(cudaHostAlloc((void **)&pinned, 100, cudaHostAllocMapped));
+    OK(cudaPointerGetAttributes(&attributes, device + 99));
+    assert_int_equal(attributes.type, cudaMemoryTypeDevice);
+    assert_int_equal(attributes.device, 2);
+    assert_null(attributes.hostPointer);
+    OK(cudaPointerGetAttributes(&attributes, managed));
+    assert_int_equal(attributes.type, cudaMemoryTypeManaged);
+    OK(cudaPointerGetAttributes(&attributes, pinned + 1));
+    assert_int_equal(attributes.type, cudaMemoryTypeHost);
+    assert_ptr_equal(attributes.devicePointer, pinned + 1);
+    OK(cudaPointerGetAttributes(&attributes, plain));
+    assert_int_equal(attributes.type, cudaMemoryTypeUnregistered);
+    /* managed memory on both sides */
+    memset(managed, 5, 100);
+    OK(cudaMemcpy(device, managed, 100, cudaMemcpyDefault));
+    OK(cudaMemset(managed, 6, 50));
+    OK(cudaMemcpy(managed + 50, device, 50, cudaMemcpyDefault));
+    assert_int_equal(managed[49], 6);
+    assert_int_equal(managed[50], 5);
+    OK(cudaHostGetDevicePointer(&pointer, pinned, 0));
+    assert_ptr_equal(pointer, pinned);
+    OK(cudaHostGetFlags(&flags, pinned));
+    assert_int_equal(flags, cudaHostAllocMapped);
+    OK(cudaHostRegister(plain, sizeof plain, cudaHostRegisterDefault));
+    FAILS(cudaHostRegister(plain, sizeof plain, 0), cudaErrorHostMemoryAlreadyRegistered, "0x");
+    OK(cudaHostUnregister(plain));
+    FAILS(cudaHostUnregister(plain), cudaErrorHostMemoryNotRegistered, "0x");
+    FAILS(cudaHostGetDevicePointer(&pointer, plain, 0), cudaErrorInvalidValue, "not pinned");
+    FAILS(cudaMalloc(NULL, 4), cudaErrorInvalidValue, "pointer=NULL");
+    FAILS(cudaMalloc(&pointer, (size_t)1 << 60), cudaErrorMemoryAllocation, "");
+    FAILS(cudaFree(device + 4), cudaErrorInvalidValue, "not the start");
+    FAILS(cudaFree(pinned), cudaErrorInvalidValue, "not the start");
+    FAILS(cudaFreeHost(device), cudaErrorInvalidValue, "not the start");
+    OK(cudaFree(device));
+    FAILS(cudaFree(device), cudaErrorInvalidValue, "not the start");
+    OK(cudaFree(managed));
+    OK(cudaFreeHost(pinned));
+    OK(cudaFree(NULL));
+    OK(cudaMalloc(&pointer, 0));
+    assert_null(pointer);
+    OK(cudaSetDevice(0));
+}
+
+static void peers(void **state)
+{
+    int can;
+
+    (void)state;
+    OK(cudaDeviceCanAccessPeer(&can, 0, 1));
+    assert_int_equal(can, 1);
+    OK(cudaDeviceCanAccessPeer(&can, 1, 1));
+    assert_int_equal(can, 0);
+    OK(cudaDeviceEnablePeerAccess(1, 0));
+    FAILS(cudaDeviceEnablePeerAccess(1, 0), cudaErrorPeerAccessAlreadyEnabled, "peer=1");
+    OK(cudaDeviceDisablePeerAccess(1));
+    FAILS(cudaDeviceDisablePeerAccess(1), cudaErrorPeerAccessNotEnabled, "peer=1");
+    FAILS(cudaDeviceEnablePeerAccess(0, 0), cudaErrorInvalidDevice, "device 0");
+    FAILS(cudaDeviceEnablePeerAccess(77, 0), cudaErrorInvalidDevice, "peer=77");
+}
+
+/* ---- streams: a gate holds one until it is opened ---- */
+
+static _Atomic int gate, passed;
+
+static void pass_gate(void *argument)
+{
+    while (!atomic_load(&gate))
+        sched_yield();
+    atomic_fetch_add(&passed, *(int *)argument);
+}
+
+static void on_stream(cudaStream_t stream, cudaError_t status, void *argument)
+{
+    (void)stream;
+    atomic_fetch_add(&passed, status ? 0 : *(int *)argument);
+}
+
+static void streams(void **state)
+{
+    int one = 1, ten = 10, priority;
+    cudaStream_t stream;
+    unsigned flags;
+
+    (void)state;
+    atomic_store(&gate, 0);
+    atomic_store(&passed, 0);
+    OK(cudaStreamCreateWithPriority(&stream, cudaStreamNonBlocking, -1));
+    OK(cudaStreamGetFlags(stream, &flags));
+    assert_int_equal(flags, cudaStreamNonBlocking);
+    OK(cudaStreamGetPriority(stream, &priority));
+    OK(cudaStreamQuery(stream));
+    OK(cudaLaunchHostFunc(stream, pass_gate, &one));
+    OK(cudaStreamAddCallback(stream, on_stream, &ten, 0));
+    assert_int_equal(cudaStreamQuery(stream), cudaErrorNotReady);
+    assert_int_equal(cudaGetLastError(), cudaSuccess);
+    atomic_store(&gate, 1);
+    OK(cudaStreamSynchronize(stream));
+    assert_int_equal(atomic_load(&passed), 11);
+    OK(cudaStreamDestroy(stream));
+    FAILS(cudaStreamDestroy(stream), cudaErrorInvalidResourceHandle, "no");
+    FAILS(cudaStreamQuery(stream), cudaErrorInvalidResourceHandle, "not a live stream");
+    FAILS(cudaMemsetAsync(WILD, 0, 4, WILD), cudaErrorInvalidResourceHandle, "not a live stream");
+    FAILS(cudaStreamCreateWithFlags(&stream, 99), cudaErrorInvalidValue, "flags=0x63");
+    FAILS(cudaLaunchHostFunc(NULL, NULL, NULL), cudaErrorInvalidValue, "function=NULL");
+}
+
+/* What is put on the default stream waits for blocking streams, and they for it; others wait for neither. */
+static void default_stream(void **state)
+{
+    cudaStream_t blocking, other, free_one;
+    int one = 1, *device, value = 0;
+
+    (void)state;
+    OK(cudaMalloc((void **)&device, sizeof *device));
+    OK(cudaMemset(device, 0, sizeof *device));
+    OK(cudaStreamCreate(&blocking));
+    OK(cudaStreamCreate(&other));
+    OK(cudaStreamCreateWithFlags(&free_one, cudaStreamNonBlocking));
+    atomic_store(&gate, 0);
+    OK(cudaLaunchHostFunc(blocking, pass_gate, &one));
+    OK(cudaMemsetAsync(device, 1, sizeof *device, NULL));
+    OK(cudaMemsetAsync(device, 2, sizeof *device, other));
+    OK(cudaMemsetAsync(device, 3, sizeof *device, free_one));
+    OK(cudaStreamSynchronize(free_one));
+    assert_int_equal(cudaStreamQuery(NULL), cudaErrorNotReady);
+    assert_int_equal(cudaStreamQuery(other), cudaErrorNotReady);
+    atomic_store(&gate, 1);
+    OK(cudaStreamSynchronize(other));
+    OK(cudaStreamQuery(NULL));
+    OK(cudaMemcpy(&value, device, sizeof value, cudaMemcpyDeviceToHost));
+    assert_int_equal(value, 0x02020202);
+    OK(cudaStreamDestroy(blocking));
+    OK(cudaStreamDestroy(other));
+    OK(cudaStreamDestroy(free_one));
+    OK(cudaFree(device));
+}
+
+static void events(void **state)
+{
+    cudaEvent_t start, end, untimed, never;
+    cudaStream_t first, second;
+    float milliseconds = -1;
+    int one = 1;
+
+    (void)state;
+    OK(cudaStreamCreateWithFlags(&first, cudaStreamNonBlocking));
+    OK(cudaStreamCreateWithFlags(&second, cudaStreamNonBlocking));
+    OK(cudaEventCreate(&start));
+    OK(cudaEventCreate(&end));
+    OK(cudaEventCreate(&never));
+    OK(cudaEventCreateWithFlags(&untimed, cudaEventDisableTiming));
+    OK(cudaEventQuery(never));
+    atomic_store(&gate, 0);
+    atomic_store(&passed, 0);
+    OK(cudaEventRecord(start, first));
+    OK(cudaLaunchHostFunc(first, pass_gate, &one));
+    OK(cudaEventRecord(untimed, first));
+    OK(cudaStreamWaitEvent(second, untimed, 0));
+    OK(cudaEventRecord(end, second));
+    assert_int_equal(cudaEventQuery(end), cudaErrorNotReady);
+    assert_int_equal(cudaEventElapsedTime(&milliseconds, start, end), cudaErrorNotReady);
+    atomic_store(&gate, 1);
+    OK(cudaEventSynchronize(end));
+    assert_int_equal(atomic_load(&passed), 1);
+    OK(cudaEventElapsedTime(&milliseconds, start, end));
+    assert_true(milliseconds > 0);
+    FAILS(cudaEventElapsedTime(&milliseconds, start, untimed), cudaErrorInvalidResourceHandle,
+          "cudaEventDisableTiming");
+    FAILS(cudaEventElapsedTime(&milliseconds, start, never), cudaErrorInvalidResourceHandle,
+          "never recorded");
+    OK(cudaEventDestroy(never));
+    FAILS(cudaEventDestroy(never), cudaErrorInvalidResourceHandle, "not a live event");
+    FAILS(cudaEventRecord(never, first), cudaErrorInvalidResourceHandle, "not a live event");
+    FAILS(cudaEventCreateWithFlags(&never, cudaEventInterprocess | cudaEventDisableTiming),
+          cudaErrorNotSupported, "other processes");
+    OK(cudaEventDestroy(start));
+    OK(cudaEventDestroy(end));
+    OK(cudaEventDestroy(untimed));
+    OK(cudaStreamDestroy(first));
+    OK(cudaStreamDestroy(second));
+}
+
+static void graphs(void **state)
+{
+    enum cudaStreamCaptureStatus status;
+    cudaGraphExec_t executable;
+    cudaStream_t stream;
+    cudaGraph_t graph;
+    int one = 1, *device, host[2];
+
+    (void)state;
+    atomic_store(&gate, 1);
+    atomic_store(&passed, 0);
+    OK(cudaMalloc((void **)&device, 8));
+    OK(cudaMemset(device, 0, 8));
+    OK(cudaStreamCreate(&stream));
+    FAILS(cudaStreamEndCapture(stream, &graph), cudaErrorStreamCaptureUnmatched,
+          "does not capture");
+    OK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal));
+    OK(cudaStreamIsCapturing(stream, &status));
+    assert_int_equal(status, cudaStreamCaptureStatusActive);
+    OK(cudaMemsetAsync(device, 7, 4, stream));
+    OK(cudaLaunchHostFunc(stream, pass_gate, &one));
+    FAILS(cudaMemcpyAsync(host, device, 4, cudaMemcpyDeviceToHost, stream),
+          cudaErrorStreamCaptureUnsupported, "waits");
+    OK(cudaMemcpyAsync(device + 1, device, 4, cudaMemcpyDeviceToDevice, stream));
+    OK(cudaStreamEndCapture(stream, &graph));
+    OK(cudaGraphInstantiate(&executable, graph, 0));
+    OK(cudaGraphDestroy(graph));
+    OK(cudaMemcpy(host, device, 8, cudaMemcpyDeviceToHost));
+    assert_int_equal(host[0], 0);
+    for (int i = 0; i < 3; i++)
+        OK(cudaGraphLaunch(executable, stream));
+    OK(cudaStreamSynchronize(stream));
+    OK(cudaMemcpy(host, device, 8, cudaMemcpyDeviceToHost));
+    assert_int_equal(host[1], 0x07070707);
+    assert_int_equal(atomic_load(&passed), 3);
+    OK(cudaGraphExecDestroy(executable));
+    FAILS(cudaGraphLaunch(executable, stream), cudaErrorInvalidResourceHandle, "not a live graph");
+    FAILS(cudaStreamBeginCapture(NULL, cudaStreamCaptureModeGlobal),
+          cudaErrorStreamCaptureUnsupported, "default stream");
+    OK(cudaStreamDestroy(stream));
+    OK(cudaFree(device));
+}
+
+static void kernels(void **state)
+{
+    dim3 one = {1, 1, 1};
+
+    (void)state;
+    FAILS(cudaLaunchKernel((const void *)(uintptr_t)&gate, one, one, NULL, 0, NULL),
+          cudaErrorNoKernelImageForDevice, "no CUDA kernels");
+}
+
+/* A command that touches what is no memory stops its stream; the device is as good as new after a reset. */
+static void reset(void **state)
+{
+    cudaStream_t stream;
+    int *device, *again, value = 5;
+
+    (void)state;
+    OK(cudaSetDevice(4));
+    OK(cudaStreamCreate(&stream));
+    OK(cudaMalloc((void **)&device, 4));
+    OK(cudaDeviceReset());
+    FAILS(cudaStreamQuery(stream), cudaErrorInvalidResourceHandle, "not a live stream");
+    FAILS(cudaFree(device), cudaErrorInvalidValue, "not the start");
+    OK(cudaMalloc((void **)&again, 4));
+    OK(cudaMemcpy(again, &value, 4, cudaMemcpyHostToDevice));
+    OK(cudaMemcpy(&value, again, 4, cudaMemcpyDeviceToHost));
+    assert_int_equal(value, 5);
+    OK(cudaDeviceReset());
+    OK(cudaSetDevice(0));
+}
+
+static void *on_thread(void *argument)
+{
+    int device, *memory, value = 0;
+
+    (void)argument;
+    OK(cudaGetDevice(&device));
+    assert_int_equal(device, 0); /* not the other thread's choice */
+    for (int i = 0; i < 100; i++) {
+        cudaStream_t stream;
+
+        OK(cudaSetDevice(i % 3));
+        OK(cudaStreamCreate(&stream));
+        OK(cudaMallocAsync((void **)&memory, 4, stream));
+        OK(cudaMemsetAsync(memory, 1, 4, cudaStreamPerThread));
+        OK(cudaStreamSynchronize(cudaStreamPerThread));
+        OK(cudaMemcpyAsync(&value, memory, 4, cudaMemcpyDeviceToHost, stream));
+        assert_int_equal(value, 0x01010101);
+        OK(cudaFreeAsync(memory, stream));
+        OK(cudaDeviceSynchronize());
+        OK(cudaStreamDestroy(stream));
+    }
+    return NULL;
+}
+
+static void threads(void **state)
+{
+    pthread_t made[3];
+
+    (void)state;
+    OK(cudaSetDevice(1));
+    for (int i = 0; i < 3; i++)
+        assert_int_equal(pthread_create(&made[i], NULL, on_thread, NULL), 0);
+    for (int i = 0; i < 3; i++)
+        pthread_join(made[i], NULL);
+    OK(cudaSetDevice(0));
+}
+
+/* Memory of another process, whose device has the same number. */
+static void other_process(const char *program)
+{
+    cudaIpcMemHandle_t handle;
+    int *memory, value = 4711;
+
+    OK(cudaMalloc((void **)&memory, 64));
+    OK(cudaMemcpy(memory, &value, sizeof value, cudaMemcpyHostToDevice));
+    OK(cudaIpcGetMemHandle(&handle, memory));
+    (void)program;
+    if (write(1, &handle, sizeof handle) != sizeof handle || read(0, &value, 1) != 1)
+        _exit(1);
+    OK(cudaMemcpy(&value, memory, sizeof value, cudaMemcpyDeviceToHost));
+    _exit(value == 815 ? 0 : 2);
+}
+
+static const char *own_path;
+
+static void shared_memory(void **state)
+{
+    cudaIpcMemHandle_t handle;
+    int in[2], out[2], status, value = 0, *memory;
+    pid_t pid;
+
+    (void)state;
+    assert_int_equal(pipe(in) | pipe(out), 0);
+    pid = fork();
+    if (!pid) {
+        dup2(in[0], 0);
+        dup2(out[1], 1);
+        for (int fd = 3; fd < 64; fd++)
+            close(fd);
+        execl(own_path, own_path, "other", (char *)NULL);
+        _exit(127);
+    }
+    close(in[0]);
+    close(out[1]);
+    assert_int_equal(read(out[0], &handle, sizeof handle), sizeof handle);
+    OK(cudaIpcOpenMemHandle((void **)&memory, handle, cudaIpcMemLazyEnablePeerAccess));
+    OK(cudaMemcpy(&value, memory, sizeof value, cudaMemcpyDeviceToHost));
+    assert_int_equal(value, 4711);
+    value = 815;
+    OK(cudaMemcpy(memory, &value, sizeof value, cudaMemcpyHostToDevice));
+    FAILS(cudaFree(memory), cudaErrorInvalidValue, "not the start");
+    OK(cudaIpcCloseMemHandle(memory));
+    FAILS(cudaIpcCloseMemHandle(memory), cudaErrorInvalidValue, "not the start");
+    assert_int_equal(write(in[1], "x", 1), 1);
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_int_equal(status, 0);
+    close(in[1]);
+    close(out[0]);
+}
+
+static int reset_devices(void **state)
+{
+    (void)state;
+    for (int i = 0; i < 8; i++) {
+        OK(cudaSetDevice(i));
+        OK(cudaDeviceReset());
+    }
+    return 0;
+}
+
+int main(int argc, char **argv)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(devices),        cmocka_unit_test(errors), cmocka_unit_test(copies),
+        cmocka_unit_test(memory),         cmocka_unit_test(peers),  cmocka_unit_test(streams),
+        cmocka_unit_test(default_stream), cmocka_unit_test(events), cmocka_unit_test(graphs),
+        cmocka_unit_test(kernels),        cmocka_unit_test(reset),  cmocka_unit_test(threads),
+        cmocka_unit_test(shared_memory)};
+
+    own_path = "/proc/self/exe";
+    if (argc > 1)
+        other_process(argv[0]);
+    return cmocka_run_group_tests(tests, NULL, reset_devices);
+}
