@@ -238,6 +238,8 @@ int info_fabrics(bool json)
     }
     if (!built_in && *chosen)
         show_plugin(strcmp(chosen, "auto") ? chosen : "ofi", list); /* which serves other hosts */
+    if (!strcmp(chosen, "auto"))
+        show_plugin("verbs", list);
     return json ? info_print_json(list) : 0;
 }
 

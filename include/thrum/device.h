@@ -440,13 +440,14 @@ THRUM_MUST_CHECK thrum_status_t thrum_queue_wait(thrum_queue_t queue, thrum_sema
     X(LINK_UP, 5, "link-up") \
     X(THROTTLING, 6, "throttling") \
     X(HEARTBEAT_LOST, 7, "heartbeat-lost") \
-    X(RESET, 8, "reset")
+    X(RESET, 8, "reset") \
+    X(FABRIC_ERROR, 9, "fabric-error")
 
 enum thrum_ras_kind {
 #define X(name, value, text) THRUM_RAS_##name = value,
     THRUM_RAS_MAP(X)
 #undef X
-        THRUM_RAS_KIND_COUNT = 9
+        THRUM_RAS_KIND_COUNT = 10
 };
 
 const char *

@@ -48,7 +48,8 @@ enum {
 };
 
 struct thrum_fabric_put {
-    const void *local; /* source on the host's view of the memory; may be NULL when bytes is 0 */
+    /* Source on the host's view of the memory, or an offset where the region came by dmabuf; any when bytes is 0. */
+    const void *local;
     void *local_region; /* from region_register; NULL with THRUM_PUT_INLINE */
     size_t bytes; /* 0: only the signal */
     uint64_t remote_key;
@@ -58,6 +59,19 @@ struct thrum_fabric_put {
     uint64_t
         signal_value; /* the 64-bit word at signal_offset becomes this, after the data is visible */
     unsigned flags;
+};
+
+/* What happened to a port, or on it; the device that it is attached to makes RAS events of them. */
+enum thrum_fabric_event_kind {
+    THRUM_FABRIC_LINK_DOWN,
+    THRUM_FABRIC_LINK_UP,
+    THRUM_FABRIC_FATAL /* a connection or queue of the port broke */
+};
+
+struct thrum_fabric_event {
+    enum thrum_fabric_event_kind kind;
+    uint32_t port; /* of the endpoint, from 0 */
+    char text[88]; /* names the port, and what it was */
 };
 
 struct thrum_fabric_ops {
@@ -102,6 +116,8 @@ struct thrum_fabric_ops {
     int (*wait_fd)(void *endpoint);
     /* First error of a connection, with a message owned by it; OK if there is none. */
     thrum_status_t (*peer_error)(void *peer, const char **message_out);
+    /* Takes up to `max` events of the endpoint's ports, oldest first; returns how many. One load if there are none. */
+    size_t (*get_events)(void *endpoint, struct thrum_fabric_event *events_out, size_t max);
 };
 
 typedef const struct thrum_fabric_ops *(*thrum_fabric_plugin_fn)(uint32_t library_abi_version);

@@ -43,6 +43,29 @@ X(OFI_INTERFACE, "THRUM_OFI_INTERFACE", CONFIG_STRING, "", 0, 0, "",
 X(OFI_ORDER, "THRUM_OFI_ORDER", CONFIG_CHOICE, "auto", 0, 0, "auto|wait",
   "How the fabric ofi keeps data before its signal. auto: by the provider's order of writes where "
   "it has one; wait: always by waiting until the data is at the peer, which is slower.")
+X(VERBS_GID, "THRUM_VERBS_GID", CONFIG_STRING, "auto", 0, 0, "",
+  "GID of a port that the fabric verbs uses: auto, ipv4, ipv6, or an index of its table. auto: "
+  "IPv4 "
+  "before IPv6, RoCE v2 only; link-local ones last.")
+X(VERBS_MTU, "THRUM_VERBS_MTU", CONFIG_CHOICE, "auto", 0, 0, "auto|256|512|1024|2048|4096",
+  "Largest packet of the fabric verbs. auto: what both ports have.")
+X(VERBS_TRAFFIC_CLASS, "THRUM_VERBS_TRAFFIC_CLASS", CONFIG_INT, "0", 0, 255, "",
+  "Traffic class of the fabric verbs: in RoCE the IP header's DSCP times 4, in InfiniBand the "
+  "GRH's.")
+X(VERBS_TIMEOUT, "THRUM_VERBS_TIMEOUT", CONFIG_INT, "16", 1, 31, "",
+  "How long the fabric verbs waits for an acknowledgement: 4.096 us times 2 to this power, which "
+  "adapters may stretch up to four times.")
+X(VERBS_RETRY, "THRUM_VERBS_RETRY", CONFIG_INT, "7", 0, 7, "",
+  "How often the fabric verbs sends again what is not acknowledged, before a lane counts as "
+  "broken.")
+X(VERBS_QPS, "THRUM_VERBS_QPS", CONFIG_INT, "1", 1, 4, "",
+  "Queue pairs for each port of a connection of the fabric verbs.")
+X(VERBS_STRIPE_BYTES, "THRUM_VERBS_STRIPE_BYTES", CONFIG_INT, "131072", 4096, 1073741824, "bytes",
+  "Puts of at least this size go over all lanes of a connection of the fabric verbs.")
+X(VERBS_RECOVERY_MS, "THRUM_VERBS_RECOVERY_MS", CONFIG_INT, "3000", 0, 3600000, "ms",
+  "How long a connection of the fabric verbs with several lanes waits for one to come back when "
+  "all "
+  "are broken, before it fails.")
 X(LOOPBACK_RING_BYTES, "THRUM_LOOPBACK_RING_BYTES", CONFIG_BYTES, "256K", 16384, 67108864, "bytes",
   "Mailbox of each connection of the loopback fabric; rounded up to a power of two.")
 X(PLUGIN_PATH, "THRUM_PLUGIN_PATH", CONFIG_STRING, "", 0, 0, "",

@@ -351,6 +351,7 @@ thrum_status_t comm_reach(struct thrum_comm *comm, int rank)
 {
     struct comm_peer *peer = &comm->peers[rank];
     thrum_status_t status = THRUM_OK;
+    void *fabric_peer = NULL;
 
     if (peer->reachable)
         return THRUM_OK;
@@ -359,8 +360,8 @@ thrum_status_t comm_reach(struct thrum_comm *comm, int rank)
     else if (peer->loads)
         status = comm->ops->peer_window_open(comm->device->impl, &peer->device, &peer->window_base);
     else
-        status = comm->fabric->connect(comm->endpoint, &peer->fabric, &peer->fabric_peer);
-    if (!status && peer->fabric_peer)
+        status = comm->fabric->connect(comm->endpoint, &peer->fabric, &fabric_peer);
+    if (!status && fabric_peer)
         thrum_log(LOG_DEBUG, "%s: rank %d connects to rank %d by %s", comm->name, comm->rank, rank,
                   comm->fabric_name);
     if (status) {
@@ -370,6 +371,8 @@ thrum_status_t comm_reach(struct thrum_comm *comm, int rank)
         comm_fail(comm, status, rank, true, thrum_last_error());
         return comm_failure(comm) ? comm_failure(comm) : status;
     }
+    __atomic_store_n(&peer->fabric_peer, fabric_peer,
+                     __ATOMIC_RELEASE); /* operation_failed looks */
     peer->reachable = true;
     return THRUM_OK;
 }

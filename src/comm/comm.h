@@ -107,7 +107,7 @@ struct comm_peer {
     bool reachable; /* user: window open or fabric connected */
     bool loads; /* fixed: this rank loads and stores its memory; else it puts through the fabric */
     uint64_t window_base; /* user: peer access */
-    void *fabric_peer; /* user: put path */
+    void *fabric_peer; /* user: put path; written once, atomically: control reads it */
     struct comm_pair pairs[CHANNEL_COUNT];
     /* fixed, from the exchange */
     struct thrum_device_address device;

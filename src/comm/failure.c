@@ -12,6 +12,7 @@
 #include "base/base.h"
 #include "exec/exec.h"
 
+#define BROKEN_NS 100000000 /* after which connections are looked at */
 #define QUERY_INTERVAL_NS 1000000000
 #define FIRST_QUERY_NS 250000000 /* after so long a stall the others are asked what they do */
 #define NO_ANSWER 0xff
@@ -457,7 +458,8 @@ static const char *by_call(unsigned kind, unsigned other)
 struct pending {
     struct comm_operation operation; /* a copy; what it points to may be gone */
     thrum_status_t status; /* THRUM_OK: just pending */
-    char detail[200]; /* of a point-to-point mismatch, or of a fault; "" if there is none */
+    char detail
+        [400]; /* of a point-to-point mismatch, a fault or a connection; "" if there is none */
 };
 
 /*
@@ -496,6 +498,46 @@ static void describe_fault(struct thrum_comm *comm, const struct comm_operation 
         return;
     snprintf(text, bytes, "%s at 0x%llx", thrum_ras_kind_name(fault.kind),
              (unsigned long long)fault.address);
+}
+
+/* The first connection that broke: to whom, and what the fabric says. THRUM_OK: none has. */
+static thrum_status_t broken_connection(const struct thrum_comm *comm, int *rank_out,
+                                        const char **message_out)
+{
+    for (int r = 0; r < comm->nranks && comm->endpoint; r++) {
+        void *peer = __atomic_load_n(&comm->peers[r].fabric_peer, __ATOMIC_ACQUIRE);
+        thrum_status_t status = peer ? comm->fabric->peer_error(peer, message_out) : THRUM_OK;
+
+        *rank_out = r;
+        if (status)
+            return status;
+    }
+    return THRUM_OK;
+}
+
+static void describe_connection(const struct thrum_comm *comm, char *text, size_t bytes)
+{
+    const char *why = "";
+    int rank = 0;
+
+    if (broken_connection(comm, &rank, &why))
+        snprintf(text, bytes, "rank %d: %s", rank, why);
+}
+
+/* A rank that waits for data puts nothing, so nobody tells it that its peer cannot be reached any more. */
+static bool fail_broken(struct thrum_comm *comm)
+{
+    char message[COMM_MESSAGE_BYTES];
+    const char *why = "";
+    int rank = 0;
+    thrum_status_t status = broken_connection(comm, &rank, &why);
+
+    if (!status)
+        return false;
+    snprintf(message, sizeof message, "%s: rank %d cannot reach rank %d: %s", comm->name,
+             comm->rank, rank, why);
+    comm_fail(comm, status, rank, true, message);
+    return true;
 }
 
 /* Asks the ranks what they called; the answer comes by on_records. At most once in `interval_ns`. */
@@ -571,6 +613,8 @@ static bool oldest_pending(struct thrum_comm *comm, struct pending *out)
     out->detail[0] = 0;
     if (out->status == THRUM_ERR_FAULT || out->status == THRUM_ERR_BAD_PACKET)
         describe_fault(comm, &out->operation, out->detail, sizeof out->detail);
+    else if (out->status == THRUM_ERR_UNREACHABLE || out->status == THRUM_ERR_PEER_DEAD)
+        describe_connection(comm, out->detail, sizeof out->detail);
     hold_queues(&out->operation, queue_release);
     pthread_mutex_lock(&comm->retire_lock);
     pending = comm_done(comm) < out->operation.number;
@@ -606,6 +650,8 @@ static void on_tick(void *argument, int64_t now)
         return;
     }
     stalled = now - comm->stalled_since_ns;
+    if (stalled > BROKEN_NS && fail_broken(comm))
+        return;
     ask_after = (int64_t)min_u64((uint64_t)comm->deadline_ns / 3, FIRST_QUERY_NS);
     if (stalled > comm->deadline_ns)
         fail_deadline(comm, &oldest.operation);

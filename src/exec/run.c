@@ -82,11 +82,14 @@ static thrum_status_t add_region(struct thrum_comm *comm, uint64_t address, uint
     comm->regions = regions;
     region = &regions[comm->nregions];
     *region = (struct comm_region){.id = id, .device_base = port.device_base, .bytes = port.bytes};
-    status = port.dmabuf_fd >= 0
-                 ? comm->fabric->region_register_dmabuf(comm->endpoint, port.dmabuf_fd, 0,
-                                                        port.bytes, &region->region, &region->key)
-                 : comm->fabric->region_register(comm->endpoint, port.cpu_base, port.bytes,
-                                                 &region->region, &region->key);
+    status = THRUM_ERR_UNSUPPORTED;
+    if (port.dmabuf_fd >= 0)
+        status = comm->fabric->region_register_dmabuf(comm->endpoint, port.dmabuf_fd, 0, port.bytes,
+                                                      &region->region, &region->key);
+    /* Drivers without dmabuf may still know the memory by where it is mapped. */
+    if (status == THRUM_ERR_UNSUPPORTED && (port.cpu_base || port.dmabuf_fd < 0))
+        status = comm->fabric->region_register(comm->endpoint, port.cpu_base, port.bytes,
+                                               &region->region, &region->key);
     if (status)
         return status;
     comm->nregions++;

@@ -129,6 +129,12 @@ static thrum_status_t no_peer_error(void *peer, const char **message_out)
     return THRUM_OK;
 }
 
+static size_t no_get_events(void *endpoint, struct thrum_fabric_event *events_out, size_t max)
+{
+    (void)endpoint, (void)events_out, (void)max;
+    return 0;
+}
+
 static const struct thrum_fabric_ops defaults = {
     .size = sizeof defaults,
     .abi_version = THRUM_FABRIC_ABI_VERSION,
@@ -147,6 +153,7 @@ static const struct thrum_fabric_ops defaults = {
     .progress = no_progress,
     .wait_fd = no_wait_fd,
     .peer_error = no_peer_error,
+    .get_events = no_get_events,
 };
 
 /* One line per entry of the table; without it a NULL entry would be called. */
@@ -180,6 +187,8 @@ static void fill_missing(struct thrum_fabric_ops *ops)
         ops->wait_fd = defaults.wait_fd;
     if (!ops->peer_error)
         ops->peer_error = defaults.peer_error;
+    if (!ops->get_events)
+        ops->get_events = defaults.get_events;
 }
 
 /* ---- checking and finding ------------------------------------------------------------------------ */

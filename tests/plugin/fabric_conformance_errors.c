@@ -37,7 +37,16 @@ static bool untouched(const struct node *node)
     return true;
 }
 
-enum { BAD_KEY, BAD_OFFSET, BAD_LENGTH, BAD_WRAP, BAD_SIGNAL_KEY, BAD_SIGNAL_OFFSET, BAD_KINDS };
+enum {
+    BAD_KEY,
+    BAD_SLOT,
+    BAD_OFFSET,
+    BAD_LENGTH,
+    BAD_WRAP,
+    BAD_SIGNAL_KEY,
+    BAD_SIGNAL_OFFSET,
+    BAD_KINDS
+};
 
 static struct thrum_fabric_put bad_put(const struct node *node, int kind)
 {
@@ -46,6 +55,9 @@ static struct thrum_fabric_put bad_put(const struct node *node, int kind)
     switch (kind) {
     case BAD_KEY:
         put.remote_key ^= 0x5555;
+        break;
+    case BAD_SLOT: /* not far from a good one */
+        put.remote_key += 5;
         break;
     case BAD_OFFSET:
         put.remote_offset = NODE_MEMORY_BYTES - 63;

@@ -15,6 +15,23 @@ static void ports_unlock(struct sim_device *device)
     atomic_store_explicit(&device->ports_lock, 0, memory_order_release);
 }
 
+/* What happened to the ports' links becomes RAS events of the device. Under ports_lock. */
+static void take_events(struct sim_device *device, unsigned index)
+{
+    static const enum thrum_ras_kind kinds[] = {[THRUM_FABRIC_LINK_DOWN] = THRUM_RAS_LINK_DOWN,
+                                                [THRUM_FABRIC_LINK_UP] = THRUM_RAS_LINK_UP,
+                                                [THRUM_FABRIC_FATAL] = THRUM_RAS_FABRIC_ERROR};
+    const struct sim_port *port = &device->ports[index];
+    struct thrum_fabric_event events[8];
+    size_t n = port->fabric->get_events(port->endpoint, events, sizeof events / sizeof *events);
+
+    for (size_t i = 0; i < n; i++)
+        if (events[i].kind < sizeof kinds / sizeof *kinds)
+            sim_ras_event(device, (struct thrum_ras_event){.kind = kinds[events[i].kind],
+                                                           .engine = THRUM_ENGINE_PORT,
+                                                           .address = events[i].port});
+}
+
 bool sim_ports_progress(struct sim_device *device)
 {
     bool moved = false;
@@ -22,8 +39,10 @@ bool sim_ports_progress(struct sim_device *device)
     if (!atomic_load_explicit(&device->nports, memory_order_relaxed) ||
         atomic_exchange_explicit(&device->ports_lock, 1, memory_order_acquire))
         return false;
-    for (unsigned i = 0; i < atomic_load_explicit(&device->nports, memory_order_relaxed); i++)
+    for (unsigned i = 0; i < atomic_load_explicit(&device->nports, memory_order_relaxed); i++) {
         moved |= device->ports[i].fabric->progress(device->ports[i].endpoint) == THRUM_OK;
+        take_events(device, i);
+    }
     ports_unlock(device);
     if (moved) /* what arrived may be what a sleeper waits for; the fabric does not know of them */
         sim_wake(device->shared);

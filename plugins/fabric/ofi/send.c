@@ -161,7 +161,7 @@ thrum_status_t ofi_lookup_start(struct ofi_peer *peer, uint64_t key)
     return peer->status ? peer->status : THRUM_IN_PROGRESS;
 }
 
-/* The answer is there, and a slot still. */
+/* The answer is there, and a slot still. An entry that was never used is all zero. */
 static void finish_lookup(struct ofi_peer *peer)
 {
     struct ofi_entry entry = *peer->answer;
@@ -169,7 +169,7 @@ static void finish_lookup(struct ofi_peer *peer)
     peer->lookup = NULL;
     peer->answer = NULL;
     peer->unconfirmed = peer->outstanding > 0;
-    if (entry.check != ofi_entry_check(&entry))
+    if ((entry.key || entry.check) && entry.check != ofi_entry_check(&entry))
         return; /* it was being changed: whoever wants it asks again */
     if (entry.key != peer->wanted) /* remembered as what it is: no region */
         entry = (struct ofi_entry){.key = peer->wanted};

@@ -463,6 +463,31 @@ static int fake_wait_fd(void *endpoint)
     return -1;
 }
 
+static int link_went; /* how often get_events shall say so */
+
+/* A port that went down on the fabric's side is a RAS event of the device. */
+static void expect_link_down(const struct side *side)
+{
+    struct thrum_ras_event event = {0};
+    size_t n = 0;
+
+    assert_ok(thrum_ras_get_events(side->device, &event, 1, &n));
+    assert_int_equal(n, 1);
+    assert_int_equal(event.kind, THRUM_RAS_LINK_DOWN);
+    assert_int_equal(event.engine, THRUM_ENGINE_PORT);
+    assert_int_equal(event.address, 1);
+}
+
+static size_t fake_get_events(void *endpoint, struct thrum_fabric_event *events_out, size_t max)
+{
+    (void)endpoint;
+    if (!link_went || !max)
+        return 0;
+    link_went--;
+    *events_out = (struct thrum_fabric_event){.kind = THRUM_FABRIC_LINK_DOWN, .port = 1};
+    return 1;
+}
+
 static const struct thrum_fabric_ops fake_fabric = {
     .size = sizeof fake_fabric,
     .abi_version = THRUM_FABRIC_ABI_VERSION,
@@ -471,6 +496,7 @@ static const struct thrum_fabric_ops fake_fabric = {
     .flush = fake_flush,
     .progress = fake_progress,
     .wait_fd = fake_wait_fd,
+    .get_events = fake_get_events,
 };
 
 static void test_port(void **state)
@@ -500,9 +526,11 @@ static void test_port(void **state)
     assert_ok(side.device->ops->port_attach(side.device->impl, &fake_fabric, &endpoint));
     assert_ok(thrum_fill(side.queue, side.memory, 'x', 100));
     refusals = 3;
+    link_went = 1;
     assert_ok(thrum_queue_submit(side.queue, commands, 3, NULL));
     assert_ok(finish(side.queue));
     assert_true(progressed > 0);
+    expect_link_down(&side);
     assert_memory_equal(remote + 16, "abc", 4);
     assert_int_equal(remote[20], 'x');
     assert_int_equal(remote[115], 'x');
