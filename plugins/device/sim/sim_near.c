@@ -17,7 +17,7 @@
  * With more ranks than cores whoever is waited for may need this core, which then is given away, so many times. If he
  * has another core, that costs more than a few looks.
  */
-#define CROWDED_YIELDS 16
+#define CROWDED_YIELDS(patience) ((patience) / 16)
 #define CROWDED_LOOKS 2
 #define CROWDED_LOOKS_APART 64
 
@@ -38,8 +38,8 @@ struct sim_patience sim_patience_begin(const struct sim_queue *queue)
 {
     bool crowded = is_crowded(queue);
 
-    return (struct sim_patience){.tries = crowded ? CROWDED_YIELDS : queue->patience,
-                                 .yields = crowded};
+    return (struct sim_patience){
+        .tries = crowded ? CROWDED_YIELDS(queue->patience) : queue->patience, .yields = crowded};
 }
 
 bool sim_patience_last(struct sim_patience *patience)
@@ -191,14 +191,15 @@ static bool await_in_crowd(struct sim_queue *queue, const struct thrum_command *
 {
     unsigned looks = is_apart(queue, c) ? CROWDED_LOOKS_APART : CROWDED_LOOKS;
 
-    for (unsigned yields = 0; yields < CROWDED_YIELDS; yields++) {
+    for (unsigned yields = CROWDED_YIELDS(queue->patience);; yields--) {
         if (spin(queue, cpu, c->value, mask, looks))
             return true;
+        if (!yields || atomic_load_explicit(&queue->wanted, memory_order_relaxed))
+            return false;
         sched_yield();
         sim_publish_core(queue->device);
         looks = CROWDED_LOOKS;
     }
-    return false;
 }
 
 /* The word has not come yet: from a peer that is just as far it comes in a moment. */
