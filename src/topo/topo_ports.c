@@ -83,7 +83,8 @@ static thrum_status_t add_interface(const char *folder, const char *name, struct
     read_line(own, "operstate", text, sizeof text);
     if (!*text) /* no interface: /sys/class/net has files as well */
         return THRUM_OK;
-    snprintf(port.name, sizeof port.name, "%s", name);
+    if ((size_t)snprintf(port.name, sizeof port.name, "%s", name) >= sizeof port.name)
+        return THRUM_OK; /* none has so long a name */
     port.up = !strcmp(text, "up") || !strcmp(text, "unknown");
     mbps = read_number(own, "speed", 0);
     port.gbps = mbps > 0 ? mbps / 1000 : 0;

@@ -285,14 +285,15 @@ static int by_name(const void *a, const void *b)
 
 static thrum_status_t check_names(struct reader *r, const struct topo *topo)
 {
-    const struct topo_host **sorted = calloc((size_t)topo->nhosts, sizeof(*sorted));
+    size_t n = topo->nhosts > 0 ? (size_t)topo->nhosts : 0;
+    const struct topo_host **sorted = calloc(n + 1, sizeof(*sorted));
     thrum_status_t status = THRUM_OK;
 
     if (!sorted)
         return no_memory(r);
     for (int h = 0; h < topo->nhosts; h++)
         sorted[h] = &topo->hosts[h];
-    qsort(sorted, (size_t)topo->nhosts, sizeof(*sorted), by_name);
+    qsort(sorted, n, sizeof(*sorted), by_name);
     snprintf(r->place, sizeof r->place, "hosts");
     for (int h = 1; h < topo->nhosts && !status; h++)
         if (!strcmp(sorted[h]->name, sorted[h - 1]->name))

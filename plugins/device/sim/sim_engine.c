@@ -51,8 +51,8 @@ static bool is_left(struct sim_queue *queue, bool *same_out)
 {
     uint64_t progress = atomic_load_explicit(&queue->progress, memory_order_relaxed);
 
-    *same_out = queue->looked_progress == progress;
-    queue->looked_progress = progress;
+    *same_out = atomic_exchange_explicit(&queue->looked_progress, progress, memory_order_relaxed) ==
+                progress;
     return sim_queue_pending(queue) &&
            !atomic_load_explicit(&queue->waiters, memory_order_relaxed) &&
            atomic_load_explicit(&queue->owner, memory_order_relaxed) == SIM_FREE;

@@ -227,7 +227,8 @@ struct sim_queue {
         *operands; /* of it, where they do not lie in the ring as they are needed */
     _Atomic(struct sim_shared *) blocked_on; /* whose wake word a waiter should sleep on */
     _Atomic uint64_t commands, bytes_copied, bytes_reduced, bytes_put;
-    uint64_t looked_progress; /* engine thread's own */
+    _Atomic uint64_t
+        looked_progress; /* what the engine thread saw last; of another device, when recycled */
 
     _Alignas(CACHE_LINE_BYTES) _Atomic uint32_t waiters; /* threads in wait() */
     _Atomic uint32_t wanted; /* threads that need the ownership for control */
