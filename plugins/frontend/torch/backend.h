@@ -79,6 +79,7 @@ struct Slot {
     const Device *device = nullptr;
     std::unique_ptr<char[]> scratch;
     size_t scratch_bytes = 0;
+    std::vector<std::unique_ptr<char[]>> outgrown; /* what is on the queue may still use them */
 
     char *need_scratch(size_t bytes);
     thrum_status_t copy(void *dst, const void *src, size_t bytes) const;
@@ -101,10 +102,7 @@ class Work : public c10d::Work
   private:
     friend class Lane;
     WorkRef self();
-    bool is_done() const
-    {
-        return done_.load(std::memory_order_acquire);
-    }
+    bool is_done() const { return done_.load(std::memory_order_acquire); }
     /* True once it has ended. The calling thread executes; `until` NULL: as long as it takes. */
     bool drive(const Clock::time_point *until);
     bool poll();
@@ -165,10 +163,7 @@ class Lane : public std::enable_shared_from_this<Lane>
     /* Every lane of the process, before the interpreter goes. */
     static void close_all(Milliseconds grace);
     bool is_foreign() const; /* in a child of the process that made it */
-    const std::string &name() const
-    {
-        return options_.name;
-    }
+    const std::string &name() const { return options_.name; }
 
   private:
     friend class Work;
@@ -271,10 +266,7 @@ class ProcessGroup : public BackendBase
                  const std::string &name, std::vector<int64_t> global_ranks);
     ~ProcessGroup() override;
 
-    const std::string getBackendName() const override
-    {
-        return "thrum";
-    }
+    const std::string getBackendName() const override { return "thrum"; }
     using WorkPtr = c10::intrusive_ptr<c10d::Work>;
     WorkPtr broadcast(Tensors &tensors, const c10d::BroadcastOptions &options) override;
     WorkPtr allreduce(Tensors &tensors, const c10d::AllreduceOptions &options) override;
@@ -301,8 +293,8 @@ class ProcessGroup : public BackendBase
     WorkPtr reduce_scatter_tensor_coalesced(Tensors &outputs, Tensors &inputs,
                                             const c10d::ReduceScatterOptions &options) override;
 #endif
-    WorkPtr alltoall_base(at::Tensor &output, at::Tensor &input, std::vector<int64_t> &output_splits,
-                          std::vector<int64_t> &input_splits,
+    WorkPtr alltoall_base(at::Tensor &output, at::Tensor &input,
+                          std::vector<int64_t> &output_splits, std::vector<int64_t> &input_splits,
                           const c10d::AllToAllOptions &options) override;
     WorkPtr alltoall(Tensors &outputs, Tensors &inputs,
                      const c10d::AllToAllOptions &options) override;

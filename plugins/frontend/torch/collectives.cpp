@@ -64,7 +64,8 @@ thrum_status_t copy_parts(const Slot &slot, char *scratch, const std::vector<Ele
         size_t bytes = blocks[r].bytes;
         char *at = blocks[r].data + first * bytes, *there = scratch + r * count * bytes;
 
-        status = to_scratch ? slot.copy(there, at, count * bytes) : slot.copy(at, there, count * bytes);
+        status =
+            to_scratch ? slot.copy(there, at, count * bytes) : slot.copy(at, there, count * bytes);
     }
     return status;
 }
@@ -272,14 +273,15 @@ thrum_status_t issue_allgather(const Element &in, const std::vector<Element> &ou
             });
         return status;
     }
-    return by_parts(n, in.count, in.bytes, kScratchBytes, [&](size_t first, size_t count, bool all) {
-        bool direct = all && is_adjacent(out);
-        char *to = direct ? out[0].data : slot.need_scratch(n * count * in.bytes);
-        thrum_status_t status = thrum_allgather(in.data + first * in.bytes, to, count, in.dtype,
-                                                comm, slot.queue);
+    return by_parts(
+        n, in.count, in.bytes, kScratchBytes, [&](size_t first, size_t count, bool all) {
+            bool direct = all && is_adjacent(out);
+            char *to = direct ? out[0].data : slot.need_scratch(n * count * in.bytes);
+            thrum_status_t status =
+                thrum_allgather(in.data + first * in.bytes, to, count, in.dtype, comm, slot.queue);
 
-        return status || direct ? status : copy_parts(slot, to, out, first, count, false);
-    });
+            return status || direct ? status : copy_parts(slot, to, out, first, count, false);
+        });
 }
 
 thrum_status_t issue_reduce_scatter(const Element &in, const Element &out, size_t n,
@@ -353,8 +355,9 @@ ProcessGroup::WorkPtr ProcessGroup::allgather(std::vector<Tensors> &outputs, Ten
     std::vector<Element> out = elements_of(title, "output", outputs[0], n());
     check_alike(title, input, outputs[0][0]);
     check_count(title, "the input", in.count, out[static_cast<size_t>(rank_)].count);
-    return start(OpType::ALLGATHER, title, inputs, outputs, options.timeout,
-                 [=](thrum_comm_t comm, Slot &slot) { return issue_allgather(in, out, comm, slot); });
+    return start(
+        OpType::ALLGATHER, title, inputs, outputs, options.timeout,
+        [=](thrum_comm_t comm, Slot &slot) { return issue_allgather(in, out, comm, slot); });
 }
 
 ProcessGroup::WorkPtr ProcessGroup::_allgather_base(at::Tensor &output, at::Tensor &input,
@@ -380,8 +383,8 @@ ProcessGroup::WorkPtr ProcessGroup::allgather_coalesced(std::vector<Tensors> &ou
     std::vector<std::vector<Element>> out(inputs.size());
 
     TORCH_CHECK_VALUE(!inputs.empty(), title, ": no tensor");
-    TORCH_CHECK_VALUE(outputs.size() == n(), title, ": ", outputs.size(),
-                      " lists of outputs for ", size_, " ranks");
+    TORCH_CHECK_VALUE(outputs.size() == n(), title, ": ", outputs.size(), " lists of outputs for ",
+                      size_, " ranks");
     for (size_t i = 0; i < inputs.size(); i++) {
         in.push_back(element_of(title, inputs[i]));
         for (const Tensors &list : outputs) {
@@ -445,8 +448,8 @@ ProcessGroup::allgather_into_tensor_coalesced(Tensors &outputs, Tensors &inputs,
     std::vector<Element> in, out;
     size_t size = n();
 
-    TORCH_CHECK_VALUE(inputs.size() == outputs.size(), title, ": ", outputs.size(),
-                      " outputs for ", inputs.size(), " inputs");
+    TORCH_CHECK_VALUE(inputs.size() == outputs.size(), title, ": ", outputs.size(), " outputs for ",
+                      inputs.size(), " inputs");
     for (size_t i = 0; i < inputs.size(); i++) {
         in.push_back(element_of(title, inputs[i]));
         out.push_back(element_of(title, outputs[i]));
@@ -472,8 +475,8 @@ ProcessGroup::reduce_scatter_tensor_coalesced(Tensors &outputs, Tensors &inputs,
     std::vector<Reduction> reductions;
     size_t size = n();
 
-    TORCH_CHECK_VALUE(inputs.size() == outputs.size(), title, ": ", outputs.size(),
-                      " outputs for ", inputs.size(), " inputs");
+    TORCH_CHECK_VALUE(inputs.size() == outputs.size(), title, ": ", outputs.size(), " outputs for ",
+                      inputs.size(), " inputs");
     for (size_t i = 0; i < inputs.size(); i++) {
         in.push_back(element_of(title, inputs[i]));
         out.push_back(element_of(title, outputs[i]));
@@ -516,24 +519,22 @@ ProcessGroup::WorkPtr ProcessGroup::gather(std::vector<Tensors> &outputs, Tensor
         for (const Element &block : out)
             check_count(title, "an output", block.count, in.count);
     }
-    return start(OpType::GATHER, title, inputs, outputs, options.timeout,
-                 [=](thrum_comm_t comm, Slot &slot) {
-                     return by_parts(
-                         size, in.count, in.bytes, kScratchBytes,
-                         [&](size_t first, size_t count, bool all) {
-                             bool direct = !is_root || (all && is_adjacent(out));
-                             char *to = !is_root  ? nullptr
-                                        : direct ? out[0].data
-                                                 : slot.need_scratch(size * count * in.bytes);
-                             thrum_status_t status =
-                                 thrum_gather(in.data + first * in.bytes, to, count, in.dtype, root,
-                                              comm, slot.queue);
+    return start(
+        OpType::GATHER, title, inputs, outputs, options.timeout,
+        [=](thrum_comm_t comm, Slot &slot) {
+            return by_parts(
+                size, in.count, in.bytes, kScratchBytes, [&](size_t first, size_t count, bool all) {
+                    bool direct = !is_root || (all && is_adjacent(out));
+                    char *to = !is_root ? nullptr
+                               : direct ? out[0].data
+                                        : slot.need_scratch(size * count * in.bytes);
+                    thrum_status_t status = thrum_gather(in.data + first * in.bytes, to, count,
+                                                         in.dtype, root, comm, slot.queue);
 
-                             return status || direct
-                                        ? status
-                                        : copy_parts(slot, to, out, first, count, false);
-                         });
-                 });
+                    return status || direct ? status
+                                            : copy_parts(slot, to, out, first, count, false);
+                });
+        });
 }
 
 ProcessGroup::WorkPtr ProcessGroup::scatter(Tensors &outputs, std::vector<Tensors> &inputs,
@@ -557,25 +558,24 @@ ProcessGroup::WorkPtr ProcessGroup::scatter(Tensors &outputs, std::vector<Tensor
         for (const Element &block : in)
             check_count(title, "an input", block.count, out.count);
     }
-    return start(
-        OpType::SCATTER, title, is_root ? inputs[0] : Tensors(), {outputs}, options.timeout,
-        [=](thrum_comm_t comm, Slot &slot) {
-            return by_parts(size, out.count, out.bytes, kScratchBytes,
-                            [&](size_t first, size_t count, bool all) {
-                                bool direct = !is_root || (all && is_adjacent(in));
-                                char *from = !is_root  ? nullptr
-                                             : direct ? in[0].data
-                                                      : slot.need_scratch(size * count * out.bytes);
-                                thrum_status_t status =
-                                    direct ? THRUM_OK
-                                           : copy_parts(slot, from, in, first, count, true);
+    return start(OpType::SCATTER, title, is_root ? inputs[0] : Tensors(), {outputs},
+                 options.timeout, [=](thrum_comm_t comm, Slot &slot) {
+                     return by_parts(
+                         size, out.count, out.bytes, kScratchBytes,
+                         [&](size_t first, size_t count, bool all) {
+                             bool direct = !is_root || (all && is_adjacent(in));
+                             char *from = !is_root ? nullptr
+                                          : direct ? in[0].data
+                                                   : slot.need_scratch(size * count * out.bytes);
+                             thrum_status_t status =
+                                 direct ? THRUM_OK : copy_parts(slot, from, in, first, count, true);
 
-                                return status ? status
-                                              : thrum_scatter(from, out.data + first * out.bytes,
-                                                              count, out.dtype, root, comm,
-                                                              slot.queue);
-                            });
-        });
+                             return status
+                                        ? status
+                                        : thrum_scatter(from, out.data + first * out.bytes, count,
+                                                        out.dtype, root, comm, slot.queue);
+                         });
+                 });
 }
 
 /* ---- everybody with everybody ---- */
@@ -618,29 +618,29 @@ ProcessGroup::WorkPtr ProcessGroup::alltoall(Tensors &outputs, Tensors &inputs,
 
     check_alike(title, inputs[0], outputs[0]);
     check_count(title, "the output of the own rank", out[own].count, in[own].count);
-    return start(
-        OpType::ALLTOALL, title, inputs, {outputs}, options.timeout,
-        [=](thrum_comm_t comm, Slot &slot) {
-            thrum_status_t status = slot.copy(out[own].data, in[own].data, in[own].count * in[own].bytes);
-            thrum_status_t end;
+    return start(OpType::ALLTOALL, title, inputs, {outputs}, options.timeout,
+                 [=](thrum_comm_t comm, Slot &slot) {
+                     thrum_status_t status =
+                         slot.copy(out[own].data, in[own].data, in[own].count * in[own].bytes);
+                     thrum_status_t end;
 
-            if (status)
-                return status;
-            status = thrum_group_start();
-            if (status)
-                return status;
-            for (size_t r = 0; r < in.size() && !status; r++) {
-                if (r == own)
-                    continue;
-                status = thrum_send(in[r].data, in[r].count, in[r].dtype, static_cast<int>(r), comm,
-                                    slot.queue);
-                if (!status)
-                    status = thrum_recv(out[r].data, out[r].count, out[r].dtype,
-                                        static_cast<int>(r), comm, slot.queue);
-            }
-            end = thrum_group_end();
-            return status ? status : end;
-        });
+                     if (status)
+                         return status;
+                     status = thrum_group_start();
+                     if (status)
+                         return status;
+                     for (size_t r = 0; r < in.size() && !status; r++) {
+                         if (r == own)
+                             continue;
+                         status = thrum_send(in[r].data, in[r].count, in[r].dtype,
+                                             static_cast<int>(r), comm, slot.queue);
+                         if (!status)
+                             status = thrum_recv(out[r].data, out[r].count, out[r].dtype,
+                                                 static_cast<int>(r), comm, slot.queue);
+                     }
+                     end = thrum_group_end();
+                     return status ? status : end;
+                 });
 }
 
 } // namespace thrum_torch

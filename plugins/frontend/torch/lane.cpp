@@ -99,6 +99,7 @@ std::shared_ptr<Device> Device::get()
 char *Slot::need_scratch(size_t bytes)
 {
     if (bytes > scratch_bytes) {
+        outgrown.push_back(std::move(scratch));
         scratch.reset(new char[bytes]);
         scratch_bytes = bytes;
     }
@@ -139,7 +140,7 @@ std::string Work::describe() const
 {
     /* titles are "thrum:all_reduce" for the profiler */
     return std::string(strchr(title_, ':') + 1) + " #" + std::to_string(number_) + " of rank " +
-           std::to_string(rank_) + " on " + lane_->name();
+           std::to_string(rank_);
 }
 
 bool Work::await_issue(const Clock::time_point *until)
@@ -170,7 +171,8 @@ bool Work::drive(const Clock::time_point *until)
     do {
         if (until)
             left_ns = std::max<int64_t>(
-                0, std::chrono::duration_cast<std::chrono::nanoseconds>(*until - Clock::now()).count());
+                0, std::chrono::duration_cast<std::chrono::nanoseconds>(*until - Clock::now())
+                       .count());
         if (settle(thrum_queue_synchronize_for(slot_->queue, left_ns), lock))
             return true;
     } while (!until || Clock::now() < *until);
@@ -253,9 +255,8 @@ bool Work::wait(Milliseconds timeout)
         timeout = timeout_;
     until = (is_own ? begun_ : Clock::now()) + timeout;
     if (!drive(timeout.count() ? &until : nullptr))
-        fail(THRUM_ERR_TIMEOUT, describe() + " has not ended within " +
-                                    std::to_string(timeout.count()) +
-                                    " ms; it is still in flight");
+        fail(THRUM_ERR_TIMEOUT, describe() + " on " + lane_->name() + " has not ended within " +
+                                    std::to_string(timeout.count()) + " ms; it is still in flight");
     complete_future();
     exception = this->exception();
     if (exception)
@@ -318,9 +319,7 @@ void Work::complete_future()
 
 /* ---- lanes: life ---- */
 
-Lane::Lane(LaneOptions options) : options_(std::move(options)), device_(Device::get())
-{
-}
+Lane::Lane(LaneOptions options) : options_(std::move(options)), device_(Device::get()) {}
 
 std::shared_ptr<Lane> Lane::make(LaneOptions options)
 {
@@ -352,14 +351,15 @@ void Lane::join(const Meet &meet)
     thrum_unique_id id = meet(closing_);
     thrum_comm_config config{};
     thrum_status_t status;
-    Milliseconds deadline = std::min(std::max(options_.timeout, kShortestDeadline), kLongestDeadline);
+    Milliseconds deadline =
+        std::min(std::max(options_.timeout, kShortestDeadline), kLongestDeadline);
 
     config.size = sizeof config;
     config.deadline_ms = config.init_deadline_ms = deadline.count();
     config.scratch_bytes = options_.scratch_bytes;
     config.name = options_.name.c_str();
-    status = thrum_comm_init_rank(&id, options_.size, options_.rank, device_->handle, &config,
-                                  &comm_);
+    status =
+        thrum_comm_init_rank(&id, options_.size, options_.rank, device_->handle, &config, &comm_);
     if (status)
         fail(status, "rank " + std::to_string(options_.rank) + " cannot join " + options_.name +
                          ": " + thrum_last_error());
@@ -368,9 +368,8 @@ void Lane::join(const Meet &meet)
 void Lane::join_later(Meet meet)
 {
     joining_ = true;
-    joiner_ = std::thread([lane = shared_from_this(), meet = std::move(meet)] {
-        lane->run_join(meet);
-    });
+    joiner_ =
+        std::thread([lane = shared_from_this(), meet = std::move(meet)] { lane->run_join(meet); });
 }
 
 /* The joiner: then issues what has come meanwhile, in order. */
@@ -480,8 +479,7 @@ thrum_status_t Lane::cause(thrum_status_t status, std::string *message) const
 Slot *Lane::new_slot()
 {
     auto slot = std::make_unique<Slot>();
-    thrum_status_t status =
-        thrum_queue_create(device_->handle, THRUM_QUEUE_DIRECT, &slot->queue);
+    thrum_status_t status = thrum_queue_create(device_->handle, THRUM_QUEUE_DIRECT, &slot->queue);
 
     if (status)
         fail(status, thrum_last_error());
@@ -515,6 +513,7 @@ void Lane::give_slot(Slot *slot)
 {
     std::lock_guard<std::mutex> lock(pool_);
 
+    slot->outgrown.clear();
     if (slot->scratch_bytes > kKeptScratchBytes) {
         slot->scratch.reset();
         slot->scratch_bytes = 0;
@@ -559,7 +558,9 @@ void Lane::fail_issue(thrum_status_t status, Slot *slot)
         (void)!thrum_comm_abort(comm_);
     (void)!thrum_queue_synchronize(slot->queue);
     give_slot(slot);
-    fail(status, options_.name + ": " + message);
+    fail(status, message.compare(0, options_.name.size(), options_.name)
+                     ? options_.name + ": " + message
+                     : message);
 }
 
 void Lane::issue(const WorkRef &work, const Issue &issue)

@@ -13,9 +13,9 @@ c10::intrusive_ptr<BackendBase> create(const StoreRef &store, int rank, int size
                                        std::chrono::duration<double> timeout,
                                        const std::string &name, std::vector<int64_t> global_ranks)
 {
-    return c10::make_intrusive<ProcessGroup>(
-        store, rank, size, std::chrono::duration_cast<Milliseconds>(timeout), name,
-        std::move(global_ranks));
+    return c10::make_intrusive<ProcessGroup>(store, rank, size,
+                                             std::chrono::duration_cast<Milliseconds>(timeout),
+                                             name, std::move(global_ranks));
 }
 
 void shut_down(std::chrono::duration<double> grace)

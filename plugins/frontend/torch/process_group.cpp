@@ -87,8 +87,8 @@ ProcessGroup::WorkPtr ProcessGroup::start(c10d::OpType type, const char *title, 
                                           std::vector<Tensors> outputs, Milliseconds timeout,
                                           Issue issue)
 {
-    auto work = c10::make_intrusive<Work>(rank_, type, title, std::move(inputs),
-                                          std::move(outputs), timeout);
+    auto work = c10::make_intrusive<Work>(rank_, type, title, std::move(inputs), std::move(outputs),
+                                          timeout);
 
     sequence_++;
     lane_->submit(work, std::move(issue));
@@ -105,7 +105,8 @@ std::shared_ptr<Lane> ProcessGroup::channel(int from, int to, int tag)
 
     if (!lane) {
         LaneOptions options;
-        std::string pair = std::to_string(from) + "-" + std::to_string(to) + "-" + std::to_string(tag);
+        std::string pair =
+            std::to_string(from) + "-" + std::to_string(to) + "-" + std::to_string(tag);
 
         options.name = name_ + ", messages from rank " + std::to_string(from) +
                        " (0 here) to rank " + std::to_string(to) + " (1 here), tag " +
@@ -134,9 +135,9 @@ ProcessGroup::WorkPtr ProcessGroup::message(c10d::OpType type, const char *title
     TORCH_CHECK_VALUE(peer != rank_, title, ": rank ", rank_, " cannot ",
                       is_send ? "send to" : "receive from", " itself");
     std::shared_ptr<Lane> lane = is_send ? channel(rank_, peer, tag) : channel(peer, rank_, tag);
-    auto work = c10::make_intrusive<Work>(rank_, type, title, Tensors{tensor},
-                                          is_send ? std::vector<Tensors>() : std::vector<Tensors>{{tensor}},
-                                          Milliseconds(0));
+    auto work = c10::make_intrusive<Work>(
+        rank_, type, title, Tensors{tensor},
+        is_send ? std::vector<Tensors>() : std::vector<Tensors>{{tensor}}, Milliseconds(0));
     work->source_ = is_send ? -1 : peer;
     lane->submit(work, [=](thrum_comm_t comm, Slot &slot) {
         return in_pieces(element, [&](char *at, size_t count) {
@@ -159,9 +160,10 @@ ProcessGroup::WorkPtr ProcessGroup::recv(Tensors &tensors, int peer, int tag)
 
 ProcessGroup::WorkPtr ProcessGroup::recvAnysource(Tensors &, int)
 {
-    C10_THROW_ERROR(NotImplementedError,
-                    "thrum:recv: the sender has to be named (src=...): a message is written straight "
-                    "into the memory of a receive that was made for its sender");
+    C10_THROW_ERROR(
+        NotImplementedError,
+        "thrum:recv: the sender has to be named (src=...): a message is written straight "
+        "into the memory of a receive that was made for its sender");
 }
 
 /* ---- a barrier that says who is missing ---- */

@@ -89,7 +89,7 @@ const char *name_of(c10d::ReduceOp::RedOpType op)
 
 bool thrum_op_of(c10d::ReduceOp::RedOpType op, thrum_redop_t *out)
 {
-    static const thrum_redop_t ops[] = {THRUM_SUM, THRUM_AVG,  THRUM_PROD, THRUM_MIN, THRUM_MAX,
+    static const thrum_redop_t ops[] = {THRUM_SUM,  THRUM_AVG, THRUM_PROD, THRUM_MIN, THRUM_MAX,
                                         THRUM_BAND, THRUM_BOR, THRUM_BXOR, THRUM_SUM};
 
     if (op >= sizeof ops / sizeof *ops)
@@ -133,7 +133,8 @@ void read_factor(const char *title, const c10d::ReduceOp &op, at::ScalarType typ
         value = supplement->tensor_factors[0];
 #endif
     if (!value.defined())
-        value = at::scalar_tensor(supplement->double_factor, at::TensorOptions().dtype(at::kDouble));
+        value =
+            at::scalar_tensor(supplement->double_factor, at::TensorOptions().dtype(at::kDouble));
     TORCH_CHECK_VALUE(value.numel() == 1, title, ": PREMUL_SUM with a factor of ", value.numel(),
                       " elements");
     value = value.to(at::kCPU, type).contiguous();
@@ -156,8 +157,8 @@ Element element_of(const char *title, const at::Tensor &tensor)
     TORCH_CHECK_VALUE(!tensor.is_conj() && !tensor.is_neg(), title,
                       ": a tensor is a view that is conjugated or negated when read; pass its "
                       ".resolve_conj() or .resolve_neg()");
-    TORCH_CHECK_TYPE(dtype_of(tensor.scalar_type(), &element.dtype), title, ": no elements of type ",
-                     tensor.scalar_type());
+    TORCH_CHECK_TYPE(dtype_of(tensor.scalar_type(), &element.dtype), title,
+                     ": no elements of type ", tensor.scalar_type());
     element.count = static_cast<size_t>(tensor.numel());
     element.bytes = tensor.element_size();
     element.data = element.count ? static_cast<char *>(tensor.data_ptr()) : nothing;
@@ -201,9 +202,11 @@ Reduction reduction_of(const char *title, const c10d::ReduceOp &op, const at::Te
     Reduction reduction{};
     at::ScalarType type = tensor.scalar_type();
     auto kind = static_cast<c10d::ReduceOp::RedOpType>(op);
-    bool known = type == at::kBool ? bool_op_of(kind, &reduction.op) : thrum_op_of(kind, &reduction.op);
+    bool known =
+        type == at::kBool ? bool_op_of(kind, &reduction.op) : thrum_op_of(kind, &reduction.op);
 
-    TORCH_CHECK_TYPE(known && type != at::kComplexHalf, title, ": no ", name_of(kind), " of ", type);
+    TORCH_CHECK_TYPE(known && type != at::kComplexHalf, title, ": no ", name_of(kind), " of ",
+                     type);
     TORCH_CHECK_TYPE(!at::isComplexType(type) || kind == c10d::ReduceOp::SUM ||
                          kind == c10d::ReduceOp::AVG || kind == c10d::ReduceOp::PRODUCT ||
                          kind == c10d::ReduceOp::PREMUL_SUM,
