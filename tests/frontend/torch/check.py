@@ -29,9 +29,11 @@ class Job:
     def __init__(self, rank, size, folder):
         self.rank, self.size, self.folder = rank, size, folder
         self.ends_as_program = False
+        self.inits = 0
 
     def init(self, timeout=60.0, backend="thrum"):
-        store = dist.FileStore(os.path.join(self.folder, "store"), self.size)
+        self.inits += 1
+        store = dist.FileStore(os.path.join(self.folder, f"store{self.inits}"), self.size)
         dist.init_process_group(
             backend, store=store, rank=self.rank, world_size=self.size, timeout=timedelta(seconds=timeout)
         )

@@ -1,8 +1,14 @@
 """Every operation, against what it has to give computed here. Each function is a case that all ranks run. Used by check.py."""
 
+import contextlib
+import io
+import os
+import re
+import sys
 import threading
 import time
 from datetime import timedelta
+from unittest import mock
 
 import torch
 import torch.distributed as dist
@@ -432,6 +438,24 @@ def ddp(job):
         assert torch.equal(mine, weight)
 
 
+def example(job):
+    """The example trains, and prints over gloo what it prints over Thrum, to the last digit."""
+    sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "..", "..", "examples"))
+    import torch_digits
+
+    printed = {}
+    for backend in ("thrum", "gloo"):
+        sys.argv = ["torch_digits.py", "--epochs", "3"]
+        said = io.StringIO()
+        with mock.patch.object(dist, "init_process_group", lambda _: job.init(backend=backend)):
+            with contextlib.redirect_stdout(said):
+                torch_digits.main()
+        printed[backend] = said.getvalue()
+    if job.rank == 0:
+        assert printed["thrum"] == printed["gloo"] and printed["thrum"].count("epoch") == 3, printed
+        assert re.search("final: accuracy=0.9.*weights=identical", printed["thrum"]), printed
+
+
 def bad_arguments(job):
     """Bad arguments: what is wrong is named, nothing is sent, and the group works on."""
     pg = job.init()
@@ -494,6 +518,7 @@ CASES = [
     (groups, (2, 4), {}),
     (objects, (2,), {}),
     (ddp, (2, 3), {}),
+    (example, (2,), {}),
     (bad_arguments, (2,), {}),
     (left_open, (2,), {}),
 ]
