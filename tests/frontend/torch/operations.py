@@ -443,11 +443,16 @@ def example(job):
     sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "..", "..", "examples"))
     import torch_digits
 
-    printed = {}
+    init, printed = dist.init_process_group, {}
+
+    def init_here(backend):
+        with mock.patch.object(dist, "init_process_group", init):
+            job.init(backend=backend)
+
     for backend in ("thrum", "gloo"):
         sys.argv = ["torch_digits.py", "--epochs", "3"]
         said = io.StringIO()
-        with mock.patch.object(dist, "init_process_group", lambda _: job.init(backend=backend)):
+        with mock.patch.object(dist, "init_process_group", init_here):
             with contextlib.redirect_stdout(said):
                 torch_digits.main()
         printed[backend] = said.getvalue()
