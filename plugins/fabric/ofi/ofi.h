@@ -3,6 +3,7 @@
  * verbs through ofi_rxm, efa, shm, ...). A shared object: thrum-fabric-ofi.so.
  *
  *   ofi.c       the table; endpoints and their progress
+ *   start.c     the first call into libfabric
  *   provider.c  what libfabric finds here, which of it can serve, and why the rest cannot
  *   region.c    registered memory, and the directory in which peers look up what a key means
  *   peer.c      connections: addresses, is the peer alive, errors
@@ -189,6 +190,9 @@ struct ofi_endpoint {
     struct ofi_op *unposted; /* receives that libfabric did not take back yet */
     bool warned;
 };
+
+/* start.c */
+void ofi_start(void); /* before any other call of libfabric */
 
 /* provider.c */
 thrum_status_t ofi_offers_find(struct ofi_offers *out);
