@@ -17,7 +17,7 @@
  *
  * Each connection has an endpoint of libfabric of its own for sending: it fails alone, and closing it drops its work.
  * Over tcp that makes two sockets of each pair of ranks, on which data go one way only, so that each message costs an
- * acknowledgement of its own. Small messages that follow one another therefore take a shared route, from one listening
+ * acknowledgement of its own. Small puts that follow one another therefore take a shared route, from one listening
  * endpoint to the other, where an answer is the acknowledgement; see send.c.
  */
 #ifndef OFI_H
@@ -49,7 +49,7 @@
 #define OFI_SHORT_BYTES 56 /* of these, what is kept with the work; more takes a slot */
 #define OFI_SLOTS 128 /* of OFI_SLOT_BYTES: inline puts and look-ups on their way */
 #define OFI_OPS 256 /* outstanding operations of a connection */
-#define OFI_STREAK 64 /* so many messages in a row, and the shared route is taken */
+#define OFI_STREAK 64 /* so many small puts in a row, and the shared route is taken */
 #define OFI_RECEIVES 256 /* posted for signals */
 #define OFI_KEYS 64 /* directory entries that a connection remembers */
 #define OFI_TEXT_BYTES 256
@@ -158,7 +158,7 @@ struct ofi_peer {
     struct ofi_route
         shared; /* by the listening endpoints of both; ep NULL: not with this provider */
     const struct ofi_route *route; /* of the two, where things go now */
-    unsigned streak; /* messages since the last put that is none */
+    unsigned streak; /* small puts since the last that was none */
     struct ofi_address address;
     char name[64]; /* for messages */
     struct ofi_op *ops, *free_ops;

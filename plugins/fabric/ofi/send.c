@@ -4,8 +4,8 @@
  * to back; where it does not, each step waits until the one before it is complete at the peer.
  *
  * A connection has up to two routes. Order holds on each of them alone, so it changes from one to the other only when
- * all that it has sent has arrived, which a read of the peer's directory tells. Only messages take the shared one: they
- * lie in slots of the endpoint, so that closing the connection need not wait for them.
+ * all that it has sent has arrived, which a read of the peer's directory tells. Only what is small takes the shared one:
+ * it is copied to slots of the endpoint, so that closing the connection need not wait for it.
  */
 #include "ofi.h"
 
@@ -429,24 +429,26 @@ static thrum_status_t change_route(struct ofi_peer *peer, const struct ofi_route
         return status;
     }
     peer->route = route;
+    thrum_plugin_log(THRUM_LOG_DEBUG, "ofi: to %s by %s route from now on", peer->name,
+                     is_shared(peer) ? "the shared" : "its own");
     return THRUM_OK;
 }
 
-/* By which route a put goes: messages by the shared one, after enough of them. */
-static thrum_status_t find_route(struct ofi_peer *peer, bool is_message)
+/* By which route a put goes: small ones by the shared one, after enough of them. */
+static thrum_status_t find_route(struct ofi_peer *peer, bool is_small)
 {
     const struct ofi_route *route = &peer->own;
 
     if (!peer->shared.ep)
         return THRUM_OK;
-    if (!is_message)
+    if (!is_small)
         peer->streak = 0;
     else if (peer->streak >= OFI_STREAK)
         route = &peer->shared;
     return route == peer->route ? THRUM_OK : change_route(peer, route);
 }
 
-/* Inline data is copied: into the work where libfabric copies it again at once, else into a slot. */
+/* Inline and small data are copied: into the work where libfabric copies it again at once, else into a slot. */
 static thrum_status_t keep_inline(struct ofi_peer *peer, const struct thrum_fabric_put *put,
                                   struct ofi_work *work)
 {
@@ -511,15 +513,16 @@ static thrum_status_t accept_put(struct ofi_peer *peer, const struct thrum_fabri
     struct ofi_work work = {.kind = OFI_PUT, .left = put->bytes};
     struct ofi_entry data = {0}, signal = {0};
     thrum_status_t status = make_room(peer);
-    bool is_message;
+    bool is_message, is_small;
 
     if (!status && put->bytes)
         status = resolve(peer, put->remote_key, put->remote_offset, put->bytes, &data);
     if (!status && put->signal_key)
         status = resolve(peer, put->signal_key, put->signal_offset, 8, &signal);
     is_message = put->signal_key && (!put->bytes || is_line(put)) && !signal.write_signals;
+    is_small = is_message || (put->signal_key && put->bytes <= OFI_LINE_BYTES);
     if (!status)
-        status = find_route(peer, is_message);
+        status = find_route(peer, is_small);
     if (status)
         return status;
     work.remote = data.base + put->remote_offset;
@@ -530,7 +533,7 @@ static thrum_status_t accept_put(struct ofi_peer *peer, const struct thrum_fabri
         status = keep_line(peer, put, &work);
         if (status)
             return status;
-    } else if (put->bytes && put->flags & THRUM_PUT_INLINE) {
+    } else if (put->bytes && (put->flags & THRUM_PUT_INLINE || is_shared(peer))) {
         status = keep_inline(peer, put, &work);
         if (status)
             return status;
@@ -539,7 +542,7 @@ static thrum_status_t accept_put(struct ofi_peer *peer, const struct thrum_fabri
         work.desc = ((const struct ofi_region *)put->local_region)->desc;
     }
     peer->work = work;
-    peer->streak += is_message;
+    peer->streak += is_small;
     if (work.inject)
         peer->work.local = peer->work.small;
     (void)advance(peer);
