@@ -47,7 +47,8 @@
 #define OFI_REGIONS 8192 /* entries of the directory */
 #define OFI_LINE_BYTES 4088 /* of data that go with their signal: what a line holds */
 #define OFI_SHORT_BYTES 56 /* of these, what is kept with the work; more takes a slot */
-#define OFI_SLOTS 128 /* of OFI_SLOT_BYTES: inline puts and look-ups on their way */
+#define OFI_SLOTS 128 /* inline and small puts and look-ups on their way */
+#define OFI_SMALL_BYTES 32768 /* are copied for a shared route, where there is one */
 #define OFI_OPS 256 /* outstanding operations of a connection */
 #define OFI_STREAK 64 /* so many small puts in a row, and the shared route is taken */
 #define OFI_RECEIVES 256 /* posted for signals */
@@ -87,8 +88,9 @@ struct ofi_signal {
 };
 #define OFI_SIGNAL_HEAD offsetof(struct ofi_signal, data)
 #define OFI_MESSAGE_BYTES (OFI_SIGNAL_HEAD + OFI_LINE_BYTES) /* the longest */
-#define OFI_SLOT_BYTES 4160
-_Static_assert(OFI_SLOT_BYTES >= OFI_MESSAGE_BYTES && OFI_SLOT_BYTES >= OFI_INLINE_BYTES, "fits");
+#define OFI_RECEIVE_BYTES 4160
+_Static_assert(OFI_RECEIVE_BYTES >= OFI_MESSAGE_BYTES && OFI_RECEIVE_BYTES >= OFI_INLINE_BYTES,
+               "fits");
 
 /* One of libfabric's offers. */
 struct ofi_offer {
@@ -198,6 +200,7 @@ struct ofi_endpoint {
     size_t arena_bytes;
     struct fid_mr *arena_mr;
     void *arena_desc;
+    size_t slot_bytes;
     struct ofi_entry *directory;
     struct ofi_region *regions[OFI_REGIONS]; /* by directory slot */
     uint32_t regions_high, key_salt;

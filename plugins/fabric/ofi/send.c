@@ -520,7 +520,7 @@ static thrum_status_t accept_put(struct ofi_peer *peer, const struct thrum_fabri
     if (!status && put->signal_key)
         status = resolve(peer, put->signal_key, put->signal_offset, 8, &signal);
     is_message = put->signal_key && (!put->bytes || is_line(put)) && !signal.write_signals;
-    is_small = is_message || (put->signal_key && put->bytes <= OFI_LINE_BYTES);
+    is_small = is_message || (put->signal_key && put->bytes <= OFI_SMALL_BYTES);
     if (!status)
         status = find_route(peer, is_small);
     if (status)
