@@ -114,11 +114,12 @@ static struct verbs_endpoint *allocate(void)
     if (!endpoint)
         return NULL;
     pthread_mutex_init(&endpoint->lock, NULL);
-    pthread_mutex_init(&endpoint->control_lock, NULL);
+    pthread_mutex_init(&endpoint->mail_lock, NULL);
     pthread_condattr_init(&clock);
     pthread_condattr_setclock(&clock, CLOCK_MONOTONIC);
     pthread_cond_init(&endpoint->answered, &clock);
     pthread_condattr_destroy(&clock);
+    verbs_closer_init(&endpoint->closer);
     endpoint->stop_fd = -1;
     endpoint->address.token = verbs_random();
     return endpoint;
@@ -127,10 +128,11 @@ static struct verbs_endpoint *allocate(void)
 static void destroy(struct verbs_endpoint *endpoint)
 {
     verbs_control_close(endpoint);
+    verbs_closer_finish(&endpoint->closer);
     verbs_arena_destroy(endpoint);
     verbs_ports_close(endpoint);
     pthread_cond_destroy(&endpoint->answered);
-    pthread_mutex_destroy(&endpoint->control_lock);
+    pthread_mutex_destroy(&endpoint->mail_lock);
     pthread_mutex_destroy(&endpoint->lock);
     free(endpoint);
 }
