@@ -5,14 +5,10 @@
 #include "verbs.h"
 
 #include <errno.h>
-#include <poll.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <fcntl.h>
-#include <sys/stat.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #define LOOK_NS 5000000 /* between two looks at a process */
@@ -54,30 +50,6 @@ thrum_status_t verbs_peer_error(void *handle, const char **message_out)
 
 /* ---- is it alive? ---- */
 
-uint64_t verbs_boot_hash(void)
-{
-    char boot[64] = "";
-    uint64_t h = 0xcbf29ce484222325u;
-    int fd = open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC);
-    ssize_t n = fd < 0 ? 0 : read(fd, boot, sizeof boot);
-    struct stat namespace = {0};
-
-    if (fd >= 0)
-        close(fd);
-    for (ssize_t i = 0; i < n; i++)
-        h = (h ^ (uint8_t)boot[i]) * 0x100000001b3u;
-    if (n <= 0 || stat("/proc/self/ns/pid", &namespace))
-        return 0; /* then no pid of another process means anything */
-    return (h ^ namespace.st_ino) * 0x100000001b3u;
-}
-
-static bool is_process_gone(const struct verbs_peer *peer)
-{
-    struct pollfd entry = {.fd = peer->pid_fd, .events = POLLIN};
-
-    return peer->pid_fd >= 0 && poll(&entry, 1, 0) > 0;
-}
-
 static thrum_status_t fail_gone(struct verbs_peer *peer)
 {
     return verbs_peer_fail(peer, THRUM_ERR_PEER_DEAD, "the process has ended");
@@ -88,23 +60,21 @@ void verbs_peer_watch(struct verbs_peer *peer, int64_t now)
     if (peer->status || now - peer->looked_ns < LOOK_NS)
         return;
     peer->looked_ns = now;
-    if (is_process_gone(peer))
+    if (process_is_gone(peer->pid_fd))
         (void)fail_gone(peer);
 }
 
 static thrum_status_t check_alive(struct verbs_peer *peer)
 {
     const struct verbs_address *theirs = &peer->address;
+    int error = process_watch(theirs->boot, theirs->pid, theirs->token, &peer->pid_fd);
 
-    if (!theirs->boot || theirs->boot != peer->endpoint->address.boot)
-        return THRUM_OK;
-    if (theirs->pid == getpid() && !verbs_endpoint_is_here(theirs->token))
+    if (error == ENOENT)
         return verbs_peer_fail(peer, THRUM_ERR_PEER_DEAD, "the endpoint is closed");
-    peer->pid_fd = (int)syscall(SYS_pidfd_open, theirs->pid, 0);
-    if ((peer->pid_fd < 0 && errno == ESRCH) || is_process_gone(peer))
+    if (error == ESRCH)
         return fail_gone(peer);
-    if (peer->pid_fd < 0 && (errno == EMFILE || errno == ENFILE))
-        return verbs_fail(errno, "verbs: no descriptor for a connection");
+    if (error)
+        return verbs_fail(error, "verbs: no descriptor for a connection");
     return THRUM_OK;
 }
 
@@ -451,7 +421,7 @@ static thrum_status_t make_lanes(struct verbs_peer *peer)
         pthread_mutex_lock(&endpoint->lock);
         verbs_peers_answered(endpoint);
         now = now_ns();
-        if (is_process_gone(peer))
+        if (process_is_gone(peer->pid_fd))
             return fail_gone(peer);
         if (now - start > VERBS_CONNECT_MS * 1000000ll)
             break;

@@ -39,6 +39,7 @@
 #include <thrum/fabric_plugin.h>
 #include <thrum/plugin.h>
 
+#include "../common/process.h"
 #include "base/base.h"
 
 #define VERBS_MAGIC 0x3153424556524854u /* "THRVEBS1": plugin and version */
@@ -292,6 +293,7 @@ struct verbs_counters {
 };
 
 struct verbs_endpoint {
+    struct process_endpoint open;
     pthread_mutex_t lock; /* all that follows, and all of its peers */
     struct verbs_peer *peers;
     struct verbs_settings settings;
@@ -390,7 +392,6 @@ bool verbs_lane_step(struct verbs_peer *peer, unsigned lane, int64_t now);
 void verbs_lane_close(struct verbs_endpoint *endpoint, struct verbs_lane *lane);
 /* Looks now and then whether the process is there. */
 void verbs_peer_watch(struct verbs_peer *peer, int64_t now);
-uint64_t verbs_boot_hash(void);
 
 /* send.c; _locked: under the endpoint's lock. True if something moved. */
 thrum_status_t verbs_put_signal(void *peer, const struct thrum_fabric_put *put);
@@ -425,8 +426,6 @@ void verbs_closer_finish(struct verbs_closer *closer);
 
 /* verbs.c */
 bool verbs_progress_locked(struct verbs_endpoint *endpoint);
-/* Is there an endpoint of this process with that token? */
-bool verbs_endpoint_is_here(uint64_t token);
 thrum_status_t verbs_fail(int error, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 #endif
