@@ -636,8 +636,11 @@ thrum_status_t comm_create(const struct thrum_unique_id *id, int nranks, int ran
     if (!status)
         status = exchange_fabric(comm);
     /* Ranks that share cores go on doing so, also where a later communicator has few of them. */
-    if (!status && comm->own_share > 1)
+    if (!status && comm->own_share > 1) {
+        thrum_log(LOG_DEBUG, "%s: rank %d: %d ranks take turns on a core", comm->name, rank,
+                  comm->own_share);
         comm->ops->set_oversubscribed(device->impl, true);
+    }
     if (!status)
         status = comm_registry_add(comm);
     if (status)
