@@ -79,22 +79,17 @@ static uint64_t line_base(const struct builder *b, enum patch_kind kind, int pee
         return p->window_base + p->area_offset + out;
     case PATCH_LINE_PUT:
         return p->area_put_offset + out;
+    case PATCH_LINE_ROOM:
+        return p->window_base + p->area_offset + exec_room_offset(b->comm->rank);
     default:
         return b->comm->area + exec_line_offset(peer, b->program->channel);
     }
 }
 
-/* A patch of the newest command (which is added next unless `command` says otherwise). */
-static void add_patch(struct builder *b, struct exec_patch patch)
+/* A payload that does not fit a line has a room of its own. */
+static bool needs_room(uint64_t bytes)
 {
-    struct exec_program *p = b->program;
-
-    p->patches = grow(b, p->patches, p->npatches, &b->patches_capacity, sizeof *p->patches);
-    if (b->status)
-        return;
-    patch.pair = &b->comm->peers[patch.peer].pairs[p->channel];
-    patch.base = line_base(b, (enum patch_kind)patch.kind, patch.peer);
-    p->patches[p->npatches++] = patch;
+    return bytes > THRUM_LINE_PAYLOAD_BYTES;
 }
 
 static struct exec_delta *delta(struct builder *b, int peer)
@@ -107,6 +102,26 @@ static struct exec_delta *delta(struct builder *b, int peer)
         b->delta_of[peer]->pair = &b->comm->peers[peer].pairs[p->channel];
     }
     return b->delta_of[peer];
+}
+
+/* A patch of the newest command (which is added next unless `command` says otherwise). */
+static void add_patch(struct builder *b, struct exec_patch patch)
+{
+    struct exec_program *p = b->program;
+
+    p->patches = grow(b, p->patches, p->npatches, &b->patches_capacity, sizeof *p->patches);
+    if (b->status)
+        return;
+    patch.pair = &b->comm->peers[patch.peer].pairs[p->channel];
+    patch.stride = patch.kind == PATCH_LINE_ROOM ? COMM_UNIT_BYTES : COMM_LINE_STRIDE;
+    patch.base = line_base(b, (enum patch_kind)patch.kind, patch.peer);
+    if (patch.kind == PATCH_LINE_DATA && delta(b, patch.peer)->receives_room) {
+        patch.stride = COMM_UNIT_BYTES;
+        patch.base = b->comm->area + exec_room_offset(patch.peer);
+    } else if (patch.kind == PATCH_LINE_DATA) {
+        patch.addend = EXEC_LINE_PAYLOAD;
+    }
+    p->patches[p->npatches++] = patch;
 }
 
 /* ---- addresses ---- */
@@ -339,16 +354,17 @@ static void lower_line(struct builder *b, const struct plan_op *op)
     uint32_t first = b->program->noperands;
     bool inline_data = op->flags & PLAN_INLINE;
     bool loads = b->comm->peers[op->peer].loads;
-    int nsrc = inline_data && op->bytes ? 1 : 0;
+    bool room = inline_data && needs_room(op->bytes);
+    int nsrc = inline_data && op->bytes ? 1 : 0, ndst = loads && room ? 2 : 1;
     struct thrum_command *command;
-    struct thrum_command fields = {.bytes = inline_data ? op->bytes : sizeof(struct comm_arrival)};
 
-    add_operand(b, 0);
+    for (int i = 0; i < ndst; i++)
+        add_operand(b, 0);
     if (nsrc)
         add_engine_operand(b, op_operands(b, op)[0]);
-    command = loads ? add_command(b, THRUM_CMD_WRITE_LINE, first, 1, nsrc)
+    command = loads ? add_command(b, THRUM_CMD_WRITE_LINE, first, ndst, nsrc)
                     : add_put(b, op->peer, first, 1, nsrc);
-    command->bytes = fields.bytes;
+    command->bytes = inline_data ? op->bytes : sizeof(struct comm_arrival);
     if (loads)
         command->flags = THRUM_CMD_FLAG_CONTAIN;
     if (!nsrc)
@@ -357,8 +373,15 @@ static void lower_line(struct builder *b, const struct plan_op *op)
         command->put.signal_key = b->comm->peers[op->peer].area_key;
     patch_command(b, loads ? PATCH_LINE_OUT : PATCH_LINE_PUT, op->peer, op->lane,
                   p2p_signature(b, op->peer, true));
+    if (room && !loads && !b->status)
+        b->program->patches[b->program->npatches - 1].room =
+            b->comm->peers[op->peer].area_put_offset + exec_room_offset(b->comm->rank);
+    if (ndst == 2)
+        add_patch(b, (struct exec_patch){.kind = PATCH_LINE_ROOM,
+                                         .peer = op->peer,
+                                         .command = b->program->ncommands - 1,
+                                         .operand = first + 1});
     b->program->arrives |= !inline_data;
-    delta(b, op->peer)->sends_line = true;
 }
 
 static void lower_wait_line(struct builder *b, const struct plan_op *op)
@@ -371,7 +394,27 @@ static void lower_wait_line(struct builder *b, const struct plan_op *op)
     command->mask = EXEC_SEQUENCE_MASK;
     command->writer = b->comm->peers[op->peer].window_base;
     patch_command(b, PATCH_LINE_IN, op->peer, op->lane, p2p_signature(b, op->peer, false));
-    delta(b, op->peer)->receives_line = true;
+}
+
+/* What lines the plan sends and receives, before any command names one. */
+static void note_lines(struct builder *b)
+{
+    for (size_t i = 0; i < b->plan->nops; i++) {
+        const struct plan_op *op = &b->plan->ops[i];
+        uint64_t bytes = op->flags & PLAN_INLINE ? op->bytes : 0;
+        uint8_t units = 1;
+
+        if (!(op->flags & (PLAN_ARRIVE | PLAN_INLINE)) || op->opcode < PLAN_PUT)
+            continue;
+        if (needs_room(bytes))
+            units = (uint8_t)((bytes + COMM_UNIT_BYTES - 1) / COMM_UNIT_BYTES);
+        if (op->opcode == PLAN_WAIT) {
+            delta(b, op->peer)->receives_units = units;
+            delta(b, op->peer)->receives_room = needs_room(bytes);
+        } else {
+            delta(b, op->peer)->sends_units = units;
+        }
+    }
 }
 
 /* PUT with peer access: the DMA engine copies, then signals. */
@@ -540,22 +583,24 @@ static void lower_lane(struct builder *b, uint32_t lane)
     p->lanes[lane].ncommands = p->ncommands - p->lanes[lane].first_command;
 }
 
-/* See struct comm_lines. For delta i the commands first_credit + 2 i: WAIT for a credit, and + 1: give one. */
+/* See struct comm_lines. Behind all lanes, for each delta: WAITs for a credit, then as many that give one. */
 static void lower_credits(struct builder *b)
 {
     struct exec_program *p = b->program;
     struct thrum_comm *comm = b->comm;
     uint64_t own = comm_credit_offset(comm->rank);
 
-    p->first_credit = p->ncommands;
-    for (uint32_t i = 0; i < p->ndeltas && p->channel == CHANNEL_COLLECTIVE; i++) {
+    for (uint32_t i = 0; i < p->ndeltas; i++) {
+        uint32_t first = p->noperands;
+
+        add_operand(b, comm->area + comm_credit_offset(p->deltas[i].peer));
+        add_command(b, THRUM_CMD_WAIT, first, 0, 1);
+    }
+    for (uint32_t i = 0; i < p->ndeltas; i++) {
         int peer = p->deltas[i].peer;
         uint32_t first = p->noperands;
         struct thrum_command *command;
 
-        add_operand(b, comm->area + comm_credit_offset(peer));
-        add_command(b, THRUM_CMD_WAIT, first, 0, 1);
-        first = p->noperands;
         if (comm->peers[peer].loads) {
             add_operand(b, peer_area(b, peer) + own);
             command = add_command(b, THRUM_CMD_SIGNAL, first, 1, 0);
@@ -566,6 +611,49 @@ static void lower_credits(struct builder *b)
             command->put.signal_offset = comm->peers[peer].area_put_offset + own;
         }
     }
+}
+
+/* Where command i of n lanes' and credits' goes when the credits are put around lane 0. */
+static uint32_t place_of(const struct exec_program *p, uint32_t i)
+{
+    uint32_t credits = p->ndeltas, lane0 = p->lanes[0].ncommands;
+    uint32_t lanes = p->ncommands - 2 * credits;
+
+    if (i < lane0)
+        return credits + i;
+    if (i < lanes)
+        return 2 * credits + i;
+    return i < lanes + credits ? i - lanes : lane0 + i - lanes;
+}
+
+/* So an operation with credits is one submission of neighbours: [WAITs] lane 0 [those that give]. */
+static void place_credits(struct builder *b)
+{
+    struct exec_program *p = b->program;
+    struct thrum_command *commands = malloc(b->commands_capacity * sizeof *commands);
+    uint32_t *first_operand = malloc(b->commands_capacity * sizeof *first_operand);
+
+    if (!commands || !first_operand) {
+        free(commands);
+        free(first_operand);
+        b->status = thrum_fail(THRUM_ERR_NO_MEMORY, "no host memory for a plan");
+        return;
+    }
+    for (uint32_t i = 0; i < p->ncommands; i++) {
+        commands[place_of(p, i)] = p->commands[i];
+        first_operand[place_of(p, i)] = b->first_operand[i];
+    }
+    for (uint32_t i = 0; i < p->npatches; i++)
+        p->patches[i].command = place_of(p, p->patches[i].command);
+    for (uint32_t i = 0; i < p->npoints; i++)
+        p->points[i].command += p->ndeltas; /* all in lane 0, or at its end */
+    for (uint32_t lane = 1; lane < p->nlanes; lane++)
+        p->lanes[lane].first_command += 2 * p->ndeltas;
+    p->lanes[0].first_command = p->ncredits = p->ndeltas;
+    free(p->commands);
+    free(b->first_operand);
+    p->commands = commands;
+    b->first_operand = first_operand;
 }
 
 static uint32_t count_lanes(const struct plan *plan)
@@ -618,7 +706,8 @@ static bool as_line_patch(struct exec_program *p, const struct exec_patch *patch
 
     *out = (struct exec_line_patch){.address = &operand->indirect,
                                     .slot = &patch->pair->in.slot,
-                                    .first = patch->base + EXEC_LINE_PAYLOAD};
+                                    .first = patch->base + EXEC_LINE_PAYLOAD,
+                                    .stride = patch->stride};
     switch ((enum patch_kind)patch->kind) {
     case PATCH_PEER_SEND:
         out->first += offsetof(struct comm_arrival, send_offset);
@@ -628,7 +717,12 @@ static bool as_line_patch(struct exec_program *p, const struct exec_patch *patch
         return true;
     case PATCH_LINE_DATA:
         out->address = &operand->base;
-        out->first += patch->addend;
+        out->first = patch->base + patch->addend;
+        return true;
+    case PATCH_LINE_ROOM:
+        out->address = &operand->base;
+        out->slot = &patch->pair->out.slot;
+        out->first = patch->base;
         return true;
     case PATCH_LINE_OUT:
         out->slot = &patch->pair->out.slot; /* fall through */
@@ -710,10 +804,14 @@ thrum_status_t exec_compile(struct thrum_comm *comm, const struct plan *plan,
         b.program->names_stages = plan->names_stages;
         b.program->shares_stages = plan->shares_stages;
         b.program->nlanes = count_lanes(plan);
+        note_lines(&b);
         for (uint32_t lane = 0; lane < b.program->nlanes; lane++)
             lower_lane(&b, lane);
-        lower_credits(&b);
     }
+    if (!b.status && channel == CHANNEL_COLLECTIVE)
+        lower_credits(&b);
+    if (!b.status && channel == CHANNEL_COLLECTIVE)
+        place_credits(&b);
     if (!b.status && channel == CHANNEL_P2P)
         note_messages(&b);
     if (!b.status)

@@ -217,7 +217,8 @@ void plan_signal(struct plan *plan, int lane, int peer, uint64_t value);
 void plan_wait(struct plan *plan, int lane, int peer, uint64_t value);
 void plan_arrive(struct plan *plan, int lane, int peer); /* SIGNAL|ARRIVE */
 void plan_wait_arrival(struct plan *plan, int lane, int peer); /* WAIT|ARRIVE */
-void plan_wait_inline(struct plan *plan, int lane, int peer); /* WAIT|INLINE */
+/* WAIT|INLINE of a line that the peer puts `bytes` into. */
+void plan_wait_inline(struct plan *plan, int lane, int peer, uint64_t bytes);
 /* The plan's stages are those that plan_stage names; for plans of one lane without PUTs. See struct plan_stage. */
 void plan_names_stages(struct plan *plan, bool shared);
 /* Before the next op; 0 bytes are none. Not kept where the plan has a sink. */

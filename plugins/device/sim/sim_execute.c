@@ -409,20 +409,22 @@ static inline thrum_status_t run_wait(struct run *run)
 static inline thrum_status_t run_write_line(struct run *run)
 {
     const struct thrum_command *c = run->command;
+    const uint64_t head = offsetof(struct thrum_line, payload);
     uint64_t address, source, bad;
-    char *payload;
-    void *line, *cpu;
-    thrum_status_t status =
-        sync_target(run, 0, offsetof(struct thrum_line, payload) + c->bytes, &line, &address);
+    void *payload, *line, *cpu;
+    thrum_status_t status = sync_target(
+        run, 0, c->ndst == 2 ? THRUM_LINE_BYTES : head + c->bytes, &line, &address);
 
     if (status)
         return status;
-    payload = (char *)line + offsetof(struct thrum_line, payload); /* long ones leave the struct */
+    payload = (char *)line + head; /* long ones leave the struct */
+    if (c->ndst == 2 && c->bytes && !translate_all(run, 1, 1, c->bytes, 0, &payload, &bad))
+        return report(run, THRUM_RAS_PAGE_FAULT, bad);
     if (!c->nsrc) {
         if (c->bytes)
             memcpy(payload, c->payload, c->bytes);
     } else if (c->bytes) {
-        if (!operand_address(run, 1, &source, &bad))
+        if (!operand_address(run, c->ndst, &source, &bad))
             return report(run, THRUM_RAS_PAGE_FAULT, bad);
         cpu = find_operand(run, source, c->bytes);
         if (!cpu)

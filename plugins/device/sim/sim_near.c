@@ -89,14 +89,17 @@ static inline void store_word(struct near at, uint64_t value)
 
 static inline bool write_line_near(struct sim_queue *queue, const struct thrum_command *c)
 {
-    struct near line = find_near(queue, c, 0, offsetof(struct thrum_line, payload) + c->bytes);
+    const uint64_t head = offsetof(struct thrum_line, payload);
+    bool apart = c->ndst == 2;
+    struct near line = find_near(queue, c, 0, apart ? THRUM_LINE_BYTES : head + c->bytes);
+    struct near room = apart ? find_near(queue, c, 1, c->bytes) : line;
     char *source = (char *)(uintptr_t)c->payload, *payload;
 
     if (c->nsrc && c->bytes)
-        source = find_near(queue, c, 1, c->bytes).cpu;
-    if (!line.shared || (c->bytes && !source))
+        source = find_near(queue, c, c->ndst, c->bytes).cpu;
+    if (!line.shared || !room.shared || (c->bytes && !source))
         return false;
-    payload = line.cpu + offsetof(struct thrum_line, payload);
+    payload = apart ? room.cpu : line.cpu + head;
     if (c->bytes == 8)
         memcpy(payload, source, 8);
     else if (c->bytes)

@@ -18,7 +18,7 @@ void algo_allgather_inline_build(struct plan *plan)
                   algo_send_at(rank, 0), bytes);
     for (int i = 1; i < n; i++) {
         int peer = algo_rank_at(rank, i, n);
-        plan_wait_inline(plan, 0, peer);
+        plan_wait_inline(plan, 0, peer, algo_block_bytes(params, peer));
         plan_copy(plan, 0, algo_recv_at(rank, algo_block_offset(params, peer)),
                   algo_line_of(rank, peer), algo_block_bytes(params, peer));
     }

@@ -15,7 +15,7 @@ void algo_allreduce_inline_build(struct plan *plan)
     for (int i = 1; i < n; i++)
         plan_put_inline(plan, 0, algo_rank_at(rank, i, n), algo_send_at(rank, 0), bytes);
     for (int i = 1; i < n; i++)
-        plan_wait_inline(plan, 0, algo_rank_at(rank, i, n));
+        plan_wait_inline(plan, 0, algo_rank_at(rank, i, n), bytes);
     algo_fold(plan, &(struct algo_fold){
                         .source = algo_source_line, .ranks = n, .to = rank, .bytes = bytes});
 }

@@ -18,7 +18,7 @@ void algo_alltoall_inline_build(struct plan *plan)
     plan_copy(plan, 0, algo_recv_at(rank, own), algo_send_at(rank, own), bytes);
     for (int i = 1; i < n; i++) {
         int peer = algo_rank_at(rank, i, n);
-        plan_wait_inline(plan, 0, peer);
+        plan_wait_inline(plan, 0, peer, bytes);
         plan_copy(plan, 0, algo_recv_at(rank, (uint64_t)peer * bytes), algo_line_of(rank, peer),
                   bytes);
     }

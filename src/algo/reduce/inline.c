@@ -16,7 +16,7 @@ void algo_reduce_inline_build(struct plan *plan)
         return;
     }
     for (int i = 1; i < n; i++)
-        plan_wait_inline(plan, 0, algo_rank_at(rank, i, n));
+        plan_wait_inline(plan, 0, algo_rank_at(rank, i, n), bytes);
     algo_fold(plan, &(struct algo_fold){
                         .source = algo_source_line, .ranks = n, .to = root, .bytes = bytes});
 }

@@ -16,7 +16,7 @@ void algo_reduce_scatter_inline_build(struct plan *plan)
                         algo_block_bytes(params, peer));
     }
     for (int i = 1; i < n; i++)
-        plan_wait_inline(plan, 0, algo_rank_at(rank, i, n));
+        plan_wait_inline(plan, 0, algo_rank_at(rank, i, n), algo_block_bytes(params, rank));
     algo_fold(plan, &(struct algo_fold){.source = algo_source_line,
                                         .ranks = n,
                                         .to = rank,

@@ -12,7 +12,7 @@ void algo_scatter_inline_build(struct plan *plan)
     if (algo_build_alone(plan))
         return;
     if (rank != root) {
-        plan_wait_inline(plan, 0, root);
+        plan_wait_inline(plan, 0, root, bytes);
         plan_copy(plan, 0, algo_recv_at(rank, 0), algo_line_of(rank, root), bytes);
         return;
     }
