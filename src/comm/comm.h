@@ -38,10 +38,10 @@ enum comm_channel { CHANNEL_COLLECTIVE, CHANNEL_P2P, CHANNEL_ONE_SIDED, CHANNEL_
  * The lines of collectives take units, in turn: a line, and room for the payload of one that has more than fits it, which
  * goes on over as many units as it fills; hence the spare ones. Those of messages meet before they go, so two do.
  */
-#define COMM_UNITS 64
-#define COMM_UNIT_BYTES 512
+#define COMM_UNITS 128
+#define COMM_UNIT_BYTES 256
 #define COMM_LINE_UNITS_MAX ((THRUM_LINE_LONG_BYTES + COMM_UNIT_BYTES - 1) / COMM_UNIT_BYTES)
-#define COMM_CREDIT_UNITS 32 /* a receiver tells of so many that are free again */
+#define COMM_CREDIT_UNITS 64 /* a receiver tells of so many that are free again */
 #define COMM_LINES_P2P 2
 #define COMM_LINE_STRIDE CACHE_LINE_BYTES
 #define COMM_SEMAPHORE_STRIDE CACHE_LINE_BYTES
@@ -82,9 +82,9 @@ struct comm_arrival {
 /*
  * One direction of a pair's lines, of which an operation sends one at most. Both ends count alike. A line's units are
  * free again when the operation that it was sent to has ended there. The receiver tells by a credit whenever that fills
- * another COMM_CREDIT_UNITS; a sender that would have more than all units on their way waits for one first. It also
- * knows that all lines before this operation's are done with once it has a line of the same operation from the peer, as
- * the peer had ended what came before.
+ * another COMM_CREDIT_UNITS; a sender that would have more than all units on their way waits for one first. Where nobody
+ * runs ahead it also knows that all lines before this operation's are done with once it has a line of the same operation
+ * from the peer, as the peer had ended what came before.
  */
 struct comm_lines {
     uint64_t count; /* lines so far */
@@ -174,6 +174,18 @@ struct comm_window_part {
     uint64_t offset; /* of the memory from the rank's own_base */
     uint64_t bytes; /* 0: nothing is open there */
     uint64_t key, put_offset; /* for puts */
+};
+
+/*
+ * Collectives in a row on one queue, with nothing else between them. If all that came before has ended, the next one may
+ * send what none of them writes ahead of its turn. user.
+ */
+struct comm_row {
+    struct thrum_queue *queue; /* NULL: there is none */
+    uint64_t ticket; /* of the newest */
+    bool is_all; /* of what is in the queue */
+    uint64_t recv_first, recv_end; /* what they write, and what lies between */
+    uint64_t credit_number; /* of the newest operation that waits for a credit; 0: it has it */
 };
 
 /* Memory of all ranks that is open to puts. user; the parts are fixed. */
@@ -279,6 +291,7 @@ struct thrum_comm {
     pthread_mutex_t retire_lock;
     uint64_t joined; /* user: queues that joined a group, see p2p.c */
     struct thrum_queue *last_queue; /* user: queue of the newest operation */
+    struct comm_row row; /* user; kept where ranks share cores */
     struct thrum_queue **queues; /* every queue used, one reference each; under retire_lock */
     int nqueues;
 

@@ -393,6 +393,8 @@ static void lower_wait_line(struct builder *b, const struct plan_op *op)
     command = add_command(b, THRUM_CMD_WAIT_LINE, first, 0, 1);
     command->mask = EXEC_SEQUENCE_MASK;
     command->writer = b->comm->peers[op->peer].window_base;
+    if (b->plan->runs_ahead && b->comm->ranks_per_core > 1)
+        command->flags = THRUM_CMD_FLAG_DEFER; /* the calls that follow may be sent meanwhile */
     patch_command(b, PATCH_LINE_IN, op->peer, op->lane, p2p_signature(b, op->peer, false));
 }
 
@@ -559,6 +561,22 @@ static void add_points(struct builder *b, size_t op)
     }
 }
 
+/* How many of the plan's first ops are lines that may run ahead. Where every rank has a core nobody gains by it. */
+static uint32_t count_ahead(const struct builder *b)
+{
+    const struct plan *plan = b->plan;
+    uint32_t n = 0;
+
+    if (!plan->runs_ahead || b->comm->ranks_per_core <= 1 || plan->params.in_place ||
+        b->program->channel != CHANNEL_COLLECTIVE || b->program->nlanes > 1)
+        return 0;
+    while (n < plan->nops && plan->ops[n].opcode == PLAN_PUT &&
+           plan->ops[n].flags & PLAN_INLINE && b->comm->peers[plan->ops[n].peer].loads &&
+           op_operands(b, &plan->ops[n])[0].space == PLAN_SEND)
+        n++;
+    return n;
+}
+
 static void lower_lane(struct builder *b, uint32_t lane)
 {
     struct exec_program *p = b->program;
@@ -574,6 +592,8 @@ static void lower_lane(struct builder *b, uint32_t lane)
         add_points(b, i);
         if (b->plan->ops[i].lane == lane)
             lower(b, &b->plan->ops[i]);
+        if (i + 1 == p->nahead)
+            add_own_wait(b, DONE_OFFSET);
     }
     add_points(b, b->plan->nops);
     add_flushes(b);
@@ -768,6 +788,9 @@ static void resolve_operands(struct builder *b)
     sort_patches(p);
     make_line_patches(b);
     p->head_value = &p->commands[p->lanes[0].first_command].value;
+    p->head_again = p->head_value;
+    if (p->nahead)
+        p->head_again = &p->commands[p->lanes[0].first_command + 1 + p->nahead].value;
     p->tail_value = &p->commands[p->lanes[0].first_command + p->lanes[0].ncommands - 1].value;
     for (uint32_t i = 0; i < p->ncommands; i++)
         p->commands[i].operands = &p->operands[b->first_operand[i]];
@@ -804,6 +827,12 @@ thrum_status_t exec_compile(struct thrum_comm *comm, const struct plan *plan,
         b.program->names_stages = plan->names_stages;
         b.program->shares_stages = plan->shares_stages;
         b.program->nlanes = count_lanes(plan);
+        b.program->nahead = count_ahead(&b);
+        b.program->is_plain = channel == CHANNEL_COLLECTIVE && !plan->params.counts;
+        if (b.program->is_plain) {
+            b.program->send_bytes = plan_send_bytes(&plan->params, comm->rank);
+            b.program->recv_bytes = plan_recv_bytes(&plan->params, comm->rank);
+        }
         note_lines(&b);
         for (uint32_t lane = 0; lane < b.program->nlanes; lane++)
             lower_lane(&b, lane);

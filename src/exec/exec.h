@@ -117,10 +117,18 @@ struct exec_program {
     uint32_t nbuffer_patches;
     struct exec_line_patch *line_patches; /* of collectives; they are not among `patches` then */
     uint32_t nline_patches;
+    /*
+     * Lines that may be sent ahead of the operation's turn: so many commands behind lane 0's first, which stands once
+     * more behind them. 0: none.
+     */
+    uint32_t nahead;
+    bool is_plain; /* writes RECV and nothing else, recv_bytes of it */
+    uint64_t send_bytes, recv_bytes;
     uint64_t bound_send, bound_recv; /* what the buffers' patches hold now; 0: nothing */
     bool arrives; /* sends arrival lines */
     uint64_t signature; /* of the call; collectives only */
     uint64_t *head_value, *tail_value; /* of lane 0's first and last command */
+    uint64_t *head_again; /* of the first's twin, see nahead; else the same */
     size_t host_bytes;
 };
 

@@ -22,6 +22,9 @@ uint64_t exec_signature(const struct call_record *call)
     return h >> (64 - EXEC_SIGNATURE_BITS);
 }
 
+#define AHEAD_TIMEOUT_NS 1000000000 /* of what nobody has to be waited for */
+#define CATCH_UP_TIMEOUT_NS 10000000
+
 /* Everything that patches of one run need. */
 struct binding {
     struct thrum_comm *comm;
@@ -251,14 +254,15 @@ static inline void advance_lines(struct comm_lines *lines, enum comm_channel cha
 }
 
 /* The operation is over for the host. */
-static inline void advance_pairs(const struct exec_program *program)
+static inline void advance_pairs(const struct exec_program *program, bool run_ahead)
 {
     for (uint32_t i = 0; i < program->ndeltas; i++) {
         const struct exec_delta *delta = &program->deltas[i];
         struct comm_pair *pair = delta->pair;
 
         if (delta->sends_units) {
-            uint64_t known = delta->receives_units ? pair->out.units : awaited_credit(delta);
+            uint64_t known = delta->receives_units && !run_ahead ? pair->out.units
+                                                                 : awaited_credit(delta);
 
             pair->out.known_free = max_u64(pair->out.known_free, known);
             advance_lines(&pair->out, program->channel, delta->sends_units);
@@ -428,6 +432,7 @@ static void number_lanes(struct exec_program *program, uint64_t number)
 static void number_lane0(struct exec_program *program, uint64_t number)
 {
     *program->head_value = number - 1;
+    *program->head_again = number - 1;
     *program->tail_value = number;
     if (program->nlanes > 1)
         number_lanes(program, number);
@@ -517,24 +522,143 @@ static thrum_status_t submit_list(struct thrum_comm *comm, struct exec_program *
     return status;
 }
 
-static thrum_status_t submit(struct thrum_comm *comm, struct exec_program *program,
-                             const struct exec_staging *staging, struct thrum_queue *queue,
-                             struct comm_operation *operation)
+/* ---- ahead of its turn ---- */
+
+/* Before an operation is submitted: what the queue holds. */
+static void follow_row(struct thrum_comm *comm, const struct exec_program *program,
+                       const struct exec_staging *staging, const struct thrum_queue *queue)
 {
-    const struct credits credits = bind_credits(program);
+    struct comm_row *row = &comm->row;
+    uint64_t last = atomic_load_explicit(&queue->last_ticket, memory_order_relaxed);
+    bool idle = atomic_load_explicit(&queue->synced_ticket, memory_order_relaxed) == last;
+
+    if (row->credit_number && comm_done(comm) >= row->credit_number)
+        row->credit_number = 0;
+    if (staging || !program->is_plain)
+        row->queue = NULL; /* nothing is in a row with it */
+    else if (idle || row->queue != queue || row->ticket != last)
+        *row = (struct comm_row){.queue = (struct thrum_queue *)(uintptr_t)queue,
+                                 .is_all = idle,
+                                 .credit_number = row->credit_number};
+}
+
+static bool may_run_ahead(const struct thrum_comm *comm, const struct exec_program *program,
+                          const struct exec_buffers *buffers, const struct thrum_queue *queue)
+{
+    const struct comm_row *row = &comm->row;
+
+    return program->nahead && row->queue == queue && row->is_all && !row->credit_number &&
+           (buffers->send >= row->recv_end ||
+            buffers->send + program->send_bytes <= row->recv_first);
+}
+
+/*
+ * Who needs a credit is as far ahead as can be, and would be in step with the others ever after if that were queued, too.
+ * So what was begun is let end, and the credits come, for a while; true if they are there.
+ */
+static bool let_catch_up(struct thrum_comm *comm, const struct exec_program *program,
+                         struct thrum_queue *queue)
+{
+    const struct comm_row *row = &comm->row;
+    struct thrum_queue *lane;
+    uint64_t ticket;
+
+    if (row->queue != queue || !row->is_all || row->credit_number ||
+        (row->ticket && queue->ops->wait(queue->impl, row->ticket, CATCH_UP_TIMEOUT_NS)) ||
+        lane_queue(comm, 1, &lane) ||
+        lane->ops->submit_checked(lane->impl, program->commands, program->ncredits, &ticket))
+        return false;
+    if (!lane->ops->wait(lane->impl, ticket, CATCH_UP_TIMEOUT_NS))
+        return true;
+    lane->ops->cancel(lane->impl, ticket, ticket, THRUM_ERR_ABORTED);
+    return false;
+}
+
+/* After it was submitted. */
+static void extend_row(struct comm_row *row, const struct exec_program *program,
+                       const struct exec_buffers *buffers, const struct comm_operation *operation,
+                       bool awaits_credit)
+{
+    if (awaits_credit)
+        row->credit_number = operation->number;
+    if (row->queue != operation->queue)
+        return;
+    row->ticket = operation->ticket;
+    if (!program->recv_bytes)
+        return;
+    if (!row->recv_end || buffers->recv < row->recv_first)
+        row->recv_first = buffers->recv;
+    row->recv_end = max_u64(row->recv_end, buffers->recv + program->recv_bytes);
+}
+
+/*
+ * The operation's lines go now, on a queue where nothing else waits, and the rest in its turn. The lines are with the
+ * peers when this returns, so that the operation ends with the rest of it.
+ */
+static thrum_status_t submit_ahead(struct thrum_comm *comm, struct exec_program *program,
+                                   struct thrum_queue *queue, uint32_t first, uint32_t n,
+                                   struct comm_operation *operation)
+{
+    const struct thrum_command *commands = &program->commands[first];
+    uint32_t nahead = program->nahead;
+    struct thrum_queue *lane;
+    uint64_t ticket;
+    thrum_status_t status = lane_queue(comm, 1, &lane);
+
+    if (!status)
+        status = lane->ops->submit_checked(lane->impl, &commands[1], nahead, &ticket);
+    if (status)
+        return status;
+    if (lane->ops->poll(lane->impl, ticket) &&
+        lane->ops->wait(lane->impl, ticket, AHEAD_TIMEOUT_NS)) {
+        operation->has_more = true; /* as a lane that has failed */
+        operation->lane_queue[1] = lane;
+        operation->lane_ticket[1] = ticket;
+    }
+    status = queue->ops->submit_checked(queue->impl, &commands[1 + nahead], n - 1 - nahead,
+                                        &operation->ticket);
+    if (status) /* peers have the lines of a call that is none */
+        comm_fail(comm, status, comm->rank, true, thrum_last_error());
+    return status;
+}
+
+static thrum_status_t submit_whole(struct thrum_comm *comm, struct exec_program *program,
+                                   const struct exec_buffers *buffers, struct thrum_queue *queue,
+                                   struct credits credits, struct comm_operation *operation)
+{
     uint32_t first = program->lanes[0].first_command, n = program->lanes[0].ncommands;
 
-    number_lane0(program, operation->number);
-    if (staging)
-        return submit_list(comm, program, staging, queue, credits, operation);
     if (credits.awaited) {
         first -= program->ncredits;
         n += program->ncredits;
     }
     if (credits.given)
         n += program->ncredits;
+    if (!credits.awaited && may_run_ahead(comm, program, buffers, queue))
+        return submit_ahead(comm, program, queue, first, n, operation);
     return queue->ops->submit_checked(queue->impl, &program->commands[first], n,
                                       &operation->ticket);
+}
+
+static thrum_status_t submit(struct thrum_comm *comm, struct exec_program *program,
+                             const struct exec_buffers *buffers, const struct exec_staging *staging,
+                             struct thrum_queue *queue, struct comm_operation *operation)
+{
+    struct credits credits = bind_credits(program);
+    bool crowded = comm->ranks_per_core > 1;
+    thrum_status_t status;
+
+    number_lane0(program, operation->number);
+    if (crowded) {
+        follow_row(comm, program, staging, queue);
+        if (credits.awaited && program->nahead)
+            credits.awaited = !let_catch_up(comm, program, queue);
+    }
+    status = staging ? submit_list(comm, program, staging, queue, credits, operation)
+                     : submit_whole(comm, program, buffers, queue, credits, operation);
+    if (crowded && !status)
+        extend_row(&comm->row, program, buffers, operation, credits.awaited);
+    return status;
 }
 
 /* The operation keeps what it sends, and the line in which each receiver's arrival should come. */
@@ -604,7 +728,7 @@ thrum_status_t exec_run(struct thrum_comm *comm, struct exec_program *program,
     begin_operation(operation, number, queue, call);
     if (program->nmessages)
         hand_on_messages(comm, program, operation);
-    status = submit(comm, program, staging, queue, operation);
+    status = submit(comm, program, buffers, staging, queue, operation);
     if (status) {
         comm_free_operation(operation);
         return status;
@@ -612,7 +736,7 @@ thrum_status_t exec_run(struct thrum_comm *comm, struct exec_program *program,
     queue_raise(&queue->last_ticket, operation->ticket);
     if (program->nlanes > 1)
         status = submit_lanes(comm, program, operation);
-    advance_pairs(program);
+    advance_pairs(program, comm->ranks_per_core > 1);
     comm->last_queue = queue;
     atomic_store_explicit(&comm->issued, number, memory_order_release);
     if (status)

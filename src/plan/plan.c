@@ -388,6 +388,11 @@ void plan_wait_inline(struct plan *plan, int lane, int peer, uint64_t bytes)
     append(plan, op, lane, NULL, 0, NULL, 0);
 }
 
+void plan_runs_ahead(struct plan *plan)
+{
+    plan->runs_ahead = true;
+}
+
 void plan_names_stages(struct plan *plan, bool shared)
 {
     plan->names_stages = true;

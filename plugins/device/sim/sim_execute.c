@@ -736,7 +736,7 @@ static thrum_status_t step_again(struct run *run)
     struct sim_patience patience = sim_patience_begin(run->queue);
     thrum_status_t status = SIM_RUN_BLOCKED;
 
-    while (status == SIM_RUN_BLOCKED && sim_patience_last(&patience))
+    while (status == SIM_RUN_BLOCKED && sim_patience_again(&patience))
         status = step(run);
     sim_patience_end(run->queue, status != SIM_RUN_BLOCKED);
     return status;
@@ -747,9 +747,9 @@ bool sim_execute_patiently(struct sim_queue *queue)
     struct sim_patience patience = sim_patience_begin(queue);
     enum sim_state state = sim_execute(queue, SIM_BUDGET_SUBMIT, false);
 
-    if (state != SIM_BLOCKED)
+    if (state != SIM_BLOCKED || sim_is_deferred(&queue->current))
         return state == SIM_EMPTY;
-    while (state == SIM_BLOCKED && sim_patience_last(&patience))
+    while (state == SIM_BLOCKED && sim_patience_again(&patience))
         state = sim_execute(queue, SIM_BUDGET_SUBMIT, false);
     sim_patience_end(queue, state == SIM_EMPTY);
     return state == SIM_EMPTY;

@@ -42,7 +42,7 @@ struct sim_patience sim_patience_begin(const struct sim_queue *queue)
         .tries = crowded ? CROWDED_YIELDS(queue->patience) : queue->patience, .yields = crowded};
 }
 
-bool sim_patience_last(struct sim_patience *patience)
+bool sim_patience_again(struct sim_patience *patience)
 {
     if (!patience->tries)
         return false;
@@ -194,7 +194,7 @@ static bool await_in_crowd(struct sim_queue *queue, const struct thrum_command *
 {
     unsigned looks = is_apart(queue, c) ? CROWDED_LOOKS_APART : CROWDED_LOOKS;
 
-    for (unsigned yields = CROWDED_YIELDS(queue->patience);; yields--) {
+    for (unsigned yields = sim_is_deferred(c) ? 0 : CROWDED_YIELDS(queue->patience);; yields--) {
         if (spin(queue, cpu, c->value, mask, looks))
             return true;
         if (!yields || atomic_load_explicit(&queue->wanted, memory_order_relaxed))
@@ -212,7 +212,8 @@ static bool await_near(struct sim_queue *queue, const struct thrum_command *c, c
     bool came = is_crowded(queue) ? await_in_crowd(queue, c, cpu, mask)
                                   : spin(queue, cpu, c->value, mask, queue->patience);
 
-    sim_patience_end(queue, came);
+    if (came || !sim_is_deferred(c))
+        sim_patience_end(queue, came);
     return came;
 }
 

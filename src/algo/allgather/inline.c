@@ -10,6 +10,7 @@ void algo_allgather_inline_build(struct plan *plan)
     int n = params->nranks, rank = params->rank;
     if (algo_build_alone(plan))
         return;
+    plan_runs_ahead(plan);
     uint64_t bytes = algo_block_bytes(params, rank);
     for (int i = 1; i < n; i++)
         plan_put_inline(plan, 0, algo_rank_at(rank, i, n), algo_send_at(rank, 0), bytes);

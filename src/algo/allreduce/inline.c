@@ -10,6 +10,7 @@ void algo_allreduce_inline_build(struct plan *plan)
     const struct plan_params *params = &plan->params;
     if (algo_build_alone(plan))
         return;
+    plan_runs_ahead(plan);
     int n = params->nranks, rank = params->rank;
     uint64_t bytes = algo_count_bytes(params);
     for (int i = 1; i < n; i++)

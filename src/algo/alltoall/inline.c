@@ -11,6 +11,7 @@ void algo_alltoall_inline_build(struct plan *plan)
     uint64_t bytes = algo_count_bytes(params), own = (uint64_t)rank * bytes;
     if (algo_build_alone(plan))
         return;
+    plan_runs_ahead(plan);
     for (int i = 1; i < n; i++) {
         int peer = algo_rank_at(rank, i, n);
         plan_put_inline(plan, 0, peer, algo_send_at(rank, (uint64_t)peer * bytes), bytes);

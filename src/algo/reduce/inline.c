@@ -11,6 +11,7 @@ void algo_reduce_inline_build(struct plan *plan)
     uint64_t bytes = algo_count_bytes(params);
     if (algo_build_alone(plan))
         return;
+    plan_runs_ahead(plan);
     if (rank != root) {
         plan_put_inline(plan, 0, root, algo_send_at(rank, 0), bytes);
         return;
