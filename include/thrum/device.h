@@ -237,7 +237,7 @@ typedef enum thrum_opcode {
 
 enum {
     THRUM_CMD_FLAG_SET = 1 << 0, /* SIGNAL: one writer only; never lowers the semaphore */
-    THRUM_CMD_FLAG_DEFER = 1 << 0, /* WAIT_LINE: whoever submits it has more to do meanwhile; a hint */
+    THRUM_CMD_FLAG_DEFER = 1 << 0, /* WAIT_LINE, a hint: the submitter has more to do meanwhile */
     THRUM_CMD_FLAG_FLUSH =
         1 << 1, /* PUT: no data; completes when all earlier puts to `peer` are done locally */
     THRUM_CMD_FLAG_STREAM =

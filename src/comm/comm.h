@@ -42,6 +42,8 @@ enum comm_channel { CHANNEL_COLLECTIVE, CHANNEL_P2P, CHANNEL_ONE_SIDED, CHANNEL_
 #define COMM_UNIT_BYTES 256
 #define COMM_LINE_UNITS_MAX ((THRUM_LINE_LONG_BYTES + COMM_UNIT_BYTES - 1) / COMM_UNIT_BYTES)
 #define COMM_CREDIT_UNITS 64 /* a receiver tells of so many that are free again */
+/* A line that is put is written at once, flag and payload side by side: it takes as many units as the longest does. */
+#define COMM_PUT_LINE_BYTES (4096 + CACHE_LINE_BYTES)
 #define COMM_LINES_P2P 2
 #define COMM_LINE_STRIDE CACHE_LINE_BYTES
 #define COMM_SEMAPHORE_STRIDE CACHE_LINE_BYTES
@@ -61,6 +63,9 @@ struct comm_peer_block {
 
 _Static_assert(sizeof(struct thrum_line) == COMM_LINE_STRIDE, "a line is a cache line");
 _Static_assert(sizeof(struct comm_peer_block) % CACHE_LINE_BYTES == 0, "blocks of whole lines");
+_Static_assert(COMM_UNITS / COMM_LINE_UNITS_MAX * COMM_PUT_LINE_BYTES <=
+                   sizeof(((struct comm_peer_block *)0)->rooms),
+               "lines that are put lie in the rooms");
 
 struct comm_own_block {
     struct {
@@ -89,7 +94,7 @@ struct comm_arrival {
 struct comm_lines {
     uint64_t count; /* lines so far */
     uint64_t units; /* that they took */
-    uint64_t known_free; /* sender: so many of them are free again by the time the next operation begins */
+    uint64_t known_free; /* sender: so many are free again when the next operation begins */
     uint32_t slot; /* of the next line */
 };
 
@@ -184,6 +189,7 @@ struct comm_row {
     struct thrum_queue *queue; /* NULL: there is none */
     uint64_t ticket; /* of the newest */
     bool is_all; /* of what is in the queue */
+    bool moves; /* one of them does: a barrier does not go ahead of it */
     uint64_t recv_first, recv_end; /* what they write, and what lies between */
     uint64_t credit_number; /* of the newest operation that waits for a credit; 0: it has it */
 };

@@ -68,11 +68,19 @@ static struct thrum_command *add_command(struct builder *b, enum thrum_opcode op
     return &p->commands[p->ncommands++];
 }
 
+/* Where the lines from a rank lie in an area; `peer`: the other one. */
+static uint64_t lines_offset(const struct builder *b, int from, int peer)
+{
+    return b->program->channel == CHANNEL_COLLECTIVE && !b->comm->peers[peer].loads
+               ? exec_room_offset(from)
+               : exec_line_offset(from, b->program->channel);
+}
+
 /* First slot of the lines that a patch is about: the peer's in the own area, or the own ones in the peer's. */
 static uint64_t line_base(const struct builder *b, enum patch_kind kind, int peer)
 {
     const struct comm_peer *p = &b->comm->peers[peer];
-    uint64_t out = exec_line_offset(b->comm->rank, b->program->channel);
+    uint64_t out = lines_offset(b, b->comm->rank, peer);
 
     switch (kind) {
     case PATCH_LINE_OUT:
@@ -82,14 +90,22 @@ static uint64_t line_base(const struct builder *b, enum patch_kind kind, int pee
     case PATCH_LINE_ROOM:
         return p->window_base + p->area_offset + exec_room_offset(b->comm->rank);
     default:
-        return b->comm->area + exec_line_offset(peer, b->program->channel);
+        return b->comm->area + lines_offset(b, peer, peer);
     }
 }
 
-/* A payload that does not fit a line has a room of its own. */
-static bool needs_room(uint64_t bytes)
+/* From one unit's line to the next. */
+static uint32_t line_stride(const struct builder *b, int peer)
 {
-    return bytes > THRUM_LINE_PAYLOAD_BYTES;
+    return b->program->channel == CHANNEL_COLLECTIVE && !b->comm->peers[peer].loads
+               ? COMM_PUT_LINE_BYTES / COMM_LINE_UNITS_MAX
+               : COMM_LINE_STRIDE;
+}
+
+/* A payload that is stored and does not fit a line has a room of its own. */
+static bool needs_room(const struct builder *b, int peer, uint64_t bytes)
+{
+    return b->comm->peers[peer].loads && bytes > THRUM_LINE_PAYLOAD_BYTES;
 }
 
 static struct exec_delta *delta(struct builder *b, int peer)
@@ -113,7 +129,7 @@ static void add_patch(struct builder *b, struct exec_patch patch)
     if (b->status)
         return;
     patch.pair = &b->comm->peers[patch.peer].pairs[p->channel];
-    patch.stride = patch.kind == PATCH_LINE_ROOM ? COMM_UNIT_BYTES : COMM_LINE_STRIDE;
+    patch.stride = patch.kind == PATCH_LINE_ROOM ? COMM_UNIT_BYTES : line_stride(b, patch.peer);
     patch.base = line_base(b, (enum patch_kind)patch.kind, patch.peer);
     if (patch.kind == PATCH_LINE_DATA && delta(b, patch.peer)->receives_room) {
         patch.stride = COMM_UNIT_BYTES;
@@ -354,8 +370,8 @@ static void lower_line(struct builder *b, const struct plan_op *op)
     uint32_t first = b->program->noperands;
     bool inline_data = op->flags & PLAN_INLINE;
     bool loads = b->comm->peers[op->peer].loads;
-    bool room = inline_data && needs_room(op->bytes);
-    int nsrc = inline_data && op->bytes ? 1 : 0, ndst = loads && room ? 2 : 1;
+    bool room = inline_data && needs_room(b, op->peer, op->bytes);
+    int nsrc = inline_data && op->bytes ? 1 : 0, ndst = room ? 2 : 1;
     struct thrum_command *command;
 
     for (int i = 0; i < ndst; i++)
@@ -373,9 +389,6 @@ static void lower_line(struct builder *b, const struct plan_op *op)
         command->put.signal_key = b->comm->peers[op->peer].area_key;
     patch_command(b, loads ? PATCH_LINE_OUT : PATCH_LINE_PUT, op->peer, op->lane,
                   p2p_signature(b, op->peer, true));
-    if (room && !loads && !b->status)
-        b->program->patches[b->program->npatches - 1].room =
-            b->comm->peers[op->peer].area_put_offset + exec_room_offset(b->comm->rank);
     if (ndst == 2)
         add_patch(b, (struct exec_patch){.kind = PATCH_LINE_ROOM,
                                          .peer = op->peer,
@@ -393,7 +406,7 @@ static void lower_wait_line(struct builder *b, const struct plan_op *op)
     command = add_command(b, THRUM_CMD_WAIT_LINE, first, 0, 1);
     command->mask = EXEC_SEQUENCE_MASK;
     command->writer = b->comm->peers[op->peer].window_base;
-    if (b->plan->runs_ahead && b->comm->ranks_per_core > 1)
+    if (b->program->nahead)
         command->flags = THRUM_CMD_FLAG_DEFER; /* the calls that follow may be sent meanwhile */
     patch_command(b, PATCH_LINE_IN, op->peer, op->lane, p2p_signature(b, op->peer, false));
 }
@@ -405,14 +418,18 @@ static void note_lines(struct builder *b)
         const struct plan_op *op = &b->plan->ops[i];
         uint64_t bytes = op->flags & PLAN_INLINE ? op->bytes : 0;
         uint8_t units = 1;
+        bool room;
 
         if (!(op->flags & (PLAN_ARRIVE | PLAN_INLINE)) || op->opcode < PLAN_PUT)
             continue;
-        if (needs_room(bytes))
+        room = needs_room(b, op->peer, bytes);
+        if (!b->comm->peers[op->peer].loads)
+            units = COMM_LINE_UNITS_MAX;
+        else if (room)
             units = (uint8_t)((bytes + COMM_UNIT_BYTES - 1) / COMM_UNIT_BYTES);
         if (op->opcode == PLAN_WAIT) {
             delta(b, op->peer)->receives_units = units;
-            delta(b, op->peer)->receives_room = needs_room(bytes);
+            delta(b, op->peer)->receives_room = room;
         } else {
             delta(b, op->peer)->sends_units = units;
         }
@@ -518,6 +535,35 @@ static void note_messages(struct builder *b)
 
 /* ---- lanes ---- */
 
+static bool waits_for_lines(const struct plan *plan)
+{
+    for (size_t i = 0; i < plan->nops; i++)
+        if (plan->ops[i].opcode == PLAN_WAIT)
+            return true;
+    return false;
+}
+
+/*
+ * How many of the plan's first ops are lines that may run ahead. Where every rank has a core nobody gains by it, nor
+ * does who waits for nobody.
+ */
+static uint32_t count_ahead(const struct builder *b)
+{
+    const struct plan *plan = b->plan;
+    uint32_t n = 0;
+
+    if (!plan->runs_ahead || b->comm->ranks_per_core <= 1 || plan->params.in_place ||
+        b->program->channel != CHANNEL_COLLECTIVE || b->program->nlanes > 1 ||
+        !(b->comm->device->properties.capabilities & THRUM_CAP_DIRECT_SUBMIT) ||
+        !waits_for_lines(plan))
+        return 0;
+    while (n < plan->nops && plan->ops[n].opcode == PLAN_PUT && plan->ops[n].flags & PLAN_INLINE &&
+           b->comm->peers[plan->ops[n].peer].loads &&
+           op_operands(b, &plan->ops[n])[0].space == PLAN_SEND)
+        n++;
+    return n;
+}
+
 static void add_own_signal(struct builder *b, size_t offset)
 {
     uint32_t first = b->program->noperands;
@@ -559,22 +605,6 @@ static void add_points(struct builder *b, size_t op)
                                                             .offset = stage->offset,
                                                             .bytes = stage->bytes};
     }
-}
-
-/* How many of the plan's first ops are lines that may run ahead. Where every rank has a core nobody gains by it. */
-static uint32_t count_ahead(const struct builder *b)
-{
-    const struct plan *plan = b->plan;
-    uint32_t n = 0;
-
-    if (!plan->runs_ahead || b->comm->ranks_per_core <= 1 || plan->params.in_place ||
-        b->program->channel != CHANNEL_COLLECTIVE || b->program->nlanes > 1)
-        return 0;
-    while (n < plan->nops && plan->ops[n].opcode == PLAN_PUT &&
-           plan->ops[n].flags & PLAN_INLINE && b->comm->peers[plan->ops[n].peer].loads &&
-           op_operands(b, &plan->ops[n])[0].space == PLAN_SEND)
-        n++;
-    return n;
 }
 
 static void lower_lane(struct builder *b, uint32_t lane)

@@ -51,7 +51,6 @@ struct exec_patch {
     uint32_t command, operand; /* indexes */
     uint64_t addend;
     uint64_t base; /* lines: of the pair's first slot */
-    uint64_t room; /* LINE_PUT: of its payload in the first slot; 0: it is in the line */
     uint32_t stride; /* of slots */
     struct comm_pair *pair; /* of the peer, on the program's channel */
 };
@@ -103,7 +102,7 @@ struct exec_program {
     struct thrum_operand *operands;
     struct exec_patch *patches; /* those of the own buffers first */
     struct exec_delta *deltas;
-    uint32_t ncredits; /* collectives: commands right before, and as many behind, lane 0; see place_credits */
+    uint32_t ncredits; /* commands before lane 0, and as many behind it; see place_credits */
     struct comm_arrival
         *arrivals; /* payloads of arrival lines: 1 for collectives, 1 a peer for p2p */
     struct comm_message *messages; /* point-to-point: what is sent; handed on to the operation */

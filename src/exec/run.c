@@ -161,8 +161,7 @@ static inline thrum_status_t apply(const struct binding *b, const struct exec_pa
         break;
     case PATCH_LINE_PUT:
         command->put.signal_offset = line_slot(patch, &pair->out);
-        operand->base = patch->room ? patch->room + pair->out.slot * (uint64_t)COMM_UNIT_BYTES
-                                    : command->put.signal_offset + EXEC_LINE_PAYLOAD;
+        operand->base = command->put.signal_offset + EXEC_LINE_PAYLOAD;
         command->value = line_flag(b, patch, &pair->out);
         break;
     case PATCH_LINE_IN:
@@ -261,8 +260,8 @@ static inline void advance_pairs(const struct exec_program *program, bool run_ah
         struct comm_pair *pair = delta->pair;
 
         if (delta->sends_units) {
-            uint64_t known = delta->receives_units && !run_ahead ? pair->out.units
-                                                                 : awaited_credit(delta);
+            uint64_t known =
+                delta->receives_units && !run_ahead ? pair->out.units : awaited_credit(delta);
 
             pair->out.known_free = max_u64(pair->out.known_free, known);
             advance_lines(&pair->out, program->channel, delta->sends_units);
@@ -547,6 +546,8 @@ static bool may_run_ahead(const struct thrum_comm *comm, const struct exec_progr
 {
     const struct comm_row *row = &comm->row;
 
+    if (!program->send_bytes && row->moves)
+        return false; /* as a barrier, it says that what came before is over */
     return program->nahead && row->queue == queue && row->is_all && !row->credit_number &&
            (buffers->send >= row->recv_end ||
             buffers->send + program->send_bytes <= row->recv_first);
@@ -584,6 +585,7 @@ static void extend_row(struct comm_row *row, const struct exec_program *program,
     if (row->queue != operation->queue)
         return;
     row->ticket = operation->ticket;
+    row->moves |= program->send_bytes || program->recv_bytes;
     if (!program->recv_bytes)
         return;
     if (!row->recv_end || buffers->recv < row->recv_first)

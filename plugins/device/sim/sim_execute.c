@@ -412,8 +412,8 @@ static inline thrum_status_t run_write_line(struct run *run)
     const uint64_t head = offsetof(struct thrum_line, payload);
     uint64_t address, source, bad;
     void *payload, *line, *cpu;
-    thrum_status_t status = sync_target(
-        run, 0, c->ndst == 2 ? THRUM_LINE_BYTES : head + c->bytes, &line, &address);
+    thrum_status_t status =
+        sync_target(run, 0, c->ndst == 2 ? THRUM_LINE_BYTES : head + c->bytes, &line, &address);
 
     if (status)
         return status;
