@@ -115,18 +115,30 @@ void algo_meet_two(struct plan *plan, int a, int b)
         plan_wait_arrival(plan, 0, b);
 }
 
-void algo_depart_all(struct plan *plan, algo_touched_fn of)
+void algo_signal_all(struct plan *plan, algo_touched_fn of)
 {
     const struct plan_params *params = &plan->params;
     int n = params->nranks, rank = params->rank;
     if (of(params, rank))
         for (int i = 1; i < n; i++)
             plan_signal(plan, 0, algo_rank_at(rank, i, n), 1);
+}
+
+void algo_wait_all(struct plan *plan, algo_touched_fn of)
+{
+    const struct plan_params *params = &plan->params;
+    int n = params->nranks, rank = params->rank;
     for (int i = 1; i < n; i++) {
         int peer = algo_rank_at(rank, i, n);
         if (of(params, peer))
             plan_wait(plan, 0, peer, 1);
     }
+}
+
+void algo_depart_all(struct plan *plan, algo_touched_fn of)
+{
+    algo_signal_all(plan, of);
+    algo_wait_all(plan, of);
 }
 
 uint64_t algo_slice_offset(const struct plan_params *params, int rank)
