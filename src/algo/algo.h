@@ -16,7 +16,8 @@ enum {
     ALGO_TO_NEXT = 1 << 4,
     ALGO_DOUBLING = 1 << 5,
     ALGO_TO_ROOT = 1 << 6,
-    ALGO_OF_HOSTS = 1 << 7 /* knows hosts: needs several, of which one has several ranks */
+    ALGO_OF_HOSTS = 1 << 7, /* knows hosts: needs several, of which one has several ranks */
+    ALGO_LANES = 1 << 8 /* uses as many lanes as it may, others use one */
 };
 
 /*

@@ -4,7 +4,7 @@
  */
 X(ALLREDUCE, "inline", allreduce_inline, ALGO_INLINE_ONLY | ALGO_ORDERED,
   "one shot: a line with the contribution to every peer, folded in rank order (NCCL's LL idea)")
-X(ALLREDUCE, "direct", allreduce_direct, ALGO_NEEDS_PEER_ACCESS | ALGO_ORDERED,
+X(ALLREDUCE, "direct", allreduce_direct, ALGO_NEEDS_PEER_ACCESS | ALGO_ORDERED | ALGO_LANES,
   "each rank folds its slice of every SEND and writes it to every RECV, in one pass")
 X(ALLREDUCE, "recursive_doubling", allreduce_recursive_doubling, ALGO_DOUBLING,
   "log2(n) exchanges of everything (Thakur, Rabenseifner, Gropp 2005, section 4.5)")

@@ -155,13 +155,13 @@ bool algo_has_slice(const struct plan_params *params, int rank);
 /*
  * RECV of rank `to` (ALGO_EVERYWHERE: of every rank) at `dst_offset` <- the op over ranks 0 .. ranks - 1, in this order,
  * of source(plan, rank, offset), `bytes` long. One REDUCE while the operands fit in one, beyond that several through
- * scratch. Of one rank it is a copy.
+ * scratch. Of one rank it is a copy. In another lane than the first only what fits in one REDUCE, of several ranks.
  */
 #define ALGO_EVERYWHERE (-1)
 typedef struct plan_operand (*algo_source_fn)(const struct plan *plan, int rank, uint64_t offset);
 struct algo_fold {
     algo_source_fn source;
-    int ranks, to;
+    int ranks, to, lane;
     uint64_t offset, dst_offset, bytes;
 };
 void algo_fold(struct plan *plan, const struct algo_fold *fold);
