@@ -23,12 +23,12 @@
 #define DEADLINE_LONGEST_MS 86400000 /* MPI has no deadlines: as long as a communicator can have */
 
 struct tmpi_state tmpi = {.self = MPI_COMM_NULL};
+_Atomic uint64_t tmpi_generation = 1;
+__thread struct tmpi_memory tmpi_memories[TMPI_MEMORIES];
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* of what follows, and of set-up */
 static struct tmpi_comm *comms;
 static int comm_keyval = MPI_KEYVAL_INVALID, self_keyval = MPI_KEYVAL_INVALID;
-static _Atomic uint64_t
-    comms_gone; /* counts communicators that have gone: handles may come again */
 
 void tmpi_progress_mpi(void)
 {
@@ -172,7 +172,7 @@ static int on_comm_free(MPI_Comm handle, int key, void *state, void *extra)
             *link = comm->next;
             break;
         }
-    atomic_fetch_add(&comms_gone, 1);
+    atomic_fetch_add(&tmpi_generation, 1);
     pthread_mutex_unlock(&lock);
     destroy(comm);
     return MPI_SUCCESS;
@@ -183,7 +183,7 @@ static int on_finalize(MPI_Comm self, int key, void *state, void *extra)
 {
     (void)self, (void)key, (void)state, (void)extra;
     atomic_store(&tmpi.ready, -1);
-    atomic_fetch_add(&comms_gone, 1);
+    atomic_fetch_add(&tmpi_generation, 1);
     while (comms) {
         struct tmpi_comm *comm = comms;
 
@@ -272,6 +272,7 @@ thrum_status_t thrum_mpi_device(thrum_device_t *device_out)
     if (!open_device())
         return THRUM_ERR_NO_DEVICE;
     atomic_store(&tmpi.device_used, true);
+    atomic_fetch_add(&tmpi_generation, 1);
     *device_out = tmpi.device;
     return THRUM_OK;
 }
@@ -309,7 +310,7 @@ static enum tmpi_reason agree(struct tmpi_comm *comm)
         return TMPI_HOSTS;
     comm->stage_bytes = (uint64_t)least[SAID_STAGE];
     comm->crowded = !least[SAID_UNCROWDED];
-    comm->row = tmpi_policy_row(comm->size, comm->crowded);
+    comm->policy = tmpi_policy_of(comm->size, comm->crowded);
     return TMPI_TAKEN;
 }
 
@@ -369,6 +370,7 @@ void tmpi_comm_make(struct tmpi_comm *comm)
 {
     comm->why = make(comm);
     comm->made = true;
+    atomic_fetch_add(&tmpi_generation, 1);
 }
 
 static struct tmpi_comm *learn(MPI_Comm handle)
@@ -410,20 +412,21 @@ static struct tmpi_comm *look_up(MPI_Comm handle)
     return found ? comm : learn(handle);
 }
 
-struct tmpi_comm *tmpi_comm_of(MPI_Comm handle)
+/* By what calls on it may pass without being counted or looked at for device memory. */
+static const struct tmpi_policy *policy_of(const struct tmpi_comm *comm)
 {
-    /* the last one that this thread asked for */
-    static __thread struct {
-        MPI_Comm handle;
-        struct tmpi_comm *comm;
-        uint64_t gone;
-    } last __attribute__((tls_model("initial-exec")));
-    uint64_t gone = atomic_load_explicit(&comms_gone, memory_order_acquire);
+    if (!comm->made || tmpi_reporting || atomic_load(&tmpi.device_used))
+        return &tmpi_none_passes;
+    return comm->why ? &tmpi_all_pass : comm->policy;
+}
 
-    if (last.comm && last.handle == handle && last.gone == gone)
-        return last.comm;
-    last.comm = look_up(handle);
-    last.handle = handle;
-    last.gone = gone;
-    return last.comm;
+struct tmpi_comm *tmpi_comm_learn(MPI_Comm handle)
+{
+    uint64_t generation = atomic_load_explicit(&tmpi_generation, memory_order_acquire);
+    struct tmpi_comm *comm = look_up(handle);
+
+    if (comm)
+        tmpi_memories[tmpi_memory_of(handle)] = (struct tmpi_memory){
+            .handle = handle, .generation = generation, .comm = comm, .policy = policy_of(comm)};
+    return comm;
 }
