@@ -11,11 +11,6 @@
 
 #define COMPLETIONS 32 /* read at once */
 
-static struct {
-    pthread_mutex_t lock;
-    struct ofi_endpoint *first; /* open in this process */
-} endpoints = {.lock = PTHREAD_MUTEX_INITIALIZER};
-
 thrum_status_t ofi_fail(int error, const char *format, ...)
 {
     struct rlimit limit = {0};
@@ -39,18 +34,6 @@ thrum_status_t ofi_fail(int error, const char *format, ...)
     return thrum_plugin_fail(status, "%s: %s", text, fi_strerror(error));
 }
 
-bool ofi_endpoint_is_here(uint64_t token)
-{
-    const struct ofi_endpoint *endpoint;
-
-    pthread_mutex_lock(&endpoints.lock);
-    endpoint = endpoints.first;
-    while (endpoint && endpoint->address.token != token)
-        endpoint = endpoint->next;
-    pthread_mutex_unlock(&endpoints.lock);
-    return endpoint != NULL;
-}
-
 /* ---- opening ---- */
 
 /* Where the endpoint listens, as the others will read it. */
@@ -72,7 +55,7 @@ static thrum_status_t fill_address(struct ofi_endpoint *endpoint)
     address->name_bytes = (uint16_t)bytes;
     address->format = endpoint->info->addr_format;
     address->pid = getpid();
-    address->boot = ofi_boot_hash();
+    address->boot = process_boot_hash();
     gethostname(host, sizeof host - 1);
     snprintf(address->host, sizeof address->host, "%.15s", host);
     snprintf(address->provider, sizeof address->provider, "%.23s",
@@ -186,10 +169,7 @@ static thrum_status_t open_endpoint(const char *device, void **endpoint_out,
         return status;
     }
     post_receives(endpoint);
-    pthread_mutex_lock(&endpoints.lock);
-    endpoint->next = endpoints.first;
-    endpoints.first = endpoint;
-    pthread_mutex_unlock(&endpoints.lock);
+    process_endpoint_add(&endpoint->open, endpoint->address.token);
     memset(address_out, 0, sizeof *address_out);
     memcpy(address_out->bytes, &endpoint->address, sizeof endpoint->address);
     *endpoint_out = endpoint;
@@ -199,15 +179,11 @@ static thrum_status_t open_endpoint(const char *device, void **endpoint_out,
 /* Peers and regions that the caller left go with it. */
 static void close_endpoint(void *handle)
 {
-    struct ofi_endpoint *endpoint = handle, **link;
+    struct ofi_endpoint *endpoint = handle;
 
     if (!endpoint)
         return;
-    pthread_mutex_lock(&endpoints.lock);
-    for (link = &endpoints.first; *link != endpoint; link = &(*link)->next)
-        ;
-    *link = endpoint->next;
-    pthread_mutex_unlock(&endpoints.lock);
+    process_endpoint_remove(&endpoint->open);
     while (endpoint->peers)
         ofi_disconnect(endpoint->peers);
     destroy(endpoint);

@@ -34,6 +34,7 @@
 #include <thrum/fabric_plugin.h>
 #include <thrum/plugin.h>
 
+#include "../common/process.h"
 #include "base/base.h"
 
 #define OFI_API FI_VERSION(1, 17) /* what this plugin was written against */
@@ -164,7 +165,7 @@ struct ofi_peer {
 
 struct ofi_endpoint {
     pthread_mutex_t lock; /* all that follows, and all of its peers */
-    struct ofi_endpoint *next; /* of this process; under the list's lock */
+    struct process_endpoint open;
     struct ofi_peer *peers;
     struct fi_info *info;
     bool ordered;
@@ -223,7 +224,6 @@ thrum_status_t ofi_peer_fail(struct ofi_peer *peer, thrum_status_t status, const
 thrum_status_t ofi_peer_broke(struct ofi_peer *peer, int error, const char *doing);
 /* Looks now and then whether the process is there. `stalled`: libfabric takes nothing. */
 void ofi_peer_watch(struct ofi_peer *peer, bool stalled);
-uint64_t ofi_boot_hash(void);
 
 /* send.c; _locked: under the endpoint's lock. True if something moved. */
 thrum_status_t ofi_put_signal(void *peer, const struct thrum_fabric_put *put);
@@ -236,8 +236,6 @@ thrum_status_t ofi_lookup_start(struct ofi_peer *peer, uint64_t key);
 
 /* ofi.c */
 bool ofi_progress_locked(struct ofi_endpoint *endpoint);
-/* Is there an endpoint of this process with that token? */
-bool ofi_endpoint_is_here(uint64_t token);
 thrum_status_t ofi_fail(int error, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 #endif

@@ -13,10 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <fcntl.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #define LOOK_NS 5000000 /* between two looks at a process */
@@ -75,23 +72,6 @@ thrum_status_t ofi_peer_error(void *handle, const char **message_out)
 
 /* ---- is it alive? ---- */
 
-uint64_t ofi_boot_hash(void)
-{
-    char boot[64] = "";
-    uint64_t h = 0xcbf29ce484222325u;
-    int fd = open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC);
-    ssize_t n = fd < 0 ? 0 : read(fd, boot, sizeof boot);
-    struct stat namespace = {0};
-
-    if (fd >= 0)
-        close(fd);
-    for (ssize_t i = 0; i < n; i++)
-        h = (h ^ (uint8_t)boot[i]) * 0x100000001b3u;
-    if (n <= 0 || stat("/proc/self/ns/pid", &namespace))
-        return 0; /* then no pid of another process means anything */
-    return (h ^ namespace.st_ino) * 0x100000001b3u;
-}
-
 /* Providers whose addresses are those of a listening tcp socket. */
 static bool is_tcp(const struct ofi_peer *peer)
 {
@@ -100,13 +80,6 @@ static bool is_tcp(const struct ofi_peer *peer)
     return (peer->address.format == FI_SOCKADDR_IN || peer->address.format == FI_SOCKADDR_IN6) &&
            (!strncmp(provider, "tcp", 3) || !strncmp(provider, "net", 3) ||
             !strncmp(provider, "sockets", 7));
-}
-
-static bool is_process_gone(const struct ofi_peer *peer)
-{
-    struct pollfd entry = {.fd = peer->pid_fd, .events = POLLIN};
-
-    return peer->pid_fd >= 0 && poll(&entry, 1, 0) > 0;
 }
 
 static thrum_status_t fail_gone(struct ofi_peer *peer)
@@ -185,7 +158,7 @@ void ofi_peer_watch(struct ofi_peer *peer, bool stalled)
     if (now - peer->looked_ns < LOOK_NS)
         return;
     peer->looked_ns = now;
-    if (is_process_gone(peer)) {
+    if (process_is_gone(peer->pid_fd)) {
         (void)fail_gone(peer);
         return;
     }
@@ -246,18 +219,16 @@ static thrum_status_t parse_address(const struct ofi_endpoint *endpoint,
 static thrum_status_t check_alive(struct ofi_peer *peer)
 {
     const struct ofi_address *theirs = &peer->address;
+    int error = process_watch(theirs->boot, theirs->pid, theirs->token, &peer->pid_fd);
 
-    if (theirs->boot && theirs->boot == peer->endpoint->address.boot) {
-        if (theirs->pid == getpid() && !ofi_endpoint_is_here(theirs->token))
-            return ofi_peer_fail(peer, THRUM_ERR_PEER_DEAD, "the endpoint is closed");
-        peer->pid_fd = (int)syscall(SYS_pidfd_open, theirs->pid, 0);
-        if ((peer->pid_fd < 0 && errno == ESRCH) || is_process_gone(peer))
-            return fail_gone(peer);
-        if (peer->pid_fd < 0 && (errno == EMFILE || errno == ENFILE))
-            return ofi_fail(errno, "ofi: no descriptor for a connection");
-    }
+    if (error == ENOENT)
+        return ofi_peer_fail(peer, THRUM_ERR_PEER_DEAD, "the endpoint is closed");
+    if (error == ESRCH)
+        return fail_gone(peer);
+    if (error)
+        return ofi_fail(error, "ofi: no descriptor for a connection");
     if (is_tcp(peer)) {
-        int error = probe_start(peer);
+        error = probe_start(peer);
         if (error == EINPROGRESS)
             error = probe_result(peer, OFI_CONNECT_MS);
         if (error == EINPROGRESS) {
