@@ -331,9 +331,10 @@ static const char *rules_for(int size, char *text, size_t bytes)
     if (thrum_plugin_config("THRUM_ALGO")[0] || size > FEW_FOR_LINES)
         return NULL;
     for (size_t i = 0; i < sizeof whole / sizeof *whole; i++)
-        length += (size_t)snprintf(text + length, bytes - length, "%s:inline:-%d,", whole[i], line);
+        length +=
+            (size_t)snprintf(text + length, bytes - length, "%s:inline?:-%d,", whole[i], line);
     for (size_t i = 0; i < sizeof blocks / sizeof *blocks; i++)
-        length += (size_t)snprintf(text + length, bytes - length, "%s:inline:-%d,", blocks[i],
+        length += (size_t)snprintf(text + length, bytes - length, "%s:inline?:-%d,", blocks[i],
                                    size * line);
     text[length - 1] = 0;
     return text;
