@@ -106,10 +106,10 @@ static uint64_t remote_base(const struct ofi_endpoint *endpoint, const void *bas
 
 static void lay_out_receives(struct ofi_endpoint *endpoint)
 {
-    char *at = endpoint->arena + DIRECTORY_BYTES + OFI_SLOTS * OFI_SLOT_BYTES;
+    char *at = endpoint->arena + DIRECTORY_BYTES + OFI_SLOTS * endpoint->slot_bytes;
 
     for (unsigned i = 0; i < OFI_RECEIVES; i++)
-        endpoint->receives[i].slot = at + i * OFI_SLOT_BYTES;
+        endpoint->receives[i].slot = at + i * OFI_RECEIVE_BYTES;
 }
 
 thrum_status_t ofi_arena_create(struct ofi_endpoint *endpoint)
@@ -117,8 +117,9 @@ thrum_status_t ofi_arena_create(struct ofi_endpoint *endpoint)
     thrum_status_t status;
     void *map;
 
+    endpoint->slot_bytes = endpoint->is_stream ? OFI_SMALL_BYTES : OFI_RECEIVE_BYTES;
     endpoint->arena_bytes =
-        DIRECTORY_BYTES + OFI_SLOTS * OFI_SLOT_BYTES + OFI_RECEIVES * OFI_SLOT_BYTES;
+        DIRECTORY_BYTES + OFI_SLOTS * endpoint->slot_bytes + OFI_RECEIVES * OFI_RECEIVE_BYTES;
     map = mmap(NULL, endpoint->arena_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1,
                0);
     if (map == MAP_FAILED)
@@ -155,14 +156,14 @@ void *ofi_slot_take(struct ofi_endpoint *endpoint)
     if (!endpoint->nfree)
         return NULL;
     return endpoint->arena + DIRECTORY_BYTES +
-           (size_t)endpoint->free_slots[--endpoint->nfree] * OFI_SLOT_BYTES;
+           (size_t)endpoint->free_slots[--endpoint->nfree] * endpoint->slot_bytes;
 }
 
 void ofi_slot_free(struct ofi_endpoint *endpoint, void *slot)
 {
     size_t at = (size_t)((char *)slot - endpoint->arena) - DIRECTORY_BYTES;
 
-    endpoint->free_slots[endpoint->nfree++] = (uint16_t)(at / OFI_SLOT_BYTES);
+    endpoint->free_slots[endpoint->nfree++] = (uint16_t)(at / endpoint->slot_bytes);
 }
 
 /* ---- regions ---- */
