@@ -6,7 +6,7 @@
  * operations of a communicator run one after the other and torch lets messages pass each other. A Work is one
  * operation. Operations run on a queue of their own, a Slot, so that a queue says exactly how its operation ended.
  *
- * lane.cpp: devices, lanes, works; join.cpp: how the ranks of a lane meet; tensors.cpp: tensors and
+ * lane.cpp: devices, lanes; work.cpp: works; join.cpp: how the ranks of a lane meet; tensors.cpp: tensors and
  * reductions in Thrum's words; collectives.cpp: torch's collectives as Thrum's; process_group.cpp: the process group
  * otherwise, messages; module.cpp: what Python sees.
  *
