@@ -63,7 +63,7 @@
 #define VERBS_SCRATCH (VERBS_PORTS * VERBS_CONTROL_RECEIVES + VERBS_CONTROL_SENDS)
 #define VERBS_CONTROL_BUFFERS (VERBS_SCRATCH + 1) /* the last one takes bytes that nobody wants */
 #define VERBS_TEXT_BYTES 256
-#define VERBS_CONNECT_MS 5000
+#define VERBS_CONNECT_MS 10000
 
 /* Settings, from the THRUM_VERBS_* rows. */
 struct verbs_settings {
