@@ -64,7 +64,8 @@ int main(int argc, char **argv)
     argc -= optind;
     argv += optind;
     if (argc < 2 || argc > 3 || strcmp(argv[0], "fabric")) {
-        fprintf(stderr, "thrum-conformance: usage: thrum-conformance [OPTION ...] fabric NAME [DEVICE]\n");
+        fprintf(stderr,
+                "thrum-conformance: usage: thrum-conformance [OPTION ...] fabric NAME [DEVICE]\n");
         return 2;
     }
     return fabric_conformance(argv[1], argc > 2 ? argv[2] : NULL) != 0;
