@@ -115,7 +115,7 @@ static void close_libfabric(struct ofi_endpoint *endpoint)
 /* False: libfabric has no room for it now. */
 static bool post_receive(struct ofi_endpoint *endpoint, struct ofi_op *receive)
 {
-    return !fi_recv(endpoint->ep, receive->slot, OFI_MESSAGE_BYTES, endpoint->arena_desc,
+    return !fi_recv(endpoint->ep, receive->slot, endpoint->receive_bytes, endpoint->arena_desc,
                     FI_ADDR_UNSPEC, &receive->context);
 }
 
@@ -132,6 +132,8 @@ static void set_limits(struct ofi_endpoint *endpoint)
 {
     const struct fi_info *info = endpoint->info;
 
+    endpoint->is_stream = endpoint->ordered && (!strcmp(info->fabric_attr->prov_name, "net") ||
+                                                !strcmp(info->fabric_attr->prov_name, "tcp"));
     endpoint->inject_bytes = info->tx_attr->inject_size;
     endpoint->piece_bytes = info->ep_attr->max_msg_size;
     if (endpoint->ordered && info->ep_attr->max_order_waw_size)
@@ -169,6 +171,11 @@ static thrum_status_t open_endpoint(const char *device, void **endpoint_out,
         return status;
     }
     post_receives(endpoint);
+    for (int i = 0; i < OFI_SLOTS; i++) {
+        endpoint->shared_ops[i].shared = true;
+        endpoint->shared_ops[i].next = endpoint->free_shared;
+        endpoint->free_shared = &endpoint->shared_ops[i];
+    }
     process_endpoint_add(&endpoint->open, endpoint->address.token);
     memset(address_out, 0, sizeof *address_out);
     memcpy(address_out->bytes, &endpoint->address, sizeof endpoint->address);
@@ -195,10 +202,9 @@ static void take_signal(struct ofi_endpoint *endpoint, struct ofi_op *receive, s
 {
     const struct ofi_signal *signal = receive->slot;
 
-    if (bytes >= OFI_SIGNAL_HEAD && signal->bytes <= OFI_LINE_BYTES &&
-        bytes == OFI_SIGNAL_HEAD + signal->bytes && signal->magic == OFI_MAGIC &&
-        signal->version == OFI_VERSION && signal->token == endpoint->address.token &&
-        ofi_signal_apply(endpoint, signal))
+    if (bytes >= OFI_SIGNAL_HEAD && bytes == OFI_SIGNAL_HEAD + signal->bytes &&
+        signal->magic == OFI_MAGIC && signal->version == OFI_VERSION &&
+        signal->token == endpoint->address.token && ofi_signal_apply(endpoint, signal))
         return;
     if (!endpoint->warned)
         thrum_plugin_log(THRUM_LOG_WARN, "ofi: a signal was refused: it is not for memory that is "
@@ -214,15 +220,22 @@ static void repost(struct ofi_endpoint *endpoint, struct ofi_op *receive)
     endpoint->unposted = receive;
 }
 
-/* Errors here are of connections to us; their ends matter to those who made them. */
+/* Of connections to us the ends matter to those who made them; on a shared route it is one of ours that broke. */
 static void take_error(struct ofi_endpoint *endpoint)
 {
     struct fi_cq_err_entry error = {0};
+    struct ofi_op *op;
 
-    if (fi_cq_readerr(endpoint->cq, &error, 0) < 0)
+    if (fi_cq_readerr(endpoint->cq, &error, 0) < 0 || !error.op_context)
         return;
-    if (error.op_context && error.flags & FI_RECV)
-        repost(endpoint, error.op_context);
+    op = error.op_context;
+    if (error.flags & FI_RECV) {
+        repost(endpoint, op);
+        return;
+    }
+    if (op->peer)
+        ofi_peer_lost(op->peer, error.err);
+    ofi_op_done(endpoint, op);
 }
 
 static bool receive_signals(struct ofi_endpoint *endpoint)
@@ -236,11 +249,15 @@ static bool receive_signals(struct ofi_endpoint *endpoint)
     if (n == -FI_EAVAIL)
         take_error(endpoint);
     for (ssize_t i = 0; i < n; i++) {
-        struct ofi_op *receive = entries[i].op_context;
-        if (!receive)
+        struct ofi_op *op = entries[i].op_context;
+        if (!op)
             continue;
-        take_signal(endpoint, receive, entries[i].len);
-        repost(endpoint, receive);
+        if (entries[i].flags & FI_RECV) {
+            take_signal(endpoint, op, entries[i].len);
+            repost(endpoint, op);
+        } else {
+            ofi_op_done(endpoint, op);
+        }
     }
     return n > 0;
 }
