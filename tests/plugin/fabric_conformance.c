@@ -151,13 +151,13 @@ static void zero_and_unaligned_lengths(void **state)
 }
 
 /* The receiver looks at the data as soon as it sees the signal: all of it must be there. */
-#define HAMMER_ROUNDS 3000
 #define HAMMER_SLOTS 4
 static void hammer_body(struct node *node)
 {
     const size_t slot_bytes = 12000;
+    const uint64_t rounds = nodes_rounds(3000);
 
-    for (uint64_t i = 1; i <= HAMMER_ROUNDS; i++) {
+    for (uint64_t i = 1; i <= rounds; i++) {
         size_t slot = i % HAMMER_SLOTS, bytes = 1 + (i * 7919) % slot_bytes;
         char *at = node->memory + slot * slot_bytes;
 
@@ -194,7 +194,7 @@ static void lines_body(struct node *node)
     enum { MOST = 4088 };
     char data[MOST];
 
-    for (uint64_t i = 1; i <= 3000; i++) {
+    for (uint64_t i = 1; i <= nodes_rounds(3000); i++) {
         size_t bytes = i % 16 ? i % 65 : i * 37 % (MOST + 1);
         struct thrum_fabric_put put = {.local = data,
                                        .bytes = bytes,
@@ -227,7 +227,7 @@ static void lines_come_whole(void **state)
 /* Later puts overtake nothing: of puts to the same word, the last one stays. */
 static void many_outstanding_body(struct node *node)
 {
-    const uint64_t puts = 20000;
+    const uint64_t puts = nodes_rounds(20000);
 
     if (node->index == 0) {
         for (uint64_t i = 1; i <= puts; i++) {
@@ -411,7 +411,6 @@ static void get_sees_earlier_puts(void **state)
 
 /* Several threads put to one peer and progress one endpoint. */
 #define THREADS 4
-#define THREAD_PUTS 2000
 struct thread {
     struct node *node;
     int index;
@@ -422,7 +421,7 @@ static void *put_thread(void *argument)
     struct thread *thread = argument;
     struct node *node = thread->node;
 
-    for (uint64_t i = 1; i <= THREAD_PUTS; i++) {
+    for (uint64_t i = 1; i <= nodes_rounds(2000); i++) {
         struct thrum_fabric_put put = node_make_put(node, 1, 4096 * (size_t)thread->index, 1000,
                                                     4096 * (size_t)thread->index, thread->index, i);
         node_put(node, 1, &put);
@@ -446,7 +445,7 @@ static void threads_body(struct node *node)
         node_flush(node, 1);
     } else {
         for (int i = 0; i < THREADS; i++) {
-            node_wait_signal(node, i, THREAD_PUTS);
+            node_wait_signal(node, i, nodes_rounds(2000));
             node_expect(node, holds_pattern(node->memory + 4096 * i, 1000, (uint64_t)i), "data");
         }
     }
