@@ -20,6 +20,7 @@
 #include <thrum/plugin.h>
 
 #define DEADLINE_DEFAULT "300000" /* of THRUM_DEADLINE_MS */
+#define FEW_FOR_LINES 4 /* ranks, to each of which a line is written */
 #define DEADLINE_LONGEST_MS 86400000 /* MPI has no deadlines: as long as a communicator can have */
 
 struct tmpi_state tmpi = {.self = MPI_COMM_NULL};
@@ -314,9 +315,37 @@ static enum tmpi_reason agree(struct tmpi_comm *comm)
     return TMPI_TAKEN;
 }
 
+/*
+ * Rules for choosing algorithms, in front of which the caller's have their say. A line carries data of host memory as it
+ * does device memory's, where other algorithms have to stage it: so what fits a line goes by line, which the cost model,
+ * made for device memory, says only of less. Sizes are of all blocks.
+ */
+static const char *rules_for(int size, char *text, size_t bytes)
+{
+    static const char *const whole[] = {"allreduce", "reduce", "broadcast", "scan", "exscan"};
+    static const char *const blocks[] = {"allgather", "alltoall", "gather", "scatter",
+                                         "reduce_scatter"};
+    const int line = 4088;
+    size_t length = 0;
+
+    if (thrum_plugin_config("THRUM_ALGO")[0] || size > FEW_FOR_LINES)
+        return NULL;
+    for (size_t i = 0; i < sizeof whole / sizeof *whole; i++)
+        length +=
+            (size_t)snprintf(text + length, bytes - length, "%s:inline?:-%d,", whole[i], line);
+    for (size_t i = 0; i < sizeof blocks / sizeof *blocks; i++)
+        length += (size_t)snprintf(text + length, bytes - length, "%s:inline?:-%d,", blocks[i],
+                                   size * line);
+    text[length - 1] = 0;
+    return text;
+}
+
 static thrum_status_t join(struct tmpi_comm *comm, const struct thrum_unique_id *id)
 {
-    struct thrum_comm_config config = {.size = sizeof config, .deadline_ms = tmpi.deadline_ms};
+    char rules[512];
+    struct thrum_comm_config config = {.size = sizeof config,
+                                       .deadline_ms = tmpi.deadline_ms,
+                                       .algorithms = rules_for(comm->size, rules, sizeof rules)};
     thrum_status_t status;
 
     status = thrum_comm_init_rank(id, comm->size, comm->rank, tmpi.device, &config, &comm->thrum);
@@ -415,8 +444,10 @@ static struct tmpi_comm *look_up(MPI_Comm handle)
 /* By what calls on it may pass without being counted or looked at for device memory. */
 static const struct tmpi_policy *policy_of(const struct tmpi_comm *comm)
 {
-    if (!comm->made || tmpi_reporting || atomic_load(&tmpi.device_used))
+    if (tmpi_reporting || atomic_load(&tmpi.device_used))
         return &tmpi_none_passes;
+    if (!comm->made)
+        return comm->calls < tmpi.after ? &tmpi_none_passes : &tmpi_nonblocking_pass;
     return comm->why ? &tmpi_all_pass : comm->policy;
 }
 

@@ -360,8 +360,8 @@ enum tmpi_reason tmpi_decide(const struct tmpi_call *call, enum tmpi_mode mode,
 bool tmpi_policy_init(void);
 /* What a communicator of that many ranks goes by. */
 const struct tmpi_policy *tmpi_policy_of(int size, bool crowded);
-/* All calls pass to MPI, or none of them without a look. */
-extern const struct tmpi_policy tmpi_all_pass, tmpi_none_passes;
+/* All calls pass to MPI, or none of them without a look, or those that cannot make a Thrum communicator. */
+extern const struct tmpi_policy tmpi_all_pass, tmpi_none_passes, tmpi_nonblocking_pass;
 bool tmpi_policy_all(void); /* THRUM_MPI_TAKE=all */
 uint64_t tmpi_hash(uint64_t hash, const void *data, size_t bytes);
 

@@ -36,16 +36,19 @@ static const struct tmpi_policy built_in[ROWS] = {
 static struct tmpi_policy rules[ROWS];
 static bool take_all;
 const struct tmpi_policy tmpi_all_pass; /* to 0 */
-const struct tmpi_policy tmpi_none_passes = {{
 #define X(NAME, Name, name) [TMPI_##NAME] = {0, ANY},
+const struct tmpi_policy tmpi_none_passes = {{
     {
 #include "function_rows.h"
     },
     {
 #include "function_rows.h"
     },
-#undef X
 }};
+const struct tmpi_policy tmpi_nonblocking_pass = {{{
+#include "function_rows.h"
+}}};
+#undef X
 
 static const char *const rule_names[] = {
 #define X(NAME, Name, name) #name,
@@ -334,10 +337,14 @@ enum tmpi_reason tmpi_decide(const struct tmpi_call *call, enum tmpi_mode mode,
     if (call->comm == MPI_COMM_NULL || !(comm = tmpi_comm_of(call->comm)))
         return TMPI_ARGUMENTS;
     if (TMPI_UNLIKELY(!comm->made)) {
-        if (comm->calls++ < tmpi.after)
+        if (comm->calls < tmpi.after) {
+            comm->calls++;
             return TMPI_EARLY;
-        if (mode == TMPI_NONBLOCKING)
+        }
+        if (mode == TMPI_NONBLOCKING) {
+            (void)tmpi_comm_learn(call->comm); /* so that the next one passes */
             return TMPI_NOT_MADE;
+        }
         tmpi_comm_make(comm);
     }
     if (comm->why)

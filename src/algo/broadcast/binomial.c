@@ -35,7 +35,7 @@ void algo_broadcast_binomial_build(struct plan *plan)
 
     /* From the parent. */
     if (parent >= 0 && lines) {
-        plan_wait_inline(plan, 0, parent);
+        plan_wait_inline(plan, 0, parent, bytes);
         plan_copy(plan, 0, recv, algo_line_of(rank, parent), bytes);
     } else if (parent >= 0) {
         plan_wait_arrival(plan, 0, parent);
