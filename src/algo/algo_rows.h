@@ -8,7 +8,7 @@ X(ALLREDUCE, "direct", allreduce_direct, ALGO_NEEDS_PEER_ACCESS | ALGO_ORDERED |
   "each rank folds its slice of every SEND and writes it to every RECV, in one pass")
 X(ALLREDUCE, "recursive_doubling", allreduce_recursive_doubling, ALGO_DOUBLING,
   "log2(n) exchanges of everything (Thakur, Rabenseifner, Gropp 2005, section 4.5)")
-X(ALLREDUCE, "ring", allreduce_ring, ALGO_TO_NEXT,
+X(ALLREDUCE, "ring", allreduce_ring, ALGO_TO_NEXT | ALGO_LANES,
   "reduce-scatter, then allgather, around a ring (Patarasuk, Yuan 2009)")
 X(ALLREDUCE, "rabenseifner", allreduce_rabenseifner, ALGO_DOUBLING,
   "recursive halving, then doubling (Thakur, Rabenseifner, Gropp 2005, section 4.5)")

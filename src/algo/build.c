@@ -69,6 +69,13 @@ uint64_t algo_slot_bytes(const struct plan_params *params, uint64_t room, uint64
                                      : bytes / elem * elem;
 }
 
+int algo_lanes(const struct plan_params *params, uint64_t bytes)
+{
+    const uint64_t least = 8192; /* for less another queue is not worth waking */
+    uint64_t lanes = min_u64(bytes / least, (uint64_t)params->lanes);
+    return lanes < 2 ? 1 : (int)lanes;
+}
+
 void algo_reduce2(struct plan *plan, unsigned flags, struct plan_operand dst, struct plan_operand a,
                   struct plan_operand b, uint64_t bytes)
 {

@@ -108,6 +108,12 @@ uint64_t algo_slot_bytes(const struct plan_params *params, uint64_t room, uint64
 /* With one rank: the whole plan (a copy, or nothing in place), and true. */
 bool algo_build_alone(struct plan *plan);
 
+/*
+ * Lanes worth using where each works on a part of `bytes`, which is the same on all ranks; for ALGO_LANES. Lane 0 sends
+ * arrivals; every lane waits itself for those of whom it touches.
+ */
+int algo_lanes(const struct plan_params *params, uint64_t bytes);
+
 /* dst <- a op b. */
 void algo_reduce2(struct plan *plan, unsigned flags, struct plan_operand dst, struct plan_operand a,
                   struct plan_operand b, uint64_t bytes);

@@ -346,7 +346,7 @@ static thrum_status_t prove_lanes(const struct algo *algo, const struct algo_swe
             .collective = algo->collective,
             .nranks = nranks,
             .count = large_count(algo->collective, nranks, sweep->quick) / (uint64_t)(lanes - 1),
-            .dtype = THRUM_FLOAT32,
+            .dtype = lanes == 3 ? THRUM_BFLOAT16 : THRUM_FLOAT32,
             .redop = THRUM_SUM,
             .lanes = lanes,
             .scratch_bytes = DEFAULT_SCRATCH_BYTES,

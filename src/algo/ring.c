@@ -3,12 +3,13 @@
 #include "base/base.h"
 
 void ring_init(struct ring *ring, const struct plan_params *params, uint64_t slice_elems,
-               int phases)
+               int phases, int lane, int lanes)
 {
     int n = params->nranks, rank = params->rank;
     uint64_t elem = algo_elem_bytes(params);
+    uint64_t slots = RING_SLOTS * RING_AREAS;
     uint64_t slot_bytes =
-        algo_slot_bytes(params, algo_partial_room(params), RING_SLOTS * RING_AREAS);
+        algo_slot_bytes(params, algo_partial_room(params), slots * (uint64_t)lanes);
     uint64_t slot_elems = slot_bytes / elem;
     bool cut = slice_elems * elem > min_u64(RING_WHOLE_PIECE_BYTES, slot_bytes);
     uint64_t ahead = cut ? RING_AHEAD : 1;
@@ -21,8 +22,11 @@ void ring_init(struct ring *ring, const struct plan_params *params, uint64_t sli
         .rank = rank,
         .left = algo_rank_at(rank, -1, n),
         .right = algo_rank_at(rank, 1, n),
+        .lane = lane,
+        .lanes = lanes,
         .elem = elem,
         .slot_bytes = slot_bytes,
+        .slots_offset = (uint64_t)lane * slots * slot_bytes,
         .piece_elems = (slice_elems + pieces - 1) / pieces,
         .ahead = ahead,
         .staged = (uint64_t)(n - 1) * pieces,
@@ -52,7 +56,8 @@ struct plan_operand ring_slot(const struct plan *plan, const struct ring *ring, 
                               uint64_t m, enum ring_area area)
 {
     return algo_partial_at(&plan->params, rank,
-                           ((uint64_t)area * RING_SLOTS + m % RING_SLOTS) * ring->slot_bytes);
+                           ring->slots_offset +
+                               ((uint64_t)area * RING_SLOTS + m % RING_SLOTS) * ring->slot_bytes);
 }
 
 /* Every rank raises in this order: messages 0 .. ahead - 1; then for each m: the credit of m, message m + ahead. */
@@ -69,17 +74,17 @@ static uint64_t credit_value(const struct ring *ring, uint64_t m)
 
 void ring_wait_data(struct plan *plan, const struct ring *ring, uint64_t m)
 {
-    plan_wait(plan, 0, ring->left, ring_data_value(ring, m));
+    plan_wait(plan, ring->lane, ring->left, ring_data_value(ring, m));
 }
 
 void ring_wait_credit(struct plan *plan, const struct ring *ring, uint64_t m)
 {
     if (m >= RING_SLOTS && m < ring->staged)
-        plan_wait(plan, 0, ring->right, credit_value(ring, m - RING_SLOTS));
+        plan_wait(plan, ring->lane, ring->right, credit_value(ring, m - RING_SLOTS));
 }
 
 void ring_give_credit(struct plan *plan, const struct ring *ring, uint64_t m)
 {
     if (m < ring->credits)
-        plan_signal(plan, 0, ring->left, credit_value(ring, m));
+        plan_signal(plan, ring->lane, ring->left, credit_value(ring, m));
 }

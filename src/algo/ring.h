@@ -21,8 +21,8 @@
 #define RING_WHOLE_PIECE_BYTES 65536 /* slices up to this are not cut for the sake of overlap */
 
 struct ring {
-    int n, rank, left, right;
-    uint64_t elem, slot_bytes;
+    int n, rank, left, right, lane, lanes;
+    uint64_t elem, slot_bytes, slots_offset; /* of its lane's slots in the scratch */
     uint64_t piece_elems;
     uint64_t ahead; /* pieces of a group = messages sent before the first is consumed */
     uint64_t staged; /* messages that pass through scratch */
@@ -36,9 +36,12 @@ struct ring_message {
     uint64_t first, elems;
 };
 
-/* slice_elems: of the largest slice. `phases`: of n - 1 steps, the first staged. */
+/*
+ * slice_elems: of the largest slice. `phases`: of n - 1 steps, the first staged. A ring in each of `lanes` lanes shares
+ * the scratch with the others.
+ */
 void ring_init(struct ring *ring, const struct plan_params *params, uint64_t slice_elems,
-               int phases);
+               int phases, int lane, int lanes);
 
 /* What message `index` (counted within its phase) carries of a slice of slice_elems elements. */
 struct ring_message ring_message(const struct ring *ring, uint64_t index, uint64_t slice_elems);

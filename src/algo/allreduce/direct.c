@@ -8,17 +8,12 @@
  * engines works on all of them at once.
  */
 #include "algo/build.h"
-#include "base/base.h"
 
-#define LANE_MIN_BYTES 8192 /* of a slice; for less another queue is not worth waking */
-
-/* As many on every rank. */
 static int lanes_of(const struct plan_params *params)
 {
-    uint64_t least = params->count / (uint64_t)params->nranks * algo_elem_bytes(params);
-    uint64_t lanes = min_u64(least / LANE_MIN_BYTES, (uint64_t)params->lanes);
+    uint64_t least_slice = params->count / (uint64_t)params->nranks * algo_elem_bytes(params);
 
-    return lanes < 2 || 2 * params->nranks > PLAN_MAX_OPERANDS ? 1 : (int)lanes;
+    return 2 * params->nranks > PLAN_MAX_OPERANDS ? 1 : algo_lanes(params, least_slice);
 }
 
 /* The bytes [offset, offset + bytes) of everything, by this rank. */

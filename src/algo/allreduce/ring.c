@@ -5,6 +5,9 @@
  *
  * Partial sums are composed in this rank's own slots and put into those of the right neighbour, both free again with its
  * credit; complete slices go straight to RECV.
+ *
+ * Of a large message each lane has a part of every slice, which travels a ring of its own, so that one lane folds while
+ * another sends. Each element is folded in the same order as in one lane.
  */
 #include "algo/ring.h"
 
@@ -26,14 +29,16 @@ static struct piece piece_of(const struct plan *plan, const struct ring *ring, i
 {
     uint64_t count = plan->params.count;
     int slice = slice_sent(ring, sender, m);
-    uint64_t first = algo_slice(count, ring->n, slice);
-    uint64_t elems = algo_slice(count, ring->n, slice + 1) - first;
+    uint64_t of_slice = algo_slice(count, ring->n, slice);
+    uint64_t all = algo_slice(count, ring->n, slice + 1) - of_slice;
+    uint64_t first = algo_slice(all, ring->lanes, ring->lane);
+    uint64_t elems = algo_slice(all, ring->lanes, ring->lane + 1) - first;
     bool gather = m >= ring->staged;
     struct ring_message message = ring_message(ring, gather ? m - ring->staged : m, elems);
     return (struct piece){
         .step = message.step,
         .gather = gather,
-        .offset = (first + message.first) * ring->elem,
+        .offset = (of_slice + first + message.first) * ring->elem,
         .bytes = message.elems * ring->elem,
     };
 }
@@ -43,13 +48,14 @@ static struct plan_operand source_of(struct plan *plan, const struct ring *ring,
                                      const struct piece *piece, uint64_t m)
 {
     struct plan_operand slot = ring_slot(plan, ring, ring->rank, m, RING_OUT);
+    struct plan_operand send = algo_send_at(ring->rank, piece->offset);
     if (piece->gather)
         return algo_recv_at(ring->rank, piece->offset);
     if (piece->step > 0)
         return slot;
     if (!algo_stages(&plan->params))
-        return algo_send_at(ring->rank, piece->offset);
-    algo_stage(plan, slot, algo_send_at(ring->rank, piece->offset), piece->bytes);
+        return send;
+    plan_reduce(plan, ring->lane, 0, &slot, 1, &send, 1, piece->bytes); /* widens it */
     return slot;
 }
 
@@ -58,7 +64,7 @@ static void send_message(struct plan *plan, const struct ring *ring, uint64_t m)
     struct piece piece = piece_of(plan, ring, ring->rank, m);
     struct plan_operand dst = piece.gather ? algo_recv_at(ring->right, piece.offset)
                                            : ring_slot(plan, ring, ring->right, m, RING_IN);
-    plan_put(plan, 0, ring->right, dst, source_of(plan, ring, &piece, m), piece.bytes,
+    plan_put(plan, ring->lane, ring->right, dst, source_of(plan, ring, &piece, m), piece.bytes,
              ring_data_value(ring, m));
 }
 
@@ -69,23 +75,20 @@ static void fold_message(struct plan *plan, const struct ring *ring, uint64_t m)
     struct plan_operand dst = complete
                                   ? algo_recv_at(ring->rank, piece.offset)
                                   : ring_slot(plan, ring, ring->rank, m + ring->ahead, RING_OUT);
-    algo_reduce2(plan, complete ? PLAN_FINAL : 0, dst,
-                 ring_slot(plan, ring, ring->rank, m, RING_IN),
-                 algo_send_at(ring->rank, piece.offset), piece.bytes);
+    struct plan_operand srcs[2] = {ring_slot(plan, ring, ring->rank, m, RING_IN),
+                                   algo_send_at(ring->rank, piece.offset)};
+    plan_reduce(plan, ring->lane, complete ? PLAN_FINAL : 0, &dst, 1, srcs, 2, piece.bytes);
 }
 
-void algo_allreduce_ring_build(struct plan *plan)
+static void build_lane(struct plan *plan, int lane, int lanes)
 {
     const struct plan_params *params = &plan->params;
-    if (algo_build_alone(plan))
-        return;
-    int n = params->nranks;
-    algo_meet_two(plan, algo_rank_at(params->rank, 1, n), algo_rank_at(params->rank, -1, n));
-    if (params->count == 0)
-        return;
-
+    uint64_t largest = algo_slice(algo_slice(params->count, params->nranks, 1), lanes, 1);
     struct ring ring;
-    ring_init(&ring, params, algo_slice(params->count, n, 1), 2);
+
+    ring_init(&ring, params, largest, 2, lane, lanes);
+    if (lane > 0)
+        plan_wait_arrival(plan, lane, ring.right);
     for (uint64_t m = 0; m < ring.ahead; m++)
         send_message(plan, &ring, m);
     for (uint64_t m = 0; m < ring.messages && plan->status == THRUM_OK; m++) {
@@ -98,6 +101,20 @@ void algo_allreduce_ring_build(struct plan *plan)
         if (next < ring.messages)
             send_message(plan, &ring, next);
     }
+}
+
+void algo_allreduce_ring_build(struct plan *plan)
+{
+    const struct plan_params *params = &plan->params;
+    if (algo_build_alone(plan))
+        return;
+    int n = params->nranks;
+    int lanes = algo_lanes(params, params->count / (uint64_t)n * algo_elem_bytes(params));
+    algo_meet_two(plan, algo_rank_at(params->rank, 1, n), algo_rank_at(params->rank, -1, n));
+    if (params->count == 0)
+        return;
+    for (int lane = 0; lane < lanes; lane++)
+        build_lane(plan, lane, lanes);
 }
 
 struct algo_cost algo_allreduce_ring_cost(const struct plan_params *params)

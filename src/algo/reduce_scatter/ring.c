@@ -66,7 +66,7 @@ void algo_reduce_scatter_ring_build(struct plan *plan)
         return;
 
     struct ring ring;
-    ring_init(&ring, params, params->count, 1);
+    ring_init(&ring, params, params->count, 1, 0, 1);
     for (uint64_t m = 0; m < ring.ahead; m++)
         send_message(plan, &ring, m);
     for (uint64_t m = 0; m < ring.messages && plan->status == THRUM_OK; m++) {
