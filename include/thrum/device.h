@@ -197,7 +197,8 @@ struct thrum_operand {
 
 /*
  * A line: 64 aligned bytes, a flag and up to 56 bytes that travel with it; whoever sees the flag sees the payload. A
- * long line goes on behind its first 64 bytes, up to THRUM_LINE_LONG_BYTES of payload.
+ * long line goes on behind its first 64 bytes, up to THRUM_LINE_LONG_BYTES of payload. Or the payload lies elsewhere:
+ * WRITE_LINE with two destinations.
  */
 #define THRUM_LINE_BYTES 64
 #define THRUM_LINE_PAYLOAD_BYTES 56
@@ -220,7 +221,7 @@ typedef enum thrum_opcode {
     THRUM_CMD_WAIT = 5, /* waits until the semaphore src[0] is >= `value` */
     THRUM_CMD_WRITE_LINE =
         6, /* line at dst[0] <- payload of `bytes` from src[0], or from `payload` where nsrc is 0;
-                                 then its flag <- `value` */
+                                 then its flag <- `value`. With a dst[1] that is where the payload goes */
     THRUM_CMD_WAIT_LINE =
         7, /* waits until (flag & mask) >= (value & mask) of the line at src[0]; if the flag then is
                                  not exactly `value`, the rest of the submission ends with THRUM_ERR_MISMATCH */
@@ -236,6 +237,7 @@ typedef enum thrum_opcode {
 
 enum {
     THRUM_CMD_FLAG_SET = 1 << 0, /* SIGNAL: one writer only; never lowers the semaphore */
+    THRUM_CMD_FLAG_DEFER = 1 << 0, /* WAIT_LINE, a hint: the submitter has more to do meanwhile */
     THRUM_CMD_FLAG_FLUSH =
         1 << 1, /* PUT: no data; completes when all earlier puts to `peer` are done locally */
     THRUM_CMD_FLAG_STREAM =

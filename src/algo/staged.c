@@ -81,7 +81,7 @@ static void add_op(const struct staging *call, int rank, const struct plan_op *o
         if (op->flags & PLAN_ARRIVE)
             plan_wait_arrival(out, op->lane, op->peer);
         else if (op->flags & PLAN_INLINE)
-            plan_wait_inline(out, op->lane, op->peer);
+            plan_wait_inline(out, op->lane, op->peer, op->bytes);
         else
             plan_wait(out, op->lane, op->peer, op->value);
         return;

@@ -276,10 +276,12 @@ struct algo_cost tree_cost(const struct plan_params *params, const struct tree_j
     bool both = (job->directions & TREE_UP) && (job->directions & TREE_DOWN);
     double pieces = p.most_pieces > 0 ? (double)p.most_pieces : 1;
     double turns = pieces + (both ? 2.0 : 1.0) * job->max_depth;
+    double filling = both ? turns / pieces : 1; /* one way, the next call starts meanwhile */
     return (struct algo_cost){.steps = 1 + turns,
+                              .turns = (both ? 1 : ALGO_TURNS_ONE_WAY) * (1 + turns),
                               .messages = 4 * turns,
-                              .passed_bytes = passed_bytes * turns / pieces,
-                              .reduced_bytes = reduced_bytes * turns / pieces};
+                              .passed_bytes = passed_bytes * filling,
+                              .reduced_bytes = reduced_bytes * filling};
 }
 
 struct tree tree_chain(const struct plan_params *params)

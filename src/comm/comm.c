@@ -460,12 +460,6 @@ thrum_status_t comm_effective_config(const struct thrum_comm_config *config,
     return THRUM_OK;
 }
 
-static void begin_lines(struct comm_pair *pair, uint32_t slots)
-{
-    pair->out = pair->in =
-        (struct comm_lines){.credit_at = slots / 2, .limit = slots, .half = slots / 2};
-}
-
 static struct thrum_comm *allocate(int nranks, int rank, thrum_device_t device,
                                    const struct thrum_comm_config *config,
                                    const struct select_policy *policy)
@@ -484,10 +478,6 @@ static struct thrum_comm *allocate(int nranks, int rank, thrum_device_t device,
         free(comm->peers);
         free(comm);
         return NULL;
-    }
-    for (int r = 0; r < nranks; r++) {
-        begin_lines(&comm->peers[r].pairs[CHANNEL_COLLECTIVE], COMM_LINES_COLLECTIVE);
-        begin_lines(&comm->peers[r].pairs[CHANNEL_P2P], COMM_LINES_P2P);
     }
     comm->magic = COMM_MAGIC;
     comm->place_fd = -1;

@@ -35,35 +35,37 @@
  */
 enum comm_channel { CHANNEL_COLLECTIVE, CHANNEL_P2P, CHANNEL_ONE_SIDED, CHANNEL_COUNT };
 /*
- * Slots for the lines of a pair on a channel. Messages meet before they go, so two do. Collectives may send lines one
- * way only: see struct comm_pair.
+ * The lines of collectives take units, in turn: a line, and room for the payload of one that has more than fits it, which
+ * goes on over as many units as it fills; hence the spare ones. Those of messages meet before they go, so two do.
  */
-#define COMM_LINES_COLLECTIVE 8
+#define COMM_UNITS 128
+#define COMM_UNIT_BYTES 256
+#define COMM_LINE_UNITS_MAX ((THRUM_LINE_LONG_BYTES + COMM_UNIT_BYTES - 1) / COMM_UNIT_BYTES)
+#define COMM_CREDIT_UNITS 64 /* a receiver tells of so many that are free again */
+/* A line that is put is written at once, flag and payload side by side: it takes as many units as the longest does. */
+#define COMM_PUT_LINE_BYTES (4096 + CACHE_LINE_BYTES)
 #define COMM_LINES_P2P 2
-#define COMM_LINES (COMM_LINES_COLLECTIVE + COMM_LINES_P2P)
+#define COMM_LINE_STRIDE CACHE_LINE_BYTES
 #define COMM_SEMAPHORE_STRIDE CACHE_LINE_BYTES
 
 struct comm_peer_block {
-    /*
-     * Collectives send small contributions in them, whole: long lines. They do not begin at equal offsets of pages,
-     * which would make them compete for the same sets of a cache.
-     */
-    union {
-        struct thrum_line line;
-        uint8_t
-            bytes[offsetof(struct thrum_line, payload) + THRUM_LINE_LONG_BYTES + CACHE_LINE_BYTES];
-    } lines[COMM_LINES]; /* those of collectives, then those of messages */
+    struct thrum_line lines[COMM_UNITS + COMM_LINES_P2P]; /* of collectives, then of messages */
+    uint8_t rooms[COMM_UNITS + COMM_LINE_UNITS_MAX - 1][COMM_UNIT_BYTES];
     struct {
         uint64_t value;
         uint8_t pad[COMM_SEMAPHORE_STRIDE - 8];
-    } credit; /* so many lines of collectives that were sent to the peer it is done with */
+    } credit; /* so many units of lines that were sent to the peer it is done with */
     struct {
         uint64_t value;
         uint8_t pad[COMM_SEMAPHORE_STRIDE - 8];
     } semaphores[CHANNEL_COUNT][PLAN_MAX_LANES];
 };
 
-#define COMM_LINE_STRIDE sizeof(((struct comm_peer_block *)0)->lines[0])
+_Static_assert(sizeof(struct thrum_line) == COMM_LINE_STRIDE, "a line is a cache line");
+_Static_assert(sizeof(struct comm_peer_block) % CACHE_LINE_BYTES == 0, "blocks of whole lines");
+_Static_assert(COMM_UNITS / COMM_LINE_UNITS_MAX * COMM_PUT_LINE_BYTES <=
+                   sizeof(((struct comm_peer_block *)0)->rooms),
+               "lines that are put lie in the rooms");
 
 struct comm_own_block {
     struct {
@@ -83,18 +85,17 @@ struct comm_arrival {
 };
 
 /*
- * One direction of a pair's lines, of which an operation sends one at most. A line's slot is free again when the
- * operation that it was sent to has ended there. The sender knows that of all lines before this operation's once it has
- * a line of the same operation from the peer, as the peer had ended what came before. Where lines go one way only, the
- * receiver tells by a credit, once every half of the slots. Both ends count alike, so both know which operation carries
- * a credit (`credit_at`, counted in lines) and which has to wait for one first (`limit`; then for credit_at).
+ * One direction of a pair's lines, of which an operation sends one at most. Both ends count alike. A line's units are
+ * free again when the operation that it was sent to has ended there. The receiver tells by a credit whenever that fills
+ * another COMM_CREDIT_UNITS; a sender that would have more than all units on their way waits for one first. Where nobody
+ * runs ahead it also knows that all lines before this operation's are done with once it has a line of the same operation
+ * from the peer, as the peer had ended what came before.
  */
 struct comm_lines {
     uint64_t count; /* lines so far */
-    uint64_t credit_at; /* sender: the next credit to wait for. receiver: the next to give */
-    uint64_t limit; /* sender: so many may have been sent without waiting */
+    uint64_t units; /* that they took */
+    uint64_t known_free; /* sender: so many are free again when the next operation begins */
     uint32_t slot; /* of the next line */
-    uint32_t half; /* of the slots; fixed */
 };
 
 /* What both ends of a pair advance alike. user. */
@@ -178,6 +179,19 @@ struct comm_window_part {
     uint64_t offset; /* of the memory from the rank's own_base */
     uint64_t bytes; /* 0: nothing is open there */
     uint64_t key, put_offset; /* for puts */
+};
+
+/*
+ * Collectives in a row on one queue, with nothing else between them. If all that came before has ended, the next one may
+ * send what none of them writes ahead of its turn. user.
+ */
+struct comm_row {
+    struct thrum_queue *queue; /* NULL: there is none */
+    uint64_t ticket; /* of the newest */
+    bool is_all; /* of what is in the queue */
+    bool moves; /* one of them does: a barrier does not go ahead of it */
+    uint64_t recv_first, recv_end; /* what they write, and what lies between */
+    uint64_t credit_number; /* of the newest operation that waits for a credit; 0: it has it */
 };
 
 /* Memory of all ranks that is open to puts. user; the parts are fixed. */
@@ -283,6 +297,7 @@ struct thrum_comm {
     pthread_mutex_t retire_lock;
     uint64_t joined; /* user: queues that joined a group, see p2p.c */
     struct thrum_queue *last_queue; /* user: queue of the newest operation */
+    struct comm_row row; /* user; kept where ranks share cores */
     struct thrum_queue **queues; /* every queue used, one reference each; under retire_lock */
     int nqueues;
 
@@ -392,7 +407,7 @@ static inline uint64_t comm_semaphore_offset(enum comm_channel channel, int from
                ((uint64_t)channel * PLAN_MAX_LANES + (uint64_t)lane);
 }
 
-/* In an area: how many lines of collectives that went to rank `from` it is done with. */
+/* In an area: how many units of lines that went to rank `from` it is done with. */
 static inline uint64_t comm_credit_offset(int from)
 {
     return comm_block_offset(from) + offsetof(struct comm_peer_block, credit);

@@ -68,33 +68,44 @@ static struct thrum_command *add_command(struct builder *b, enum thrum_opcode op
     return &p->commands[p->ncommands++];
 }
 
+/* Where the lines from a rank lie in an area; `peer`: the other one. */
+static uint64_t lines_offset(const struct builder *b, int from, int peer)
+{
+    return b->program->channel == CHANNEL_COLLECTIVE && !b->comm->peers[peer].loads
+               ? exec_room_offset(from)
+               : exec_line_offset(from, b->program->channel);
+}
+
 /* First slot of the lines that a patch is about: the peer's in the own area, or the own ones in the peer's. */
 static uint64_t line_base(const struct builder *b, enum patch_kind kind, int peer)
 {
     const struct comm_peer *p = &b->comm->peers[peer];
-    uint64_t out = exec_line_offset(b->comm->rank, b->program->channel);
+    uint64_t out = lines_offset(b, b->comm->rank, peer);
 
     switch (kind) {
     case PATCH_LINE_OUT:
         return p->window_base + p->area_offset + out;
     case PATCH_LINE_PUT:
         return p->area_put_offset + out;
+    case PATCH_LINE_ROOM:
+        return p->window_base + p->area_offset + exec_room_offset(b->comm->rank);
     default:
-        return b->comm->area + exec_line_offset(peer, b->program->channel);
+        return b->comm->area + lines_offset(b, peer, peer);
     }
 }
 
-/* A patch of the newest command (which is added next unless `command` says otherwise). */
-static void add_patch(struct builder *b, struct exec_patch patch)
+/* From one unit's line to the next. */
+static uint32_t line_stride(const struct builder *b, int peer)
 {
-    struct exec_program *p = b->program;
+    return b->program->channel == CHANNEL_COLLECTIVE && !b->comm->peers[peer].loads
+               ? COMM_PUT_LINE_BYTES / COMM_LINE_UNITS_MAX
+               : COMM_LINE_STRIDE;
+}
 
-    p->patches = grow(b, p->patches, p->npatches, &b->patches_capacity, sizeof *p->patches);
-    if (b->status)
-        return;
-    patch.pair = &b->comm->peers[patch.peer].pairs[p->channel];
-    patch.base = line_base(b, (enum patch_kind)patch.kind, patch.peer);
-    p->patches[p->npatches++] = patch;
+/* A payload that is stored and does not fit a line has a room of its own. */
+static bool needs_room(const struct builder *b, int peer, uint64_t bytes)
+{
+    return b->comm->peers[peer].loads && bytes > THRUM_LINE_PAYLOAD_BYTES;
 }
 
 static struct exec_delta *delta(struct builder *b, int peer)
@@ -107,6 +118,26 @@ static struct exec_delta *delta(struct builder *b, int peer)
         b->delta_of[peer]->pair = &b->comm->peers[peer].pairs[p->channel];
     }
     return b->delta_of[peer];
+}
+
+/* A patch of the newest command (which is added next unless `command` says otherwise). */
+static void add_patch(struct builder *b, struct exec_patch patch)
+{
+    struct exec_program *p = b->program;
+
+    p->patches = grow(b, p->patches, p->npatches, &b->patches_capacity, sizeof *p->patches);
+    if (b->status)
+        return;
+    patch.pair = &b->comm->peers[patch.peer].pairs[p->channel];
+    patch.stride = patch.kind == PATCH_LINE_ROOM ? COMM_UNIT_BYTES : line_stride(b, patch.peer);
+    patch.base = line_base(b, (enum patch_kind)patch.kind, patch.peer);
+    if (patch.kind == PATCH_LINE_DATA && delta(b, patch.peer)->receives_room) {
+        patch.stride = COMM_UNIT_BYTES;
+        patch.base = b->comm->area + exec_room_offset(patch.peer);
+    } else if (patch.kind == PATCH_LINE_DATA) {
+        patch.addend = EXEC_LINE_PAYLOAD;
+    }
+    p->patches[p->npatches++] = patch;
 }
 
 /* ---- addresses ---- */
@@ -339,16 +370,17 @@ static void lower_line(struct builder *b, const struct plan_op *op)
     uint32_t first = b->program->noperands;
     bool inline_data = op->flags & PLAN_INLINE;
     bool loads = b->comm->peers[op->peer].loads;
-    int nsrc = inline_data && op->bytes ? 1 : 0;
+    bool room = inline_data && needs_room(b, op->peer, op->bytes);
+    int nsrc = inline_data && op->bytes ? 1 : 0, ndst = room ? 2 : 1;
     struct thrum_command *command;
-    struct thrum_command fields = {.bytes = inline_data ? op->bytes : sizeof(struct comm_arrival)};
 
-    add_operand(b, 0);
+    for (int i = 0; i < ndst; i++)
+        add_operand(b, 0);
     if (nsrc)
         add_engine_operand(b, op_operands(b, op)[0]);
-    command = loads ? add_command(b, THRUM_CMD_WRITE_LINE, first, 1, nsrc)
+    command = loads ? add_command(b, THRUM_CMD_WRITE_LINE, first, ndst, nsrc)
                     : add_put(b, op->peer, first, 1, nsrc);
-    command->bytes = fields.bytes;
+    command->bytes = inline_data ? op->bytes : sizeof(struct comm_arrival);
     if (loads)
         command->flags = THRUM_CMD_FLAG_CONTAIN;
     if (!nsrc)
@@ -357,8 +389,12 @@ static void lower_line(struct builder *b, const struct plan_op *op)
         command->put.signal_key = b->comm->peers[op->peer].area_key;
     patch_command(b, loads ? PATCH_LINE_OUT : PATCH_LINE_PUT, op->peer, op->lane,
                   p2p_signature(b, op->peer, true));
+    if (ndst == 2)
+        add_patch(b, (struct exec_patch){.kind = PATCH_LINE_ROOM,
+                                         .peer = op->peer,
+                                         .command = b->program->ncommands - 1,
+                                         .operand = first + 1});
     b->program->arrives |= !inline_data;
-    delta(b, op->peer)->sends_line = true;
 }
 
 static void lower_wait_line(struct builder *b, const struct plan_op *op)
@@ -370,8 +406,34 @@ static void lower_wait_line(struct builder *b, const struct plan_op *op)
     command = add_command(b, THRUM_CMD_WAIT_LINE, first, 0, 1);
     command->mask = EXEC_SEQUENCE_MASK;
     command->writer = b->comm->peers[op->peer].window_base;
+    if (b->program->nahead)
+        command->flags = THRUM_CMD_FLAG_DEFER; /* the calls that follow may be sent meanwhile */
     patch_command(b, PATCH_LINE_IN, op->peer, op->lane, p2p_signature(b, op->peer, false));
-    delta(b, op->peer)->receives_line = true;
+}
+
+/* What lines the plan sends and receives, before any command names one. */
+static void note_lines(struct builder *b)
+{
+    for (size_t i = 0; i < b->plan->nops; i++) {
+        const struct plan_op *op = &b->plan->ops[i];
+        uint64_t bytes = op->flags & PLAN_INLINE ? op->bytes : 0;
+        uint8_t units = 1;
+        bool room;
+
+        if (!(op->flags & (PLAN_ARRIVE | PLAN_INLINE)) || op->opcode < PLAN_PUT)
+            continue;
+        room = needs_room(b, op->peer, bytes);
+        if (!b->comm->peers[op->peer].loads)
+            units = COMM_LINE_UNITS_MAX;
+        else if (room)
+            units = (uint8_t)((bytes + COMM_UNIT_BYTES - 1) / COMM_UNIT_BYTES);
+        if (op->opcode == PLAN_WAIT) {
+            delta(b, op->peer)->receives_units = units;
+            delta(b, op->peer)->receives_room = room;
+        } else {
+            delta(b, op->peer)->sends_units = units;
+        }
+    }
 }
 
 /* PUT with peer access: the DMA engine copies, then signals. */
@@ -473,6 +535,35 @@ static void note_messages(struct builder *b)
 
 /* ---- lanes ---- */
 
+static bool waits_for_lines(const struct plan *plan)
+{
+    for (size_t i = 0; i < plan->nops; i++)
+        if (plan->ops[i].opcode == PLAN_WAIT)
+            return true;
+    return false;
+}
+
+/*
+ * How many of the plan's first ops are lines that may run ahead. Where every rank has a core nobody gains by it, nor
+ * does who waits for nobody.
+ */
+static uint32_t count_ahead(const struct builder *b)
+{
+    const struct plan *plan = b->plan;
+    uint32_t n = 0;
+
+    if (!plan->runs_ahead || b->comm->ranks_per_core <= 1 || plan->params.in_place ||
+        b->program->channel != CHANNEL_COLLECTIVE || b->program->nlanes > 1 ||
+        !(b->comm->device->properties.capabilities & THRUM_CAP_DIRECT_SUBMIT) ||
+        !waits_for_lines(plan))
+        return 0;
+    while (n < plan->nops && plan->ops[n].opcode == PLAN_PUT && plan->ops[n].flags & PLAN_INLINE &&
+           b->comm->peers[plan->ops[n].peer].loads &&
+           op_operands(b, &plan->ops[n])[0].space == PLAN_SEND)
+        n++;
+    return n;
+}
+
 static void add_own_signal(struct builder *b, size_t offset)
 {
     uint32_t first = b->program->noperands;
@@ -531,6 +622,8 @@ static void lower_lane(struct builder *b, uint32_t lane)
         add_points(b, i);
         if (b->plan->ops[i].lane == lane)
             lower(b, &b->plan->ops[i]);
+        if (i + 1 == p->nahead)
+            add_own_wait(b, DONE_OFFSET);
     }
     add_points(b, b->plan->nops);
     add_flushes(b);
@@ -540,22 +633,24 @@ static void lower_lane(struct builder *b, uint32_t lane)
     p->lanes[lane].ncommands = p->ncommands - p->lanes[lane].first_command;
 }
 
-/* See struct comm_lines. For delta i the commands first_credit + 2 i: WAIT for a credit, and + 1: give one. */
+/* See struct comm_lines. Behind all lanes, for each delta: WAITs for a credit, then as many that give one. */
 static void lower_credits(struct builder *b)
 {
     struct exec_program *p = b->program;
     struct thrum_comm *comm = b->comm;
     uint64_t own = comm_credit_offset(comm->rank);
 
-    p->first_credit = p->ncommands;
-    for (uint32_t i = 0; i < p->ndeltas && p->channel == CHANNEL_COLLECTIVE; i++) {
+    for (uint32_t i = 0; i < p->ndeltas; i++) {
+        uint32_t first = p->noperands;
+
+        add_operand(b, comm->area + comm_credit_offset(p->deltas[i].peer));
+        add_command(b, THRUM_CMD_WAIT, first, 0, 1);
+    }
+    for (uint32_t i = 0; i < p->ndeltas; i++) {
         int peer = p->deltas[i].peer;
         uint32_t first = p->noperands;
         struct thrum_command *command;
 
-        add_operand(b, comm->area + comm_credit_offset(peer));
-        add_command(b, THRUM_CMD_WAIT, first, 0, 1);
-        first = p->noperands;
         if (comm->peers[peer].loads) {
             add_operand(b, peer_area(b, peer) + own);
             command = add_command(b, THRUM_CMD_SIGNAL, first, 1, 0);
@@ -566,6 +661,49 @@ static void lower_credits(struct builder *b)
             command->put.signal_offset = comm->peers[peer].area_put_offset + own;
         }
     }
+}
+
+/* Where command i of n lanes' and credits' goes when the credits are put around lane 0. */
+static uint32_t place_of(const struct exec_program *p, uint32_t i)
+{
+    uint32_t credits = p->ndeltas, lane0 = p->lanes[0].ncommands;
+    uint32_t lanes = p->ncommands - 2 * credits;
+
+    if (i < lane0)
+        return credits + i;
+    if (i < lanes)
+        return 2 * credits + i;
+    return i < lanes + credits ? i - lanes : lane0 + i - lanes;
+}
+
+/* So an operation with credits is one submission of neighbours: [WAITs] lane 0 [those that give]. */
+static void place_credits(struct builder *b)
+{
+    struct exec_program *p = b->program;
+    struct thrum_command *commands = malloc(b->commands_capacity * sizeof *commands);
+    uint32_t *first_operand = malloc(b->commands_capacity * sizeof *first_operand);
+
+    if (!commands || !first_operand) {
+        free(commands);
+        free(first_operand);
+        b->status = thrum_fail(THRUM_ERR_NO_MEMORY, "no host memory for a plan");
+        return;
+    }
+    for (uint32_t i = 0; i < p->ncommands; i++) {
+        commands[place_of(p, i)] = p->commands[i];
+        first_operand[place_of(p, i)] = b->first_operand[i];
+    }
+    for (uint32_t i = 0; i < p->npatches; i++)
+        p->patches[i].command = place_of(p, p->patches[i].command);
+    for (uint32_t i = 0; i < p->npoints; i++)
+        p->points[i].command += p->ndeltas; /* all in lane 0, or at its end */
+    for (uint32_t lane = 1; lane < p->nlanes; lane++)
+        p->lanes[lane].first_command += 2 * p->ndeltas;
+    p->lanes[0].first_command = p->ncredits = p->ndeltas;
+    free(p->commands);
+    free(b->first_operand);
+    p->commands = commands;
+    b->first_operand = first_operand;
 }
 
 static uint32_t count_lanes(const struct plan *plan)
@@ -618,7 +756,8 @@ static bool as_line_patch(struct exec_program *p, const struct exec_patch *patch
 
     *out = (struct exec_line_patch){.address = &operand->indirect,
                                     .slot = &patch->pair->in.slot,
-                                    .first = patch->base + EXEC_LINE_PAYLOAD};
+                                    .first = patch->base + EXEC_LINE_PAYLOAD,
+                                    .stride = patch->stride};
     switch ((enum patch_kind)patch->kind) {
     case PATCH_PEER_SEND:
         out->first += offsetof(struct comm_arrival, send_offset);
@@ -628,7 +767,12 @@ static bool as_line_patch(struct exec_program *p, const struct exec_patch *patch
         return true;
     case PATCH_LINE_DATA:
         out->address = &operand->base;
-        out->first += patch->addend;
+        out->first = patch->base + patch->addend;
+        return true;
+    case PATCH_LINE_ROOM:
+        out->address = &operand->base;
+        out->slot = &patch->pair->out.slot;
+        out->first = patch->base;
         return true;
     case PATCH_LINE_OUT:
         out->slot = &patch->pair->out.slot; /* fall through */
@@ -674,6 +818,9 @@ static void resolve_operands(struct builder *b)
     sort_patches(p);
     make_line_patches(b);
     p->head_value = &p->commands[p->lanes[0].first_command].value;
+    p->head_again = p->head_value;
+    if (p->nahead)
+        p->head_again = &p->commands[p->lanes[0].first_command + 1 + p->nahead].value;
     p->tail_value = &p->commands[p->lanes[0].first_command + p->lanes[0].ncommands - 1].value;
     for (uint32_t i = 0; i < p->ncommands; i++)
         p->commands[i].operands = &p->operands[b->first_operand[i]];
@@ -710,10 +857,20 @@ thrum_status_t exec_compile(struct thrum_comm *comm, const struct plan *plan,
         b.program->names_stages = plan->names_stages;
         b.program->shares_stages = plan->shares_stages;
         b.program->nlanes = count_lanes(plan);
+        b.program->nahead = count_ahead(&b);
+        b.program->is_plain = channel == CHANNEL_COLLECTIVE && !plan->params.counts;
+        if (b.program->is_plain) {
+            b.program->send_bytes = plan_send_bytes(&plan->params, comm->rank);
+            b.program->recv_bytes = plan_recv_bytes(&plan->params, comm->rank);
+        }
+        note_lines(&b);
         for (uint32_t lane = 0; lane < b.program->nlanes; lane++)
             lower_lane(&b, lane);
-        lower_credits(&b);
     }
+    if (!b.status && channel == CHANNEL_COLLECTIVE)
+        lower_credits(&b);
+    if (!b.status && channel == CHANNEL_COLLECTIVE)
+        place_credits(&b);
     if (!b.status && channel == CHANNEL_P2P)
         note_messages(&b);
     if (!b.status)

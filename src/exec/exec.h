@@ -38,6 +38,7 @@ enum patch_kind {
     PATCH_LINE_PUT, /* the same for a line that is put: payload, and the flag as its signal */
     PATCH_LINE_IN, /* WAIT_LINE: operand.base = next own slot of peer; command.value = flag */
     PATCH_LINE_DATA, /* operand.base = payload of the own slot of peer */
+    PATCH_LINE_ROOM, /* operand.base = room of the next line's payload at peer */
     PATCH_RAISE, /* command.value = base of what was sent to peer on lane + addend */
     PATCH_AWAIT, /* command.value = base of what was received from peer on lane + addend */
     PATCH_REGION /* PUT: put.local_region of the source operand, after it was patched */
@@ -50,6 +51,7 @@ struct exec_patch {
     uint32_t command, operand; /* indexes */
     uint64_t addend;
     uint64_t base; /* lines: of the pair's first slot */
+    uint32_t stride; /* of slots */
     struct comm_pair *pair; /* of the peer, on the program's channel */
 };
 
@@ -62,13 +64,15 @@ struct exec_line_patch {
     uint64_t *value; /* of the command; NULL: it has no flag */
     const uint32_t *slot; /* of the pair's next line in this direction */
     uint64_t first; /* the address in the first slot */
+    uint64_t stride; /* of slots */
 };
 
 /* What a program adds to the counters of a pair. */
 struct exec_delta {
     struct comm_pair *pair;
     int32_t peer;
-    bool sends_line, receives_line;
+    uint8_t sends_units, receives_units; /* of a line; 0: there is none */
+    bool receives_room; /* its payload is not in the line */
     uint64_t sent[PLAN_MAX_LANES], received[PLAN_MAX_LANES];
 };
 
@@ -98,7 +102,7 @@ struct exec_program {
     struct thrum_operand *operands;
     struct exec_patch *patches; /* those of the own buffers first */
     struct exec_delta *deltas;
-    uint32_t first_credit; /* of commands that are not in a lane; collectives: see lower_credits */
+    uint32_t ncredits; /* commands before lane 0, and as many behind it; see place_credits */
     struct comm_arrival
         *arrivals; /* payloads of arrival lines: 1 for collectives, 1 a peer for p2p */
     struct comm_message *messages; /* point-to-point: what is sent; handed on to the operation */
@@ -112,10 +116,18 @@ struct exec_program {
     uint32_t nbuffer_patches;
     struct exec_line_patch *line_patches; /* of collectives; they are not among `patches` then */
     uint32_t nline_patches;
+    /*
+     * Lines that may be sent ahead of the operation's turn: so many commands behind lane 0's first, which stands once
+     * more behind them. 0: none.
+     */
+    uint32_t nahead;
+    bool is_plain; /* writes RECV and nothing else, recv_bytes of it */
+    uint64_t send_bytes, recv_bytes;
     uint64_t bound_send, bound_recv; /* what the buffers' patches hold now; 0: nothing */
     bool arrives; /* sends arrival lines */
     uint64_t signature; /* of the call; collectives only */
     uint64_t *head_value, *tail_value; /* of lane 0's first and last command */
+    uint64_t *head_again; /* of the first's twin, see nahead; else the same */
     size_t host_bytes;
 };
 
@@ -178,11 +190,15 @@ thrum_status_t exec_run(struct thrum_comm *comm, struct exec_program *program,
 uint64_t exec_signature(const struct call_record *call);
 #define EXEC_LINE_PAYLOAD offsetof(struct thrum_line, payload)
 
-/* Where the first of a peer's lines lies in an area. */
+/* Where the first of a peer's lines lies in an area, and the first room for a payload. */
 static inline uint64_t exec_line_offset(int from, enum comm_channel channel)
 {
     return comm_block_offset(from) + offsetof(struct comm_peer_block, lines) +
-           (channel == CHANNEL_P2P ? COMM_LINE_STRIDE * COMM_LINES_COLLECTIVE : 0);
+           (channel == CHANNEL_P2P ? COMM_LINE_STRIDE * COMM_UNITS : 0);
+}
+static inline uint64_t exec_room_offset(int from)
+{
+    return comm_block_offset(from) + offsetof(struct comm_peer_block, rooms);
 }
 
 /* Keeps a reference on a queue that carries work of the communicator, until its end. user. */

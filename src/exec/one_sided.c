@@ -61,7 +61,7 @@ static thrum_status_t end(struct short_program *s, struct thrum_comm *comm,
     s->operands[s->program.noperands].base = done_word(comm);
     add(s, THRUM_CMD_SIGNAL, 1, 0)->flags = THRUM_CMD_FLAG_SET;
     s->program.lanes[0] = (struct exec_lane){0, s->program.ncommands};
-    s->program.head_value = &s->commands[0].value;
+    s->program.head_value = s->program.head_again = &s->commands[0].value;
     s->program.tail_value = &s->commands[s->program.ncommands - 1].value;
     status = comm->ops->check(comm->device->impl, s->commands, s->program.ncommands);
     if (status)

@@ -22,6 +22,9 @@ uint64_t exec_signature(const struct call_record *call)
     return h >> (64 - EXEC_SIGNATURE_BITS);
 }
 
+#define AHEAD_TIMEOUT_NS 1000000000 /* of what nobody has to be waited for */
+#define CATCH_UP_TIMEOUT_NS 10000000
+
 /* Everything that patches of one run need. */
 struct binding {
     struct thrum_comm *comm;
@@ -33,7 +36,7 @@ struct binding {
 /* Where the pair's next line goes to or comes to; patch->base is the first slot. */
 static inline uint64_t line_slot(const struct exec_patch *patch, const struct comm_lines *lines)
 {
-    return patch->base + lines->slot * COMM_LINE_STRIDE;
+    return patch->base + lines->slot * (uint64_t)patch->stride;
 }
 
 /* A field of the arrival line that has come from the peer. */
@@ -166,7 +169,10 @@ static inline thrum_status_t apply(const struct binding *b, const struct exec_pa
         command->value = line_flag(b, patch, &pair->in);
         break;
     case PATCH_LINE_DATA:
-        operand->base = arrival_field(patch, patch->addend);
+        operand->base = line_slot(patch, &pair->in) + patch->addend;
+        break;
+    case PATCH_LINE_ROOM:
+        operand->base = line_slot(patch, &pair->out);
         break;
     case PATCH_RAISE:
         command->value = pair->sent[patch->lane] + patch->addend;
@@ -191,7 +197,7 @@ static inline void bind_lines(const struct exec_program *p, uint64_t flag)
     for (uint32_t i = 0; i < p->nline_patches; i++) {
         const struct exec_line_patch *l = &p->line_patches[i];
 
-        *l->address = l->first + *l->slot * COMM_LINE_STRIDE;
+        *l->address = l->first + *l->slot * l->stride;
         if (l->value)
             *l->value = flag;
     }
@@ -216,45 +222,52 @@ static inline thrum_status_t bind(const struct binding *b)
     return THRUM_OK;
 }
 
-/* An operation with this line is over for the host. Both ways: all but this line is known to be done with. */
-static inline void advance_lines(struct comm_lines *lines, bool both_ways, bool credit)
+/* The credit that has to be there before the operation's line is sent; 0: none. */
+static inline uint64_t awaited_credit(const struct exec_delta *delta)
 {
-    if (both_ways) {
-        lines->slot ^= lines->half; /* the others in turn, should no line come back for a while */
-        lines->credit_at = lines->count + lines->half;
-        lines->limit = lines->count + lines->half + 1;
-    } else {
-        lines->slot = (lines->slot + 1) & (2 * lines->half - 1);
-        if (credit) {
-            lines->credit_at += lines->half;
-            lines->limit += lines->half;
-        }
-    }
+    const struct comm_lines *out = &delta->pair->out;
+    uint64_t end = out->units + delta->sends_units;
+
+    if (!delta->sends_units || end <= out->known_free + COMM_UNITS)
+        return 0;
+    return (end - COMM_UNITS + COMM_CREDIT_UNITS - 1) / COMM_CREDIT_UNITS * COMM_CREDIT_UNITS;
+}
+
+/* The credit that the operation's end is worth; 0: none. */
+static inline uint64_t given_credit(const struct exec_delta *delta)
+{
+    uint64_t before = delta->pair->in.units, end = before + delta->receives_units;
+
+    return end / COMM_CREDIT_UNITS > before / COMM_CREDIT_UNITS
+               ? end / COMM_CREDIT_UNITS * COMM_CREDIT_UNITS
+               : 0;
+}
+
+static inline void advance_lines(struct comm_lines *lines, enum comm_channel channel,
+                                 uint64_t units)
+{
     lines->count++;
+    lines->units += units;
+    lines->slot = (uint32_t)(channel == CHANNEL_COLLECTIVE ? lines->units % COMM_UNITS
+                                                           : lines->count % COMM_LINES_P2P);
 }
 
-static inline bool needs_credit(const struct exec_delta *delta)
-{
-    return delta->sends_line && delta->pair->out.count == delta->pair->out.limit;
-}
-
-static inline bool gives_credit(const struct exec_delta *delta)
-{
-    return delta->receives_line && !delta->sends_line &&
-           delta->pair->in.count + 1 == delta->pair->in.credit_at;
-}
-
-static inline void advance_pairs(const struct exec_program *program)
+/* The operation is over for the host. */
+static inline void advance_pairs(const struct exec_program *program, bool run_ahead)
 {
     for (uint32_t i = 0; i < program->ndeltas; i++) {
         const struct exec_delta *delta = &program->deltas[i];
         struct comm_pair *pair = delta->pair;
-        bool both = delta->sends_line && delta->receives_line;
 
-        if (delta->sends_line)
-            advance_lines(&pair->out, both, pair->out.count == pair->out.limit);
-        if (delta->receives_line)
-            advance_lines(&pair->in, both, pair->in.count + 1 == pair->in.credit_at);
+        if (delta->sends_units) {
+            uint64_t known =
+                delta->receives_units && !run_ahead ? pair->out.units : awaited_credit(delta);
+
+            pair->out.known_free = max_u64(pair->out.known_free, known);
+            advance_lines(&pair->out, program->channel, delta->sends_units);
+        }
+        if (delta->receives_units)
+            advance_lines(&pair->in, program->channel, delta->receives_units);
         pair->sent[0] += delta->sent[0];
         pair->received[0] += delta->received[0];
         for (uint32_t lane = 1; lane < program->nlanes; lane++) {
@@ -418,6 +431,7 @@ static void number_lanes(struct exec_program *program, uint64_t number)
 static void number_lane0(struct exec_program *program, uint64_t number)
 {
     *program->head_value = number - 1;
+    *program->head_again = number - 1;
     *program->tail_value = number;
     if (program->nlanes > 1)
         number_lanes(program, number);
@@ -427,7 +441,7 @@ static void number_lane0(struct exec_program *program, uint64_t number)
 static void add_in_parts(struct exec_list *list, const struct exec_program *program,
                          const struct exec_staging *staging)
 {
-    uint32_t at = 0;
+    uint32_t at = program->lanes[0].first_command, end = at + program->lanes[0].ncommands;
 
     for (uint32_t i = 0; i < program->npoints; i++) {
         const struct exec_stage_point *point = &program->points[i];
@@ -439,49 +453,51 @@ static void add_in_parts(struct exec_list *list, const struct exec_program *prog
         else if (!point->is_send && staging->nout)
             exec_list_add_part(list, &staging->out[0], point->offset, point->bytes, false);
     }
-    exec_list_add(list, &program->commands[at], program->lanes[0].ncommands - at);
+    exec_list_add(list, &program->commands[at], end - at);
 }
 
-static inline bool moves_credits(const struct exec_program *program)
-{
-    if (program->channel != CHANNEL_COLLECTIVE)
-        return false;
-    for (uint32_t i = 0; i < program->ndeltas; i++)
-        if (needs_credit(&program->deltas[i]) || gives_credit(&program->deltas[i]))
-            return true;
-    return false;
-}
+/* Which of the credit commands around lane 0 the operation needs. Those of peers without one do nothing then. */
+struct credits {
+    bool awaited, given;
+};
 
-static void add_credits(struct exec_list *list, struct exec_program *program, bool waits)
+static inline struct credits bind_credits(struct exec_program *program)
 {
-    for (uint32_t i = 0; i < program->ndeltas && program->channel == CHANNEL_COLLECTIVE; i++) {
-        const struct exec_delta *delta = &program->deltas[i];
-        struct thrum_command *command = &program->commands[program->first_credit + 2 * i + !waits];
+    struct thrum_command *waits = program->commands;
+    struct thrum_command *gifts = waits + program->ncredits + program->lanes[0].ncommands;
+    struct credits credits = {false, false};
 
-        if (!(waits ? needs_credit(delta) : gives_credit(delta)))
-            continue;
-        command->value = waits ? delta->pair->out.credit_at : delta->pair->in.credit_at;
-        exec_list_add(list, command, 1);
+    for (uint32_t i = 0; i < program->ncredits; i++) {
+        uint64_t awaited = awaited_credit(&program->deltas[i]);
+        uint64_t given = given_credit(&program->deltas[i]);
+
+        if (awaited) {
+            waits[i].value = awaited;
+            credits.awaited = true;
+        }
+        if (given) {
+            gifts[i].value = given;
+            credits.given = true;
+        }
     }
+    return credits;
 }
 
-/* Lane 0 with what it waits for and tells of lines, and the copies around or in it, in one submission. */
+/* Lane 0, its credits, and the copies around or in it, in one submission. */
 static thrum_status_t submit_list(struct thrum_comm *comm, struct exec_program *program,
                                   const struct exec_staging *staging, struct thrum_queue *queue,
-                                  struct comm_operation *operation)
+                                  struct credits credits, struct comm_operation *operation)
 {
-    static const struct exec_staging none;
     const struct thrum_command *commands = &program->commands[program->lanes[0].first_command];
     uint32_t n = program->lanes[0].ncommands;
     struct exec_list *list;
     thrum_status_t status;
 
-    if (!staging)
-        staging = &none;
-    status = exec_list_begin(comm, staging, n + 1 + 2 * program->ndeltas, program->npoints, &list);
+    status = exec_list_begin(comm, staging, n + 1 + 2 * program->ncredits, program->npoints, &list);
     if (status)
         return status;
-    add_credits(list, program, true);
+    if (credits.awaited)
+        exec_list_add(list, program->commands, program->ncredits);
     if (staging->by_parts) {
         add_in_parts(list, program, staging);
     } else {
@@ -493,7 +509,8 @@ static thrum_status_t submit_list(struct thrum_comm *comm, struct exec_program *
         exec_list_add_copies(list, staging->out, staging->nout, false);
         exec_list_add(list, &commands[n - 1], 1);
     }
-    add_credits(list, program, false);
+    if (credits.given)
+        exec_list_add(list, &commands[n], program->ncredits);
     /* the program was checked; there is nothing to check in a copy from here to there */
     status = queue->ops->submit_checked(queue->impl, list->commands, list->n, &operation->ticket);
     if (list->contexts) { /* exec_run frees them where the submission was refused */
@@ -504,17 +521,146 @@ static thrum_status_t submit_list(struct thrum_comm *comm, struct exec_program *
     return status;
 }
 
-static thrum_status_t submit(struct thrum_comm *comm, struct exec_program *program,
-                             const struct exec_staging *staging, struct thrum_queue *queue,
-                             struct comm_operation *operation)
+/* ---- ahead of its turn ---- */
+
+/* Before an operation is submitted: what the queue holds. */
+static void follow_row(struct thrum_comm *comm, const struct exec_program *program,
+                       const struct exec_staging *staging, const struct thrum_queue *queue)
 {
-    const struct exec_lane *lane = &program->lanes[0];
+    struct comm_row *row = &comm->row;
+    uint64_t last = atomic_load_explicit(&queue->last_ticket, memory_order_relaxed);
+    bool idle = atomic_load_explicit(&queue->synced_ticket, memory_order_relaxed) == last;
+
+    if (row->credit_number && comm_done(comm) >= row->credit_number)
+        row->credit_number = 0;
+    if (staging || !program->is_plain)
+        row->queue = NULL; /* nothing is in a row with it */
+    else if (idle || row->queue != queue || row->ticket != last)
+        *row = (struct comm_row){.queue = (struct thrum_queue *)(uintptr_t)queue,
+                                 .is_all = idle,
+                                 .credit_number = row->credit_number};
+}
+
+static bool may_run_ahead(const struct thrum_comm *comm, const struct exec_program *program,
+                          const struct exec_buffers *buffers, const struct thrum_queue *queue)
+{
+    const struct comm_row *row = &comm->row;
+
+    if (!program->send_bytes && row->moves)
+        return false; /* as a barrier, it says that what came before is over */
+    return program->nahead && row->queue == queue && row->is_all && !row->credit_number &&
+           (buffers->send >= row->recv_end ||
+            buffers->send + program->send_bytes <= row->recv_first);
+}
+
+/*
+ * Who needs a credit is as far ahead as can be, and would be in step with the others ever after if that were queued, too.
+ * So what was begun is let end, and the credits come, for a while; true if they are there.
+ */
+static bool let_catch_up(struct thrum_comm *comm, const struct exec_program *program,
+                         struct thrum_queue *queue)
+{
+    const struct comm_row *row = &comm->row;
+    struct thrum_queue *lane;
+    uint64_t ticket;
+
+    if (row->queue != queue || !row->is_all || row->credit_number ||
+        (row->ticket && queue->ops->wait(queue->impl, row->ticket, CATCH_UP_TIMEOUT_NS)) ||
+        lane_queue(comm, 1, &lane) ||
+        lane->ops->submit_checked(lane->impl, program->commands, program->ncredits, &ticket))
+        return false;
+    if (!lane->ops->wait(lane->impl, ticket, CATCH_UP_TIMEOUT_NS))
+        return true;
+    lane->ops->cancel(lane->impl, ticket, ticket, THRUM_ERR_ABORTED);
+    return false;
+}
+
+/* After it was submitted. */
+static void extend_row(struct comm_row *row, const struct exec_program *program,
+                       const struct exec_buffers *buffers, const struct comm_operation *operation,
+                       bool awaits_credit)
+{
+    if (awaits_credit)
+        row->credit_number = operation->number;
+    if (row->queue != operation->queue)
+        return;
+    row->ticket = operation->ticket;
+    row->moves |= program->send_bytes || program->recv_bytes;
+    if (!program->recv_bytes)
+        return;
+    if (!row->recv_end || buffers->recv < row->recv_first)
+        row->recv_first = buffers->recv;
+    row->recv_end = max_u64(row->recv_end, buffers->recv + program->recv_bytes);
+}
+
+/*
+ * The operation's lines go now, on a queue where nothing else waits, and the rest in its turn. The lines are with the
+ * peers when this returns, so that the operation ends with the rest of it.
+ */
+static thrum_status_t submit_ahead(struct thrum_comm *comm, struct exec_program *program,
+                                   struct thrum_queue *queue, uint32_t first, uint32_t n,
+                                   struct comm_operation *operation)
+{
+    const struct thrum_command *commands = &program->commands[first];
+    uint32_t nahead = program->nahead;
+    struct thrum_queue *lane;
+    uint64_t ticket;
+    thrum_status_t status = lane_queue(comm, 1, &lane);
+
+    if (!status)
+        status = lane->ops->submit_checked(lane->impl, &commands[1], nahead, &ticket);
+    if (status)
+        return status;
+    if (lane->ops->poll(lane->impl, ticket) &&
+        lane->ops->wait(lane->impl, ticket, AHEAD_TIMEOUT_NS)) {
+        operation->has_more = true; /* as a lane that has failed */
+        operation->lane_queue[1] = lane;
+        operation->lane_ticket[1] = ticket;
+    }
+    status = queue->ops->submit_checked(queue->impl, &commands[1 + nahead], n - 1 - nahead,
+                                        &operation->ticket);
+    if (status) /* peers have the lines of a call that is none */
+        comm_fail(comm, status, comm->rank, true, thrum_last_error());
+    return status;
+}
+
+static thrum_status_t submit_whole(struct thrum_comm *comm, struct exec_program *program,
+                                   const struct exec_buffers *buffers, struct thrum_queue *queue,
+                                   struct credits credits, struct comm_operation *operation)
+{
+    uint32_t first = program->lanes[0].first_command, n = program->lanes[0].ncommands;
+
+    if (credits.awaited) {
+        first -= program->ncredits;
+        n += program->ncredits;
+    }
+    if (credits.given)
+        n += program->ncredits;
+    if (!credits.awaited && may_run_ahead(comm, program, buffers, queue))
+        return submit_ahead(comm, program, queue, first, n, operation);
+    return queue->ops->submit_checked(queue->impl, &program->commands[first], n,
+                                      &operation->ticket);
+}
+
+static thrum_status_t submit(struct thrum_comm *comm, struct exec_program *program,
+                             const struct exec_buffers *buffers, const struct exec_staging *staging,
+                             struct thrum_queue *queue, struct comm_operation *operation)
+{
+    struct credits credits = bind_credits(program);
+    bool crowded = comm->ranks_per_core > 1;
+    thrum_status_t status;
 
     number_lane0(program, operation->number);
-    if (staging || moves_credits(program))
-        return submit_list(comm, program, staging, queue, operation);
-    return queue->ops->submit_checked(queue->impl, &program->commands[lane->first_command],
-                                      lane->ncommands, &operation->ticket);
+    if (crowded) {
+        follow_row(comm, program, staging, queue);
+        if (credits.awaited && program->nahead)
+            credits.awaited = !let_catch_up(comm, program, queue);
+    }
+    status = staging ? submit_list(comm, program, staging, queue, credits, operation)
+                     : submit_whole(comm, program, buffers, queue, credits, operation);
+    if (crowded && !status)
+        extend_row(&comm->row, program, buffers, operation, credits.awaited);
+    return status;
 }
 
 /* The operation keeps what it sends, and the line in which each receiver's arrival should come. */
@@ -584,7 +730,7 @@ thrum_status_t exec_run(struct thrum_comm *comm, struct exec_program *program,
     begin_operation(operation, number, queue, call);
     if (program->nmessages)
         hand_on_messages(comm, program, operation);
-    status = submit(comm, program, staging, queue, operation);
+    status = submit(comm, program, buffers, staging, queue, operation);
     if (status) {
         comm_free_operation(operation);
         return status;
@@ -592,7 +738,7 @@ thrum_status_t exec_run(struct thrum_comm *comm, struct exec_program *program,
     queue_raise(&queue->last_ticket, operation->ticket);
     if (program->nlanes > 1)
         status = submit_lanes(comm, program, operation);
-    advance_pairs(program);
+    advance_pairs(program, comm->ranks_per_core > 1);
     comm->last_queue = queue;
     atomic_store_explicit(&comm->issued, number, memory_order_release);
     if (status)

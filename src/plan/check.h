@@ -164,6 +164,7 @@ struct line {
     int from, to, lane; /* the sender's lane */
     uint64_t bytes; /* of an INLINE one */
     size_t send_op, wait_op; /* SIZE_MAX: there is none */
+    uint64_t wait_bytes; /* that its receiver expects */
     bool is_inline, wait_is_inline;
     uint32_t sent_round[PLAN_CHECK_ROUNDS]; /* + 1 */
     uint32_t clock[PLAN_CHECK_ROUNDS];

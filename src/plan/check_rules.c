@@ -381,9 +381,11 @@ static bool note_line(const struct view *v)
         line->bytes = v->op->bytes;
         line->is_inline = is_inline;
     } else {
-        if (line->wait_op != SIZE_MAX && line->wait_is_inline != is_inline)
+        if (line->wait_op != SIZE_MAX &&
+            (line->wait_is_inline != is_inline || line->wait_bytes != v->op->bytes))
             return refuse(v, "waits for another kind of line than op %zu", line->wait_op);
         line->wait_op = v->index;
+        line->wait_bytes = v->op->bytes;
         line->wait_is_inline = is_inline;
     }
     return true;
@@ -442,9 +444,14 @@ static bool check_lines(struct check *check)
         const struct line *l = &check->lines.at[i];
         bool sent = l->send_op != SIZE_MAX, waited = l->wait_op != SIZE_MAX;
 
-        if (sent && waited && l->is_inline == l->wait_is_inline)
+        if (sent && waited && l->is_inline == l->wait_is_inline && l->bytes == l->wait_bytes)
             continue;
-        if (sent && waited)
+        if (sent && waited && l->is_inline == l->wait_is_inline)
+            report_begin(check,
+                         "line of the wrong length: rank %d to rank %d, which waits for %" PRIu64
+                         " bytes",
+                         l->from, l->to, l->wait_bytes);
+        else if (sent && waited)
             report_begin(check, "line of the wrong kind: rank %d to rank %d", l->from, l->to);
         else if (sent)
             report_begin(check, "line never waited for: rank %d to rank %d", l->from, l->to);

@@ -381,9 +381,16 @@ void plan_wait_arrival(struct plan *plan, int lane, int peer)
     append_bare(plan, lane, PLAN_WAIT, PLAN_ARRIVE, peer, 0);
 }
 
-void plan_wait_inline(struct plan *plan, int lane, int peer)
+void plan_wait_inline(struct plan *plan, int lane, int peer, uint64_t bytes)
 {
-    append_bare(plan, lane, PLAN_WAIT, PLAN_INLINE, peer, 0);
+    struct plan_op op = {.opcode = PLAN_WAIT, .flags = PLAN_INLINE, .peer = peer, .bytes = bytes};
+
+    append(plan, op, lane, NULL, 0, NULL, 0);
+}
+
+void plan_runs_ahead(struct plan *plan)
+{
+    plan->runs_ahead = true;
 }
 
 void plan_names_stages(struct plan *plan, bool shared)

@@ -186,6 +186,7 @@ struct plan {
     size_t nstages, stages_capacity;
     bool names_stages;
     bool shares_stages; /* one piece of memory may stand for SEND and RECV */
+    bool runs_ahead; /* see plan_runs_ahead */
     uint64_t
         scratch_bytes; /* used of this rank's scratch: highest end of any SCRATCH or WIDE operand of it */
     thrum_status_t status; /* first error of an append; later ones do nothing */
@@ -217,7 +218,13 @@ void plan_signal(struct plan *plan, int lane, int peer, uint64_t value);
 void plan_wait(struct plan *plan, int lane, int peer, uint64_t value);
 void plan_arrive(struct plan *plan, int lane, int peer); /* SIGNAL|ARRIVE */
 void plan_wait_arrival(struct plan *plan, int lane, int peer); /* WAIT|ARRIVE */
-void plan_wait_inline(struct plan *plan, int lane, int peer); /* WAIT|INLINE */
+/* WAIT|INLINE of a line that the peer puts `bytes` into. */
+void plan_wait_inline(struct plan *plan, int lane, int peer, uint64_t bytes);
+/*
+ * Of all ranks' plans: lines are all that passes between ranks. So those that a plan sends first, from SEND, may go while
+ * what was called before has not ended.
+ */
+void plan_runs_ahead(struct plan *plan);
 /* The plan's stages are those that plan_stage names; for plans of one lane without PUTs. See struct plan_stage. */
 void plan_names_stages(struct plan *plan, bool shared);
 /* Before the next op; 0 bytes are none. Not kept where the plan has a sink. */

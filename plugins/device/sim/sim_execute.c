@@ -409,20 +409,22 @@ static inline thrum_status_t run_wait(struct run *run)
 static inline thrum_status_t run_write_line(struct run *run)
 {
     const struct thrum_command *c = run->command;
+    const uint64_t head = offsetof(struct thrum_line, payload);
     uint64_t address, source, bad;
-    char *payload;
-    void *line, *cpu;
+    void *payload, *line, *cpu;
     thrum_status_t status =
-        sync_target(run, 0, offsetof(struct thrum_line, payload) + c->bytes, &line, &address);
+        sync_target(run, 0, c->ndst == 2 ? THRUM_LINE_BYTES : head + c->bytes, &line, &address);
 
     if (status)
         return status;
-    payload = (char *)line + offsetof(struct thrum_line, payload); /* long ones leave the struct */
+    payload = (char *)line + head; /* long ones leave the struct */
+    if (c->ndst == 2 && c->bytes && !translate_all(run, 1, 1, c->bytes, 0, &payload, &bad))
+        return report(run, THRUM_RAS_PAGE_FAULT, bad);
     if (!c->nsrc) {
         if (c->bytes)
             memcpy(payload, c->payload, c->bytes);
     } else if (c->bytes) {
-        if (!operand_address(run, 1, &source, &bad))
+        if (!operand_address(run, c->ndst, &source, &bad))
             return report(run, THRUM_RAS_PAGE_FAULT, bad);
         cpu = find_operand(run, source, c->bytes);
         if (!cpu)
@@ -734,7 +736,7 @@ static thrum_status_t step_again(struct run *run)
     struct sim_patience patience = sim_patience_begin(run->queue);
     thrum_status_t status = SIM_RUN_BLOCKED;
 
-    while (status == SIM_RUN_BLOCKED && sim_patience_last(&patience))
+    while (status == SIM_RUN_BLOCKED && sim_patience_again(&patience))
         status = step(run);
     sim_patience_end(run->queue, status != SIM_RUN_BLOCKED);
     return status;
@@ -745,9 +747,9 @@ bool sim_execute_patiently(struct sim_queue *queue)
     struct sim_patience patience = sim_patience_begin(queue);
     enum sim_state state = sim_execute(queue, SIM_BUDGET_SUBMIT, false);
 
-    if (state != SIM_BLOCKED)
+    if (state != SIM_BLOCKED || sim_is_deferred(&queue->current))
         return state == SIM_EMPTY;
-    while (state == SIM_BLOCKED && sim_patience_last(&patience))
+    while (state == SIM_BLOCKED && sim_patience_again(&patience))
         state = sim_execute(queue, SIM_BUDGET_SUBMIT, false);
     sim_patience_end(queue, state == SIM_EMPTY);
     return state == SIM_EMPTY;

@@ -542,7 +542,7 @@ size_t sim_execute_now(struct sim_queue *queue, const struct thrum_command *comm
 
 /*
  * What a submission waits for is likely to come in a moment, from a peer that is just as far. Who has waited in vain
- * loses this credit, until a look finds him in time again. begin; last, which passes some time, before each further
+ * loses this credit, until a look finds him in time again. begin; again, which passes some time, before each further
  * look, until it says no; end. The caller owns the queue.
  */
 struct sim_patience {
@@ -550,8 +550,13 @@ struct sim_patience {
     bool yields;
 };
 struct sim_patience sim_patience_begin(const struct sim_queue *queue);
-bool sim_patience_last(struct sim_patience *patience);
+bool sim_patience_again(struct sim_patience *patience);
 void sim_patience_end(struct sim_queue *queue, bool was_in_time);
+/* Whether the submitter has more to do than to wait for it. */
+static inline bool sim_is_deferred(const struct thrum_command *command)
+{
+    return command->opcode == THRUM_CMD_WAIT_LINE && command->flags & THRUM_CMD_FLAG_DEFER;
+}
 /* True if the command is one of the simple ones, and is done. */
 bool sim_step_near(struct sim_queue *queue, const struct thrum_command *command);
 /* Tells peers where this process runs, where ranks share cores. */

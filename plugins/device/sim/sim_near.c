@@ -42,7 +42,7 @@ struct sim_patience sim_patience_begin(const struct sim_queue *queue)
         .tries = crowded ? CROWDED_YIELDS(queue->patience) : queue->patience, .yields = crowded};
 }
 
-bool sim_patience_last(struct sim_patience *patience)
+bool sim_patience_again(struct sim_patience *patience)
 {
     if (!patience->tries)
         return false;
@@ -89,14 +89,17 @@ static inline void store_word(struct near at, uint64_t value)
 
 static inline bool write_line_near(struct sim_queue *queue, const struct thrum_command *c)
 {
-    struct near line = find_near(queue, c, 0, offsetof(struct thrum_line, payload) + c->bytes);
+    const uint64_t head = offsetof(struct thrum_line, payload);
+    bool apart = c->ndst == 2;
+    struct near line = find_near(queue, c, 0, apart ? THRUM_LINE_BYTES : head + c->bytes);
+    struct near room = apart ? find_near(queue, c, 1, c->bytes) : line;
     char *source = (char *)(uintptr_t)c->payload, *payload;
 
     if (c->nsrc && c->bytes)
-        source = find_near(queue, c, 1, c->bytes).cpu;
-    if (!line.shared || (c->bytes && !source))
+        source = find_near(queue, c, c->ndst, c->bytes).cpu;
+    if (!line.shared || !room.shared || (c->bytes && !source))
         return false;
-    payload = line.cpu + offsetof(struct thrum_line, payload);
+    payload = apart ? room.cpu : line.cpu + head;
     if (c->bytes == 8)
         memcpy(payload, source, 8);
     else if (c->bytes)
@@ -191,7 +194,7 @@ static bool await_in_crowd(struct sim_queue *queue, const struct thrum_command *
 {
     unsigned looks = is_apart(queue, c) ? CROWDED_LOOKS_APART : CROWDED_LOOKS;
 
-    for (unsigned yields = CROWDED_YIELDS(queue->patience);; yields--) {
+    for (unsigned yields = sim_is_deferred(c) ? 0 : CROWDED_YIELDS(queue->patience);; yields--) {
         if (spin(queue, cpu, c->value, mask, looks))
             return true;
         if (!yields || atomic_load_explicit(&queue->wanted, memory_order_relaxed))
@@ -209,7 +212,8 @@ static bool await_near(struct sim_queue *queue, const struct thrum_command *c, c
     bool came = is_crowded(queue) ? await_in_crowd(queue, c, cpu, mask)
                                   : spin(queue, cpu, c->value, mask, queue->patience);
 
-    sim_patience_end(queue, came);
+    if (came || !sim_is_deferred(c))
+        sim_patience_end(queue, came);
     return came;
 }
 

@@ -56,8 +56,8 @@ static const struct {
                               THRUM_CMD_FLAG_HOST},
     [THRUM_CMD_SIGNAL] = {1, 1, 0, 0, THRUM_CMD_FLAG_SET | THRUM_CMD_FLAG_CONTAIN},
     [THRUM_CMD_WAIT] = {0, 0, 1, 1, 0},
-    [THRUM_CMD_WRITE_LINE] = {1, 1, 0, 1, THRUM_CMD_FLAG_CONTAIN | THRUM_CMD_FLAG_HOST},
-    [THRUM_CMD_WAIT_LINE] = {0, 0, 1, 1, 0},
+    [THRUM_CMD_WRITE_LINE] = {1, 2, 0, 1, THRUM_CMD_FLAG_CONTAIN | THRUM_CMD_FLAG_HOST},
+    [THRUM_CMD_WAIT_LINE] = {0, 0, 1, 1, THRUM_CMD_FLAG_DEFER},
     [THRUM_CMD_PUT] = {0, 1, 0, 1, THRUM_CMD_FLAG_FLUSH},
     [THRUM_CMD_CALLBACK] = {0, 0, 0, 0, 0},
     [THRUM_CMD_SCALE] = {1, SIM_MAX_OPERANDS, 1, 2, THRUM_CMD_FLAG_STREAM | THRUM_CMD_FLAG_CONTAIN},
@@ -75,7 +75,7 @@ static uint64_t operand_mask(const struct thrum_command *c, unsigned i)
     case THRUM_CMD_WAIT_LINE:
         return 63;
     case THRUM_CMD_WRITE_LINE:
-        return i < c->ndst ? 63 : 0;
+        return i == 0 ? 63 : 0;
     default:
         return 0;
     }

@@ -115,7 +115,7 @@ static void close_libfabric(struct ofi_endpoint *endpoint)
 /* False: libfabric has no room for it now. */
 static bool post_receive(struct ofi_endpoint *endpoint, struct ofi_op *receive)
 {
-    return !fi_recv(endpoint->ep, receive->slot, OFI_MESSAGE_BYTES, endpoint->arena_desc,
+    return !fi_recv(endpoint->ep, receive->slot, endpoint->receive_bytes, endpoint->arena_desc,
                     FI_ADDR_UNSPEC, &receive->context);
 }
 
@@ -202,10 +202,9 @@ static void take_signal(struct ofi_endpoint *endpoint, struct ofi_op *receive, s
 {
     const struct ofi_signal *signal = receive->slot;
 
-    if (bytes >= OFI_SIGNAL_HEAD && signal->bytes <= OFI_LINE_BYTES &&
-        bytes == OFI_SIGNAL_HEAD + signal->bytes && signal->magic == OFI_MAGIC &&
-        signal->version == OFI_VERSION && signal->token == endpoint->address.token &&
-        ofi_signal_apply(endpoint, signal))
+    if (bytes >= OFI_SIGNAL_HEAD && bytes == OFI_SIGNAL_HEAD + signal->bytes &&
+        signal->magic == OFI_MAGIC && signal->version == OFI_VERSION &&
+        signal->token == endpoint->address.token && ofi_signal_apply(endpoint, signal))
         return;
     if (!endpoint->warned)
         thrum_plugin_log(THRUM_LOG_WARN, "ofi: a signal was refused: it is not for memory that is "

@@ -43,10 +43,11 @@
 
 #define OFI_API FI_VERSION(1, 17) /* what this plugin was written against */
 #define OFI_MAGIC 0x5449464fu /* "OFIT" */
-#define OFI_VERSION 1
+#define OFI_VERSION 2
 #define OFI_INLINE_BYTES 4096
 #define OFI_REGIONS 8192 /* entries of the directory */
 #define OFI_LINE_BYTES 4088 /* of data that go with their signal: what a line holds */
+#define OFI_JOINED_BYTES 8192 /* and over tcp not only in lines */
 #define OFI_SHORT_BYTES 56 /* of these, what is kept with the work; more takes a slot */
 #define OFI_SLOTS 128 /* inline and small puts and look-ups on their way */
 #define OFI_SMALL_BYTES 32768 /* are copied for a shared route, where there is one */
@@ -80,17 +81,19 @@ struct ofi_address {
 };
 _Static_assert(sizeof(struct ofi_address) <= THRUM_FABRIC_ADDRESS_BYTES, "fits");
 
-/* The only message: store `bytes` of data behind the word, if there are any, and then `value` in it. */
+/* The only message: store `bytes` of data, if there are any, and then `value` in the word. */
 struct ofi_signal {
     uint32_t magic;
     uint16_t version, bytes;
     uint64_t token, key, offset, value;
+    uint64_t data_key, data_offset; /* key 0: right behind the word */
     char data[OFI_SHORT_BYTES]; /* or more, where it lies in a slot */
 };
 #define OFI_SIGNAL_HEAD offsetof(struct ofi_signal, data)
-#define OFI_MESSAGE_BYTES (OFI_SIGNAL_HEAD + OFI_LINE_BYTES) /* the longest */
-#define OFI_RECEIVE_BYTES 4160
-_Static_assert(OFI_RECEIVE_BYTES >= OFI_MESSAGE_BYTES && OFI_RECEIVE_BYTES >= OFI_INLINE_BYTES,
+#define OFI_SLOT_BYTES 4160 /* and of a receive; more over tcp, where they need not be pinned */
+_Static_assert(OFI_SLOT_BYTES >= OFI_SIGNAL_HEAD + OFI_LINE_BYTES &&
+                   OFI_SLOT_BYTES >= OFI_INLINE_BYTES &&
+                   OFI_SMALL_BYTES >= OFI_SIGNAL_HEAD + OFI_JOINED_BYTES,
                "fits");
 
 /* One of libfabric's offers. */
@@ -201,7 +204,7 @@ struct ofi_endpoint {
     size_t arena_bytes;
     struct fid_mr *arena_mr;
     void *arena_desc;
-    size_t slot_bytes;
+    size_t slot_bytes, receive_bytes;
     struct ofi_entry *directory;
     struct ofi_region *regions[OFI_REGIONS]; /* by directory slot */
     uint32_t regions_high, key_salt;

@@ -466,12 +466,29 @@ static thrum_status_t keep_inline(struct ofi_peer *peer, const struct thrum_fabr
     return THRUM_OK;
 }
 
-/* A line: data right behind their signal's word. They travel in its message. */
+/* A line: data right behind their signal's word. */
 static bool is_line(const struct thrum_fabric_put *put)
 {
     return put->flags & THRUM_PUT_INLINE && put->bytes && put->bytes <= OFI_LINE_BYTES &&
            put->signal_key && put->signal_key == put->remote_key &&
            put->remote_offset == put->signal_offset + 8;
+}
+
+/*
+ * Whether a put is one message, data and signal: lines, and over tcp what else is as short, as each call of libfabric is one
+ * of the kernel. Only what the CPUs of both ends reach.
+ */
+static bool is_one_message(const struct ofi_peer *peer, const struct thrum_fabric_put *put,
+                           const struct ofi_entry *data, const struct ofi_entry *signal)
+{
+    const struct ofi_region *local = put->local_region;
+
+    if (!put->signal_key || signal->write_signals)
+        return false;
+    if (!put->bytes || is_line(put))
+        return true;
+    return peer->endpoint->is_stream && put->bytes <= OFI_JOINED_BYTES && !data->write_signals &&
+           (put->flags & THRUM_PUT_INLINE || local->base);
 }
 
 static void fill_signal(struct ofi_peer *peer, const struct thrum_fabric_put *put,
@@ -489,13 +506,17 @@ static void fill_signal(struct ofi_peer *peer, const struct thrum_fabric_put *pu
     }
 }
 
-/* The data of a line, behind its signal. */
-static thrum_status_t keep_line(struct ofi_peer *peer, const struct thrum_fabric_put *put,
+/* Data that go with their signal. */
+static thrum_status_t keep_data(struct ofi_peer *peer, const struct thrum_fabric_put *put,
                                 struct ofi_work *work)
 {
     char *data = work->signal.data;
 
     work->signal.bytes = (uint16_t)put->bytes;
+    if (!is_line(put)) {
+        work->signal.data_key = put->remote_key;
+        work->signal.data_offset = put->remote_offset;
+    }
     work->left = 0;
     if (put->bytes > sizeof work->signal.data) {
         work->message = ofi_slot_take(peer->endpoint);
@@ -519,7 +540,7 @@ static thrum_status_t accept_put(struct ofi_peer *peer, const struct thrum_fabri
         status = resolve(peer, put->remote_key, put->remote_offset, put->bytes, &data);
     if (!status && put->signal_key)
         status = resolve(peer, put->signal_key, put->signal_offset, 8, &signal);
-    is_message = put->signal_key && (!put->bytes || is_line(put)) && !signal.write_signals;
+    is_message = is_one_message(peer, put, &data, &signal);
     is_small = is_message || (put->signal_key && put->bytes <= OFI_SMALL_BYTES);
     if (!status)
         status = find_route(peer, is_small);
@@ -530,7 +551,7 @@ static thrum_status_t accept_put(struct ofi_peer *peer, const struct thrum_fabri
     if (put->signal_key)
         fill_signal(peer, put, &signal, &work);
     if (is_message && put->bytes) {
-        status = keep_line(peer, put, &work);
+        status = keep_data(peer, put, &work);
         if (status)
             return status;
     } else if (put->bytes && (put->flags & THRUM_PUT_INLINE || is_shared(peer))) {

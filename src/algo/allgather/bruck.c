@@ -80,7 +80,7 @@ static void build_with_lines(struct plan *plan, uint64_t bytes)
         int to = algo_rank_at(rank, -d, n), from = algo_rank_at(rank, d, n);
         uint64_t len = (uint64_t)blocks_at(d, n) * bytes;
         plan_put_inline(plan, 0, to, algo_scratch_at(rank, 0), len);
-        plan_wait_inline(plan, 0, from);
+        plan_wait_inline(plan, 0, from, len);
         plan_copy(plan, 0, algo_scratch_at(rank, (uint64_t)d * bytes), algo_line_of(rank, from),
                   len);
     }

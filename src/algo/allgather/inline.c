@@ -10,6 +10,7 @@ void algo_allgather_inline_build(struct plan *plan)
     int n = params->nranks, rank = params->rank;
     if (algo_build_alone(plan))
         return;
+    plan_runs_ahead(plan);
     uint64_t bytes = algo_block_bytes(params, rank);
     for (int i = 1; i < n; i++)
         plan_put_inline(plan, 0, algo_rank_at(rank, i, n), algo_send_at(rank, 0), bytes);
@@ -18,7 +19,7 @@ void algo_allgather_inline_build(struct plan *plan)
                   algo_send_at(rank, 0), bytes);
     for (int i = 1; i < n; i++) {
         int peer = algo_rank_at(rank, i, n);
-        plan_wait_inline(plan, 0, peer);
+        plan_wait_inline(plan, 0, peer, algo_block_bytes(params, peer));
         plan_copy(plan, 0, algo_recv_at(rank, algo_block_offset(params, peer)),
                   algo_line_of(rank, peer), algo_block_bytes(params, peer));
     }

@@ -10,12 +10,13 @@ void algo_allreduce_inline_build(struct plan *plan)
     const struct plan_params *params = &plan->params;
     if (algo_build_alone(plan))
         return;
+    plan_runs_ahead(plan);
     int n = params->nranks, rank = params->rank;
     uint64_t bytes = algo_count_bytes(params);
     for (int i = 1; i < n; i++)
         plan_put_inline(plan, 0, algo_rank_at(rank, i, n), algo_send_at(rank, 0), bytes);
     for (int i = 1; i < n; i++)
-        plan_wait_inline(plan, 0, algo_rank_at(rank, i, n));
+        plan_wait_inline(plan, 0, algo_rank_at(rank, i, n), bytes);
     algo_fold(plan, &(struct algo_fold){
                         .source = algo_source_line, .ranks = n, .to = rank, .bytes = bytes});
 }

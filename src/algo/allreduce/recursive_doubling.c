@@ -104,7 +104,7 @@ static struct plan_operand receive_from(struct plan *plan, const struct doubling
                                         struct plan_operand expected)
 {
     if (d->lines) {
-        plan_wait_inline(plan, 0, peer);
+        plan_wait_inline(plan, 0, peer, piece->bytes);
         return algo_line_of(d->rank, peer);
     }
     plan_wait(plan, 0, peer, piece->index + 1);

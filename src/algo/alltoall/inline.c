@@ -11,6 +11,7 @@ void algo_alltoall_inline_build(struct plan *plan)
     uint64_t bytes = algo_count_bytes(params), own = (uint64_t)rank * bytes;
     if (algo_build_alone(plan))
         return;
+    plan_runs_ahead(plan);
     for (int i = 1; i < n; i++) {
         int peer = algo_rank_at(rank, i, n);
         plan_put_inline(plan, 0, peer, algo_send_at(rank, (uint64_t)peer * bytes), bytes);
@@ -18,7 +19,7 @@ void algo_alltoall_inline_build(struct plan *plan)
     plan_copy(plan, 0, algo_recv_at(rank, own), algo_send_at(rank, own), bytes);
     for (int i = 1; i < n; i++) {
         int peer = algo_rank_at(rank, i, n);
-        plan_wait_inline(plan, 0, peer);
+        plan_wait_inline(plan, 0, peer, bytes);
         plan_copy(plan, 0, algo_recv_at(rank, (uint64_t)peer * bytes), algo_line_of(rank, peer),
                   bytes);
     }

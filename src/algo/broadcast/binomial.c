@@ -35,7 +35,7 @@ void algo_broadcast_binomial_build(struct plan *plan)
 
     /* From the parent. */
     if (parent >= 0 && lines) {
-        plan_wait_inline(plan, 0, parent);
+        plan_wait_inline(plan, 0, parent, bytes);
         plan_copy(plan, 0, recv, algo_line_of(rank, parent), bytes);
     } else if (parent >= 0) {
         plan_wait_arrival(plan, 0, parent);
@@ -66,9 +66,12 @@ struct algo_cost algo_broadcast_binomial_cost(const struct plan_params *params)
     double levels = algo_log2_ceil(params->nranks), bytes = (double)algo_count_bytes(params);
     if (bytes <= PLAN_INLINE_BYTES)
         return (struct algo_cost){.steps = levels,
+                                  .turns = ALGO_TURNS_ONE_WAY * levels,
                                   .messages = 2 * levels,
                                   .passed_bytes = 2 * levels * bytes,
                                   .copied_bytes = 2 * bytes};
-    return (struct algo_cost){
-        .steps = levels + 1, .messages = 4 * levels, .passed_bytes = 2 * levels * bytes};
+    return (struct algo_cost){.steps = levels + 1,
+                              .turns = ALGO_TURNS_ONE_WAY * (levels + 1),
+                              .messages = 4 * levels,
+                              .passed_bytes = 2 * levels * bytes};
 }

@@ -11,8 +11,9 @@ void algo_broadcast_inline_build(struct plan *plan)
     uint64_t bytes = algo_count_bytes(params);
     if (algo_build_alone(plan))
         return;
+    plan_runs_ahead(plan);
     if (rank != root) {
-        plan_wait_inline(plan, 0, root);
+        plan_wait_inline(plan, 0, root, bytes);
         plan_copy(plan, 0, algo_recv_at(rank, 0), algo_line_of(rank, root), bytes);
         return;
     }

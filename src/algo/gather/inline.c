@@ -11,6 +11,7 @@ void algo_gather_inline_build(struct plan *plan)
     uint64_t bytes = algo_count_bytes(params);
     if (algo_build_alone(plan))
         return;
+    plan_runs_ahead(plan);
     if (rank != root) {
         plan_put_inline(plan, 0, root, algo_send_at(rank, 0), bytes);
         return;
@@ -20,7 +21,7 @@ void algo_gather_inline_build(struct plan *plan)
                   bytes);
     for (int i = 1; i < n; i++) {
         int peer = algo_rank_at(rank, i, n);
-        plan_wait_inline(plan, 0, peer);
+        plan_wait_inline(plan, 0, peer, bytes);
         plan_copy(plan, 0, algo_recv_at(rank, (uint64_t)peer * bytes), algo_line_of(rank, peer),
                   bytes);
     }

@@ -11,12 +11,13 @@ void algo_reduce_inline_build(struct plan *plan)
     uint64_t bytes = algo_count_bytes(params);
     if (algo_build_alone(plan))
         return;
+    plan_runs_ahead(plan);
     if (rank != root) {
         plan_put_inline(plan, 0, root, algo_send_at(rank, 0), bytes);
         return;
     }
     for (int i = 1; i < n; i++)
-        plan_wait_inline(plan, 0, algo_rank_at(rank, i, n));
+        plan_wait_inline(plan, 0, algo_rank_at(rank, i, n), bytes);
     algo_fold(plan, &(struct algo_fold){
                         .source = algo_source_line, .ranks = n, .to = root, .bytes = bytes});
 }

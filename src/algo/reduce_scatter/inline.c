@@ -10,13 +10,14 @@ void algo_reduce_scatter_inline_build(struct plan *plan)
     int n = params->nranks, rank = params->rank;
     if (algo_build_alone(plan))
         return;
+    plan_runs_ahead(plan);
     for (int i = 1; i < n; i++) {
         int peer = algo_rank_at(rank, i, n);
         plan_put_inline(plan, 0, peer, algo_send_at(rank, algo_block_offset(params, peer)),
                         algo_block_bytes(params, peer));
     }
     for (int i = 1; i < n; i++)
-        plan_wait_inline(plan, 0, algo_rank_at(rank, i, n));
+        plan_wait_inline(plan, 0, algo_rank_at(rank, i, n), algo_block_bytes(params, rank));
     algo_fold(plan, &(struct algo_fold){.source = algo_source_line,
                                         .ranks = n,
                                         .to = rank,

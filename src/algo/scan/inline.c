@@ -13,10 +13,11 @@ void algo_scan_inline_build(struct plan *plan)
     int ranks = params->collective == COLL_EXSCAN ? rank : rank + 1;
     if (algo_build_alone(plan))
         return;
+    plan_runs_ahead(plan);
     for (int peer = rank + 1; peer < n; peer++)
         plan_put_inline(plan, 0, peer, algo_send_at(rank, 0), bytes);
     for (int peer = 0; peer < rank; peer++)
-        plan_wait_inline(plan, 0, peer);
+        plan_wait_inline(plan, 0, peer, bytes);
     if (rank > 0 || (ranks == 1 && (!params->in_place || algo_single_is_reduced(params))))
         algo_fold(plan,
                   &(struct algo_fold){

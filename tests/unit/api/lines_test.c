@@ -1,9 +1,13 @@
 /*
  * Small messages travel in lines, of which a pair has a few slots. Collectives whose lines go one way only let their
  * senders run ahead; nothing may be overwritten, however far, and nothing may wait for ever, whatever the order of
- * collectives that answer and such that do not.
+ * collectives that answer and such that do not. Where ranks share a core, lines go ahead of their turn, but not before
+ * what they carry is there.
  */
+#define _GNU_SOURCE
+#include <sched.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "ranks.h"
 
@@ -202,17 +206,170 @@ static void interleaved(void **unused)
     }
 }
 
+/* ---- what is sent ---- */
+
+enum { LONGEST = 511, SOME_CALLS = 100 };
+
+static int length_of(int call)
+{
+    static const int lengths[] = {1, 7, 8, 33, 64, 300, LONGEST};
+
+    return lengths[(unsigned)(call * 2654435761u >> 7) % 7];
+}
+
+/* Of all lengths that a line takes, more than there is room for at a time. */
+static void of_many_lengths(void **unused)
+{
+    static int64_t values[SOME_CALLS][LONGEST];
+
+    (void)unused;
+    ranks_open(N);
+    ranks_join(N, NULL);
+    for (int r = 0; r < N; r++) {
+        buffer_make(&sends[r], r, MEMORY_DEVICE, sizeof values);
+        buffer_make(&recvs[r], r, MEMORY_DEVICE, sizeof values);
+        for (int call = 0; call < SOME_CALLS; call++)
+            for (int i = 0; i < LONGEST; i++)
+                values[call][i] = given(call, r, i);
+        buffer_write(&sends[r], values, sizeof values);
+        memset(values, 0, sizeof values);
+        buffer_write(&recvs[r], values, sizeof values);
+    }
+    for (int r = 0; r < N; r++)
+        for (int call = 0; call < SOME_CALLS; call++) {
+            size_t at = (size_t)call * sizeof values[0];
+            size_t count = (size_t)length_of(call);
+            if (call % 3)
+                ok(thrum_broadcast(sends[r].address + at, recvs[r].address + at, count, THRUM_INT64,
+                                   call % N, comms[r], queues[r]));
+            else
+                ok(thrum_allreduce(sends[r].address + at, recvs[r].address + at, count, THRUM_INT64,
+                                   THRUM_SUM, comms[r], queues[r]));
+        }
+    ranks_synchronize(N);
+    for (int r = 0; r < N; r++) {
+        buffer_read(&recvs[r], values, sizeof values);
+        for (int call = 0; call < SOME_CALLS; call++)
+            for (int i = 0; i < LONGEST; i++) {
+                int64_t wanted = call % 3
+                                     ? given(call, call % N, i)
+                                     : given(call, 0, i) + given(call, 1, i) + given(call, 2, i);
+                assert_int_equal(values[call][i], i < length_of(call) ? wanted : 0);
+            }
+        buffer_free(&sends[r]);
+        buffer_free(&recvs[r]);
+    }
+    ranks_leave(N);
+    ranks_close(N);
+}
+
+/* Room for an element of each call. */
+static void begin_chain(void)
+{
+    int64_t values[SOME_CALLS];
+
+    ranks_open(N);
+    ranks_join(N, NULL);
+    for (int r = 0; r < N; r++) {
+        for (int call = 0; call < SOME_CALLS; call++)
+            values[call] = given(call, r, 0);
+        buffer_make(&sends[r], r, MEMORY_DEVICE, sizeof values);
+        buffer_make(&recvs[r], r, MEMORY_DEVICE, sizeof values);
+        buffer_write(&sends[r], values, sizeof values);
+    }
+}
+
+static void end_chain(const int64_t *wanted)
+{
+    int64_t got[SOME_CALLS];
+
+    ranks_synchronize(N);
+    for (int r = 0; r < N; r++) {
+        buffer_read(&recvs[r], got, sizeof got);
+        for (int call = 0; call < SOME_CALLS; call++)
+            if (got[call] != wanted[call])
+                fail_msg("rank %d, call %d: %lld, not %lld", r, call, (long long)got[call],
+                         (long long)wanted[call]);
+        buffer_free(&sends[r]);
+        buffer_free(&recvs[r]);
+    }
+    ranks_leave(N);
+    ranks_close(N);
+}
+
+/* Each call sends what the one before it has received. */
+static void what_was_received(void **unused)
+{
+    int64_t wanted[SOME_CALLS];
+
+    (void)unused;
+    begin_chain();
+    for (int r = 0; r < N; r++)
+        for (int call = 0; call < SOME_CALLS; call++) {
+            uint8_t *recv = recvs[r].address + (size_t)call * sizeof(int64_t);
+            ok(thrum_allreduce(call ? recv - sizeof(int64_t) : sends[r].address, recv, 1,
+                               THRUM_INT64, THRUM_BXOR, comms[r], queues[r]));
+        }
+    wanted[0] = given(0, 0, 0) ^ given(0, 1, 0) ^ given(0, 2, 0);
+    for (int call = 1; call < SOME_CALLS; call++)
+        wanted[call] = wanted[call - 1]; /* of an odd number of ranks */
+    end_chain(wanted);
+}
+
+/* Each call sends what was copied there just before it, by the same queue. */
+static void what_was_copied(void **unused)
+{
+    int64_t wanted[SOME_CALLS];
+    struct buffer sent[N];
+
+    (void)unused;
+    begin_chain();
+    for (int r = 0; r < N; r++) {
+        buffer_make(&sent[r], r, MEMORY_DEVICE, sizeof(int64_t));
+        for (int call = 0; call < SOME_CALLS; call++) {
+            size_t at = (size_t)call * sizeof(int64_t);
+            ok(thrum_copy(queues[r], sent[r].address, sends[r].address + at, sizeof(int64_t)));
+            ok(thrum_allreduce(sent[r].address, recvs[r].address + at, 1, THRUM_INT64, THRUM_SUM,
+                               comms[r], queues[r]));
+        }
+    }
+    for (int call = 0; call < SOME_CALLS; call++)
+        wanted[call] = sum(call, N);
+    ranks_synchronize(N);
+    for (int r = 0; r < N; r++)
+        buffer_free(&sent[r]);
+    end_chain(wanted);
+}
+
+/* Where the environment asks for it, all ranks share a core. */
+static void share_a_core(void)
+{
+    cpu_set_t all, one;
+    int core = 0;
+
+    if (!getenv("SHARE_A_CORE") || sched_getaffinity(0, sizeof all, &all))
+        return;
+    while (core < CPU_SETSIZE - 1 && !CPU_ISSET(core, &all))
+        core++;
+    CPU_ZERO(&one);
+    CPU_SET(core, &one);
+    if (sched_setaffinity(0, sizeof one, &one))
+        perror("sched_setaffinity");
+}
+
 int main(int argc, char **argv)
 {
     static const char *const settings[] = {
         "THRUM_DEADLINE_MS=5000 THRUM_PEER_ACCESS=auto THRUM_ALGO=" INLINE,
-        "THRUM_DEADLINE_MS=5000 THRUM_PEER_ACCESS=none THRUM_ALGO=" INLINE};
+        "THRUM_DEADLINE_MS=5000 THRUM_PEER_ACCESS=none THRUM_ALGO=" INLINE,
+        "SHARE_A_CORE=1 THRUM_DEADLINE_MS=5000 THRUM_PEER_ACCESS=auto THRUM_ALGO=" INLINE};
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(one_way_for_long),
-        cmocka_unit_test(mixed),
-        cmocka_unit_test(interleaved),
+        cmocka_unit_test(one_way_for_long),  cmocka_unit_test(mixed),
+        cmocka_unit_test(interleaved),       cmocka_unit_test(of_many_lengths),
+        cmocka_unit_test(what_was_received), cmocka_unit_test(what_was_copied),
     };
 
-    run_with_each(argc, argv, settings, 2);
+    run_with_each(argc, argv, settings, 3);
+    share_a_core();
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -229,7 +229,7 @@ static void line_sender_runs_ahead(void **state)
     }
     plan_copy(&s.plans[0], 0, plan_at(PLAN_RECV, 0, 0), plan_at(PLAN_SEND, 0, 0), 96);
     plan_put_inline(&s.plans[0], 0, 1, plan_at(PLAN_SEND, 0, 0), 96);
-    plan_wait_inline(&s.plans[1], 0, 0);
+    plan_wait_inline(&s.plans[1], 0, 0, 96);
     plan_copy(&s.plans[1], 0, plan_at(PLAN_RECV, 1, 0), plan_at(PLAN_LINE, 1, 0), 96);
     for (int rounds = 1; rounds <= PLAN_CHECK_ROUNDS; rounds++)
         assert_int_equal(plan_check(s.plans, 2, rounds, stderr), THRUM_OK);

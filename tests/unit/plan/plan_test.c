@@ -44,7 +44,7 @@ static void one_of_each(struct plan *plan)
     plan_arrive(plan, 0, 2);
     plan_wait_arrival(plan, 0, 2);
     plan_put_inline(plan, 0, 2, srcs[0], 8);
-    plan_wait_inline(plan, 0, 2);
+    plan_wait_inline(plan, 0, 2, 8);
     plan_copy_multi(plan, 1, dsts, 2, srcs[0], 16);
     plan_reduce(plan, 0, PLAN_FINAL | PLAN_STREAM, dsts, 2, srcs, 3, 16);
     plan_put(plan, 1, 2, plan_at(PLAN_SCRATCH, 2, 0), srcs[0], 16, 7);

@@ -41,7 +41,7 @@ void sample_inline(struct sample *sample, int n)
         for (int i = 1; i < n; i++)
             plan_put_inline(plan, 0, (r + i) % n, plan_at(PLAN_SEND, r, 0), CHUNK);
         for (int i = 1; i < n; i++)
-            plan_wait_inline(plan, 0, (r + i) % n);
+            plan_wait_inline(plan, 0, (r + i) % n, CHUNK);
         for (int i = 0; i < n; i++)
             srcs[i] = i == r ? plan_at(PLAN_SEND, r, 0) : plan_at(PLAN_LINE, r, (uint64_t)i);
         plan_reduce(plan, 0, PLAN_FINAL, &dst, 1, srcs, n, CHUNK);
