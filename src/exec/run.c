@@ -23,7 +23,7 @@ uint64_t exec_signature(const struct call_record *call)
 }
 
 #define AHEAD_TIMEOUT_NS 1000000000 /* of what nobody has to be waited for */
-#define CATCH_UP_TIMEOUT_NS 10000000
+#define CATCH_UP_TIMEOUT_NS 2000000 /* some turns of others */
 
 /* Everything that patches of one run need. */
 struct binding {
