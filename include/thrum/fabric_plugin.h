@@ -102,7 +102,7 @@ struct thrum_fabric_ops {
     /*
      * OK: accepted; the source must stay until flush says so. IN_PROGRESS: no room now, nothing was taken; call
      * progress and try again. Signals to one peer become visible in order, each after the data of its own put and of all
-     * earlier ones.
+     * earlier ones. Puts to the same bytes are not ordered among themselves until the earlier one's signal has been seen.
      */
     thrum_status_t (*put_signal)(void *peer, const struct thrum_fabric_put *put);
     /* Reads remote bytes; done when flush returns OK. */

@@ -16,7 +16,8 @@ enum {
     ALGO_TO_NEXT = 1 << 4,
     ALGO_DOUBLING = 1 << 5,
     ALGO_TO_ROOT = 1 << 6,
-    ALGO_OF_HOSTS = 1 << 7 /* knows hosts: needs several, of which one has several ranks */
+    ALGO_OF_HOSTS = 1 << 7, /* knows hosts: needs several, of which one has several ranks */
+    ALGO_LANES = 1 << 8 /* uses as many lanes as it may, others use one */
 };
 
 /*
@@ -28,6 +29,8 @@ typedef void (*algo_build_fn)(struct plan *plan);
 /* What a call costs the busiest rank, for select, which knows what each of it takes. Equal on all ranks. */
 struct algo_cost {
     double steps; /* exchanges that depend on each other: somebody waits for what another wrote */
+    double
+        turns; /* how often all ranks that share a core must have had a turn; 0: as often as there are steps */
     double messages; /* lines and signals written and waited for */
     double
         passed_bytes; /* data that one rank writes and another reads, both counted: lines, and puts of partial results */

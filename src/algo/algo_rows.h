@@ -4,7 +4,7 @@
  */
 X(ALLREDUCE, "inline", allreduce_inline, ALGO_INLINE_ONLY | ALGO_ORDERED,
   "one shot: a line with the contribution to every peer, folded in rank order (NCCL's LL idea)")
-X(ALLREDUCE, "direct", allreduce_direct, ALGO_NEEDS_PEER_ACCESS | ALGO_ORDERED,
+X(ALLREDUCE, "direct", allreduce_direct, ALGO_NEEDS_PEER_ACCESS | ALGO_ORDERED | ALGO_LANES,
   "each rank folds its slice of every SEND and writes it to every RECV, in one pass")
 X(ALLREDUCE, "recursive_doubling", allreduce_recursive_doubling, ALGO_DOUBLING,
   "log2(n) exchanges of everything (Thakur, Rabenseifner, Gropp 2005, section 4.5)")
@@ -61,7 +61,7 @@ X(SENDRECV, "rendezvous", sendrecv_rendezvous, 0,
   "the receiver says where its buffer is, the sender puts into it")
 X(REDUCE, "inline", reduce_inline, ALGO_INLINE_ONLY | ALGO_ORDERED | ALGO_TO_ROOT,
   "a line with the contribution to the root, which folds them in rank order")
-X(REDUCE, "direct", reduce_direct, ALGO_NEEDS_PEER_ACCESS | ALGO_ORDERED | ALGO_TO_ROOT,
+X(REDUCE, "direct", reduce_direct, ALGO_NEEDS_PEER_ACCESS | ALGO_ORDERED,
   "each rank folds its slice of every SEND and writes it to the root's RECV")
 X(REDUCE, "binomial", reduce_binomial, ALGO_DOUBLING,
   "binomial tree, in pieces (Thakur, Rabenseifner, Gropp 2005, section 4.6)")

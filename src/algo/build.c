@@ -13,13 +13,13 @@ static bool has_prefixes(const struct plan_params *params)
     return params->collective == COLL_SCAN || params->collective == COLL_EXSCAN;
 }
 
-static void reduce_final(struct plan *plan, int ranks, const struct plan_operand *dsts, int ndst,
-                         const struct plan_operand *srcs, int nsrc, uint64_t bytes)
+static void reduce_final(struct plan *plan, int lane, int ranks, const struct plan_operand *dsts,
+                         int ndst, const struct plan_operand *srcs, int nsrc, uint64_t bytes)
 {
     if (has_prefixes(&plan->params))
-        plan_reduce_prefix(plan, 0, ranks, dsts[0], srcs, nsrc, bytes);
+        plan_reduce_prefix(plan, lane, ranks, dsts[0], srcs, nsrc, bytes);
     else
-        plan_reduce(plan, 0, PLAN_FINAL, dsts, ndst, srcs, nsrc, bytes);
+        plan_reduce(plan, lane, PLAN_FINAL, dsts, ndst, srcs, nsrc, bytes);
 }
 
 bool algo_single_is_reduced(const struct plan_params *params)
@@ -31,7 +31,7 @@ void algo_copy_single(struct plan *plan, struct plan_operand dst, struct plan_op
                       uint64_t bytes)
 {
     if (algo_single_is_reduced(&plan->params))
-        reduce_final(plan, 1, &dst, 1, &src, 1, bytes);
+        reduce_final(plan, 0, 1, &dst, 1, &src, 1, bytes);
     else
         plan_copy(plan, 0, dst, src, bytes);
 }
@@ -115,18 +115,30 @@ void algo_meet_two(struct plan *plan, int a, int b)
         plan_wait_arrival(plan, 0, b);
 }
 
-void algo_depart_all(struct plan *plan, algo_touched_fn of)
+void algo_signal_all(struct plan *plan, algo_touched_fn of)
 {
     const struct plan_params *params = &plan->params;
     int n = params->nranks, rank = params->rank;
     if (of(params, rank))
         for (int i = 1; i < n; i++)
             plan_signal(plan, 0, algo_rank_at(rank, i, n), 1);
+}
+
+void algo_wait_all(struct plan *plan, algo_touched_fn of)
+{
+    const struct plan_params *params = &plan->params;
+    int n = params->nranks, rank = params->rank;
     for (int i = 1; i < n; i++) {
         int peer = algo_rank_at(rank, i, n);
         if (of(params, peer))
             plan_wait(plan, 0, peer, 1);
     }
+}
+
+void algo_depart_all(struct plan *plan, algo_touched_fn of)
+{
+    algo_signal_all(plan, of);
+    algo_wait_all(plan, of);
 }
 
 uint64_t algo_slice_offset(const struct plan_params *params, int rank)
@@ -192,7 +204,8 @@ static void fold_at_once(struct plan *plan, const struct algo_fold *fold)
     int ndst = fold_dsts(plan, fold, 0, 0, PLAN_MAX_OPERANDS, operands);
     for (int r = 0; r < fold->ranks; r++)
         operands[ndst + r] = fold->source(plan, r, fold->offset);
-    reduce_final(plan, fold->ranks, operands, ndst, operands + ndst, fold->ranks, fold->bytes);
+    reduce_final(plan, fold->lane, fold->ranks, operands, ndst, operands + ndst, fold->ranks,
+                 fold->bytes);
 }
 
 /*
@@ -216,7 +229,7 @@ static void fold_piece(struct plan *plan, const struct algo_fold *fold, uint64_t
     for (int first = 0;
          (ndst = fold_dsts(plan, fold, done, first, PLAN_MAX_OPERANDS - 1, operands)) > 0;
          first += ndst)
-        reduce_final(plan, fold->ranks, operands, ndst, &accumulator, 1, bytes);
+        reduce_final(plan, 0, fold->ranks, operands, ndst, &accumulator, 1, bytes);
 }
 
 void algo_fold(struct plan *plan, const struct algo_fold *fold)

@@ -336,6 +336,26 @@ static thrum_status_t prove_shaped(const struct algo *algo, struct plan_params *
     return status;
 }
 
+/* Large messages in every number of lanes. */
+static thrum_status_t prove_lanes(const struct algo *algo, const struct algo_sweep *sweep,
+                                  int nranks, FILE *report, struct algo_proof *proof)
+{
+    thrum_status_t status = THRUM_OK;
+    for (int lanes = 2; lanes <= PLAN_MAX_LANES && !status; lanes++) {
+        struct plan_params params = {
+            .collective = algo->collective,
+            .nranks = nranks,
+            .count = large_count(algo->collective, nranks, sweep->quick) / (uint64_t)(lanes - 1),
+            .dtype = THRUM_FLOAT32,
+            .redop = THRUM_SUM,
+            .lanes = lanes,
+            .scratch_bytes = DEFAULT_SCRATCH_BYTES,
+        };
+        status = prove_shaped(algo, &params, BLOCKS_EQUAL, sweep->fault, report, proof);
+    }
+    return status;
+}
+
 static thrum_status_t prove_size(const struct algo *algo, const struct algo_sweep *sweep,
                                  int nranks, FILE *report, struct algo_proof *proof)
 {
@@ -372,7 +392,7 @@ static thrum_status_t prove_size(const struct algo *algo, const struct algo_swee
         if (status != THRUM_OK)
             return status;
     }
-    return THRUM_OK;
+    return algo->flags & ALGO_LANES ? prove_lanes(algo, sweep, nranks, report, proof) : THRUM_OK;
 }
 
 thrum_status_t algo_prove(const struct algo *algo, const struct algo_sweep *sweep, FILE *report,

@@ -4,6 +4,7 @@
 
 #define TREE_SLOTS 4
 #define LEAST_PIECE_BYTES 8192
+#define LEAST_PUT_BYTES 65536 /* a put through a fabric costs what tens of KiB take on a link */
 #define MOST_PIECE_BYTES 262144
 
 /* What a rank tells others in a turn, in the order in which it does. */
@@ -39,7 +40,8 @@ static void pipeline_init(struct pipeline *p, const struct plan_params *params,
     if (job->directions & TREE_UP)
         slot = algo_slot_bytes(params, algo_partial_room(params), sets_of(job) * TREE_SLOTS);
     /* enough pieces to keep all ranks at work, but none too small to be worth a signal */
-    uint64_t wanted = max_u64(longest / (2 * ((uint64_t)job->max_depth + 1)), LEAST_PIECE_BYTES);
+    uint64_t least = params->peer_access ? LEAST_PIECE_BYTES : LEAST_PUT_BYTES;
+    uint64_t wanted = max_u64(longest / (2 * ((uint64_t)job->max_depth + 1)), least);
     wanted = min_u64(wanted, MOST_PIECE_BYTES);
     *p = (struct pipeline){
         .job = job, .slot_bytes = slot, .piece_bytes = min_u64(slot, wanted) / elem * elem};
@@ -274,10 +276,12 @@ struct algo_cost tree_cost(const struct plan_params *params, const struct tree_j
     bool both = (job->directions & TREE_UP) && (job->directions & TREE_DOWN);
     double pieces = p.most_pieces > 0 ? (double)p.most_pieces : 1;
     double turns = pieces + (both ? 2.0 : 1.0) * job->max_depth;
+    double filling = both ? turns / pieces : 1; /* one way, the next call starts meanwhile */
     return (struct algo_cost){.steps = 1 + turns,
+                              .turns = (both ? 1 : ALGO_TURNS_ONE_WAY) * (1 + turns),
                               .messages = 4 * turns,
-                              .passed_bytes = passed_bytes * turns / pieces,
-                              .reduced_bytes = reduced_bytes * turns / pieces};
+                              .passed_bytes = passed_bytes * filling,
+                              .reduced_bytes = reduced_bytes * filling};
 }
 
 struct tree tree_chain(const struct plan_params *params)

@@ -14,7 +14,8 @@ X(REPRODUCIBLE, "THRUM_REPRODUCIBLE", CONFIG_BOOL, "0", 0, 0, "",
 X(ALGO, "THRUM_ALGO", CONFIG_STRING, "", 0, 0, "",
   "Forces algorithms: collective:algorithm, or collective:algorithm:sizes, comma-separated, such "
   "as allreduce:ring:64K-4M,broadcast:binomial. Sizes include both ends, either of which may be "
-  "missing; of several that fit the last holds.")
+  "missing; of several that fit the last holds. With a question mark, as in reduce:inline?, only "
+  "where the algorithm can serve the call.")
 X(TUNE_FILE, "THRUM_TUNE_FILE", CONFIG_STRING, "", 0, 0, "",
   "Tuning file, which thrum-tune writes: what this machine takes, from which algorithms are "
   "chosen. Without it thrum/tune.json under XDG_CONFIG_HOME or ~/.config, if there is one. none: "

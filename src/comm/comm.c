@@ -18,7 +18,7 @@
 
 #define TICK_MS 20
 #define DEADLINE_MAX_MS ((int64_t)1 << 40) /* 34 years, and no product of it overflows */
-#define EXCHANGE_VERSION 6
+#define EXCHANGE_VERSION 7
 #define CANCEL_WAIT_NS 2000000000 /* for commands that execute; others end at once */
 
 /* ---- area ---- */
@@ -48,7 +48,7 @@ uint64_t comm_done(struct thrum_comm *comm)
 struct exchange {
     uint32_t version;
     uint32_t may_load_store;
-    uint64_t host;
+    uint64_t host, machine;
     uint64_t area_offset;
     uint64_t scratch_bytes;
     int32_t lanes, reproducible;
@@ -82,11 +82,14 @@ static uint64_t fnv1a(uint64_t h, const void *data, size_t bytes)
     return h;
 }
 
-/* Equal for processes that share a kernel and a network: boot id and network namespace; and THRUM_HOST_ID. */
-static uint64_t host_identity(void)
+/*
+ * `host`: equal for processes that share a kernel and a network (boot id and network namespace; and THRUM_HOST_ID).
+ * `machine`: for those that share the kernel, and so its cores.
+ */
+static void identify_host(uint64_t *host_out, uint64_t *machine_out)
 {
     const char *named = thrum_config_string(CFG_HOST_ID);
-    uint64_t h = fnv1a(0xcbf29ce484222325u, named, strlen(named));
+    uint64_t h = 0xcbf29ce484222325u;
     char boot[64] = "";
     struct stat net;
     FILE *file = fopen("/proc/sys/kernel/random/boot_id", "re");
@@ -96,9 +99,13 @@ static uint64_t host_identity(void)
         h = fnv1a(h, boot, n);
         fclose(file);
     }
+    *machine_out = h;
+    h = fnv1a(h, named, strlen(named));
     if (!stat("/proc/self/ns/net", &net))
         h = fnv1a(h, &net.st_ino, sizeof net.st_ino);
-    return h;
+    *host_out = h;
+    if (!*boot)
+        *machine_out = h;
 }
 
 static thrum_status_t check_agreement(const struct thrum_comm *comm, const struct exchange *all)
@@ -159,8 +166,8 @@ static void choose_fabric(struct thrum_comm *comm, const struct exchange *all)
 }
 
 /*
- * How many ranks take turns on a core of this rank: those of its host that may use the same cores, or all of them where
- * a quota binds them. Sets that overlap in part count as apart.
+ * How many ranks take turns on a core of this rank: those of its machine that may use the same cores, or all of its host
+ * where a quota binds them. Sets that overlap in part count as apart.
  */
 static int share_of_core(const struct thrum_comm *comm, const struct exchange *all)
 {
@@ -168,7 +175,7 @@ static int share_of_core(const struct thrum_comm *comm, const struct exchange *a
     int sharers = 0;
 
     for (int r = 0; r < comm->nranks; r++)
-        sharers += all[r].host == mine->host && all[r].cores.set == mine->cores.set;
+        sharers += all[r].machine == mine->machine && all[r].cores.set == mine->cores.set;
     return topo_share_of_core(&mine->cores, sharers, comm->local_ranks);
 }
 
@@ -250,7 +257,7 @@ static thrum_status_t exchange_devices(struct thrum_comm *comm, thrum_status_t a
     mine = &all[comm->rank];
     mine->version = EXCHANGE_VERSION;
     mine->may_load_store = thrum_config_int(CFG_PEER_ACCESS) == 0;
-    mine->host = host_identity();
+    identify_host(&mine->host, &mine->machine);
     mine->area_offset = comm->area - comm->device->own_base;
     mine->scratch_bytes = comm->scratch_bytes;
     mine->lanes = comm->lanes;
@@ -619,8 +626,11 @@ thrum_status_t comm_create(const struct thrum_unique_id *id, int nranks, int ran
     if (!status)
         status = exchange_fabric(comm);
     /* Ranks that share cores go on doing so, also where a later communicator has few of them. */
-    if (!status && comm->own_share > 1)
+    if (!status && comm->own_share > 1) {
+        thrum_log(LOG_DEBUG, "%s: rank %d: %d ranks take turns on a core", comm->name, rank,
+                  comm->own_share);
         comm->ops->set_oversubscribed(device->impl, true);
+    }
     if (!status)
         status = comm_registry_add(comm);
     if (status)

@@ -3,6 +3,8 @@
 
 #include "base/base.h"
 
+#define ONE_WAY_LINE_TURNS 0.4 /* measured with 2 and 4 ranks a core */
+
 /* Rooted collectives are at their largest at the root; blocks of their own sizes in the whole. */
 uint64_t select_call_bytes(const struct plan_params *params)
 {
@@ -52,6 +54,16 @@ static double net_us(const struct select_figures *f, const struct algo_cost *cos
            (rank > port ? rank : port) / 1000;
 }
 
+/* How often the ranks of a core take turns. Lines to the root or from it: those of some calls go before anyone waits. */
+static double turns(const struct algo *algo, const struct algo_cost *cost)
+{
+    unsigned one_way = ALGO_INLINE_ONLY | ALGO_TO_ROOT;
+
+    if ((algo->flags & one_way) == one_way)
+        return ONE_WAY_LINE_TURNS * cost->steps;
+    return cost->turns > 0 ? cost->turns : cost->steps;
+}
+
 double select_predict_us(const struct select_figures *f, const struct algo *algo,
                          const struct plan_params *params)
 {
@@ -60,7 +72,7 @@ double select_predict_us(const struct select_figures *f, const struct algo *algo
     bool loads = params->peer_access || params->layout;
     double exchange = loads ? f->exchange_us : f->put_us;
     double message = loads ? f->message_us : f->message_us * f->put_us / f->exchange_us;
-    double touched, beyond, copy, reduce, pass;
+    double touched, beyond, copy, reduce, pass, others = 0;
     struct algo_cost cost;
 
     if (params->collective != COLL_SENDRECV)
@@ -75,9 +87,9 @@ double select_predict_us(const struct select_figures *f, const struct algo *algo
     if (!loads)
         copy = pass = f->put_gbps;
     if (share > 1) /* the others' turns; what is said meanwhile is there when the own turn comes */
-        exchange += share * f->switch_us;
+        others = turns(algo, &cost) * share * f->switch_us;
     /* Ranks of one core find in its cache what the others of it have written. */
-    return f->call_us * share + net_us(f, &cost, share) + cost.steps * exchange +
+    return f->call_us * share + net_us(f, &cost, share) + cost.steps * exchange + others +
            cost.passed_bytes / pass / 1000 +
            share * (cost.messages * message +
                     (cost.copied_bytes / copy + cost.reduced_bytes / reduce) / 1000);

@@ -48,7 +48,7 @@ static bool parse_sizes(const char *text, struct select_rule *rule)
     return !*text && rule->min_bytes <= rule->max_bytes;
 }
 
-/* One "collective:algorithm[:sizes]", which is taken apart. */
+/* One "collective:algorithm[?][:sizes]", which is taken apart. */
 static thrum_status_t parse_one(const char *what, char *part, struct select_rule *rule)
 {
     char *name = strchr(part, ':'), *sizes = name ? strchr(name + 1, ':') : NULL;
@@ -64,6 +64,10 @@ static thrum_status_t parse_one(const char *what, char *part, struct select_rule
                           part);
     *rule = (struct select_rule){
         .max_bytes = UINT64_MAX, .min_ranks = 1, .max_ranks = INT32_MAX, .forced = true};
+    if (name && *name && name[strlen(name) - 1] == '?') {
+        name[strlen(name) - 1] = 0;
+        rule->forced = false;
+    }
     rule->algo = name ? algo_find((enum collective)collective, name) : NULL;
     if (!rule->algo)
         return thrum_fail(THRUM_ERR_INVALID_CONFIG,

@@ -19,7 +19,7 @@
  *   close_block(elem, op, division, x, n, v)    false: there are values that only parts do right
  *
  *   stream_fence()                     orders streamed stores before later ones
- *   SIM_COMPLEX_PRODUCTS               1: from the primitives above; 0: reduce_C64_PROD, reduce_C128_PROD are there
+ *   SIM_COMPLEX_PRODUCTS               1: from the primitives above; 0: reduce_C64_PROD, scale_C64 .. are there
  *   widen(elem, dst, src, count), narrow(elem, dst, src, count)    as in struct sim_kernel_table
  *
  * Everything is inlined with constant elem and op, so that each kernel holds only its own instructions. All sources of
@@ -91,21 +91,18 @@ static SIM_ALWAYS_INLINE size_t min_size(size_t a, size_t b)
 }
 
 /* The scalar is the same everywhere. */
-static SIM_ALWAYS_INLINE const char *source_at(const struct sim_kernel_args *args, int s, size_t at)
-{
-    return (const char *)args->srcs[s] + (args->scalar && s == 1 ? 0 : at);
-}
-
 static SIM_ALWAYS_INLINE void reduce_part(const struct sim_kernel_args *args, enum sim_elem elem,
                                           thrum_redop_t op, const struct sim_division *division,
-                                          size_t at, size_t part)
+                                          bool scalar, size_t at, size_t part)
 {
     struct acc x = acc_open(elem, op, vec_load_part((const char *)args->srcs[0] + at, part));
     vec v;
 
     for (int s = 1; s < args->nsrc; s++)
-        x = acc_combine(elem, op, x,
-                        acc_open(elem, op, vec_load_part(source_at(args, s, at), part)));
+        x = acc_combine(
+            elem, op, x,
+            acc_open(elem, op,
+                     vec_load_part((const char *)args->srcs[s] + (scalar ? 0 : at), part)));
     v = close_part(elem, op, division, x);
     for (int i = 0; i < args->ndst; i++)
         vec_store_part((char *)args->dsts[i] + at, v, part);
@@ -134,30 +131,25 @@ static uint64_t choose_streamed(const struct sim_kernel_args *args, size_t elem_
     return streamed;
 }
 
-/* The usual shapes as constants: by a scalar; two sources, one destination in the cache. */
+/* The usual shape as constants: two sources, one destination in the cache. */
 static SIM_ALWAYS_INLINE size_t reduce_shapes(const struct sim_kernel_args *args,
                                               enum sim_elem elem, thrum_redop_t op,
-                                              const struct sim_division *division, size_t at,
-                                              uint64_t streamed)
+                                              const struct sim_division *division, bool scalar,
+                                              size_t at, uint64_t streamed)
 {
-    bool scalar = op == THRUM_PROD && args->scalar;
-
     if (args->nsrc == 2 && args->ndst == 1 && !streamed) {
         /* a copy that lives in registers: what is stored could be `args` */
         void *const dsts[] = {args->dsts[0]};
         const void *const srcs[] = {args->srcs[0], args->srcs[1]};
         const struct sim_kernel_args copy = {.dsts = dsts, .srcs = srcs, .bytes = args->bytes};
-        if (scalar)
-            return reduce_blocks(&copy, elem, op, division, 2, 1, true, at, 0);
-        return reduce_blocks(&copy, elem, op, division, 2, 1, false, at, 0);
+        return reduce_blocks(&copy, elem, op, division, 2, 1, scalar, at, 0);
     }
-    if (scalar)
-        return reduce_blocks(args, elem, op, division, 2, args->ndst, true, at, streamed);
-    return reduce_blocks(args, elem, op, division, args->nsrc, args->ndst, false, at, streamed);
+    return reduce_blocks(args, elem, op, division, scalar ? 2 : args->nsrc, args->ndst, scalar, at,
+                         streamed);
 }
 
 static SIM_ALWAYS_INLINE void reduce(const struct sim_kernel_args *args, enum sim_elem elem,
-                                     thrum_redop_t op)
+                                     thrum_redop_t op, bool scalar)
 {
     size_t step = step_bytes(elem, op), bytes = args->bytes, at = 0, head = 0;
     struct sim_division division = {0};
@@ -171,11 +163,11 @@ static SIM_ALWAYS_INLINE void reduce(const struct sim_kernel_args *args, enum si
     while (at < bytes) {
         size_t end;
         if (!small && !head && has_blocks(elem, op, &division))
-            at = reduce_shapes(args, elem, op, &division, at, streamed);
+            at = reduce_shapes(args, elem, op, &division, scalar, at, streamed);
         end = at + (head ? head : min_size(bytes - at, (size_t)block_steps(elem, op) * step));
         while (at < end) {
             size_t part = min_size(end - at, part_bytes(elem, op));
-            reduce_part(args, elem, op, &division, at, part);
+            reduce_part(args, elem, op, &division, scalar, at, part);
             at += part;
         }
         head = 0;
@@ -188,12 +180,24 @@ static SIM_ALWAYS_INLINE void reduce(const struct sim_kernel_args *args, enum si
 #define X(elem, op) \
     static void reduce_##elem##_##op(const struct sim_kernel_args *args) \
     { \
-        reduce(args, ELEM_##elem, THRUM_##op); \
+        reduce(args, ELEM_##elem, THRUM_##op, false); \
     }
 SIM_KERNEL_MAP(X)
 #if SIM_COMPLEX_PRODUCTS
 X(C64, PROD)
 X(C128, PROD)
+#endif
+#undef X
+
+#define X(elem) \
+    static void scale_##elem(const struct sim_kernel_args *args) \
+    { \
+        reduce(args, ELEM_##elem, THRUM_PROD, true); \
+    }
+SIM_SCALE_MAP(X)
+#if SIM_COMPLEX_PRODUCTS
+X(C64)
+X(C128)
 #endif
 #undef X
 
@@ -217,6 +221,14 @@ const struct sim_kernel_table VARIANT_TABLE = {
 #undef X
                 [ELEM_C64][THRUM_PROD] = reduce_C64_PROD,
             [ELEM_C128][THRUM_PROD] = reduce_C128_PROD,
+        },
+    .scale =
+        {
+#define X(elem) [ELEM_##elem] = scale_##elem,
+            SIM_SCALE_MAP(X)
+#undef X
+                [ELEM_C64] = scale_C64,
+            [ELEM_C128] = scale_C128,
         },
 #define X(elem) [ELEM_##elem] = widen_##elem,
     .widen = {SIM_NARROW_MAP(X)},

@@ -410,7 +410,7 @@ static void store_everywhere(const struct sim_kernel_args *args, size_t at, cons
         memcpy((char *)args->dsts[d] + at, value, bytes);
 }
 
-static void reduce_C64_PROD(const struct sim_kernel_args *args)
+static void multiply_C64(const struct sim_kernel_args *args, bool scalar)
 {
     for (size_t at = 0; at < args->bytes; at += 8) {
         float x[2], y[2];
@@ -418,7 +418,7 @@ static void reduce_C64_PROD(const struct sim_kernel_args *args)
 
         memcpy(x, (const char *)args->srcs[0] + at, 8);
         for (int s = 1; s < args->nsrc; s++) {
-            memcpy(y, (const char *)args->srcs[s] + (args->scalar ? 0 : at), 8);
+            memcpy(y, (const char *)args->srcs[s] + (scalar ? 0 : at), 8);
             float real = x[0] * y[0] - x[1] * y[1];
             x[1] = x[0] * y[1] + x[1] * y[0];
             x[0] = real;
@@ -429,7 +429,7 @@ static void reduce_C64_PROD(const struct sim_kernel_args *args)
     }
 }
 
-static void reduce_C128_PROD(const struct sim_kernel_args *args)
+static void multiply_C128(const struct sim_kernel_args *args, bool scalar)
 {
     for (size_t at = 0; at < args->bytes; at += 16) {
         double x[2], y[2];
@@ -437,7 +437,7 @@ static void reduce_C128_PROD(const struct sim_kernel_args *args)
 
         memcpy(x, (const char *)args->srcs[0] + at, 16);
         for (int s = 1; s < args->nsrc; s++) {
-            memcpy(y, (const char *)args->srcs[s] + (args->scalar ? 0 : at), 16);
+            memcpy(y, (const char *)args->srcs[s] + (scalar ? 0 : at), 16);
             double real = x[0] * y[0] - x[1] * y[1];
             x[1] = x[0] * y[1] + x[1] * y[0];
             x[0] = real;
@@ -446,6 +446,23 @@ static void reduce_C128_PROD(const struct sim_kernel_args *args)
             bits[i] = isnan(x[i]) ? 0x7ff8000000000000 : double_bits(x[i]);
         store_everywhere(args, at, bits, 16);
     }
+}
+
+static void reduce_C64_PROD(const struct sim_kernel_args *args)
+{
+    multiply_C64(args, false);
+}
+static void scale_C64(const struct sim_kernel_args *args)
+{
+    multiply_C64(args, true);
+}
+static void reduce_C128_PROD(const struct sim_kernel_args *args)
+{
+    multiply_C128(args, false);
+}
+static void scale_C128(const struct sim_kernel_args *args)
+{
+    multiply_C128(args, true);
 }
 
 /* ---- between narrow floats and float32 --------------------------------------------------------- */

@@ -137,11 +137,10 @@ void sim_scale_with(const struct sim_kernel_table *table, thrum_datatype_t dtype
                                      .ndst = args->ndst,
                                      .nsrc = 2,
                                      .bytes = args->count * elem_bytes(elem),
-                                     .stream = args->stream,
-                                     .scalar = true};
+                                     .stream = args->stream};
 
     fill_with(scalars, args->scalar, elem_bytes(elem), sizeof scalars);
-    run_kernel(table, elem, THRUM_PROD, &kernel);
+    table->scale[elem](&kernel);
 }
 
 /* ---- by a function of the host ------------------------------------------------------------------------------- */

@@ -71,12 +71,16 @@ enum sim_elem {
     X(E4M3, SUM) X(E4M3, PROD) X(E4M3, MAX) X(E4M3, MIN) X(E4M3, AVG) X(E4M3, AVG_POW2) X(E4M3, LAND) X(E4M3, LOR) \
     X(E5M2, SUM) X(E5M2, PROD) X(E5M2, MAX) X(E5M2, MIN) X(E5M2, AVG) X(E5M2, AVG_POW2) X(E5M2, LAND) X(E5M2, LOR)
 
+/* A kernel of its own: the product with a scalar. */
+#define SIM_SCALE_MAP(X) \
+    X(U8) X(U16) X(U32) X(U64) X(F16) X(BF16) X(F32) X(F64) X(E4M3) X(E5M2)
+
 /* Narrow floats that REDUCE also takes and gives as float32, not rounded. */
 #define SIM_NARROW_MAP(X) X(F16) X(BF16) X(E4M3) X(E5M2)
 /* clang-format on */
 
 /*
- * `bytes` of elements. With `scalar`, for PROD of two sources, the second one is SIM_SCALAR_BYTES that hold one element
+ * `bytes` of elements. To scale, there are two sources: the second one is SIM_SCALAR_BYTES that hold one element
  * again and again. Divides by `divisor` if the operation is AVG (not a power of two) or AVG_POW2 (one).
  */
 struct sim_kernel_args {
@@ -85,7 +89,7 @@ struct sim_kernel_args {
     int ndst, nsrc;
     size_t bytes;
     uint64_t divisor;
-    bool stream, scalar;
+    bool stream;
 };
 #define SIM_SCALAR_BYTES 64 /* of the widest vector */
 typedef void (*sim_kernel_fn)(const struct sim_kernel_args *args);
@@ -97,6 +101,7 @@ typedef void (*sim_narrow_fn)(void *dst, const float *src, size_t count);
 /* A variant's kernels; NULL where the operation is not defined. */
 struct sim_kernel_table {
     sim_kernel_fn kernels[ELEM_COUNT][SIM_KERNEL_OPS];
+    sim_kernel_fn scale[ELEM_COUNT];
     sim_widen_fn widen[ELEM_COUNT];
     sim_narrow_fn narrow[ELEM_COUNT];
 };

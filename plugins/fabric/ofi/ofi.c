@@ -11,11 +11,6 @@
 
 #define COMPLETIONS 32 /* read at once */
 
-static struct {
-    pthread_mutex_t lock;
-    struct ofi_endpoint *first; /* open in this process */
-} endpoints = {.lock = PTHREAD_MUTEX_INITIALIZER};
-
 thrum_status_t ofi_fail(int error, const char *format, ...)
 {
     struct rlimit limit = {0};
@@ -39,18 +34,6 @@ thrum_status_t ofi_fail(int error, const char *format, ...)
     return thrum_plugin_fail(status, "%s: %s", text, fi_strerror(error));
 }
 
-bool ofi_endpoint_is_here(uint64_t token)
-{
-    const struct ofi_endpoint *endpoint;
-
-    pthread_mutex_lock(&endpoints.lock);
-    endpoint = endpoints.first;
-    while (endpoint && endpoint->address.token != token)
-        endpoint = endpoint->next;
-    pthread_mutex_unlock(&endpoints.lock);
-    return endpoint != NULL;
-}
-
 /* ---- opening ---- */
 
 /* Where the endpoint listens, as the others will read it. */
@@ -72,7 +55,7 @@ static thrum_status_t fill_address(struct ofi_endpoint *endpoint)
     address->name_bytes = (uint16_t)bytes;
     address->format = endpoint->info->addr_format;
     address->pid = getpid();
-    address->boot = ofi_boot_hash();
+    address->boot = process_boot_hash();
     gethostname(host, sizeof host - 1);
     snprintf(address->host, sizeof address->host, "%.15s", host);
     snprintf(address->provider, sizeof address->provider, "%.23s",
@@ -132,7 +115,7 @@ static void close_libfabric(struct ofi_endpoint *endpoint)
 /* False: libfabric has no room for it now. */
 static bool post_receive(struct ofi_endpoint *endpoint, struct ofi_op *receive)
 {
-    return !fi_recv(endpoint->ep, receive->slot, OFI_MESSAGE_BYTES, endpoint->arena_desc,
+    return !fi_recv(endpoint->ep, receive->slot, endpoint->receive_bytes, endpoint->arena_desc,
                     FI_ADDR_UNSPEC, &receive->context);
 }
 
@@ -149,6 +132,8 @@ static void set_limits(struct ofi_endpoint *endpoint)
 {
     const struct fi_info *info = endpoint->info;
 
+    endpoint->is_stream = endpoint->ordered && (!strcmp(info->fabric_attr->prov_name, "net") ||
+                                                !strcmp(info->fabric_attr->prov_name, "tcp"));
     endpoint->inject_bytes = info->tx_attr->inject_size;
     endpoint->piece_bytes = info->ep_attr->max_msg_size;
     if (endpoint->ordered && info->ep_attr->max_order_waw_size)
@@ -186,10 +171,12 @@ static thrum_status_t open_endpoint(const char *device, void **endpoint_out,
         return status;
     }
     post_receives(endpoint);
-    pthread_mutex_lock(&endpoints.lock);
-    endpoint->next = endpoints.first;
-    endpoints.first = endpoint;
-    pthread_mutex_unlock(&endpoints.lock);
+    for (int i = 0; i < OFI_SLOTS; i++) {
+        endpoint->shared_ops[i].shared = true;
+        endpoint->shared_ops[i].next = endpoint->free_shared;
+        endpoint->free_shared = &endpoint->shared_ops[i];
+    }
+    process_endpoint_add(&endpoint->open, endpoint->address.token);
     memset(address_out, 0, sizeof *address_out);
     memcpy(address_out->bytes, &endpoint->address, sizeof endpoint->address);
     *endpoint_out = endpoint;
@@ -199,15 +186,11 @@ static thrum_status_t open_endpoint(const char *device, void **endpoint_out,
 /* Peers and regions that the caller left go with it. */
 static void close_endpoint(void *handle)
 {
-    struct ofi_endpoint *endpoint = handle, **link;
+    struct ofi_endpoint *endpoint = handle;
 
     if (!endpoint)
         return;
-    pthread_mutex_lock(&endpoints.lock);
-    for (link = &endpoints.first; *link != endpoint; link = &(*link)->next)
-        ;
-    *link = endpoint->next;
-    pthread_mutex_unlock(&endpoints.lock);
+    process_endpoint_remove(&endpoint->open);
     while (endpoint->peers)
         ofi_disconnect(endpoint->peers);
     destroy(endpoint);
@@ -219,10 +202,9 @@ static void take_signal(struct ofi_endpoint *endpoint, struct ofi_op *receive, s
 {
     const struct ofi_signal *signal = receive->slot;
 
-    if (bytes >= OFI_SIGNAL_HEAD && signal->bytes <= OFI_LINE_BYTES &&
-        bytes == OFI_SIGNAL_HEAD + signal->bytes && signal->magic == OFI_MAGIC &&
-        signal->version == OFI_VERSION && signal->token == endpoint->address.token &&
-        ofi_signal_apply(endpoint, signal))
+    if (bytes >= OFI_SIGNAL_HEAD && bytes == OFI_SIGNAL_HEAD + signal->bytes &&
+        signal->magic == OFI_MAGIC && signal->version == OFI_VERSION &&
+        signal->token == endpoint->address.token && ofi_signal_apply(endpoint, signal))
         return;
     if (!endpoint->warned)
         thrum_plugin_log(THRUM_LOG_WARN, "ofi: a signal was refused: it is not for memory that is "
@@ -238,15 +220,22 @@ static void repost(struct ofi_endpoint *endpoint, struct ofi_op *receive)
     endpoint->unposted = receive;
 }
 
-/* Errors here are of connections to us; their ends matter to those who made them. */
+/* Of connections to us the ends matter to those who made them; on a shared route it is one of ours that broke. */
 static void take_error(struct ofi_endpoint *endpoint)
 {
     struct fi_cq_err_entry error = {0};
+    struct ofi_op *op;
 
-    if (fi_cq_readerr(endpoint->cq, &error, 0) < 0)
+    if (fi_cq_readerr(endpoint->cq, &error, 0) < 0 || !error.op_context)
         return;
-    if (error.op_context && error.flags & FI_RECV)
-        repost(endpoint, error.op_context);
+    op = error.op_context;
+    if (error.flags & FI_RECV) {
+        repost(endpoint, op);
+        return;
+    }
+    if (op->peer)
+        ofi_peer_lost(op->peer, error.err);
+    ofi_op_done(endpoint, op);
 }
 
 static bool receive_signals(struct ofi_endpoint *endpoint)
@@ -260,11 +249,15 @@ static bool receive_signals(struct ofi_endpoint *endpoint)
     if (n == -FI_EAVAIL)
         take_error(endpoint);
     for (ssize_t i = 0; i < n; i++) {
-        struct ofi_op *receive = entries[i].op_context;
-        if (!receive)
+        struct ofi_op *op = entries[i].op_context;
+        if (!op)
             continue;
-        take_signal(endpoint, receive, entries[i].len);
-        repost(endpoint, receive);
+        if (entries[i].flags & FI_RECV) {
+            take_signal(endpoint, op, entries[i].len);
+            repost(endpoint, op);
+        } else {
+            ofi_op_done(endpoint, op);
+        }
     }
     return n > 0;
 }

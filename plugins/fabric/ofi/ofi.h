@@ -3,6 +3,7 @@
  * verbs through ofi_rxm, efa, shm, ...). A shared object: thrum-fabric-ofi.so.
  *
  *   ofi.c       the table; endpoints and their progress
+ *   start.c     the first call into libfabric
  *   provider.c  what libfabric finds here, which of it can serve, and why the rest cannot
  *   region.c    registered memory, and the directory in which peers look up what a key means
  *   peer.c      connections: addresses, is the peer alive, errors
@@ -15,6 +16,9 @@
  * it could break what other connections share.
  *
  * Each connection has an endpoint of libfabric of its own for sending: it fails alone, and closing it drops its work.
+ * Over tcp that makes two sockets of each pair of ranks, on which data go one way only, so that each message costs an
+ * acknowledgement of its own. Small puts that follow one another therefore take a shared route, from one listening
+ * endpoint to the other, where an answer is the acknowledgement; see send.c.
  */
 #ifndef OFI_H
 #define OFI_H
@@ -34,17 +38,21 @@
 #include <thrum/fabric_plugin.h>
 #include <thrum/plugin.h>
 
+#include "../common/process.h"
 #include "base/base.h"
 
 #define OFI_API FI_VERSION(1, 17) /* what this plugin was written against */
 #define OFI_MAGIC 0x5449464fu /* "OFIT" */
-#define OFI_VERSION 1
+#define OFI_VERSION 2
 #define OFI_INLINE_BYTES 4096
 #define OFI_REGIONS 8192 /* entries of the directory */
 #define OFI_LINE_BYTES 4088 /* of data that go with their signal: what a line holds */
+#define OFI_JOINED_BYTES 8192 /* and over tcp not only in lines */
 #define OFI_SHORT_BYTES 56 /* of these, what is kept with the work; more takes a slot */
-#define OFI_SLOTS 128 /* of OFI_SLOT_BYTES: inline puts and look-ups on their way */
+#define OFI_SLOTS 128 /* inline and small puts and look-ups on their way */
+#define OFI_SMALL_BYTES 32768 /* are copied for a shared route, where there is one */
 #define OFI_OPS 256 /* outstanding operations of a connection */
+#define OFI_STREAK 64 /* so many small puts in a row, and the shared route is taken */
 #define OFI_RECEIVES 256 /* posted for signals */
 #define OFI_KEYS 64 /* directory entries that a connection remembers */
 #define OFI_TEXT_BYTES 256
@@ -73,17 +81,20 @@ struct ofi_address {
 };
 _Static_assert(sizeof(struct ofi_address) <= THRUM_FABRIC_ADDRESS_BYTES, "fits");
 
-/* The only message: store `bytes` of data behind the word, if there are any, and then `value` in it. */
+/* The only message: store `bytes` of data, if there are any, and then `value` in the word. */
 struct ofi_signal {
     uint32_t magic;
     uint16_t version, bytes;
     uint64_t token, key, offset, value;
+    uint64_t data_key, data_offset; /* key 0: right behind the word */
     char data[OFI_SHORT_BYTES]; /* or more, where it lies in a slot */
 };
 #define OFI_SIGNAL_HEAD offsetof(struct ofi_signal, data)
-#define OFI_MESSAGE_BYTES (OFI_SIGNAL_HEAD + OFI_LINE_BYTES) /* the longest */
-#define OFI_SLOT_BYTES 4160
-_Static_assert(OFI_SLOT_BYTES >= OFI_MESSAGE_BYTES && OFI_SLOT_BYTES >= OFI_INLINE_BYTES, "fits");
+#define OFI_SLOT_BYTES 4160 /* and of a receive; more over tcp, where they need not be pinned */
+_Static_assert(OFI_SLOT_BYTES >= OFI_SIGNAL_HEAD + OFI_LINE_BYTES &&
+                   OFI_SLOT_BYTES >= OFI_INLINE_BYTES &&
+                   OFI_SMALL_BYTES >= OFI_SIGNAL_HEAD + OFI_JOINED_BYTES,
+               "fits");
 
 /* One of libfabric's offers. */
 struct ofi_offer {
@@ -115,7 +126,17 @@ struct ofi_region {
 struct ofi_op {
     struct fi_context2 context; /* first */
     struct ofi_op *next; /* free list */
+    struct ofi_peer *peer; /* whose it is; NULL: a receive, or the connection is closed */
+    bool shared; /* of the endpoint's pool, for shared routes; else of the connection's */
     void *slot; /* freed with it; NULL: none */
+};
+
+/* A way to a peer. */
+struct ofi_route {
+    struct fid_ep *ep;
+    struct fid_av *av;
+    struct fid_cq *cq;
+    fi_addr_t to;
 };
 
 enum ofi_work_kind { OFI_NOTHING, OFI_PUT, OFI_GET };
@@ -139,22 +160,24 @@ struct ofi_work {
 struct ofi_peer {
     struct ofi_endpoint *endpoint;
     struct ofi_peer *next;
-    struct fid_ep *ep;
-    struct fid_av *av;
-    struct fid_cq *cq;
-    fi_addr_t to;
+    struct ofi_route own; /* an endpoint for this connection alone */
+    struct ofi_route
+        shared; /* by the listening endpoints of both; ep NULL: not with this provider */
+    const struct ofi_route *route; /* of the two, where things go now */
+    unsigned streak; /* small puts since the last that was none */
     struct ofi_address address;
     char name[64]; /* for messages */
     struct ofi_op *ops, *free_ops;
-    unsigned outstanding; /* operations that libfabric has */
+    unsigned outstanding; /* operations that libfabric has, all on `route` */
     struct ofi_work work;
     int64_t active_ns; /* when something was last given to libfabric */
-    bool unconfirmed; /* and nothing read back since */
+    uint64_t given, confirmed; /* how many were, and up to which one something was read back */
     struct ofi_entry keys[OFI_KEYS];
     unsigned nkeys, next_key;
     uint64_t wanted; /* key that is being looked up; 0: none */
     struct ofi_entry *answer; /* slot where it arrives */
     struct ofi_op *lookup;
+    uint64_t lookup_given; /* `given` when it began */
     int pid_fd; /* readable when the process is gone; -1: it is not ours to watch */
     int probe_fd; /* a connection that is tried to see whether the host answers; -1: none */
     int64_t looked_ns, stalled_since_ns, probed_ns;
@@ -164,10 +187,11 @@ struct ofi_peer {
 
 struct ofi_endpoint {
     pthread_mutex_t lock; /* all that follows, and all of its peers */
-    struct ofi_endpoint *next; /* of this process; under the list's lock */
+    struct process_endpoint open;
     struct ofi_peer *peers;
     struct fi_info *info;
     bool ordered;
+    bool is_stream; /* tcp's own: the queue `cq` drives all endpoints, and shared routes pay */
     size_t piece_bytes, inject_bytes;
     struct fid_fabric *fabric;
     struct fid_domain *domain;
@@ -180,6 +204,7 @@ struct ofi_endpoint {
     size_t arena_bytes;
     struct fid_mr *arena_mr;
     void *arena_desc;
+    size_t slot_bytes, receive_bytes;
     struct ofi_entry *directory;
     struct ofi_region *regions[OFI_REGIONS]; /* by directory slot */
     uint32_t regions_high, key_salt;
@@ -187,8 +212,12 @@ struct ofi_endpoint {
     unsigned nfree;
     struct ofi_op receives[OFI_RECEIVES]; /* `slot`: its buffer */
     struct ofi_op *unposted; /* receives that libfabric did not take back yet */
+    struct ofi_op shared_ops[OFI_SLOTS], *free_shared;
     bool warned;
 };
+
+/* start.c */
+void ofi_start(void); /* before any other call of libfabric */
 
 /* provider.c */
 thrum_status_t ofi_offers_find(struct ofi_offers *out);
@@ -221,9 +250,10 @@ thrum_status_t ofi_peer_fail(struct ofi_peer *peer, thrum_status_t status, const
     __attribute__((format(printf, 3, 4)));
 /* Takes an error of libfabric (a positive number) as the connection's. */
 thrum_status_t ofi_peer_broke(struct ofi_peer *peer, int error, const char *doing);
+/* As ofi_peer_broke, of an operation that libfabric had taken. */
+void ofi_peer_lost(struct ofi_peer *peer, int error);
 /* Looks now and then whether the process is there. `stalled`: libfabric takes nothing. */
 void ofi_peer_watch(struct ofi_peer *peer, bool stalled);
-uint64_t ofi_boot_hash(void);
 
 /* send.c; _locked: under the endpoint's lock. True if something moved. */
 thrum_status_t ofi_put_signal(void *peer, const struct thrum_fabric_put *put);
@@ -231,13 +261,15 @@ thrum_status_t ofi_get(void *peer, void *local, void *local_region, size_t bytes
                        uint64_t remote_key, uint64_t remote_offset);
 thrum_status_t ofi_flush(void *peer);
 bool ofi_send_locked(struct ofi_peer *peer);
+/* libfabric is done with it. */
+void ofi_op_done(struct ofi_endpoint *endpoint, struct ofi_op *op);
+/* All that was given to libfabric has arrived. */
+bool ofi_is_confirmed(const struct ofi_peer *peer);
 /* Starts to read the directory entry of `key`, whatever is remembered of it. IN_PROGRESS: not now. */
 thrum_status_t ofi_lookup_start(struct ofi_peer *peer, uint64_t key);
 
 /* ofi.c */
 bool ofi_progress_locked(struct ofi_endpoint *endpoint);
-/* Is there an endpoint of this process with that token? */
-bool ofi_endpoint_is_here(uint64_t token);
 thrum_status_t ofi_fail(int error, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 #endif

@@ -13,10 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <fcntl.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #define LOOK_NS 5000000 /* between two looks at a process */
@@ -61,6 +58,13 @@ thrum_status_t ofi_peer_broke(struct ofi_peer *peer, int error, const char *doin
     return ofi_peer_fail(peer, status_of(error), "%s: %s", doing, fi_strerror(error));
 }
 
+void ofi_peer_lost(struct ofi_peer *peer, int error)
+{
+    if (error == FI_ECANCELED || error == FI_EIO)
+        error = FI_ECONNRESET; /* nothing is cancelled here: its connection went */
+    (void)ofi_peer_broke(peer, error ? error : FI_EIO, "the connection broke");
+}
+
 thrum_status_t ofi_peer_error(void *handle, const char **message_out)
 {
     struct ofi_peer *peer = handle;
@@ -75,23 +79,6 @@ thrum_status_t ofi_peer_error(void *handle, const char **message_out)
 
 /* ---- is it alive? ---- */
 
-uint64_t ofi_boot_hash(void)
-{
-    char boot[64] = "";
-    uint64_t h = 0xcbf29ce484222325u;
-    int fd = open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC);
-    ssize_t n = fd < 0 ? 0 : read(fd, boot, sizeof boot);
-    struct stat namespace = {0};
-
-    if (fd >= 0)
-        close(fd);
-    for (ssize_t i = 0; i < n; i++)
-        h = (h ^ (uint8_t)boot[i]) * 0x100000001b3u;
-    if (n <= 0 || stat("/proc/self/ns/pid", &namespace))
-        return 0; /* then no pid of another process means anything */
-    return (h ^ namespace.st_ino) * 0x100000001b3u;
-}
-
 /* Providers whose addresses are those of a listening tcp socket. */
 static bool is_tcp(const struct ofi_peer *peer)
 {
@@ -100,13 +87,6 @@ static bool is_tcp(const struct ofi_peer *peer)
     return (peer->address.format == FI_SOCKADDR_IN || peer->address.format == FI_SOCKADDR_IN6) &&
            (!strncmp(provider, "tcp", 3) || !strncmp(provider, "net", 3) ||
             !strncmp(provider, "sockets", 7));
-}
-
-static bool is_process_gone(const struct ofi_peer *peer)
-{
-    struct pollfd entry = {.fd = peer->pid_fd, .events = POLLIN};
-
-    return peer->pid_fd >= 0 && poll(&entry, 1, 0) > 0;
 }
 
 static thrum_status_t fail_gone(struct ofi_peer *peer)
@@ -185,7 +165,7 @@ void ofi_peer_watch(struct ofi_peer *peer, bool stalled)
     if (now - peer->looked_ns < LOOK_NS)
         return;
     peer->looked_ns = now;
-    if (is_process_gone(peer)) {
+    if (process_is_gone(peer->pid_fd)) {
         (void)fail_gone(peer);
         return;
     }
@@ -246,18 +226,16 @@ static thrum_status_t parse_address(const struct ofi_endpoint *endpoint,
 static thrum_status_t check_alive(struct ofi_peer *peer)
 {
     const struct ofi_address *theirs = &peer->address;
+    int error = process_watch(theirs->boot, theirs->pid, theirs->token, &peer->pid_fd);
 
-    if (theirs->boot && theirs->boot == peer->endpoint->address.boot) {
-        if (theirs->pid == getpid() && !ofi_endpoint_is_here(theirs->token))
-            return ofi_peer_fail(peer, THRUM_ERR_PEER_DEAD, "the endpoint is closed");
-        peer->pid_fd = (int)syscall(SYS_pidfd_open, theirs->pid, 0);
-        if ((peer->pid_fd < 0 && errno == ESRCH) || is_process_gone(peer))
-            return fail_gone(peer);
-        if (peer->pid_fd < 0 && (errno == EMFILE || errno == ENFILE))
-            return ofi_fail(errno, "ofi: no descriptor for a connection");
-    }
+    if (error == ENOENT)
+        return ofi_peer_fail(peer, THRUM_ERR_PEER_DEAD, "the endpoint is closed");
+    if (error == ESRCH)
+        return fail_gone(peer);
+    if (error)
+        return ofi_fail(error, "ofi: no descriptor for a connection");
     if (is_tcp(peer)) {
-        int error = probe_start(peer);
+        error = probe_start(peer);
         if (error == EINPROGRESS)
             error = probe_result(peer, OFI_CONNECT_MS);
         if (error == EINPROGRESS) {
@@ -271,42 +249,59 @@ static thrum_status_t check_alive(struct ofi_peer *peer)
     return THRUM_OK;
 }
 
-static thrum_status_t open_sender(struct ofi_peer *peer)
+static thrum_status_t add_address(struct ofi_peer *peer, struct ofi_route *route)
 {
-    struct ofi_endpoint *endpoint = peer->endpoint;
-    struct fi_cq_attr cq_attr = {.size = 2 * OFI_OPS, .format = FI_CQ_FORMAT_CONTEXT};
-    struct fi_av_attr av_attr = {.type = endpoint->info->domain_attr->av_type, .count = 1};
-    int error;
-
-    /* Its name is of no interest: `info` leaves the port to the provider. */
-    error = fi_endpoint(endpoint->domain, endpoint->info, &peer->ep, NULL);
-    if (!error)
-        error = fi_cq_open(endpoint->domain, &cq_attr, &peer->cq, NULL);
-    if (!error)
-        error = fi_av_open(endpoint->domain, &av_attr, &peer->av, NULL);
-    if (!error)
-        error = fi_ep_bind(peer->ep, &peer->cq->fid, FI_TRANSMIT | FI_RECV);
-    if (!error)
-        error = fi_ep_bind(peer->ep, &peer->av->fid, 0);
-    if (!error)
-        error = fi_enable(peer->ep);
-    if (error)
-        return ofi_fail(-error, "ofi: cannot make an endpoint for %s", peer->name);
-    if (fi_av_insert(peer->av, peer->address.name, 1, &peer->to, 0, NULL) != 1)
+    if (fi_av_insert(route->av, peer->address.name, 1, &route->to, 0, NULL) != 1)
         return thrum_plugin_fail(THRUM_ERR_INVALID_ARGUMENT,
                                  "ofi: provider %s does not understand the address of %s",
                                  peer->address.provider, peer->name);
     return THRUM_OK;
 }
 
+static thrum_status_t open_sender(struct ofi_peer *peer)
+{
+    struct ofi_endpoint *endpoint = peer->endpoint;
+    struct fi_cq_attr cq_attr = {.size = 2 * OFI_OPS, .format = FI_CQ_FORMAT_CONTEXT};
+    struct fi_av_attr av_attr = {.type = endpoint->info->domain_attr->av_type, .count = 1};
+    struct ofi_route *own = &peer->own;
+    thrum_status_t status;
+    int error;
+
+    /* Its name is of no interest: `info` leaves the port to the provider. */
+    error = fi_endpoint(endpoint->domain, endpoint->info, &own->ep, NULL);
+    if (!error)
+        error = fi_cq_open(endpoint->domain, &cq_attr, &own->cq, NULL);
+    if (!error)
+        error = fi_av_open(endpoint->domain, &av_attr, &own->av, NULL);
+    if (!error)
+        error = fi_ep_bind(own->ep, &own->cq->fid, FI_TRANSMIT | FI_RECV);
+    if (!error)
+        error = fi_ep_bind(own->ep, &own->av->fid, 0);
+    if (!error)
+        error = fi_enable(own->ep);
+    if (error)
+        return ofi_fail(-error, "ofi: cannot make an endpoint for %s", peer->name);
+    peer->route = own;
+    status = add_address(peer, own);
+    if (status || !endpoint->is_stream || peer->address.token == endpoint->address.token)
+        return status;
+    peer->shared = (struct ofi_route){.av = endpoint->av, .cq = endpoint->cq};
+    status = add_address(peer, &peer->shared);
+    if (!status)
+        peer->shared.ep = endpoint->ep;
+    return status;
+}
+
 static void close_sender(struct ofi_peer *peer)
 {
-    if (peer->ep)
-        fi_close(&peer->ep->fid);
-    if (peer->cq)
-        fi_close(&peer->cq->fid);
-    if (peer->av)
-        fi_close(&peer->av->fid);
+    if (peer->shared.ep) /* what it has in flight lies in slots of the endpoint, and goes on */
+        (void)fi_av_remove(peer->shared.av, &peer->shared.to, 1, 0);
+    if (peer->own.ep)
+        fi_close(&peer->own.ep->fid);
+    if (peer->own.cq)
+        fi_close(&peer->own.cq->fid);
+    if (peer->own.av)
+        fi_close(&peer->own.av->fid);
     if (peer->pid_fd >= 0)
         close(peer->pid_fd);
     if (peer->probe_fd >= 0)
@@ -377,7 +372,7 @@ static void confirm(struct ofi_peer *peer)
 {
     int64_t end = now_ns() + CONFIRM_NS;
 
-    while (peer->unconfirmed && !peer->status && !peer->outstanding && !peer->work.kind &&
+    while (!ofi_is_confirmed(peer) && !peer->status && !peer->outstanding && !peer->work.kind &&
            ofi_lookup_start(peer, 1) == THRUM_IN_PROGRESS && !peer->lookup && now_ns() < end)
         (void)ofi_progress_locked(peer->endpoint);
     while (peer->lookup && !peer->status && now_ns() < end) {
@@ -386,11 +381,14 @@ static void confirm(struct ofi_peer *peer)
     }
 }
 
-/* Slots of work that is dropped. The endpoint is closed: nobody reads them any more. */
+/* Slots of work that is dropped. Its endpoint is closed: nobody reads them any more. Those of a shared route stay. */
 static void drop_slots(struct ofi_peer *peer)
 {
     size_t n = min_u64(OFI_OPS, peer->endpoint->info->tx_attr->size);
 
+    for (int i = 0; i < OFI_SLOTS; i++)
+        if (peer->endpoint->shared_ops[i].peer == peer)
+            peer->endpoint->shared_ops[i].peer = NULL;
     for (size_t i = 0; peer->ops && i < n; i++)
         if (peer->ops[i].slot)
             ofi_slot_free(peer->endpoint, peer->ops[i].slot);

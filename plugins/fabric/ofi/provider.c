@@ -277,6 +277,7 @@ thrum_status_t ofi_offers_find(struct ofi_offers *out)
     bool may_order = strcmp(thrum_plugin_config("THRUM_OFI_ORDER"), "wait") != 0;
     bool good = true;
 
+    ofi_start();
     if (may_order)
         good = collect(&offers, ask(NEEDED_CAPS, NEEDED_ORDER, 0), true, true);
     good =

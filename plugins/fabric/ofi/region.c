@@ -106,10 +106,10 @@ static uint64_t remote_base(const struct ofi_endpoint *endpoint, const void *bas
 
 static void lay_out_receives(struct ofi_endpoint *endpoint)
 {
-    char *at = endpoint->arena + DIRECTORY_BYTES + OFI_SLOTS * OFI_SLOT_BYTES;
+    char *at = endpoint->arena + DIRECTORY_BYTES + OFI_SLOTS * endpoint->slot_bytes;
 
     for (unsigned i = 0; i < OFI_RECEIVES; i++)
-        endpoint->receives[i].slot = at + i * OFI_SLOT_BYTES;
+        endpoint->receives[i].slot = at + i * endpoint->receive_bytes;
 }
 
 thrum_status_t ofi_arena_create(struct ofi_endpoint *endpoint)
@@ -117,8 +117,11 @@ thrum_status_t ofi_arena_create(struct ofi_endpoint *endpoint)
     thrum_status_t status;
     void *map;
 
+    endpoint->slot_bytes = endpoint->is_stream ? OFI_SMALL_BYTES : OFI_SLOT_BYTES;
+    endpoint->receive_bytes =
+        endpoint->is_stream ? OFI_SIGNAL_HEAD + OFI_JOINED_BYTES : OFI_SLOT_BYTES;
     endpoint->arena_bytes =
-        DIRECTORY_BYTES + OFI_SLOTS * OFI_SLOT_BYTES + OFI_RECEIVES * OFI_SLOT_BYTES;
+        DIRECTORY_BYTES + OFI_SLOTS * endpoint->slot_bytes + OFI_RECEIVES * endpoint->receive_bytes;
     map = mmap(NULL, endpoint->arena_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1,
                0);
     if (map == MAP_FAILED)
@@ -155,14 +158,14 @@ void *ofi_slot_take(struct ofi_endpoint *endpoint)
     if (!endpoint->nfree)
         return NULL;
     return endpoint->arena + DIRECTORY_BYTES +
-           (size_t)endpoint->free_slots[--endpoint->nfree] * OFI_SLOT_BYTES;
+           (size_t)endpoint->free_slots[--endpoint->nfree] * endpoint->slot_bytes;
 }
 
 void ofi_slot_free(struct ofi_endpoint *endpoint, void *slot)
 {
     size_t at = (size_t)((char *)slot - endpoint->arena) - DIRECTORY_BYTES;
 
-    endpoint->free_slots[endpoint->nfree++] = (uint16_t)(at / OFI_SLOT_BYTES);
+    endpoint->free_slots[endpoint->nfree++] = (uint16_t)(at / endpoint->slot_bytes);
 }
 
 /* ---- regions ---- */
@@ -311,19 +314,31 @@ void ofi_region_deregister(void *handle, void *region_handle)
     free(region);
 }
 
+/* Where [offset, +bytes) of the region that `key` names lies; NULL: there is none. Under lock. */
+static char *find_bytes(const struct ofi_endpoint *endpoint, uint64_t key, uint64_t offset,
+                        size_t bytes)
+{
+    uint32_t slot = (uint32_t)key - 1;
+    const struct ofi_region *region =
+        slot < endpoint->regions_high ? endpoint->regions[slot] : NULL;
+
+    if (!region || !region->base || endpoint->directory[slot].key != key || region->bytes < bytes ||
+        offset > region->bytes - bytes)
+        return NULL;
+    return region->base + offset;
+}
+
 bool ofi_signal_apply(struct ofi_endpoint *endpoint, const struct ofi_signal *signal)
 {
-    uint32_t slot = (uint32_t)signal->key - 1;
-    struct ofi_region *region = slot < endpoint->regions_high ? endpoint->regions[slot] : NULL;
+    bool is_line = !signal->data_key;
+    char *word =
+        find_bytes(endpoint, signal->key, signal->offset, 8u + (is_line ? signal->bytes : 0u));
+    char *data =
+        is_line ? NULL : find_bytes(endpoint, signal->data_key, signal->data_offset, signal->bytes);
 
-    if (!region || !region->base || endpoint->directory[slot].key != signal->key ||
-        signal->offset % 8 || region->bytes < 8u + signal->bytes ||
-        signal->offset > region->bytes - 8 - signal->bytes ||
-        (uintptr_t)(region->base + signal->offset) % 8)
+    if (!word || (uintptr_t)word % 8 || (!is_line && !data))
         return false;
-    memcpy(region->base + signal->offset + 8, (const char *)signal + OFI_SIGNAL_HEAD,
-           signal->bytes);
-    atomic_store_explicit((_Atomic uint64_t *)(void *)(region->base + signal->offset),
-                          signal->value, memory_order_release);
+    memcpy(is_line ? word + 8 : data, (const char *)signal + OFI_SIGNAL_HEAD, signal->bytes);
+    atomic_store_explicit((_Atomic uint64_t *)(void *)word, signal->value, memory_order_release);
     return true;
 }

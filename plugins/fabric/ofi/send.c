@@ -2,6 +2,10 @@
  * Put, get and flush. One piece of work of a connection is accepted at a time; its pieces go to libfabric as it takes
  * them, from the call itself and from progress. Where the provider keeps the order of writes, everything goes out back
  * to back; where it does not, each step waits until the one before it is complete at the peer.
+ *
+ * A connection has up to two routes. Order holds on each of them alone, so it changes from one to the other only when
+ * all that it has sent has arrived, which a read of the peer's directory tells. Only what is small takes the shared one:
+ * it is copied to slots of the endpoint, so that closing the connection need not wait for it.
  */
 #include "ofi.h"
 
@@ -13,22 +17,39 @@
 
 /* ---- operations that libfabric has ---- */
 
+static bool is_shared(const struct ofi_peer *peer)
+{
+    return peer->route == &peer->shared;
+}
+
 static struct ofi_op *take_op(struct ofi_peer *peer)
 {
-    struct ofi_op *op = peer->free_ops;
+    struct ofi_op **list = is_shared(peer) ? &peer->endpoint->free_shared : &peer->free_ops;
+    struct ofi_op *op = *list;
 
-    if (op)
-        peer->free_ops = op->next;
+    if (op) {
+        *list = op->next;
+        op->peer = peer;
+    }
     return op;
 }
 
-static void finish_op(struct ofi_peer *peer, struct ofi_op *op)
+static void finish_op(struct ofi_endpoint *endpoint, struct ofi_op *op)
 {
+    struct ofi_op **list = op->shared ? &endpoint->free_shared : &op->peer->free_ops;
+
     if (op->slot)
-        ofi_slot_free(peer->endpoint, op->slot);
+        ofi_slot_free(endpoint, op->slot);
     op->slot = NULL;
-    op->next = peer->free_ops;
-    peer->free_ops = op;
+    op->peer = NULL;
+    op->next = *list;
+    *list = op;
+}
+
+static void note_given(struct ofi_peer *peer)
+{
+    peer->given++;
+    peer->active_ns = now_ns();
 }
 
 /* What a call of libfabric said about `op`. True: it has it. */
@@ -36,12 +57,11 @@ static bool was_taken(struct ofi_peer *peer, struct ofi_op *op, ssize_t result, 
 {
     if (!result) {
         peer->outstanding++;
-        peer->unconfirmed = true;
-        peer->active_ns = now_ns();
+        note_given(peer);
         return true;
     }
     op->slot = NULL;
-    finish_op(peer, op);
+    finish_op(peer->endpoint, op);
     if (result != -FI_EAGAIN)
         (void)ofi_peer_broke(peer, (int)-result, doing);
     return false;
@@ -55,7 +75,7 @@ static bool post_write(struct ofi_peer *peer, const void *local, void *desc, siz
     struct fi_msg_rma message = {.msg_iov = &part,
                                  .desc = &desc,
                                  .iov_count = 1,
-                                 .addr = peer->to,
+                                 .addr = peer->route->to,
                                  .rma_iov = &target,
                                  .rma_iov_count = 1};
     uint64_t flags = FI_COMPLETION | (inject ? FI_INJECT : 0) |
@@ -66,7 +86,7 @@ static bool post_write(struct ofi_peer *peer, const void *local, void *desc, siz
         return false;
     op->slot = slot;
     message.context = &op->context;
-    return was_taken(peer, op, fi_writemsg(peer->ep, &message, flags), "writing");
+    return was_taken(peer, op, fi_writemsg(peer->route->ep, &message, flags), "writing");
 }
 
 static struct ofi_op *post_read(struct ofi_peer *peer, void *local, void *desc, size_t bytes,
@@ -77,10 +97,23 @@ static struct ofi_op *post_read(struct ofi_peer *peer, void *local, void *desc, 
     if (!op)
         return NULL;
     if (was_taken(peer, op,
-                  fi_read(peer->ep, local, bytes, desc, peer->to, remote, rma_key, &op->context),
+                  fi_read(peer->route->ep, local, bytes, desc, peer->route->to, remote, rma_key,
+                          &op->context),
                   "reading"))
         return op;
     return NULL;
+}
+
+/* libfabric copies it at once; where its order is enough, it need not tell when it has gone. */
+static bool inject_message(struct ofi_peer *peer, const void *at, size_t bytes)
+{
+    ssize_t result = fi_inject(peer->route->ep, at, bytes, peer->route->to);
+
+    if (!result)
+        note_given(peer);
+    else if (result != -FI_EAGAIN)
+        (void)ofi_peer_broke(peer, (int)-result, "signalling");
+    return !result;
 }
 
 /* `slot`: where the message lies, freed with the operation; NULL: libfabric copies it at once. */
@@ -88,15 +121,19 @@ static bool post_message(struct ofi_peer *peer, const void *at, size_t bytes, vo
 {
     void *desc = slot ? peer->endpoint->arena_desc : NULL;
     struct iovec part = {(void *)(uintptr_t)at, bytes};
-    struct fi_msg message = {.msg_iov = &part, .desc = &desc, .iov_count = 1, .addr = peer->to};
-    struct ofi_op *op = take_op(peer);
+    struct fi_msg message = {
+        .msg_iov = &part, .desc = &desc, .iov_count = 1, .addr = peer->route->to};
+    struct ofi_op *op;
 
+    if (!slot && peer->endpoint->ordered)
+        return inject_message(peer, at, bytes);
+    op = take_op(peer);
     if (!op)
         return false;
     op->slot = slot;
     message.context = &op->context;
     return was_taken(peer, op,
-                     fi_sendmsg(peer->ep, &message, FI_COMPLETION | (slot ? 0 : FI_INJECT)),
+                     fi_sendmsg(peer->route->ep, &message, FI_COMPLETION | (slot ? 0 : FI_INJECT)),
                      "signalling");
 }
 
@@ -153,6 +190,7 @@ thrum_status_t ofi_lookup_start(struct ofi_peer *peer, uint64_t key)
                              peer->address.directory + at, peer->address.directory_key);
     if (peer->lookup) {
         peer->lookup->slot = answer;
+        peer->lookup_given = peer->given;
         peer->answer = answer;
         peer->wanted = key;
     } else {
@@ -165,14 +203,16 @@ thrum_status_t ofi_lookup_start(struct ofi_peer *peer, uint64_t key)
 static void finish_lookup(struct ofi_peer *peer)
 {
     struct ofi_entry entry = *peer->answer;
+    uint64_t wanted = peer->wanted;
 
     peer->lookup = NULL;
     peer->answer = NULL;
-    peer->unconfirmed = peer->outstanding > 0;
+    peer->wanted = 0;
+    peer->confirmed = peer->lookup_given;
     if ((entry.key || entry.check) && entry.check != ofi_entry_check(&entry))
         return; /* it was being changed: whoever wants it asks again */
-    if (entry.key != peer->wanted) /* remembered as what it is: no region */
-        entry = (struct ofi_entry){.key = peer->wanted};
+    if (entry.key != wanted) /* remembered as what it is: no region */
+        entry = (struct ofi_entry){.key = wanted};
     if (!remembered(peer, entry.key))
         remember(peer, entry);
 }
@@ -267,49 +307,54 @@ static void take_error(struct ofi_peer *peer)
 {
     struct fi_cq_err_entry error = {0};
 
-    if (fi_cq_readerr(peer->cq, &error, 0) < 0)
-        return;
-    if (error.err == FI_ECANCELED || error.err == FI_EIO)
-        error.err = FI_ECONNRESET; /* nothing is cancelled here: its connection went */
-    (void)ofi_peer_broke(peer, error.err ? error.err : FI_EIO, "the connection broke");
+    if (fi_cq_readerr(peer->own.cq, &error, 0) >= 0)
+        ofi_peer_lost(peer, error.err);
 }
 
-/* True if something ended. */
+void ofi_op_done(struct ofi_endpoint *endpoint, struct ofi_op *op)
+{
+    if (op->peer) {
+        op->peer->outstanding--;
+        if (op == op->peer->lookup)
+            finish_lookup(op->peer);
+    }
+    finish_op(endpoint, op);
+}
+
+/* On the connection's own route. True if something ended. */
 static bool take_completions(struct ofi_peer *peer)
 {
     struct fi_cq_entry entries[COMPLETIONS];
-    ssize_t n = fi_cq_read(peer->cq, entries, COMPLETIONS);
+    ssize_t n = fi_cq_read(peer->own.cq, entries, COMPLETIONS);
 
     if (n == -FI_EAVAIL)
         take_error(peer);
     else if (n < 0 && n != -FI_EAGAIN)
         (void)ofi_peer_broke(peer, (int)-n, "reading completions");
-    for (ssize_t i = 0; i < n; i++) {
-        struct ofi_op *op = entries[i].op_context;
-        if (!op)
-            continue;
-        peer->outstanding--;
-        if (op == peer->lookup)
-            finish_lookup(peer);
-        finish_op(peer, op);
-    }
+    for (ssize_t i = 0; i < n; i++)
+        if (entries[i].op_context)
+            ofi_op_done(peer->endpoint, entries[i].op_context);
     return n > 0;
+}
+
+bool ofi_is_confirmed(const struct ofi_peer *peer)
+{
+    return peer->confirmed == peer->given;
 }
 
 bool ofi_send_locked(struct ofi_peer *peer)
 {
-    bool moved = false, stalled;
+    bool busy = peer->outstanding || peer->work.kind, moved = false;
 
     if (peer->status)
         return false;
-    if (!peer->outstanding && !peer->work.kind && !peer->wanted &&
-        now_ns() - peer->active_ns > ACTIVE_NS)
+    if (!busy && (peer->endpoint->is_stream || now_ns() - peer->active_ns > ACTIVE_NS))
         return false;
-    moved = take_completions(peer);
+    if (!is_shared(peer)) /* else the endpoint's queue has it */
+        moved = take_completions(peer);
     if (!peer->status && peer->work.kind)
         moved |= advance(peer);
-    stalled = !moved && (peer->outstanding || peer->work.kind || peer->wanted);
-    ofi_peer_watch(peer, stalled);
+    ofi_peer_watch(peer, !moved && (peer->outstanding || peer->work.kind));
     return moved;
 }
 
@@ -353,17 +398,57 @@ static thrum_status_t check_put(const struct ofi_peer *peer, const struct thrum_
     return THRUM_OK;
 }
 
+static bool has_op(const struct ofi_peer *peer)
+{
+    return is_shared(peer) ? peer->endpoint->free_shared != NULL : peer->free_ops != NULL;
+}
+
 /* Room for the next piece of work: OK, IN_PROGRESS, or the connection's error. */
 static thrum_status_t make_room(struct ofi_peer *peer)
 {
-    if (!peer->status && (peer->work.kind || !peer->free_ops))
+    if (!peer->status && (peer->work.kind || !has_op(peer)))
         (void)ofi_send_locked(peer);
     if (peer->status)
         return thrum_plugin_fail(peer->status, "%s", peer->message);
-    return peer->work.kind || !peer->free_ops ? THRUM_IN_PROGRESS : THRUM_OK;
+    return peer->work.kind || !has_op(peer) ? THRUM_IN_PROGRESS : THRUM_OK;
 }
 
-/* Inline data is copied: into the work where libfabric copies it again at once, else into a slot. */
+/* To the other route, once all has arrived that went by this one. OK, IN_PROGRESS, or the connection's error. */
+static thrum_status_t change_route(struct ofi_peer *peer, const struct ofi_route *route)
+{
+    thrum_status_t status;
+
+    if (peer->outstanding)
+        (void)ofi_send_locked(peer);
+    if (peer->outstanding)
+        return THRUM_IN_PROGRESS;
+    if (!ofi_is_confirmed(peer)) {
+        status = ofi_lookup_start(peer, 1);
+        if (status != THRUM_IN_PROGRESS)
+            return thrum_plugin_fail(peer->status, "%s", peer->message);
+        return status;
+    }
+    peer->route = route;
+    thrum_plugin_log(THRUM_LOG_DEBUG, "ofi: to %s by %s route from now on", peer->name,
+                     is_shared(peer) ? "the shared" : "its own");
+    return THRUM_OK;
+}
+
+/* By which route a put goes: small ones by the shared one, after enough of them. */
+static thrum_status_t find_route(struct ofi_peer *peer, bool is_small)
+{
+    const struct ofi_route *route = &peer->own;
+
+    if (!peer->shared.ep)
+        return THRUM_OK;
+    if (!is_small)
+        peer->streak = 0;
+    else if (peer->streak >= OFI_STREAK)
+        route = &peer->shared;
+    return route == peer->route ? THRUM_OK : change_route(peer, route);
+}
+
+/* Inline and small data are copied: into the work where libfabric copies it again at once, else into a slot. */
 static thrum_status_t keep_inline(struct ofi_peer *peer, const struct thrum_fabric_put *put,
                                   struct ofi_work *work)
 {
@@ -381,12 +466,29 @@ static thrum_status_t keep_inline(struct ofi_peer *peer, const struct thrum_fabr
     return THRUM_OK;
 }
 
-/* A line: data right behind their signal's word. They travel in its message. */
+/* A line: data right behind their signal's word. */
 static bool is_line(const struct thrum_fabric_put *put)
 {
     return put->flags & THRUM_PUT_INLINE && put->bytes && put->bytes <= OFI_LINE_BYTES &&
            put->signal_key && put->signal_key == put->remote_key &&
            put->remote_offset == put->signal_offset + 8;
+}
+
+/*
+ * Whether a put is one message, data and signal: lines, and over tcp what else is as short, as each call of libfabric is one
+ * of the kernel. Only what the CPUs of both ends reach.
+ */
+static bool is_one_message(const struct ofi_peer *peer, const struct thrum_fabric_put *put,
+                           const struct ofi_entry *data, const struct ofi_entry *signal)
+{
+    const struct ofi_region *local = put->local_region;
+
+    if (!put->signal_key || signal->write_signals)
+        return false;
+    if (!put->bytes || is_line(put))
+        return true;
+    return peer->endpoint->is_stream && put->bytes <= OFI_JOINED_BYTES && !data->write_signals &&
+           (put->flags & THRUM_PUT_INLINE || local->base);
 }
 
 static void fill_signal(struct ofi_peer *peer, const struct thrum_fabric_put *put,
@@ -404,13 +506,17 @@ static void fill_signal(struct ofi_peer *peer, const struct thrum_fabric_put *pu
     }
 }
 
-/* The data of a line, behind its signal. */
-static thrum_status_t keep_line(struct ofi_peer *peer, const struct thrum_fabric_put *put,
+/* Data that go with their signal. */
+static thrum_status_t keep_data(struct ofi_peer *peer, const struct thrum_fabric_put *put,
                                 struct ofi_work *work)
 {
     char *data = work->signal.data;
 
     work->signal.bytes = (uint16_t)put->bytes;
+    if (!is_line(put)) {
+        work->signal.data_key = put->remote_key;
+        work->signal.data_offset = put->remote_offset;
+    }
     work->left = 0;
     if (put->bytes > sizeof work->signal.data) {
         work->message = ofi_slot_take(peer->endpoint);
@@ -428,22 +534,27 @@ static thrum_status_t accept_put(struct ofi_peer *peer, const struct thrum_fabri
     struct ofi_work work = {.kind = OFI_PUT, .left = put->bytes};
     struct ofi_entry data = {0}, signal = {0};
     thrum_status_t status = make_room(peer);
+    bool is_message, is_small;
 
     if (!status && put->bytes)
         status = resolve(peer, put->remote_key, put->remote_offset, put->bytes, &data);
     if (!status && put->signal_key)
         status = resolve(peer, put->signal_key, put->signal_offset, 8, &signal);
+    is_message = is_one_message(peer, put, &data, &signal);
+    is_small = is_message || (put->signal_key && put->bytes <= OFI_SMALL_BYTES);
+    if (!status)
+        status = find_route(peer, is_small);
     if (status)
         return status;
     work.remote = data.base + put->remote_offset;
     work.rma_key = data.rma_key;
     if (put->signal_key)
         fill_signal(peer, put, &signal, &work);
-    if (is_line(put) && !signal.write_signals) {
-        status = keep_line(peer, put, &work);
+    if (is_message && put->bytes) {
+        status = keep_data(peer, put, &work);
         if (status)
             return status;
-    } else if (put->bytes && put->flags & THRUM_PUT_INLINE) {
+    } else if (put->bytes && (put->flags & THRUM_PUT_INLINE || is_shared(peer))) {
         status = keep_inline(peer, put, &work);
         if (status)
             return status;
@@ -452,6 +563,7 @@ static thrum_status_t accept_put(struct ofi_peer *peer, const struct thrum_fabri
         work.desc = ((const struct ofi_region *)put->local_region)->desc;
     }
     peer->work = work;
+    peer->streak += is_small;
     if (work.inject)
         peer->work.local = peer->work.small;
     (void)advance(peer);
@@ -488,6 +600,8 @@ thrum_status_t ofi_get(void *handle, void *local, void *local_region, size_t byt
     status = make_room(peer);
     if (!status)
         status = resolve(peer, remote_key, remote_offset, bytes, &entry);
+    if (!status)
+        status = find_route(peer, false);
     if (!status) {
         peer->work = (struct ofi_work){.kind = OFI_GET,
                                        .local = local,

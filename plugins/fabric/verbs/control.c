@@ -12,10 +12,12 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <time.h>
 #include <unistd.h>
 
 #define CONTROL_QKEY 0x54485255u
 #define HEADER_BYTES 40 /* in front of each datagram: the GRH */
+#define SENT UINT64_MAX /* the id of a work request that is no receive */
 
 /* ---- sending ---- */
 
@@ -50,25 +52,23 @@ bool verbs_control_send(struct verbs_endpoint *endpoint, unsigned index, struct 
     const struct verbs_port *port = &endpoint->ports[index];
     struct ibv_sge part = {.length = sizeof *message, .lkey = port->device->arena_mr->lkey};
     struct ibv_send_wr request = {
+        .wr_id = SENT,
         .sg_list = &part,
         .num_sge = 1,
         .opcode = IBV_WR_SEND,
         .send_flags = IBV_SEND_SIGNALED,
         .wr.ud = {.ah = ah, .remote_qpn = qpn, .remote_qkey = CONTROL_QKEY}};
     struct ibv_send_wr *bad;
-    bool sent = false;
     void *buffer;
 
     if (!ah)
         return false;
-    pthread_mutex_lock(&endpoint->control_lock);
     buffer = verbs_control_buffer(endpoint, VERBS_PORTS * VERBS_CONTROL_RECEIVES +
-                                                endpoint->control_send++ % VERBS_CONTROL_SENDS);
+                                                atomic_fetch_add(&endpoint->control_send, 1) %
+                                                    VERBS_CONTROL_SENDS);
     memcpy(buffer, message, sizeof *message);
     part.addr = (uint64_t)(uintptr_t)buffer;
-    sent = !ibv_post_send(port->ud, &request, &bad);
-    pthread_mutex_unlock(&endpoint->control_lock);
-    return sent;
+    return !ibv_post_send(port->ud, &request, &bad);
 }
 
 static void post_receive(struct verbs_endpoint *endpoint, unsigned port, uint64_t slot)
@@ -82,7 +82,27 @@ static void post_receive(struct verbs_endpoint *endpoint, unsigned port, uint64_
     (void)ibv_post_recv(endpoint->ports[port].ud, &request, &bad);
 }
 
-/* ---- the receiving side of connections; under control_lock, in the service thread ---- */
+/* From its reset state. 0, or what errno says. */
+static int start_ud(struct verbs_endpoint *endpoint, unsigned index)
+{
+    const struct verbs_port *port = &endpoint->ports[index];
+    struct ibv_qp_attr attr = {
+        .qp_state = IBV_QPS_INIT, .port_num = port->number, .qkey = CONTROL_QKEY};
+
+    if (ibv_modify_qp(port->ud, &attr,
+                      IBV_QP_STATE | IBV_QP_PKEY_INDEX | IBV_QP_PORT | IBV_QP_QKEY))
+        return errno;
+    for (unsigned i = 0; i < VERBS_CONTROL_RECEIVES; i++)
+        post_receive(endpoint, index, i);
+    attr.qp_state = IBV_QPS_RTR;
+    if (ibv_modify_qp(port->ud, &attr, IBV_QP_STATE))
+        return errno;
+    attr.qp_state = IBV_QPS_RTS;
+    attr.sq_psn = 0;
+    return ibv_modify_qp(port->ud, &attr, IBV_QP_STATE | IBV_QP_SQ_PSN) ? errno : 0;
+}
+
+/* ---- the receiving side of connections, in the service thread ---- */
 
 int verbs_qp_init(struct ibv_qp *qp, const struct verbs_port *port, int access)
 {
@@ -93,12 +113,9 @@ int verbs_qp_init(struct ibv_qp *qp, const struct verbs_port *port, int access)
                          IBV_QP_STATE | IBV_QP_PKEY_INDEX | IBV_QP_PORT | IBV_QP_ACCESS_FLAGS);
 }
 
-static void close_inbound_lane(struct verbs_inbound_lane *lane)
+static void close_inbound_lane(struct verbs_endpoint *endpoint, struct verbs_inbound_lane *lane)
 {
-    if (lane->qp)
-        ibv_destroy_qp(lane->qp);
-    if (lane->ah)
-        ibv_destroy_ah(lane->ah);
+    verbs_close_later(endpoint, lane->qp, NULL, lane->ah);
     lane->qp = NULL;
     lane->ah = NULL;
 }
@@ -106,7 +123,7 @@ static void close_inbound_lane(struct verbs_inbound_lane *lane)
 static void free_inbound(struct verbs_endpoint *endpoint, struct verbs_inbound *inbound)
 {
     for (unsigned i = 0; i < VERBS_LANES; i++)
-        close_inbound_lane(&inbound->lanes[i]);
+        close_inbound_lane(endpoint, &inbound->lanes[i]);
     endpoint->word_used[inbound->word] = 0;
     free(inbound);
 }
@@ -206,7 +223,7 @@ static void take_hello(struct verbs_endpoint *endpoint, const struct verbs_messa
         return;
     if (hello->attempt > lane->attempt) {
         port = &endpoint->ports[hello->port];
-        close_inbound_lane(lane);
+        close_inbound_lane(endpoint, lane);
         answer.mtu = (uint8_t)(hello->mtu < port->mtu ? hello->mtu : port->mtu);
         error = open_inbound_lane(endpoint, lane, hello, answer.mtu);
         lane->attempt = hello->attempt;
@@ -220,12 +237,10 @@ static void take_hello(struct verbs_endpoint *endpoint, const struct verbs_messa
         }
         lane->answer = answer;
     }
-    pthread_mutex_unlock(&endpoint->control_lock);
     verbs_control_send(endpoint, lane->port, lane->ah, lane->ud_qpn, &lane->answer);
-    pthread_mutex_lock(&endpoint->control_lock);
 }
 
-/* When the queue pair is gone, nothing that was sent to it can arrive any more; and then the word stands still. */
+/* When the queue pair is reset, nothing that was sent to it can arrive any more; and then the word stands still. */
 static void take_fence(struct verbs_endpoint *endpoint, const struct verbs_message *fence)
 {
     struct verbs_inbound *inbound = find_inbound(endpoint, fence->connection);
@@ -241,17 +256,15 @@ static void take_fence(struct verbs_endpoint *endpoint, const struct verbs_messa
         return;
     lane = &inbound->lanes[fence->lane];
     by = &inbound->lanes[fence->by];
-    if (fence->attempt >= lane->attempt && lane->qp) {
-        ibv_destroy_qp(lane->qp);
+    if (fence->attempt >= lane->attempt) {
+        verbs_close_later(endpoint, lane->qp, NULL, NULL);
         lane->qp = NULL;
     }
     if (fence->attempt > lane->fenced)
         lane->fenced = fence->attempt;
     answer.number = atomic_load_explicit((_Atomic uint64_t *)&endpoint->words[inbound->word],
                                          memory_order_acquire);
-    pthread_mutex_unlock(&endpoint->control_lock);
     verbs_control_send(endpoint, by->port, by->ah, by->ud_qpn, &answer);
-    pthread_mutex_lock(&endpoint->control_lock);
 }
 
 static void take_bye(struct verbs_endpoint *endpoint, uint64_t connection)
@@ -269,20 +282,48 @@ static void take_bye(struct verbs_endpoint *endpoint, uint64_t connection)
 
 /* ---- receiving ---- */
 
-static void take_answer(struct verbs_endpoint *endpoint, const struct verbs_message *answer)
+/* One that finds no room is lost, as datagrams may be. */
+static void keep_answer(struct verbs_endpoint *endpoint, const struct verbs_message *answer)
 {
-    struct verbs_peer *peer;
-
-    pthread_mutex_lock(&endpoint->lock);
-    peer = endpoint->peers;
-    while (peer && peer->connection != answer->connection)
-        peer = peer->next;
-    if (peer && answer->lane < peer->nlanes &&
-        answer->attempt == peer->lanes[answer->lane].attempt) {
-        peer->lanes[answer->lane].answer = *answer;
+    pthread_mutex_lock(&endpoint->mail_lock);
+    if (endpoint->nanswers < VERBS_ANSWERS) {
+        endpoint->answers[endpoint->nanswers++] = *answer;
+        atomic_store_explicit(&endpoint->has_answers, true, memory_order_release);
         pthread_cond_broadcast(&endpoint->answered);
     }
-    pthread_mutex_unlock(&endpoint->lock);
+    pthread_mutex_unlock(&endpoint->mail_lock);
+}
+
+unsigned verbs_answers_take(struct verbs_endpoint *endpoint, struct verbs_message *out,
+                            unsigned max)
+{
+    unsigned n;
+
+    if (!atomic_load_explicit(&endpoint->has_answers, memory_order_acquire))
+        return 0;
+    pthread_mutex_lock(&endpoint->mail_lock);
+    n = (unsigned)min_u64(max, endpoint->nanswers);
+    memcpy(out, endpoint->answers, n * sizeof *out);
+    endpoint->nanswers -= n;
+    memmove(endpoint->answers, endpoint->answers + n, endpoint->nanswers * sizeof *out);
+    atomic_store_explicit(&endpoint->has_answers, endpoint->nanswers > 0, memory_order_release);
+    pthread_mutex_unlock(&endpoint->mail_lock);
+    return n;
+}
+
+void verbs_answers_wait(struct verbs_endpoint *endpoint, int64_t wait_ns)
+{
+    struct timespec until;
+    int error = 0;
+
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    until.tv_nsec += wait_ns;
+    until.tv_sec += until.tv_nsec / 1000000000;
+    until.tv_nsec %= 1000000000;
+    pthread_mutex_lock(&endpoint->mail_lock);
+    while (!endpoint->nanswers && !error)
+        error = pthread_cond_timedwait(&endpoint->answered, &endpoint->mail_lock, &until);
+    pthread_mutex_unlock(&endpoint->mail_lock);
 }
 
 static void take_message(struct verbs_endpoint *endpoint, const struct verbs_message *message)
@@ -298,25 +339,42 @@ static void take_message(struct verbs_endpoint *endpoint, const struct verbs_mes
     case VERBS_WELCOME:
     case VERBS_REFUSED:
     case VERBS_FENCED:
-        take_answer(endpoint, message);
+        keep_answer(endpoint, message);
+        return;
+    case VERBS_HELLO:
+        take_hello(endpoint, message);
+        return;
+    case VERBS_FENCE:
+        take_fence(endpoint, message);
+        return;
+    case VERBS_BYE:
+        take_bye(endpoint, message->connection);
         return;
     default:
-        break;
+        return;
     }
-    pthread_mutex_lock(&endpoint->control_lock);
-    if (message->kind == VERBS_HELLO)
-        take_hello(endpoint, message);
-    else if (message->kind == VERBS_FENCE)
-        take_fence(endpoint, message);
-    else if (message->kind == VERBS_BYE)
-        take_bye(endpoint, message->connection);
-    pthread_mutex_unlock(&endpoint->control_lock);
+}
+
+/* A datagram that found no way out may have stopped the queue pair (Soft-RoCE). What was under way is lost. */
+static void mend_ud(struct verbs_endpoint *endpoint, unsigned index)
+{
+    struct verbs_port *port = &endpoint->ports[index];
+    struct ibv_qp_attr attr = {.qp_state = IBV_QPS_RESET};
+    struct ibv_qp_init_attr init;
+
+    if (ibv_query_qp(port->ud, &attr, IBV_QP_STATE, &init) || attr.qp_state == IBV_QPS_RTS)
+        return;
+    attr.qp_state = IBV_QPS_RESET;
+    if (ibv_modify_qp(port->ud, &attr, IBV_QP_STATE) || start_ud(endpoint, index))
+        thrum_plugin_log(THRUM_LOG_WARN, "verbs: %s: its queue pair for control messages is broken",
+                         port->name);
 }
 
 static void take_datagrams(struct verbs_endpoint *endpoint, unsigned index)
 {
     struct verbs_port *port = &endpoint->ports[index];
     struct verbs_message message;
+    bool broken = false;
     struct ibv_cq *cq;
     struct ibv_wc wc;
     void *context;
@@ -329,7 +387,8 @@ static void take_datagrams(struct verbs_endpoint *endpoint, unsigned index)
     while (ibv_poll_cq(cq, 1, &wc) > 0) {
         const char *buffer;
 
-        if (!(wc.opcode & IBV_WC_RECV) || wc.status == IBV_WC_WR_FLUSH_ERR)
+        broken |= wc.status != IBV_WC_SUCCESS;
+        if (wc.wr_id == SENT || wc.status == IBV_WC_WR_FLUSH_ERR)
             continue;
         buffer =
             verbs_control_buffer(endpoint, index * VERBS_CONTROL_RECEIVES + (unsigned)wc.wr_id);
@@ -339,6 +398,8 @@ static void take_datagrams(struct verbs_endpoint *endpoint, unsigned index)
         }
         post_receive(endpoint, index, wc.wr_id);
     }
+    if (broken)
+        mend_ud(endpoint, index);
 }
 
 /* ---- events of devices ---- */
@@ -349,14 +410,14 @@ static void keep_event(struct verbs_endpoint *endpoint, enum thrum_fabric_event_
     char name[sizeof endpoint->ports[port].name];
 
     memcpy(name, endpoint->ports[port].name, sizeof name);
-    pthread_mutex_lock(&endpoint->control_lock);
+    pthread_mutex_lock(&endpoint->mail_lock);
     if (endpoint->nevents < VERBS_EVENTS) {
         struct thrum_fabric_event *event = &endpoint->events[endpoint->nevents++];
         *event = (struct thrum_fabric_event){.kind = kind, .port = port};
         snprintf(event->text, sizeof event->text, "%s: %s", name, text);
         atomic_store_explicit(&endpoint->has_events, true, memory_order_release);
     }
-    pthread_mutex_unlock(&endpoint->control_lock);
+    pthread_mutex_unlock(&endpoint->mail_lock);
 }
 
 size_t verbs_get_events(void *handle, struct thrum_fabric_event *events_out, size_t max)
@@ -366,13 +427,13 @@ size_t verbs_get_events(void *handle, struct thrum_fabric_event *events_out, siz
 
     if (!atomic_load_explicit(&endpoint->has_events, memory_order_acquire))
         return 0;
-    pthread_mutex_lock(&endpoint->control_lock);
+    pthread_mutex_lock(&endpoint->mail_lock);
     n = min_u64(max, endpoint->nevents);
     memcpy(events_out, endpoint->events, n * sizeof *events_out);
     endpoint->nevents -= (unsigned)n;
     memmove(endpoint->events, endpoint->events + n, endpoint->nevents * sizeof *events_out);
     atomic_store_explicit(&endpoint->has_events, endpoint->nevents > 0, memory_order_release);
-    pthread_mutex_unlock(&endpoint->control_lock);
+    pthread_mutex_unlock(&endpoint->mail_lock);
     return n;
 }
 
@@ -463,8 +524,6 @@ static thrum_status_t open_ud(struct verbs_endpoint *endpoint, unsigned index)
                                             .max_send_sge = 1,
                                             .max_recv_sge = 1},
                                     .qp_type = IBV_QPT_UD};
-    struct ibv_qp_attr attr = {
-        .qp_state = IBV_QPS_INIT, .port_num = port->number, .qkey = CONTROL_QKEY};
 
     port->channel = ibv_create_comp_channel(port->device->context);
     if (!port->channel)
@@ -477,18 +536,8 @@ static thrum_status_t open_ud(struct verbs_endpoint *endpoint, unsigned index)
     port->ud = ibv_create_qp(port->device->pd, &init);
     if (!port->ud)
         return verbs_fail(errno, "verbs: %s: no queue pair for control messages", port->name);
-    if (ibv_modify_qp(port->ud, &attr,
-                      IBV_QP_STATE | IBV_QP_PKEY_INDEX | IBV_QP_PORT | IBV_QP_QKEY))
-        return verbs_fail(errno, "verbs: %s: cannot set up its queue pair", port->name);
-    for (unsigned i = 0; i < VERBS_CONTROL_RECEIVES; i++)
-        post_receive(endpoint, index, i);
-    attr.qp_state = IBV_QPS_RTR;
-    if (ibv_req_notify_cq(port->cq, 0) || ibv_modify_qp(port->ud, &attr, IBV_QP_STATE))
-        return verbs_fail(errno, "verbs: %s: cannot receive control messages", port->name);
-    attr.qp_state = IBV_QPS_RTS;
-    attr.sq_psn = 0;
-    if (ibv_modify_qp(port->ud, &attr, IBV_QP_STATE | IBV_QP_SQ_PSN))
-        return verbs_fail(errno, "verbs: %s: cannot send control messages", port->name);
+    if (ibv_req_notify_cq(port->cq, 0) || start_ud(endpoint, index))
+        return verbs_fail(errno, "verbs: %s: cannot exchange control messages", port->name);
     return THRUM_OK;
 }
 

@@ -7,6 +7,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#define ANSWER_NS 10000000000 /* given to a receiver that can be reached and does not answer */
+
 static void name_lane(const struct verbs_peer *peer, unsigned index, char *text, size_t bytes)
 {
     const struct verbs_lane *lane = &peer->lanes[index];
@@ -25,7 +27,7 @@ void verbs_lane_failed(struct verbs_peer *peer, unsigned index, const char *why)
     if (lane->state != LANE_UP || peer->status)
         return;
     name_lane(peer, index, name, sizeof name);
-    verbs_lane_close(lane);
+    verbs_lane_close(peer->endpoint, lane);
     if (!peer->numbered) {
         lane->state = LANE_DOWN;
         (void)verbs_peer_fail(peer, THRUM_ERR_UNREACHABLE, "%s: %.60s", name, why);
@@ -102,10 +104,47 @@ static void choose_primary(struct verbs_peer *peer)
             peer->primary = (int)i;
 }
 
-/* No lane serves: for how long is that borne? */
+static const char *describe(const struct verbs_peer *peer, const struct verbs_lane *lane)
+{
+    if (!atomic_load(&peer->endpoint->ports[lane->port].up))
+        return "the port is down";
+    switch (lane->state) {
+    case LANE_UP:
+        return "up";
+    case LANE_HELLO:
+        return lane->why[0] ? lane->why : "no answer";
+    default:
+        return lane->why;
+    }
+}
+
+void verbs_lanes_describe(const struct verbs_peer *peer, char *text, size_t bytes)
+{
+    char name[160];
+
+    text[0] = 0;
+    for (unsigned i = 0; i < peer->nlanes; i++) {
+        size_t used = strlen(text);
+        name_lane(peer, i, name, sizeof name);
+        snprintf(text + used, bytes - used, "%s%s: %s", used ? "; " : "", name,
+                 describe(peer, &peer->lanes[i]));
+    }
+}
+
+static bool is_any_up(const struct verbs_peer *peer)
+{
+    for (unsigned i = 0; i < peer->nlanes; i++)
+        if (peer->lanes[i].state == LANE_UP)
+            return true;
+    return false;
+}
+
+/* No lane serves: for how long is that borne? A receiver that is only asked what has arrived may take its time. */
 static void mind_loss(struct verbs_peer *peer, int64_t now)
 {
-    char text[200] = "", name[160];
+    bool up = is_any_up(peer);
+    int64_t patience = peer->endpoint->settings.recovery_ns + (up ? ANSWER_NS : 0);
+    char text[200];
 
     if (peer->primary >= 0) {
         peer->lost_ns = 0;
@@ -113,21 +152,20 @@ static void mind_loss(struct verbs_peer *peer, int64_t now)
     }
     if (!peer->lost_ns)
         peer->lost_ns = now;
-    if (now - peer->lost_ns < peer->endpoint->settings.recovery_ns)
+    if (now - peer->lost_ns < patience)
         return;
-    for (unsigned i = 0; i < peer->nlanes; i++) {
-        size_t used = strlen(text);
-        name_lane(peer, i, name, sizeof name);
-        snprintf(text + used, sizeof text - used, "%s%s: %s", used ? "; " : "", name,
-                 peer->lanes[i].why);
-    }
-    (void)verbs_peer_fail(peer, THRUM_ERR_UNREACHABLE, "no port leads there any more: %s", text);
+    verbs_lanes_describe(peer, text, sizeof text);
+    (void)verbs_peer_fail(peer, THRUM_ERR_UNREACHABLE, "%s: %s",
+                          up ? "it does not say what arrived before a port failed"
+                             : "no port leads there any more",
+                          text);
 }
 
 bool verbs_peer_mend(struct verbs_peer *peer, int64_t now, bool ports_changed)
 {
     bool moved = false, unsettled = false;
 
+    verbs_peers_answered(peer->endpoint);
     for (unsigned i = 0; i < peer->nlanes && !peer->status; i++) {
         struct verbs_lane *lane = &peer->lanes[i];
 

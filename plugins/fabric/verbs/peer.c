@@ -5,18 +5,14 @@
 #include "verbs.h"
 
 #include <errno.h>
-#include <poll.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <fcntl.h>
-#include <sys/stat.h>
-#include <sys/syscall.h>
-#include <time.h>
 #include <unistd.h>
 
 #define LOOK_NS 5000000 /* between two looks at a process */
+#define ANSWER_NS 20000000 /* that connect waits for an answer before it looks after its lanes */
 #define REPEAT_NS 60000000 /* of a question without an answer */
 #define HELLO_NS 2000000000 /* after which a lane is given up for a while */
 #define PAUSE_NS 100000000 /* the first time; then twice as long, up to: */
@@ -54,30 +50,6 @@ thrum_status_t verbs_peer_error(void *handle, const char **message_out)
 
 /* ---- is it alive? ---- */
 
-uint64_t verbs_boot_hash(void)
-{
-    char boot[64] = "";
-    uint64_t h = 0xcbf29ce484222325u;
-    int fd = open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC);
-    ssize_t n = fd < 0 ? 0 : read(fd, boot, sizeof boot);
-    struct stat namespace = {0};
-
-    if (fd >= 0)
-        close(fd);
-    for (ssize_t i = 0; i < n; i++)
-        h = (h ^ (uint8_t)boot[i]) * 0x100000001b3u;
-    if (n <= 0 || stat("/proc/self/ns/pid", &namespace))
-        return 0; /* then no pid of another process means anything */
-    return (h ^ namespace.st_ino) * 0x100000001b3u;
-}
-
-static bool is_process_gone(const struct verbs_peer *peer)
-{
-    struct pollfd entry = {.fd = peer->pid_fd, .events = POLLIN};
-
-    return peer->pid_fd >= 0 && poll(&entry, 1, 0) > 0;
-}
-
 static thrum_status_t fail_gone(struct verbs_peer *peer)
 {
     return verbs_peer_fail(peer, THRUM_ERR_PEER_DEAD, "the process has ended");
@@ -88,42 +60,40 @@ void verbs_peer_watch(struct verbs_peer *peer, int64_t now)
     if (peer->status || now - peer->looked_ns < LOOK_NS)
         return;
     peer->looked_ns = now;
-    if (is_process_gone(peer))
+    if (process_is_gone(peer->pid_fd))
         (void)fail_gone(peer);
 }
 
 static thrum_status_t check_alive(struct verbs_peer *peer)
 {
     const struct verbs_address *theirs = &peer->address;
+    int error = process_watch(theirs->boot, theirs->pid, theirs->token, &peer->pid_fd);
 
-    if (!theirs->boot || theirs->boot != peer->endpoint->address.boot)
-        return THRUM_OK;
-    if (theirs->pid == getpid() && !verbs_endpoint_is_here(theirs->token))
+    if (error == ENOENT)
         return verbs_peer_fail(peer, THRUM_ERR_PEER_DEAD, "the endpoint is closed");
-    peer->pid_fd = (int)syscall(SYS_pidfd_open, theirs->pid, 0);
-    if ((peer->pid_fd < 0 && errno == ESRCH) || is_process_gone(peer))
+    if (error == ESRCH)
         return fail_gone(peer);
-    if (peer->pid_fd < 0 && (errno == EMFILE || errno == ENFILE))
-        return verbs_fail(errno, "verbs: no descriptor for a connection");
+    if (error)
+        return verbs_fail(error, "verbs: no descriptor for a connection");
     return THRUM_OK;
 }
 
 /* ---- lanes ---- */
 
-void verbs_lane_close(struct verbs_lane *lane)
+void verbs_lane_close(struct verbs_endpoint *endpoint, struct verbs_lane *lane)
 {
-    if (lane->qp)
-        ibv_destroy_qp(lane->qp);
-    if (lane->cq)
-        ibv_destroy_cq(lane->cq);
+    verbs_close_later(endpoint, lane->qp, lane->cq, NULL);
     lane->qp = NULL;
     lane->cq = NULL;
 }
 
 /* Tries again later. */
-static void give_up(struct verbs_lane *lane, int64_t now, const char *what, int error)
+static void give_up(struct verbs_peer *peer, unsigned index, int64_t now, const char *what,
+                    int error)
 {
-    verbs_lane_close(lane);
+    struct verbs_lane *lane = &peer->lanes[index];
+
+    verbs_lane_close(peer->endpoint, lane);
     if (what)
         snprintf(lane->why, sizeof lane->why, "%s: %s", what, strerror(error));
     lane->state = LANE_DOWN;
@@ -173,7 +143,7 @@ static thrum_status_t begin_lane(struct verbs_peer *peer, unsigned index, int64_
     if (!peer->ah[index]) {
         peer->ah[index] = verbs_way(endpoint, lane->port, to->gid, to->lid);
         if (!peer->ah[index]) {
-            give_up(lane, now_ns(), "no way there", errno);
+            give_up(peer, index, now_ns(), "no way there", errno);
             return THRUM_ERR_UNREACHABLE;
         }
     }
@@ -184,7 +154,7 @@ static thrum_status_t begin_lane(struct verbs_peer *peer, unsigned index, int64_
     lane->qp = ibv_create_qp(port->device->pd, &init);
     if (!lane->qp || verbs_qp_init(lane->qp, port, 0)) {
         int error = errno;
-        verbs_lane_close(lane);
+        verbs_lane_close(endpoint, lane);
         return verbs_fail(error, "verbs: %s: no queue pair for %s", port->name, peer->name);
     }
     lane->attempt++;
@@ -245,14 +215,14 @@ static void take_hello_answer(struct verbs_peer *peer, unsigned index, int64_t n
     if (lane->answer.kind == VERBS_WELCOME) {
         error = finish_lane(peer, index);
         if (error)
-            give_up(lane, now, "cannot be set up", error);
+            give_up(peer, index, now, "cannot be set up", error);
     } else {
         char text[sizeof lane->answer.text];
         memcpy(text, lane->answer.text, sizeof text);
         text[sizeof text - 1] = 0;
         snprintf(lane->why, sizeof lane->why, "refused by the peer: %s", text);
         lane->refused = true;
-        give_up(lane, now, NULL, 0);
+        give_up(peer, index, now, NULL, 0);
     }
 }
 
@@ -282,6 +252,21 @@ static void send_fence(struct verbs_peer *peer, unsigned index, int64_t now)
     }
 }
 
+void verbs_peers_answered(struct verbs_endpoint *endpoint)
+{
+    struct verbs_message answer;
+
+    while (verbs_answers_take(endpoint, &answer, 1)) {
+        struct verbs_peer *peer = endpoint->peers;
+
+        while (peer && peer->connection != answer.connection)
+            peer = peer->next;
+        if (peer && answer.lane < peer->nlanes &&
+            answer.attempt == peer->lanes[answer.lane].attempt)
+            peer->lanes[answer.lane].answer = answer;
+    }
+}
+
 bool verbs_lane_step(struct verbs_peer *peer, unsigned index, int64_t now)
 {
     struct verbs_lane *lane = &peer->lanes[index];
@@ -299,7 +284,7 @@ bool verbs_lane_step(struct verbs_peer *peer, unsigned index, int64_t now)
             return true;
         }
         if (now - lane->began_ns > HELLO_NS)
-            give_up(lane, now, "no answer", ETIMEDOUT);
+            give_up(peer, index, now, "no answer", ETIMEDOUT);
         else if (now - lane->sent_ns > REPEAT_NS)
             send_hello(peer, index, now);
         return false;
@@ -351,7 +336,6 @@ static void plan_lanes(struct verbs_peer *peer)
             lane->port = (uint8_t)i;
             lane->remote_port = partner_of(peer, i);
             lane->state = LANE_DOWN;
-            snprintf(lane->why, sizeof lane->why, "port is down");
         }
     }
     peer->numbered = peer->nlanes > 1;
@@ -408,14 +392,14 @@ static bool lanes_wanted(const struct verbs_peer *peer, bool *one_is_up)
 
 static thrum_status_t fail_connect(struct verbs_peer *peer)
 {
-    const struct verbs_lane *lane = &peer->lanes[0];
     bool refused = false;
+    char text[200];
 
     for (unsigned i = 0; i < peer->nlanes; i++)
         refused |= peer->lanes[i].refused;
+    verbs_lanes_describe(peer, text, sizeof text);
     return verbs_peer_fail(peer, refused ? THRUM_ERR_LIMIT : THRUM_ERR_UNREACHABLE,
-                           "no connection by port %s: %s", peer->endpoint->ports[lane->port].name,
-                           lane->why);
+                           "no connection: %s", text);
 }
 
 /* All lanes, or after half a second those that are there. Under lock, which it lets go of while it waits. */
@@ -432,15 +416,12 @@ static thrum_status_t make_lanes(struct verbs_peer *peer)
                 return status;
         }
     while (lanes_wanted(peer, &up) && !(up && now - start > 500000000)) {
-        struct timespec until;
-
-        clock_gettime(CLOCK_MONOTONIC, &until);
-        until.tv_nsec += 20000000;
-        until.tv_sec += until.tv_nsec / 1000000000;
-        until.tv_nsec %= 1000000000;
-        pthread_cond_timedwait(&endpoint->answered, &endpoint->lock, &until);
+        pthread_mutex_unlock(&endpoint->lock);
+        verbs_answers_wait(endpoint, ANSWER_NS);
+        pthread_mutex_lock(&endpoint->lock);
+        verbs_peers_answered(endpoint);
         now = now_ns();
-        if (is_process_gone(peer))
+        if (process_is_gone(peer->pid_fd))
             return fail_gone(peer);
         if (now - start > VERBS_CONNECT_MS * 1000000ll)
             break;
@@ -453,7 +434,7 @@ static thrum_status_t make_lanes(struct verbs_peer *peer)
 static void free_peer(struct verbs_peer *peer)
 {
     for (unsigned i = 0; i < peer->nlanes; i++) {
-        verbs_lane_close(&peer->lanes[i]);
+        verbs_lane_close(peer->endpoint, &peer->lanes[i]);
         if (peer->ah[i])
             ibv_destroy_ah(peer->ah[i]);
     }
@@ -545,7 +526,7 @@ void verbs_disconnect(void *handle)
     unlink_peer(peer);
     say_bye(peer);
     for (unsigned i = 0; i < peer->nlanes; i++)
-        verbs_lane_close(&peer->lanes[i]);
+        verbs_lane_close(endpoint, &peer->lanes[i]);
     for (uint64_t i = peer->head; i < peer->tail; i++)
         if (verbs_op(peer, i)->slot)
             verbs_slot_free(endpoint, verbs_op(peer, i)->slot);

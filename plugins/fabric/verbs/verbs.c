@@ -9,14 +9,6 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
-static struct {
-    pthread_mutex_t lock;
-    struct open_endpoint {
-        struct open_endpoint *next;
-        uint64_t token;
-    } * first;
-} endpoints = {.lock = PTHREAD_MUTEX_INITIALIZER};
-
 thrum_status_t verbs_fail(int error, const char *format, ...)
 {
     struct rlimit limit = {0};
@@ -41,48 +33,6 @@ thrum_status_t verbs_fail(int error, const char *format, ...)
                              text, strerror(error));
 }
 
-/* ---- which endpoints are open here ---- */
-
-static bool add_open(uint64_t token)
-{
-    struct open_endpoint *entry = malloc(sizeof *entry);
-
-    if (!entry)
-        return false;
-    entry->token = token;
-    pthread_mutex_lock(&endpoints.lock);
-    entry->next = endpoints.first;
-    endpoints.first = entry;
-    pthread_mutex_unlock(&endpoints.lock);
-    return true;
-}
-
-static void remove_open(uint64_t token)
-{
-    struct open_endpoint **link = &endpoints.first, *entry;
-
-    pthread_mutex_lock(&endpoints.lock);
-    while (*link && (*link)->token != token)
-        link = &(*link)->next;
-    entry = *link;
-    if (entry)
-        *link = entry->next;
-    pthread_mutex_unlock(&endpoints.lock);
-    free(entry);
-}
-
-bool verbs_endpoint_is_here(uint64_t token)
-{
-    const struct open_endpoint *entry;
-
-    pthread_mutex_lock(&endpoints.lock);
-    entry = endpoints.first;
-    while (entry && entry->token != token)
-        entry = entry->next;
-    pthread_mutex_unlock(&endpoints.lock);
-    return entry != NULL;
-}
-
 /* ---- opening ---- */
 
 static void fill_address(struct verbs_endpoint *endpoint)
@@ -91,7 +41,7 @@ static void fill_address(struct verbs_endpoint *endpoint)
     char host[65] = "";
 
     address->magic = VERBS_MAGIC;
-    address->boot = verbs_boot_hash();
+    address->boot = process_boot_hash();
     address->pid = getpid();
     address->nports = (uint8_t)endpoint->nports;
     gethostname(host, sizeof host - 1);
@@ -114,11 +64,12 @@ static struct verbs_endpoint *allocate(void)
     if (!endpoint)
         return NULL;
     pthread_mutex_init(&endpoint->lock, NULL);
-    pthread_mutex_init(&endpoint->control_lock, NULL);
+    pthread_mutex_init(&endpoint->mail_lock, NULL);
     pthread_condattr_init(&clock);
     pthread_condattr_setclock(&clock, CLOCK_MONOTONIC);
     pthread_cond_init(&endpoint->answered, &clock);
     pthread_condattr_destroy(&clock);
+    verbs_closer_init(&endpoint->closer);
     endpoint->stop_fd = -1;
     endpoint->address.token = verbs_random();
     return endpoint;
@@ -127,10 +78,11 @@ static struct verbs_endpoint *allocate(void)
 static void destroy(struct verbs_endpoint *endpoint)
 {
     verbs_control_close(endpoint);
+    verbs_closer_finish(&endpoint->closer);
     verbs_arena_destroy(endpoint);
     verbs_ports_close(endpoint);
     pthread_cond_destroy(&endpoint->answered);
-    pthread_mutex_destroy(&endpoint->control_lock);
+    pthread_mutex_destroy(&endpoint->mail_lock);
     pthread_mutex_destroy(&endpoint->lock);
     free(endpoint);
 }
@@ -152,13 +104,12 @@ static thrum_status_t open_endpoint(const char *device, void **endpoint_out,
         status = verbs_arena_register(endpoint);
     if (!status)
         status = verbs_control_open(endpoint);
-    if (!status && !add_open(endpoint->address.token))
-        status = thrum_plugin_fail(THRUM_ERR_NO_MEMORY, "verbs: no memory for an endpoint");
     if (status) {
         destroy(endpoint);
         return status;
     }
     fill_address(endpoint);
+    process_endpoint_add(&endpoint->open, endpoint->address.token);
     memset(address_out, 0, sizeof *address_out);
     memcpy(address_out->bytes, &endpoint->address, sizeof endpoint->address);
     *endpoint_out = endpoint;
@@ -186,7 +137,7 @@ static void close_endpoint(void *handle)
 
     if (!endpoint)
         return;
-    remove_open(endpoint->address.token);
+    process_endpoint_remove(&endpoint->open);
     while (endpoint->peers)
         verbs_disconnect(endpoint->peers);
     log_counters(endpoint);

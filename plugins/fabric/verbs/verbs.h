@@ -9,6 +9,7 @@
  *   peer.c      connections as their sender sees them: lanes made on demand, errors
  *   send.c      put, get, flush: what is posted where, and what its completion means
  *   failover.c  a lane that failed: fence, replay on another one, its return
+ *   closer.c    a thread that destroys queue pairs, which may take long
  *
  * A connection has one direction and one or more lanes: pairs of queue pairs, over one or more ports. Its work is a ring
  * of operations in order. All signals, and the data of small puts, go over one lane, the primary: RC queue pairs execute
@@ -23,7 +24,8 @@
  * data of signal A is in place, the signal itself is written again, which is the same word with the same value; nothing
  * behind A has been signalled, so it is sent again. Hence no put is lost, and no data is written after its signal.
  *
- * Locks: endpoint->lock, and then control_lock. The service thread holds neither while it waits.
+ * Locks: endpoint->lock, and then mail_lock, which nobody holds for long. The service thread never takes the former: a
+ * thread that waits for data has it most of the time, and might have it for very long (pthread's locks are not fair).
  */
 #ifndef VERBS_H
 #define VERBS_H
@@ -37,6 +39,7 @@
 #include <thrum/fabric_plugin.h>
 #include <thrum/plugin.h>
 
+#include "../common/process.h"
 #include "base/base.h"
 
 #define VERBS_MAGIC 0x3153424556524854u /* "THRVEBS1": plugin and version */
@@ -54,6 +57,7 @@
 #define VERBS_REPLAYS 16 /* of the same operation; then it is not the lanes' fault */
 #define VERBS_KEYS 64 /* directory entries that a connection remembers */
 #define VERBS_EVENTS 64
+#define VERBS_ANSWERS 64
 #define VERBS_CONTROL_RECEIVES 64 /* posted on each port */
 #define VERBS_CONTROL_SENDS 64 /* buffers of an endpoint, in turn */
 #define VERBS_SCRATCH (VERBS_PORTS * VERBS_CONTROL_RECEIVES + VERBS_CONTROL_SENDS)
@@ -160,7 +164,7 @@ struct verbs_message {
 };
 _Static_assert(sizeof(struct verbs_message) <= 256 - 40, "fits the smallest MTU with its header");
 
-/* The receiving side of a connection. Under control_lock. */
+/* The receiving side of a connection. The service thread's. */
 struct verbs_inbound_lane {
     struct ibv_qp *qp; /* NULL: fenced */
     struct ibv_ah *ah;
@@ -268,13 +272,29 @@ struct verbs_peer {
     char message[VERBS_TEXT_BYTES];
 };
 
+/* What is to be destroyed, in this order. */
+struct verbs_closing {
+    struct verbs_closing *next;
+    struct ibv_qp *qp;
+    struct ibv_cq *cq;
+    struct ibv_ah *ah;
+};
+
+struct verbs_closer {
+    pthread_mutex_t lock; /* all that follows; nothing else is taken under it */
+    pthread_cond_t changed;
+    struct verbs_closing *first;
+    pthread_t thread;
+    bool has_thread, stop;
+};
+
 struct verbs_counters {
     uint64_t puts, signals, written, copied, striped, failovers;
 };
 
 struct verbs_endpoint {
+    struct process_endpoint open;
     pthread_mutex_t lock; /* all that follows, and all of its peers */
-    pthread_cond_t answered;
     struct verbs_peer *peers;
     struct verbs_settings settings;
     struct verbs_device devices[VERBS_PORTS];
@@ -295,16 +315,20 @@ struct verbs_endpoint {
     uint16_t free_slots[VERBS_SLOTS];
     unsigned nfree;
 
-    pthread_mutex_t control_lock; /* the rest */
+    /* The service thread's, until it has ended. */
     struct verbs_inbound *inbound;
-    uint32_t words_high;
     uint8_t word_used[VERBS_INBOUND];
-    unsigned control_send; /* next buffer for a control message */
     bool warned;
-    struct thrum_fabric_event events[VERBS_EVENTS];
-    unsigned nevents;
-    _Atomic bool has_events;
 
+    pthread_mutex_t mail_lock; /* what the service thread has for the others: */
+    pthread_cond_t answered;
+    struct verbs_message answers[VERBS_ANSWERS];
+    struct thrum_fabric_event events[VERBS_EVENTS];
+    unsigned nanswers, nevents;
+    _Atomic bool has_answers, has_events;
+
+    struct verbs_closer closer;
+    _Atomic unsigned control_send; /* next buffer for a control message */
     pthread_t thread;
     bool has_thread;
     int stop_fd;
@@ -346,6 +370,11 @@ struct ibv_ah *verbs_way(struct verbs_endpoint *endpoint, unsigned port, const u
 struct ibv_ah_attr verbs_way_attr(const struct verbs_endpoint *endpoint, unsigned port,
                                   const uint8_t gid[16], uint16_t lid);
 int verbs_qp_init(struct ibv_qp *qp, const struct verbs_port *port, int access);
+/* Answers that came for this endpoint's connections, at most `max`. */
+unsigned verbs_answers_take(struct verbs_endpoint *endpoint, struct verbs_message *out,
+                            unsigned max);
+/* Waits until there are some, or some milliseconds are over. */
+void verbs_answers_wait(struct verbs_endpoint *endpoint, int64_t wait_ns);
 size_t verbs_get_events(void *endpoint, struct thrum_fabric_event *events_out, size_t max);
 
 /* peer.c */
@@ -356,12 +385,13 @@ thrum_status_t verbs_peer_error(void *peer, const char **message_out);
 /* Sets the first error of a connection. Returns the one that it has. */
 thrum_status_t verbs_peer_fail(struct verbs_peer *peer, thrum_status_t status, const char *format,
                                ...) __attribute__((format(printf, 3, 4)));
+/* Gives the answers that have come to the lanes that wait for them. */
+void verbs_peers_answered(struct verbs_endpoint *endpoint);
 /* One step of whatever a lane waits for. True if something changed. */
 bool verbs_lane_step(struct verbs_peer *peer, unsigned lane, int64_t now);
-void verbs_lane_close(struct verbs_lane *lane);
+void verbs_lane_close(struct verbs_endpoint *endpoint, struct verbs_lane *lane);
 /* Looks now and then whether the process is there. */
 void verbs_peer_watch(struct verbs_peer *peer, int64_t now);
-uint64_t verbs_boot_hash(void);
 
 /* send.c; _locked: under the endpoint's lock. True if something moved. */
 thrum_status_t verbs_put_signal(void *peer, const struct thrum_fabric_put *put);
@@ -381,13 +411,21 @@ static inline struct verbs_op *verbs_op(const struct verbs_peer *peer, uint64_t 
 void verbs_lane_failed(struct verbs_peer *peer, unsigned lane, const char *why);
 /* The receiver has fenced it, and says the number of the last signal. */
 void verbs_lane_fenced(struct verbs_peer *peer, unsigned lane, uint64_t number);
+/* Each lane's port and addresses, and how it is. */
+void verbs_lanes_describe(const struct verbs_peer *peer, char *text, size_t bytes);
 /* After a port of this side went or came, and now and then. True if something changed. */
 bool verbs_peer_mend(struct verbs_peer *peer, int64_t now, bool ports_changed);
 
+/* closer.c */
+/* The queue pair stops at once; it, and then the others (each may be NULL), are destroyed by and by. */
+void verbs_close_later(struct verbs_endpoint *endpoint, struct ibv_qp *qp, struct ibv_cq *cq,
+                       struct ibv_ah *ah);
+void verbs_closer_init(struct verbs_closer *closer);
+/* Waits until all is destroyed. */
+void verbs_closer_finish(struct verbs_closer *closer);
+
 /* verbs.c */
 bool verbs_progress_locked(struct verbs_endpoint *endpoint);
-/* Is there an endpoint of this process with that token? */
-bool verbs_endpoint_is_here(uint64_t token);
 thrum_status_t verbs_fail(int error, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 #endif

@@ -20,15 +20,16 @@
 #include <thrum/plugin.h>
 
 #define DEADLINE_DEFAULT "300000" /* of THRUM_DEADLINE_MS */
+#define FEW_FOR_LINES 4 /* ranks, to each of which a line is written */
 #define DEADLINE_LONGEST_MS 86400000 /* MPI has no deadlines: as long as a communicator can have */
 
 struct tmpi_state tmpi = {.self = MPI_COMM_NULL};
+_Atomic uint64_t tmpi_generation = 1;
+__thread struct tmpi_memory tmpi_memories[TMPI_MEMORIES];
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* of what follows, and of set-up */
 static struct tmpi_comm *comms;
 static int comm_keyval = MPI_KEYVAL_INVALID, self_keyval = MPI_KEYVAL_INVALID;
-static _Atomic uint64_t
-    comms_gone; /* counts communicators that have gone: handles may come again */
 
 void tmpi_progress_mpi(void)
 {
@@ -172,7 +173,7 @@ static int on_comm_free(MPI_Comm handle, int key, void *state, void *extra)
             *link = comm->next;
             break;
         }
-    atomic_fetch_add(&comms_gone, 1);
+    atomic_fetch_add(&tmpi_generation, 1);
     pthread_mutex_unlock(&lock);
     destroy(comm);
     return MPI_SUCCESS;
@@ -183,7 +184,7 @@ static int on_finalize(MPI_Comm self, int key, void *state, void *extra)
 {
     (void)self, (void)key, (void)state, (void)extra;
     atomic_store(&tmpi.ready, -1);
-    atomic_fetch_add(&comms_gone, 1);
+    atomic_fetch_add(&tmpi_generation, 1);
     while (comms) {
         struct tmpi_comm *comm = comms;
 
@@ -272,6 +273,7 @@ thrum_status_t thrum_mpi_device(thrum_device_t *device_out)
     if (!open_device())
         return THRUM_ERR_NO_DEVICE;
     atomic_store(&tmpi.device_used, true);
+    atomic_fetch_add(&tmpi_generation, 1);
     *device_out = tmpi.device;
     return THRUM_OK;
 }
@@ -309,13 +311,41 @@ static enum tmpi_reason agree(struct tmpi_comm *comm)
         return TMPI_HOSTS;
     comm->stage_bytes = (uint64_t)least[SAID_STAGE];
     comm->crowded = !least[SAID_UNCROWDED];
-    comm->row = tmpi_policy_row(comm->size, comm->crowded);
+    comm->policy = tmpi_policy_of(comm->size, comm->crowded);
     return TMPI_TAKEN;
+}
+
+/*
+ * Rules for choosing algorithms, in front of which the caller's have their say. A line carries data of host memory as it
+ * does device memory's, where other algorithms have to stage it: so what fits a line goes by line, which the cost model,
+ * made for device memory, says only of less. Sizes are of all blocks.
+ */
+static const char *rules_for(int size, char *text, size_t bytes)
+{
+    static const char *const whole[] = {"allreduce", "reduce", "broadcast", "scan", "exscan"};
+    static const char *const blocks[] = {"allgather", "alltoall", "gather", "scatter",
+                                         "reduce_scatter"};
+    const int line = 4088;
+    size_t length = 0;
+
+    if (thrum_plugin_config("THRUM_ALGO")[0] || size > FEW_FOR_LINES)
+        return NULL;
+    for (size_t i = 0; i < sizeof whole / sizeof *whole; i++)
+        length +=
+            (size_t)snprintf(text + length, bytes - length, "%s:inline?:-%d,", whole[i], line);
+    for (size_t i = 0; i < sizeof blocks / sizeof *blocks; i++)
+        length += (size_t)snprintf(text + length, bytes - length, "%s:inline?:-%d,", blocks[i],
+                                   size * line);
+    text[length - 1] = 0;
+    return text;
 }
 
 static thrum_status_t join(struct tmpi_comm *comm, const struct thrum_unique_id *id)
 {
-    struct thrum_comm_config config = {.size = sizeof config, .deadline_ms = tmpi.deadline_ms};
+    char rules[512];
+    struct thrum_comm_config config = {.size = sizeof config,
+                                       .deadline_ms = tmpi.deadline_ms,
+                                       .algorithms = rules_for(comm->size, rules, sizeof rules)};
     thrum_status_t status;
 
     status = thrum_comm_init_rank(id, comm->size, comm->rank, tmpi.device, &config, &comm->thrum);
@@ -369,6 +399,7 @@ void tmpi_comm_make(struct tmpi_comm *comm)
 {
     comm->why = make(comm);
     comm->made = true;
+    atomic_fetch_add(&tmpi_generation, 1);
 }
 
 static struct tmpi_comm *learn(MPI_Comm handle)
@@ -410,20 +441,23 @@ static struct tmpi_comm *look_up(MPI_Comm handle)
     return found ? comm : learn(handle);
 }
 
-struct tmpi_comm *tmpi_comm_of(MPI_Comm handle)
+/* By what calls on it may pass without being counted or looked at for device memory. */
+static const struct tmpi_policy *policy_of(const struct tmpi_comm *comm)
 {
-    /* the last one that this thread asked for */
-    static __thread struct {
-        MPI_Comm handle;
-        struct tmpi_comm *comm;
-        uint64_t gone;
-    } last __attribute__((tls_model("initial-exec")));
-    uint64_t gone = atomic_load_explicit(&comms_gone, memory_order_acquire);
+    if (tmpi_reporting || atomic_load(&tmpi.device_used))
+        return &tmpi_none_passes;
+    if (!comm->made)
+        return comm->calls < tmpi.after ? &tmpi_none_passes : &tmpi_nonblocking_pass;
+    return comm->why ? &tmpi_all_pass : comm->policy;
+}
 
-    if (last.comm && last.handle == handle && last.gone == gone)
-        return last.comm;
-    last.comm = look_up(handle);
-    last.handle = handle;
-    last.gone = gone;
-    return last.comm;
+struct tmpi_comm *tmpi_comm_learn(MPI_Comm handle)
+{
+    uint64_t generation = atomic_load_explicit(&tmpi_generation, memory_order_acquire);
+    struct tmpi_comm *comm = look_up(handle);
+
+    if (comm)
+        tmpi_memories[tmpi_memory_of(handle)] = (struct tmpi_memory){
+            .handle = handle, .generation = generation, .comm = comm, .policy = policy_of(comm)};
+    return comm;
 }

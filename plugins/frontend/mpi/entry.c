@@ -1,7 +1,9 @@
 /*
- * MPI's collectives, in C: what a program calls when this library stands before the MPI library. Each fills a struct
- * tmpi_call; tmpi_decide says whose it is.
+ * MPI's collectives, in C: what a program calls when this library stands before the MPI library. Each asks tmpi_passes,
+ * which takes a few nanoseconds, whether it is clearly MPI's; else it fills a struct tmpi_call, and tmpi_decide says
+ * whose it is.
  */
+#include "fields.h"
 #include "frontend.h"
 
 int tmpi_blocking(const struct tmpi_call *call)
@@ -36,44 +38,47 @@ int tmpi_persistent(const struct tmpi_call *call, MPI_Info info, MPI_Request *re
                   : tmpi_request_init(call, &taken, info, request);
 }
 
-#define P(...) __VA_ARGS__
+#define C_send const void *send
+#define C_recv void *recv
+#define C_sendcount int sendcount
+#define C_recvcount int recvcount
+#define C_sendtype MPI_Datatype sendtype
+#define C_recvtype MPI_Datatype recvtype
+#define C_sendcounts const int sendcounts[]
+#define C_sdispls const int sdispls[]
+#define C_recvcounts const int recvcounts[]
+#define C_rdispls const int rdispls[]
+#define C_op MPI_Op op
+#define C_root int root
+#define C_comm MPI_Comm comm
+#define PARAMETER(field) C_##field
+#define ARGUMENT(field) field
+#define INITIALIZER(field) .field = field
+#define CALL(NAME) (&(const struct tmpi_call){.function = TMPI_##NAME, FIELDS_##NAME(INITIALIZER)})
 
-#define ENTRY(NAME, Name, name, parameters, ...) \
-    int MPI_##Name(parameters) \
+/* The two literals are not one variable, so that the first is never in memory. */
+#define X(NAME, Name, name) \
+    int MPI_##Name(FIELDS_##NAME(PARAMETER)) \
     { \
-        const struct tmpi_call call = {.function = TMPI_##NAME, __VA_ARGS__}; \
-        return tmpi_blocking(&call); \
+        if (tmpi_passes(CALL(NAME), TMPI_BLOCKING)) \
+            return PMPI_##Name(FIELDS_##NAME(ARGUMENT)); \
+        return tmpi_blocking(CALL(NAME)); \
+    } \
+    int MPI_I##name(FIELDS_##NAME(PARAMETER), MPI_Request *request) \
+    { \
+        if (tmpi_passes(CALL(NAME), TMPI_NONBLOCKING)) \
+            return PMPI_I##name(FIELDS_##NAME(ARGUMENT), request); \
+        return tmpi_nonblocking(CALL(NAME), request); \
     }
-#include "entry_rows.h"
-#undef ENTRY
+#include "function_rows.h"
+#undef X
 
-#define ENTRY(NAME, Name, name, parameters, ...) \
-    int MPI_I##name(parameters, MPI_Request *request) \
+#ifdef TMPI_INIT
+#define X(NAME, Name, name) \
+    int TMPI_INIT(Name)(FIELDS_##NAME(PARAMETER), MPI_Info info, MPI_Request * request) \
     { \
-        const struct tmpi_call call = {.function = TMPI_##NAME, __VA_ARGS__}; \
-        return tmpi_nonblocking(&call, request); \
+        return tmpi_persistent(CALL(NAME), info, request); \
     }
-#include "entry_rows.h"
-#undef ENTRY
-
-#ifdef HAVE_MPIX_PERSISTENT
-#define ENTRY(NAME, Name, name, parameters, ...) \
-    int MPIX_##Name##_init(parameters, MPI_Info info, MPI_Request *request) \
-    { \
-        const struct tmpi_call call = {.function = TMPI_##NAME, __VA_ARGS__}; \
-        return tmpi_persistent(&call, info, request); \
-    }
-#include "entry_rows.h"
-#undef ENTRY
-#endif
-
-#ifdef HAVE_MPI_PERSISTENT
-#define ENTRY(NAME, Name, name, parameters, ...) \
-    int MPI_##Name##_init(parameters, MPI_Info info, MPI_Request *request) \
-    { \
-        const struct tmpi_call call = {.function = TMPI_##NAME, __VA_ARGS__}; \
-        return tmpi_persistent(&call, info, request); \
-    }
-#include "entry_rows.h"
-#undef ENTRY
+#include "function_rows.h"
+#undef X
 #endif

@@ -2,6 +2,7 @@
  * Hands a call to the MPI below. Buffers in Thrum device memory, which MPI cannot reach, go through host memory. Called by
  * entry.c and request.c.
  */
+#include "fields.h"
 #include "frontend.h"
 
 #include <stdlib.h>
@@ -10,14 +11,16 @@
 
 /* ---- as it is ---- */
 
+#define ARGUMENT(field) c->field
+
 static int hand_down(const struct tmpi_call *c)
 {
     switch (c->function) {
-#define CALL(NAME, Name, name, ...) \
+#define X(NAME, Name, name) \
     case TMPI_##NAME: \
-        return PMPI_##Name(__VA_ARGS__);
-#include "fall_rows.h"
-#undef CALL
+        return PMPI_##Name(FIELDS_##NAME(ARGUMENT));
+#include "function_rows.h"
+#undef X
     default:
         return MPI_ERR_INTERN;
     }
@@ -26,11 +29,11 @@ static int hand_down(const struct tmpi_call *c)
 static int hand_down_nonblocking(const struct tmpi_call *c, MPI_Request *request)
 {
     switch (c->function) {
-#define CALL(NAME, Name, name, ...) \
+#define X(NAME, Name, name) \
     case TMPI_##NAME: \
-        return PMPI_I##name(__VA_ARGS__, request);
-#include "fall_rows.h"
-#undef CALL
+        return PMPI_I##name(FIELDS_##NAME(ARGUMENT), request);
+#include "function_rows.h"
+#undef X
     default:
         return MPI_ERR_INTERN;
     }
@@ -40,18 +43,12 @@ static int hand_down_persistent(const struct tmpi_call *c, MPI_Info info, MPI_Re
 {
     (void)info, (void)request;
     switch (c->function) {
-#if defined(HAVE_MPI_PERSISTENT)
-#define CALL(NAME, Name, name, ...) \
+#ifdef TMPI_INIT
+#define X(NAME, Name, name) \
     case TMPI_##NAME: \
-        return PMPI_##Name##_init(__VA_ARGS__, info, request);
-#include "fall_rows.h"
-#undef CALL
-#elif defined(HAVE_MPIX_PERSISTENT)
-#define CALL(NAME, Name, name, ...) \
-    case TMPI_##NAME: \
-        return PMPIX_##Name##_init(__VA_ARGS__, info, request);
-#include "fall_rows.h"
-#undef CALL
+        return TMPI_PINIT(Name)(FIELDS_##NAME(ARGUMENT), info, request);
+#include "function_rows.h"
+#undef X
 #endif
     default:
         return MPI_ERR_INTERN;

@@ -3,6 +3,7 @@
  * Fortran names are taken here and turned into C's: mpi_x_ is what mpif.h and `use mpi` call, ompi_x_f what the module
  * mpi_f08 calls (libmpi_usempif08).
  */
+#include "fields.h"
 #include "frontend.h"
 
 #ifdef OPEN_MPI
@@ -54,50 +55,86 @@ static void give_back(int code, MPI_Fint *error)
 
 /* ---- collectives ---- */
 
-#define P(...) __VA_ARGS__
+#define F_send char *send
+#define F_recv char *recv
+#define F_sendcount MPI_Fint *sendcount
+#define F_recvcount MPI_Fint *recvcount
+#define F_sendtype MPI_Fint *sendtype
+#define F_recvtype MPI_Fint *recvtype
+#define F_sendcounts MPI_Fint *sendcounts
+#define F_sdispls MPI_Fint *sdispls
+#define F_recvcounts MPI_Fint *recvcounts
+#define F_rdispls MPI_Fint *rdispls
+#define F_op MPI_Fint *op
+#define F_root MPI_Fint *root
+#define F_comm MPI_Fint *comm
+#define PARAMETER(field) F_##field
 
-#define ENTRY(NAME, name, parameters, ...) \
-    TMPI_EXPORT void ompi_##name##_f(parameters, MPI_Fint *error); \
-    void ompi_##name##_f(parameters, MPI_Fint *error) \
+#define C_send B(send)
+#define C_recv B(recv)
+#define C_sendcount *sendcount
+#define C_recvcount *recvcount
+#define C_sendtype T(sendtype)
+#define C_recvtype T(recvtype)
+#define C_sendcounts sendcounts
+#define C_sdispls sdispls
+#define C_recvcounts recvcounts
+#define C_rdispls rdispls
+#define C_op O(op)
+#define C_root *root
+#define C_comm C(comm)
+#define INITIALIZER(field) .field = C_##field
+#define CALL(NAME) \
     { \
-        const struct tmpi_call call = {.function = TMPI_##NAME, __VA_ARGS__}; \
-        give_back(tmpi_blocking(&call), error); \
+        .function = TMPI_##NAME, FIELDS_##NAME(INITIALIZER) \
+    }
+#define ARGUMENT(field) call.field
+
+static void give_request(int code, MPI_Request handle, MPI_Fint *request, MPI_Fint *error)
+{
+    if (!code)
+        *request = PMPI_Request_c2f(handle);
+    give_back(code, error);
+}
+
+#define X(NAME, Name, name) \
+    TMPI_EXPORT void ompi_##name##_f(FIELDS_##NAME(PARAMETER), MPI_Fint *error); \
+    void ompi_##name##_f(FIELDS_##NAME(PARAMETER), MPI_Fint *error) \
+    { \
+        const struct tmpi_call call = CALL(NAME); \
+        int code = tmpi_passes(&call, TMPI_BLOCKING) ? PMPI_##Name(FIELDS_##NAME(ARGUMENT)) \
+                                                     : tmpi_blocking(&call); \
+        give_back(code, error); \
     } \
-    NAMES(ompi_##name##_f, mpi_##name)
-#include "fortran_rows.h"
-#undef ENTRY
-
-#define ENTRY(NAME, name, parameters, ...) \
-    TMPI_EXPORT void ompi_i##name##_f(parameters, MPI_Fint *request, MPI_Fint *error); \
-    void ompi_i##name##_f(parameters, MPI_Fint *request, MPI_Fint *error) \
+    NAMES(ompi_##name##_f, mpi_##name) \
+    TMPI_EXPORT void ompi_i##name##_f(FIELDS_##NAME(PARAMETER), MPI_Fint *request, \
+                                      MPI_Fint *error); \
+    void ompi_i##name##_f(FIELDS_##NAME(PARAMETER), MPI_Fint *request, MPI_Fint *error) \
     { \
-        const struct tmpi_call call = {.function = TMPI_##NAME, __VA_ARGS__}; \
+        const struct tmpi_call call = CALL(NAME); \
         MPI_Request handle = MPI_REQUEST_NULL; \
         int code = tmpi_nonblocking(&call, &handle); \
-        if (!code) \
-            *request = PMPI_Request_c2f(handle); \
-        give_back(code, error); \
+        give_request(code, handle, request, error); \
     } \
     NAMES(ompi_i##name##_f, mpi_i##name)
-#include "fortran_rows.h"
-#undef ENTRY
+#include "function_rows.h"
+#undef X
 
 #ifdef HAVE_MPIX_PERSISTENT
-#define ENTRY(NAME, name, parameters, ...) \
-    TMPI_EXPORT void ompix_##name##_init_f(parameters, MPI_Fint *info, MPI_Fint *request, \
-                                           MPI_Fint *error); \
-    void ompix_##name##_init_f(parameters, MPI_Fint *info, MPI_Fint *request, MPI_Fint *error) \
+#define X(NAME, Name, name) \
+    TMPI_EXPORT void ompix_##name##_init_f(FIELDS_##NAME(PARAMETER), MPI_Fint *info, \
+                                           MPI_Fint *request, MPI_Fint *error); \
+    void ompix_##name##_init_f(FIELDS_##NAME(PARAMETER), MPI_Fint *info, MPI_Fint *request, \
+                               MPI_Fint *error) \
     { \
-        const struct tmpi_call call = {.function = TMPI_##NAME, __VA_ARGS__}; \
+        const struct tmpi_call call = CALL(NAME); \
         MPI_Request handle = MPI_REQUEST_NULL; \
         int code = tmpi_persistent(&call, PMPI_Info_f2c(*info), &handle); \
-        if (!code) \
-            *request = PMPI_Request_c2f(handle); \
-        give_back(code, error); \
+        give_request(code, handle, request, error); \
     } \
     NAMES(ompix_##name##_init_f, mpix_##name##_init)
-#include "fortran_rows.h"
-#undef ENTRY
+#include "function_rows.h"
+#undef X
 #endif
 
 /* ---- requests ---- */

@@ -1,8 +1,8 @@
 /*
  * libthrum-mpi: MPI's collectives by Thrum, for programs that know nothing of it. What its files share.
  *
- * entry.c and fortran.c have MPI's entry points; they fill a struct tmpi_call. take.c decides whether Thrum or the MPI
- * below serves it, comm.c has the Thrum communicator of an MPI communicator, type.c knows what data types and operations
+ * entry.c and fortran.c have MPI's entry points; they fill a struct tmpi_call. tmpi_passes sorts out quickly what MPI has
+ * anyhow; take.c decides whether Thrum or the MPI below serves the rest, comm.c has the Thrum communicator of an MPI communicator, type.c knows what data types and operations
  * are in Thrum, work.c places buffers, issues and finishes a call, request.c makes nonblocking and persistent calls MPI
  * requests, fall.c hands a call down, report.c counts.
  *
@@ -27,10 +27,18 @@
 #include <thrum/thrum.h>
 
 #define TMPI_EXPORT __attribute__((visibility("default")))
+/* Persistent collectives have the names of MPI 4, or Open MPI 4's. */
+#if defined(HAVE_MPI_PERSISTENT)
+#define TMPI_INIT(Name) MPI_##Name##_init
+#define TMPI_PINIT(Name) PMPI_##Name##_init
+#elif defined(HAVE_MPIX_PERSISTENT)
+#define TMPI_INIT(Name) MPIX_##Name##_init
+#define TMPI_PINIT(Name) PMPIX_##Name##_init
+#endif
 #define TMPI_UNLIKELY(x) __builtin_expect(!!(x), 0)
 
 enum tmpi_function {
-#define X(name, text, rule) TMPI_##name,
+#define X(NAME, Name, name) TMPI_##NAME,
 #include "function_rows.h"
 #undef X
     TMPI_FUNCTIONS
@@ -45,13 +53,13 @@ enum tmpi_reason {
     TMPI_REASONS
 };
 
-/* The arguments of any of the functions, as the caller gave them. Bcast: send == recv, sendcount, sendtype. */
+/* The arguments of any of the functions, as the caller gave them; fields.h has which. */
 struct tmpi_call {
     enum tmpi_function function;
-    int sendcount, recvcount; /* reductions: sendcount; Reduce_scatter_block: recvcount */
+    int sendcount, recvcount; /* reductions, Bcast: sendcount; Reduce_scatter_block: recvcount */
     const void *send;
-    void *recv;
-    MPI_Datatype sendtype, recvtype; /* reductions: sendtype */
+    void *recv; /* Bcast: the buffer */
+    MPI_Datatype sendtype, recvtype; /* reductions, Bcast: sendtype */
     const int *sendcounts, *sdispls, *recvcounts, *rdispls;
     MPI_Op op;
     int root;
@@ -82,7 +90,34 @@ struct tmpi_type {
     bool has_dtype;
 };
 
-/* Fills the tables; once, from tmpi_ready. */
+/* The predefined types, found by their handles. Filled once, from tmpi_ready. */
+#define TMPI_TYPE_SLOTS 256 /* more than twice the types */
+
+struct tmpi_type_slot {
+    MPI_Datatype handle;
+    struct tmpi_type type;
+};
+extern struct tmpi_type_slot tmpi_type_slots[TMPI_TYPE_SLOTS];
+
+static inline size_t tmpi_type_slot_of(MPI_Datatype type)
+{
+    return (size_t)(((uint64_t)(uintptr_t)type >> 4) * 0x9e3779b97f4a7c15u >> 56) % TMPI_TYPE_SLOTS;
+}
+
+/* NULL: not predefined. */
+static inline const struct tmpi_type *tmpi_predefined(MPI_Datatype type)
+{
+    const struct tmpi_type_slot *slot;
+
+    for (size_t i = tmpi_type_slot_of(type);; i = (i + 1) % TMPI_TYPE_SLOTS) {
+        slot = &tmpi_type_slots[i];
+        if (slot->handle == type)
+            return &slot->type;
+        if (slot->handle == MPI_DATATYPE_NULL)
+            return NULL;
+    }
+}
+
 bool tmpi_types_init(void);
 void tmpi_types_fini(void);
 /* NULL: null, not committed, or otherwise nothing for Thrum. Borrowed until the type is freed. */
@@ -110,6 +145,14 @@ struct tmpi_user_op {
 
 struct tmpi_request;
 
+/* Of how many bytes calls are Thrum's. */
+struct tmpi_range {
+    uint64_t from, to; /* both included; to 0: none */
+};
+struct tmpi_policy {
+    struct tmpi_range ranges[2][TMPI_FUNCTIONS]; /* [0] blocking, [1] nonblocking and persistent */
+};
+
 /*
  * An MPI communicator. MPI lets one thread at a time call collectives on it, in one order on all ranks; `lock` is for the
  * threads that complete requests meanwhile. Fields without a note belong to the thread that calls.
@@ -120,7 +163,7 @@ struct tmpi_comm {
     bool made; /* `why` is final */
     enum tmpi_reason why; /* TAKEN: `thrum` is there */
     unsigned calls; /* collectives so far: alike on all ranks */
-    unsigned row; /* of the policy, see take.c */
+    const struct tmpi_policy *policy; /* see take.c */
     bool crowded; /* more ranks than cores */
     uint64_t stage_bytes; /* the least THRUM_STAGE_BYTES of all ranks */
     thrum_comm_t thrum;
@@ -159,8 +202,46 @@ static inline bool tmpi_ready(void)
     return ready > 0 || (!ready && tmpi_ready_slow());
 }
 
+/*
+ * What a thread remembers of a communicator. What it says holds while nothing has happened to any communicator since, which
+ * tmpi_generation counts: handles may come again.
+ */
+struct tmpi_memory {
+    MPI_Comm handle;
+    uint64_t generation; /* 0: nothing */
+    struct tmpi_comm *comm;
+    const struct tmpi_policy *policy;
+};
+#define TMPI_MEMORIES 8
+extern __thread struct tmpi_memory tmpi_memories[TMPI_MEMORIES]
+    __attribute__((tls_model("initial-exec"), visibility("hidden")));
+extern _Atomic uint64_t tmpi_generation;
+
+static inline size_t tmpi_memory_of(MPI_Comm handle)
+{
+    return (size_t)(((uint64_t)(uintptr_t)handle >> 4) * 0x9e3779b97f4a7c15u >> 61) % TMPI_MEMORIES;
+}
+
+/* NULL: it knows nothing of the communicator. */
+static inline const struct tmpi_memory *tmpi_remember(MPI_Comm handle)
+{
+    const struct tmpi_memory *memory = &tmpi_memories[tmpi_memory_of(handle)];
+
+    return memory->handle == handle &&
+                   memory->generation ==
+                       atomic_load_explicit(&tmpi_generation, memory_order_acquire)
+               ? memory
+               : NULL;
+}
+
 /* The state of a communicator, made when first asked for; NULL for one that MPI does not know, or without memory. */
-struct tmpi_comm *tmpi_comm_of(MPI_Comm comm);
+struct tmpi_comm *tmpi_comm_learn(MPI_Comm comm);
+static inline struct tmpi_comm *tmpi_comm_of(MPI_Comm handle)
+{
+    const struct tmpi_memory *memory = tmpi_remember(handle);
+
+    return memory ? memory->comm : tmpi_comm_learn(handle);
+}
 /*
  * Makes the Thrum communicator, on all ranks or on none: sets comm->why. Collective, blocks. Called inside a blocking
  * collective or the initialisation of a persistent one.
@@ -184,12 +265,103 @@ struct tmpi_taken {
     bool is_user_op;
 };
 
+/* Adds up counts of all ranks. */
+static inline uint64_t tmpi_sum(const int *counts, int n)
+{
+    uint64_t total = 0;
+
+    for (int r = 0; r < n; r++)
+        total += (uint64_t)counts[r];
+    return total;
+}
+
+/* What the policy goes by is elements of one of the two types: whether it is that of what is received. */
+static inline bool tmpi_goes_by_recv(const struct tmpi_call *call, const struct tmpi_comm *comm)
+{
+    switch (call->function) {
+    case TMPI_ALLGATHER:
+    case TMPI_ALLGATHERV:
+    case TMPI_ALLTOALL:
+        return true;
+    case TMPI_GATHER:
+        return call->root == comm->rank;
+    case TMPI_SCATTER:
+        return call->root != comm->rank;
+    default:
+        return false;
+    }
+}
+
+/* How many there are, with type_bytes each. 1: a call of which no rank knows all sizes. */
+static inline uint64_t tmpi_policy_bytes(const struct tmpi_call *call, const struct tmpi_comm *comm,
+                                         uint64_t type_bytes)
+{
+    switch (call->function) {
+    case TMPI_ALLREDUCE:
+    case TMPI_REDUCE:
+    case TMPI_BCAST:
+    case TMPI_SCAN:
+    case TMPI_EXSCAN:
+        return (uint64_t)call->sendcount * type_bytes;
+    case TMPI_REDUCE_SCATTER:
+        return tmpi_sum(call->recvcounts, comm->size) * type_bytes;
+    case TMPI_REDUCE_SCATTER_BLOCK:
+        return (uint64_t)call->recvcount * (uint64_t)comm->size * type_bytes;
+    case TMPI_ALLGATHERV:
+        return tmpi_sum(call->recvcounts, comm->size) * type_bytes / (uint64_t)comm->size;
+    case TMPI_ALLGATHER:
+    case TMPI_ALLTOALL:
+    case TMPI_GATHER:
+    case TMPI_SCATTER:
+        return (uint64_t)(tmpi_goes_by_recv(call, comm) ? call->recvcount : call->sendcount) *
+               type_bytes;
+    default:
+        return 1;
+    }
+}
+
+static inline bool tmpi_has_type(enum tmpi_function function)
+{
+    return !(1u << function & (1u << TMPI_BARRIER | 1u << TMPI_ALLTOALLV | 1u << TMPI_GATHERV |
+                               1u << TMPI_SCATTERV));
+}
+
+/*
+ * Whether MPI has the call for sure, found out in a few nanoseconds: by what the thread remembers of the communicator, with
+ * no look at arguments that do not matter for it. False: tmpi_decide knows.
+ */
+static inline __attribute__((always_inline)) bool tmpi_passes(const struct tmpi_call *call,
+                                                              enum tmpi_mode mode)
+{
+    const struct tmpi_memory *memory = tmpi_remember(call->comm);
+    const struct tmpi_range *range;
+    const struct tmpi_type *type = NULL;
+    uint64_t bytes;
+
+    if (!memory)
+        return false;
+    range = &memory->policy->ranges[mode != TMPI_BLOCKING][call->function];
+    if (!range->to)
+        return true;
+    if (!tmpi_has_type(call->function))
+        return false;
+    type = tmpi_predefined(tmpi_goes_by_recv(call, memory->comm) ? call->recvtype : call->sendtype);
+    if (!type || ((call->function == TMPI_REDUCE_SCATTER || call->function == TMPI_ALLGATHERV) &&
+                  !call->recvcounts))
+        return false;
+    bytes = tmpi_policy_bytes(call, memory->comm, type->size);
+    return bytes < range->from || bytes > range->to;
+}
+
 /* Whether Thrum serves the call. */
 enum tmpi_reason tmpi_decide(const struct tmpi_call *call, enum tmpi_mode mode,
                              struct tmpi_taken *taken_out);
 /* Reads THRUM_MPI_TAKE; false if it is malformed (says so). */
 bool tmpi_policy_init(void);
-unsigned tmpi_policy_row(int size, bool crowded);
+/* What a communicator of that many ranks goes by. */
+const struct tmpi_policy *tmpi_policy_of(int size, bool crowded);
+/* All calls pass to MPI, or none of them without a look, or those that cannot make a Thrum communicator. */
+extern const struct tmpi_policy tmpi_all_pass, tmpi_none_passes, tmpi_nonblocking_pass;
 bool tmpi_policy_all(void); /* THRUM_MPI_TAKE=all */
 uint64_t tmpi_hash(uint64_t hash, const void *data, size_t bytes);
 

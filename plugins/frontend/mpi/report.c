@@ -26,7 +26,7 @@ void tmpi_report_count(enum tmpi_function function, enum tmpi_mode mode, enum tm
 static void print_function(FILE *stream, enum tmpi_function function, enum tmpi_mode mode)
 {
     static const char *const names[] = {
-#define X(name, text, rule) text,
+#define X(NAME, Name, name) #Name,
 #include "function_rows.h"
 #undef X
     };

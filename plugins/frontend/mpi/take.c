@@ -17,10 +17,6 @@
 
 /* ---- policy: from how many bytes to how many ---- */
 
-struct range {
-    uint64_t from, to; /* both included; to 0: never */
-};
-
 #define ANY UINT64_MAX
 #define NEVER \
     { \
@@ -31,27 +27,41 @@ enum { ROW_TWO, ROW_MORE, ROW_CROWDED, ROWS };
 /*
  * Where Thrum was measured to be faster than the MPI below, by perf/compare-mpi-frontend. Bytes of the whole vector for
  * reductions and Bcast, of one block for the others. The v-variants of which no rank knows all sizes are taken always or
- * never. [row][0] blocking, [1] nonblocking and persistent.
+ * never.
  */
-static const struct range built_in[ROWS][2][TMPI_FUNCTIONS] = {
+static const struct tmpi_policy built_in[ROWS] = {
 #include "policy_rows.h"
 };
 
-static struct range rules[ROWS][2][TMPI_FUNCTIONS];
+static struct tmpi_policy rules[ROWS];
 static bool take_all;
+const struct tmpi_policy tmpi_all_pass; /* to 0 */
+#define X(NAME, Name, name) [TMPI_##NAME] = {0, ANY},
+const struct tmpi_policy tmpi_none_passes = {{
+    {
+#include "function_rows.h"
+    },
+    {
+#include "function_rows.h"
+    },
+}};
+const struct tmpi_policy tmpi_nonblocking_pass = {{{
+#include "function_rows.h"
+}}};
+#undef X
 
 static const char *const rule_names[] = {
-#define X(name, text, rule) rule,
+#define X(NAME, Name, name) #name,
 #include "function_rows.h"
 #undef X
 };
 
-static void set_rule(int function, bool with_blocking, struct range range)
+static void set_rule(int function, bool with_blocking, struct tmpi_range range)
 {
     for (int row = 0; row < ROWS; row++) {
         if (with_blocking)
-            rules[row][0][function] = range;
-        rules[row][1][function] = range;
+            rules[row].ranges[0][function] = range;
+        rules[row].ranges[1][function] = range;
     }
 }
 
@@ -78,13 +88,13 @@ static bool read_size(const char **text, uint64_t missing, uint64_t *out)
 }
 
 /* What follows the name: "", ":all", ":none", ":FROM-TO". */
-static bool read_range(const char *text, struct range *out)
+static bool read_range(const char *text, struct tmpi_range *out)
 {
-    *out = (struct range){0, ANY};
+    *out = (struct tmpi_range){0, ANY};
     if (!*text || !strcmp(text, ":all"))
         return true;
     if (!strcmp(text, ":none")) {
-        *out = (struct range)NEVER;
+        *out = (struct tmpi_range)NEVER;
         return true;
     }
     text++;
@@ -95,9 +105,9 @@ static bool read_range(const char *text, struct range *out)
 
 static bool add_rule(const char *rule)
 {
-    const struct range all = {0, ANY}, none = NEVER;
+    const struct tmpi_range all = {0, ANY}, none = NEVER;
     size_t length = strcspn(rule, ":");
-    struct range range;
+    struct tmpi_range range;
 
     if (!strcmp(rule, "auto"))
         return true;
@@ -145,18 +155,12 @@ bool tmpi_policy_all(void)
     return take_all;
 }
 
-unsigned tmpi_policy_row(int size, bool crowded)
+const struct tmpi_policy *tmpi_policy_of(int size, bool crowded)
 {
-    return crowded ? ROW_CROWDED : size == 2 ? ROW_TWO : ROW_MORE;
+    return &rules[crowded ? ROW_CROWDED : size == 2 ? ROW_TWO : ROW_MORE];
 }
 
 /* ---- the call ---- */
-
-/* What a look at the arguments yields. */
-struct size {
-    uint64_t bytes; /* what the policy goes by */
-    uint64_t staged; /* the most that any rank may have to stage */
-};
 
 /* MPI_IN_PLACE where it has no meaning is for MPI to refuse. */
 static bool is_in_place_allowed(const struct tmpi_call *call, bool at_root)
@@ -164,8 +168,6 @@ static bool is_in_place_allowed(const struct tmpi_call *call, bool at_root)
     bool send = call->send == MPI_IN_PLACE, recv = call->recv == MPI_IN_PLACE;
 
     switch (call->function) {
-    case TMPI_BCAST:
-        return !send;
     case TMPI_REDUCE:
         return at_root ? !recv : !send;
     case TMPI_GATHER:
@@ -188,16 +190,6 @@ static bool is_known(const struct tmpi_call *call, const struct tmpi_taken *take
            (!taken->sendtype || call->sendcount >= 0) && (!taken->recvtype || call->recvcount >= 0);
 }
 
-static uint64_t send_size(const struct tmpi_call *call, const struct tmpi_taken *taken)
-{
-    return (uint64_t)call->sendcount * taken->sendtype->size;
-}
-
-static uint64_t recv_size(const struct tmpi_call *call, const struct tmpi_taken *taken)
-{
-    return (uint64_t)call->recvcount * taken->recvtype->size;
-}
-
 static bool are_good(const int *counts, int n)
 {
     if (!counts)
@@ -208,94 +200,65 @@ static bool are_good(const int *counts, int n)
     return true;
 }
 
-static uint64_t sum(const int *counts, int n)
-{
-    uint64_t total = 0;
-
-    for (int r = 0; r < n; r++)
-        total += (uint64_t)counts[r];
-    return total;
-}
-
-/* The operation; counts and types of reductions are the same on all ranks. */
-static enum tmpi_reason look_at_reduction(const struct tmpi_call *call, enum tmpi_mode mode,
-                                          struct tmpi_taken *taken, struct size *size)
+/* The operation of a reduction. */
+static enum tmpi_reason look_at_op(const struct tmpi_call *call, enum tmpi_mode mode,
+                                   struct tmpi_taken *taken)
 {
     const struct tmpi_comm *comm = taken->comm;
-    uint64_t count = (uint64_t)call->sendcount;
     bool commutes = true;
 
-    if (call->function == TMPI_REDUCE_SCATTER) {
-        if (!are_good(call->recvcounts, comm->size))
-            return TMPI_ARGUMENTS;
-        count = sum(call->recvcounts, comm->size);
-    } else if (call->function == TMPI_REDUCE_SCATTER_BLOCK) {
-        count = (uint64_t)call->recvcount * (uint64_t)comm->size;
-    }
     if (!tmpi_op_of(call->op, taken->sendtype, &taken->redop, &taken->is_user_op, &commutes))
         return taken->is_user_op ? TMPI_TYPE : TMPI_OP;
-    if (taken->is_user_op) {
-        if (!comm->has_user_ops)
-            return TMPI_OP;
-        if (mode != TMPI_BLOCKING)
-            return TMPI_USER_OP;
-        taken->redop = comm->user_ops[commutes];
-    }
-    size->bytes = count * taken->sendtype->size;
-    size->staged = 2 * size->bytes;
+    if (!taken->is_user_op)
+        return TMPI_TAKEN;
+    if (!comm->has_user_ops)
+        return TMPI_OP;
+    if (mode != TMPI_BLOCKING)
+        return TMPI_USER_OP;
+    taken->redop = comm->user_ops[commutes];
     return TMPI_TAKEN;
 }
 
-/* Sizes of calls that move data only. */
-static enum tmpi_reason look_at_move(const struct tmpi_call *call, const struct tmpi_taken *taken,
-                                     struct size *size)
+/* Counts of all ranks, where this one must have them. */
+static bool has_good_counts(const struct tmpi_call *call, const struct tmpi_taken *taken)
 {
     const struct tmpi_comm *comm = taken->comm;
-    uint64_t n = (uint64_t)comm->size;
     bool at_root = call->root == comm->rank;
 
     switch (call->function) {
-    case TMPI_BCAST:
-        size->bytes = send_size(call, taken);
-        size->staged = 2 * size->bytes;
-        return TMPI_TAKEN;
+    case TMPI_REDUCE_SCATTER:
+    case TMPI_ALLGATHERV:
+        return are_good(call->recvcounts, comm->size);
+    case TMPI_ALLTOALLV:
+        return are_good(call->recvcounts, comm->size) &&
+               (!taken->sendtype || are_good(call->sendcounts, comm->size));
+    case TMPI_GATHERV:
+        return !at_root || are_good(call->recvcounts, comm->size);
+    case TMPI_SCATTERV:
+        return !at_root || are_good(call->sendcounts, comm->size);
+    default:
+        return true;
+    }
+}
+
+/* The most that any rank may have to stage, of what the policy calls `bytes`; 0: what nobody knows. */
+static uint64_t staged_bytes(enum tmpi_function function, uint64_t bytes, uint64_t n)
+{
+    switch (function) {
     case TMPI_ALLGATHER:
     case TMPI_ALLTOALL:
-        size->bytes = recv_size(call, taken);
-        size->staged = 2 * n * size->bytes;
-        return TMPI_TAKEN;
-    case TMPI_GATHER:
-        size->bytes = at_root ? recv_size(call, taken) : send_size(call, taken);
-        size->staged = (n + 1) * size->bytes;
-        return TMPI_TAKEN;
-    case TMPI_SCATTER:
-        size->bytes = at_root ? send_size(call, taken) : recv_size(call, taken);
-        size->staged = (n + 1) * size->bytes;
-        return TMPI_TAKEN;
+        return 2 * n * bytes;
     case TMPI_ALLGATHERV:
-        if (!are_good(call->recvcounts, comm->size))
-            return TMPI_ARGUMENTS;
-        size->bytes = sum(call->recvcounts, comm->size) * taken->recvtype->size / n;
-        size->staged = 2 * n * size->bytes + n;
-        return TMPI_TAKEN;
+        return 2 * n * bytes + n; /* `bytes` was rounded down */
+    case TMPI_GATHER:
+    case TMPI_SCATTER:
+        return (n + 1) * bytes;
     case TMPI_ALLTOALLV:
-        if (!are_good(call->recvcounts, comm->size) ||
-            (taken->sendtype && !are_good(call->sendcounts, comm->size)))
-            return TMPI_ARGUMENTS;
-        size->bytes = 1; /* what nobody knows */
-        return TMPI_TAKEN;
     case TMPI_GATHERV:
-        if (at_root && !are_good(call->recvcounts, comm->size))
-            return TMPI_ARGUMENTS;
-        size->bytes = 1;
-        return TMPI_TAKEN;
     case TMPI_SCATTERV:
-        if (at_root && !are_good(call->sendcounts, comm->size))
-            return TMPI_ARGUMENTS;
-        size->bytes = 1;
-        return TMPI_TAKEN;
+        return 0;
     default:
-        return TMPI_ARGUMENTS;
+        return 2 * bytes;
     }
 }
 
@@ -336,9 +299,10 @@ static enum tmpi_reason look(const struct tmpi_call *call, enum tmpi_mode mode,
                              struct tmpi_taken *taken)
 {
     const struct tmpi_comm *comm = taken->comm;
-    const struct range *range = &rules[comm->row][mode != TMPI_BLOCKING][call->function];
-    struct size size = {0, 0};
+    const struct tmpi_range *range = &comm->policy->ranges[mode != TMPI_BLOCKING][call->function];
     enum tmpi_reason reason = TMPI_TAKEN;
+    const struct tmpi_type *type;
+    uint64_t bytes;
     bool send, recv;
 
     if (!range->to)
@@ -348,17 +312,19 @@ static enum tmpi_reason look(const struct tmpi_call *call, enum tmpi_mode mode,
         return TMPI_ARGUMENTS;
     if (recv && !(taken->recvtype = tmpi_type_of(call->recvtype)))
         return TMPI_ARGUMENTS;
-    if (!is_known(call, taken))
+    if (!is_known(call, taken) || !has_good_counts(call, taken))
         return TMPI_ARGUMENTS;
-    if (call->function == TMPI_BARRIER)
-        return TMPI_TAKEN;
-    reason = tmpi_reduces(call->function) ? look_at_reduction(call, mode, taken, &size)
-                                          : look_at_move(call, taken, &size);
+    if (tmpi_reduces(call->function))
+        reason = look_at_op(call, mode, taken);
     if (reason)
         return reason;
-    if (!size.bytes || size.bytes < range->from || size.bytes > range->to)
+    type = tmpi_goes_by_recv(call, comm) ? taken->recvtype : taken->sendtype;
+    bytes = tmpi_policy_bytes(call, comm, type ? type->size : 0);
+    if (!bytes || bytes < range->from || bytes > range->to)
         return TMPI_POLICY;
-    return size.staged > comm->stage_bytes ? TMPI_LARGE : TMPI_TAKEN;
+    return staged_bytes(call->function, bytes, (uint64_t)comm->size) > comm->stage_bytes
+               ? TMPI_LARGE
+               : TMPI_TAKEN;
 }
 
 enum tmpi_reason tmpi_decide(const struct tmpi_call *call, enum tmpi_mode mode,
@@ -371,10 +337,14 @@ enum tmpi_reason tmpi_decide(const struct tmpi_call *call, enum tmpi_mode mode,
     if (call->comm == MPI_COMM_NULL || !(comm = tmpi_comm_of(call->comm)))
         return TMPI_ARGUMENTS;
     if (TMPI_UNLIKELY(!comm->made)) {
-        if (comm->calls++ < tmpi.after)
+        if (comm->calls < tmpi.after) {
+            comm->calls++;
             return TMPI_EARLY;
-        if (mode == TMPI_NONBLOCKING)
+        }
+        if (mode == TMPI_NONBLOCKING) {
+            (void)tmpi_comm_learn(call->comm); /* so that the next one passes */
             return TMPI_NOT_MADE;
+        }
         tmpi_comm_make(comm);
     }
     if (comm->why)

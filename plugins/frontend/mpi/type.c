@@ -9,30 +9,8 @@
 
 /* ---- predefined types ---- */
 
-#define SLOTS 256 /* more than twice the types; a power of two */
-
-struct slot {
-    MPI_Datatype handle;
-    struct tmpi_type type;
-};
-
-static struct slot slots[SLOTS];
+struct tmpi_type_slot tmpi_type_slots[TMPI_TYPE_SLOTS];
 static int keyval = MPI_KEYVAL_INVALID;
-
-static size_t slot_of(MPI_Datatype type)
-{
-    uint64_t key = (uint64_t)(uintptr_t)type;
-
-    return (size_t)((key >> 4) * 0x9e3779b97f4a7c15u >> 56) % SLOTS;
-}
-
-static const struct tmpi_type *find(MPI_Datatype type)
-{
-    for (size_t i = slot_of(type); slots[i].handle != MPI_DATATYPE_NULL; i = (i + 1) % SLOTS)
-        if (slots[i].handle == type)
-            return &slots[i].type;
-    return NULL;
-}
 
 /* The type's Thrum type, by its class and size. */
 static bool element_of(enum tmpi_class class, bool is_signed, size_t size, thrum_datatype_t *out)
@@ -90,8 +68,8 @@ static void add(MPI_Datatype handle, enum tmpi_class class, bool is_signed)
     size_t i;
     int size;
 
-    if (handle == MPI_DATATYPE_NULL || find(handle) || PMPI_Type_size(handle, &size) || size <= 0 ||
-        PMPI_Type_get_extent(handle, &lower, &type.extent))
+    if (handle == MPI_DATATYPE_NULL || tmpi_predefined(handle) || PMPI_Type_size(handle, &size) ||
+        size <= 0 || PMPI_Type_get_extent(handle, &lower, &type.extent))
         return;
     type.size = (size_t)size;
     type.dense = lower == 0 && type.extent == size;
@@ -100,9 +78,9 @@ static void add(MPI_Datatype handle, enum tmpi_class class, bool is_signed)
         type.class = TMPI_CLASS_NONE;
         type.has_dtype = type.dense && stand_in(type.size, &type.dtype);
     }
-    for (i = slot_of(handle); slots[i].handle != MPI_DATATYPE_NULL;)
-        i = (i + 1) % SLOTS;
-    slots[i] = (struct slot){handle, type};
+    for (i = tmpi_type_slot_of(handle); tmpi_type_slots[i].handle != MPI_DATATYPE_NULL;)
+        i = (i + 1) % TMPI_TYPE_SLOTS;
+    tmpi_type_slots[i] = (struct tmpi_type_slot){handle, type};
 }
 
 static void add_c_types(void)
@@ -210,7 +188,7 @@ static bool is_dense(MPI_Datatype type)
 {
     int nintegers, naddresses, ntypes, combiner, size;
     MPI_Aint lower, extent;
-    const struct tmpi_type *known = find(type);
+    const struct tmpi_type *known = tmpi_predefined(type);
     bool dense = false;
     int *integers;
     MPI_Aint *addresses;
@@ -276,7 +254,7 @@ static int forget(MPI_Datatype type, int key, void *info, void *extra)
 
 const struct tmpi_type *tmpi_type_of(MPI_Datatype type)
 {
-    const struct tmpi_type *info = find(type);
+    const struct tmpi_type *info = tmpi_predefined(type);
     int found;
 
     if (info || type == MPI_DATATYPE_NULL || keyval == MPI_KEYVAL_INVALID)
@@ -288,8 +266,8 @@ const struct tmpi_type *tmpi_type_of(MPI_Datatype type)
 
 bool tmpi_types_init(void)
 {
-    for (size_t i = 0; i < SLOTS; i++)
-        slots[i].handle = MPI_DATATYPE_NULL;
+    for (size_t i = 0; i < TMPI_TYPE_SLOTS; i++)
+        tmpi_type_slots[i].handle = MPI_DATATYPE_NULL;
     add_c_types();
     add_fortran_types();
     return PMPI_Type_create_keyval(MPI_TYPE_NULL_COPY_FN, forget, &keyval, NULL) == MPI_SUCCESS;

@@ -398,6 +398,15 @@ static thrum_status_t give(struct tmpi_work *work, struct given *given)
 
 /* ---- the call ---- */
 
+/* Counts that all ranks have, and that are one. */
+static bool is_uniform(const struct tmpi_call *call, int n)
+{
+    for (int r = 1; r < n; r++)
+        if (call->recvcounts[r] != call->recvcounts[0])
+            return false;
+    return true;
+}
+
 static thrum_status_t call_thrum(const struct tmpi_work *work, const struct given *g)
 {
     const struct tmpi_taken *taken = &work->taken;
@@ -413,6 +422,8 @@ static thrum_status_t call_thrum(const struct tmpi_work *work, const struct give
     case TMPI_REDUCE:
         return thrum_reduce(g->send, g->recv, g->count, dtype, op, root, comm, queue);
     case TMPI_REDUCE_SCATTER:
+        if (is_uniform(&work->call, taken->comm->size))
+            return thrum_reduce_scatter(g->send, g->recv, g->counts[0], dtype, op, comm, queue);
         return thrum_reduce_scatterv(g->send, g->recv, g->counts, dtype, op, comm, queue);
     case TMPI_REDUCE_SCATTER_BLOCK:
         return thrum_reduce_scatter(g->send, g->recv, g->count, dtype, op, comm, queue);
@@ -425,6 +436,8 @@ static thrum_status_t call_thrum(const struct tmpi_work *work, const struct give
     case TMPI_ALLGATHER:
         return thrum_allgather(g->send, g->recv, g->count, THRUM_UINT8, comm, queue);
     case TMPI_ALLGATHERV:
+        if (is_uniform(&work->call, taken->comm->size))
+            return thrum_allgather(g->send, g->recv, g->counts[0], THRUM_UINT8, comm, queue);
         return thrum_allgatherv(g->send, g->recv, g->counts, NULL, THRUM_UINT8, comm, queue);
     case TMPI_ALLTOALL:
         return thrum_alltoall(g->send, g->recv, g->count, THRUM_UINT8, comm, queue);

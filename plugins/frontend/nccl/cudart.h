@@ -65,6 +65,10 @@ cudaError_t cudart_device_get(int index, struct cudart_device **device_out);
 /* The same, as it is: NULL where it is not open. */
 struct cudart_device *cudart_device_if_open(int index);
 
+/* cudaGetDeviceProperties of CUDA 13, exported as that by cudart-13.sed. */
+__attribute__((visibility("default"))) cudaError_t cudart_properties_13(void *properties_out,
+                                                                        int index);
+
 /* The stream of a handle: NULL is the default one of device `index` (-1: the current). */
 cudaError_t cudart_stream_find(cudaStream_t handle, int index, struct cudart_stream **stream_out);
 /* Before work is given to the stream: lets it wait for what CUDA's rules put in front. */
@@ -107,6 +111,9 @@ struct cudart_range cudart_range_of(const void *pointer);
  */
 cudaError_t cudart_reach(struct cudart_device *device, const char *argument, const void *pointer,
                          size_t bytes, uint64_t *address_out, bool *host_out);
+/* Thrum's name of an allocation as CUDA's, and back (cudart_ipc.c). */
+cudaError_t cudart_ipc_publish(const struct thrum_mem_handle *handle, cudaIpcMemHandle_t *out);
+cudaError_t cudart_ipc_find(const cudaIpcMemHandle_t *handle, struct thrum_mem_handle *out);
 /* Forgets all memory of the device. */
 void cudart_memory_drop(struct cudart_device *device);
 

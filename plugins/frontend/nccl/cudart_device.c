@@ -212,6 +212,17 @@ cudaError_t cudaDeviceReset(void)
     return cudaSuccess;
 }
 
+cudaError_t cudaInitDevice(int index, unsigned device_flags, unsigned flags)
+{
+    struct cudart_device *device;
+
+    (void)device_flags; /* hints for waiting */
+    return cudart_result(
+        index < 0 || flags ? cudart_fail(index < 0 ? cudaErrorInvalidDevice : cudaErrorInvalidValue,
+                                         "device=%d, flags=%#x", index, flags)
+                           : cudart_device_get(index, &device));
+}
+
 cudaError_t cudaSetDeviceFlags(unsigned flags)
 {
     if (flags & ~(unsigned)(cudaDeviceScheduleSpin | cudaDeviceScheduleYield |
@@ -230,7 +241,9 @@ cudaError_t cudaGetDeviceFlags(unsigned *flags)
 
 /* ---- what they are ---- */
 
-cudaError_t cudaGetDeviceProperties(cudaDeviceProp *out, int index)
+_Static_assert(sizeof(cudaDeviceProp) == 1032, "CUDA 12's layout");
+
+cudaError_t cudaGetDeviceProperties_v2(cudaDeviceProp *out, int index)
 {
     struct cudart_device *device;
     cudaError_t error = out && index >= 0
@@ -264,6 +277,34 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp *out, int index)
     memcpy(out->uuid.bytes, "thrum", 5);
     out->uuid.bytes[14] = (char)(p->index >> 8);
     out->uuid.bytes[15] = (char)p->index;
+    return cudaSuccess;
+}
+
+/* CUDA 13's layout, under the old name. */
+struct properties_13 {
+#define B(type, name, dimension) type name dimension;
+#define O(type, name, dimension)
+    CUDART_PROPERTIES_MAP(B, O)
+#undef B
+#undef O
+    int added[7], reserved[56];
+};
+_Static_assert(sizeof(struct properties_13) == 1008, "CUDA 13's layout");
+
+cudaError_t cudart_properties_13(void *out, int index)
+{
+    struct properties_13 *properties = out;
+    cudaDeviceProp full;
+    cudaError_t error = cudaGetDeviceProperties_v2(out ? &full : NULL, index);
+
+    if (error)
+        return error;
+    memset(properties, 0, sizeof *properties);
+#define B(type, name, dimension) memcpy(&properties->name, &full.name, sizeof full.name);
+#define O(type, name, dimension)
+    CUDART_PROPERTIES_MAP(B, O)
+#undef B
+#undef O
     return cudaSuccess;
 }
 
@@ -350,9 +391,13 @@ cudaError_t cudaDeviceGetStreamPriorityRange(int *least, int *greatest)
     return cudaSuccess;
 }
 
+/* No runtime that a program was linked with is newer than the driver. */
 cudaError_t cudaDriverGetVersion(int *version)
 {
-    return cudaRuntimeGetVersion(version);
+    if (!version)
+        return cudart_result(cudart_fail(cudaErrorInvalidValue, "version=NULL"));
+    *version = 13000;
+    return cudaSuccess;
 }
 
 cudaError_t cudaRuntimeGetVersion(int *version)
@@ -439,4 +484,22 @@ cudaError_t cudaDeviceEnablePeerAccess(int peer, unsigned flags)
 cudaError_t cudaDeviceDisablePeerAccess(int peer)
 {
     return cudart_result(change_peer(peer, false));
+}
+
+cudaError_t cudaDeviceGetP2PAttribute(int *value, enum cudaDeviceP2PAttr attribute, int index,
+                                      int peer)
+{
+    int can;
+    cudaError_t error = value ? cudaDeviceCanAccessPeer(&can, index, peer)
+                              : cudart_result(cudart_fail(cudaErrorInvalidValue, "value=NULL"));
+
+    if (!error && (attribute < cudaDevP2PAttrPerformanceRank ||
+                   attribute > cudaDevP2PAttrCudaArrayAccessSupported))
+        error = cudart_result(
+            cudart_fail(cudaErrorInvalidValue, "attribute=%d is not known", (int)attribute));
+    if (!error && index == peer)
+        error = cudart_result(cudart_fail(cudaErrorInvalidDevice, "device=peer=%d", peer));
+    if (!error)
+        *value = attribute == cudaDevP2PAttrAccessSupported && can;
+    return error;
 }

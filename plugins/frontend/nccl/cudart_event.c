@@ -151,6 +151,26 @@ cudaError_t cudaEventElapsedTime(float *milliseconds, cudaEvent_t start, cudaEve
     return cudart_result(error);
 }
 
+cudaError_t cudaEventElapsedTime_v2(float *milliseconds, cudaEvent_t start, cudaEvent_t end)
+{
+    return cudaEventElapsedTime(milliseconds, start, end);
+}
+
+cudaError_t cudaIpcGetEventHandle(cudaIpcEventHandle_t *handle, cudaEvent_t event)
+{
+    cudaError_t error =
+        handle ? find_event(event, "event") : cudart_fail(cudaErrorInvalidValue, "handle=NULL");
+
+    return cudart_result(
+        error ? error : cudart_fail(cudaErrorNotSupported, "events are not for other processes"));
+}
+
+cudaError_t cudaIpcOpenEventHandle(cudaEvent_t *event, cudaIpcEventHandle_t handle)
+{
+    (void)event, (void)handle;
+    return cudart_result(cudart_fail(cudaErrorNotSupported, "events are not for other processes"));
+}
+
 /* ---- graphs ---- */
 
 struct captured { /* a cudaGraph_t and its cudaGraphExec_t are references to one */
@@ -242,6 +262,48 @@ cudaError_t cudaStreamIsCapturing(cudaStream_t handle, enum cudaStreamCaptureSta
     return cudart_result(error);
 }
 
+cudaError_t cudaStreamGetCaptureInfo_v2(cudaStream_t stream, enum cudaStreamCaptureStatus *status,
+                                        unsigned long long *id, cudaGraph_t *graph,
+                                        const cudaGraphNode_t **dependencies, size_t *n)
+{
+    enum cudaStreamCaptureStatus now;
+    cudaError_t error = cudaStreamIsCapturing(stream, status ? &now : NULL);
+
+    if (!error && now != cudaStreamCaptureStatusNone && (graph || dependencies || n))
+        error = cudart_result(
+            cudart_fail(cudaErrorNotSupported, "a capture's graph cannot be seen before its end"));
+    if (error)
+        return error;
+    *status = now;
+    if (id)
+        *id = now ? (uintptr_t)stream : 0;
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamGetCaptureInfo_v3(cudaStream_t stream, enum cudaStreamCaptureStatus *status,
+                                        unsigned long long *id, cudaGraph_t *graph,
+                                        const cudaGraphNode_t **dependencies,
+                                        const cudaGraphEdgeData **edges, size_t *n)
+{
+    size_t unused;
+
+    return cudaStreamGetCaptureInfo_v2(stream, status, id, graph, dependencies,
+                                       edges && !n ? &unused : n);
+}
+
+cudaError_t cudaThreadExchangeStreamCaptureMode(enum cudaStreamCaptureMode *mode)
+{
+    /* what other calls may do meanwhile: a capture here concerns its own stream only */
+    static _Thread_local enum cudaStreamCaptureMode current;
+    enum cudaStreamCaptureMode old = current;
+
+    if (!mode || *mode < cudaStreamCaptureModeGlobal || *mode > cudaStreamCaptureModeRelaxed)
+        return cudart_result(cudart_fail(cudaErrorInvalidValue, "mode=%d", mode ? (int)*mode : -1));
+    current = *mode;
+    *mode = old;
+    return cudaSuccess;
+}
+
 static cudaError_t no_graph(const void *handle)
 {
     return cudart_fail(cudaErrorInvalidResourceHandle, "graph=%p is not a live graph", handle);
@@ -264,6 +326,12 @@ cudaError_t cudaGraphInstantiate(cudaGraphExec_t *executable, cudaGraph_t graph,
     atomic_fetch_add(&captured->references, 1);
     *executable = handle;
     return cudaSuccess;
+}
+
+cudaError_t cudaGraphInstantiateWithFlags(cudaGraphExec_t *executable, cudaGraph_t graph,
+                                          unsigned long long flags)
+{
+    return cudaGraphInstantiate(executable, graph, flags);
 }
 
 cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t handle)

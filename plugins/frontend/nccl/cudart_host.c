@@ -1,7 +1,7 @@
 /*
- * Functions of the host in streams, and kernels, which there are none of. Whoever waits for a queue executes its
- * commands, so a host function that blocks would block that thread: functions run on a thread of their own, one after
- * the other, and the queue's command only asks whether its function has returned.
+ * Functions of the host in streams. Whoever waits for a queue executes its commands, so a host function that blocks would
+ * block that thread: functions run on a thread of their own, one after the other, and the queue's command only asks
+ * whether its function has returned.
  */
 #include "cudart.h"
 
@@ -190,21 +190,4 @@ cudaError_t cudaStreamAddCallback(cudaStream_t stream, cudaStreamCallback_t func
                                          function ? "flags is not 0" : "function=NULL"));
     return cudart_result(launch(
         stream, &(struct host_call){.callback = {.function = function}, .argument = argument}));
-}
-
-cudaError_t cudaLaunchKernel(const void *function, dim3 grid, dim3 block, void **arguments,
-                             size_t shared_bytes, cudaStream_t stream)
-{
-    (void)function;
-    (void)grid;
-    (void)block;
-    (void)arguments;
-    (void)shared_bytes;
-    (void)stream;
-    thrum_plugin_log(THRUM_LOG_ERROR,
-                     "cudaLaunchKernel: Thrum's devices execute no CUDA kernels; "
-                     "what they offer: copies, fills, collectives, host functions");
-    return cudart_result(cudart_fail(cudaErrorNoKernelImageForDevice,
-                                     "Thrum's devices execute no CUDA kernels (function=%p)",
-                                     function));
 }

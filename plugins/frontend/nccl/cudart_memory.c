@@ -517,7 +517,7 @@ cudaError_t cudaIpcGetMemHandle(cudaIpcMemHandle_t *handle, void *pointer)
     error = cudart_of_status(
         thrum_mem_export(thrum_device(range.device), (void *)range.base, &exported));
     if (!error)
-        memcpy(handle->reserved, exported.bytes, sizeof handle->reserved);
+        error = cudart_ipc_publish(&exported, handle);
     return cudart_result(error);
 }
 
@@ -532,7 +532,8 @@ cudaError_t cudaIpcOpenMemHandle(void **pointer, cudaIpcMemHandle_t handle, unsi
     if (!pointer || flags & ~(unsigned)cudaIpcMemLazyEnablePeerAccess)
         return cudart_result(
             cudart_fail(cudaErrorInvalidValue, "pointer=%p, flags=%#x", (void *)pointer, flags));
-    memcpy(exported.bytes, handle.reserved, sizeof exported.bytes);
+    if (!error)
+        error = cudart_ipc_find(&handle, &exported);
     if (!error)
         error =
             cudart_of_status(thrum_mem_import(atomic_load(&device->device), &exported, &address));

@@ -399,3 +399,28 @@ cudaError_t cudaStreamGetPriority(cudaStream_t handle, int *priority)
         *priority = stream->priority;
     return cudart_result(error);
 }
+
+cudaError_t cudaStreamGetDevice(cudaStream_t handle, int *index)
+{
+    struct cudart_stream *stream;
+    cudaError_t error = index ? cudart_stream_find(handle, -1, &stream)
+                              : cudart_fail(cudaErrorInvalidValue, "device=NULL");
+
+    if (!error && !stream->device)
+        error = cudart_fail(cudaErrorInvalidResourceHandle,
+                            "stream=%p is a queue of thrum_queue_create", (void *)handle);
+    if (!error)
+        *index = stream->device->index;
+    return cudart_result(error);
+}
+
+cudaError_t cudaStreamGetId(cudaStream_t handle, unsigned long long *id)
+{
+    struct cudart_stream *stream;
+    cudaError_t error = id ? cudart_stream_find(handle, -1, &stream)
+                           : cudart_fail(cudaErrorInvalidValue, "id=NULL");
+
+    if (!error)
+        *id = (uintptr_t)stream->queue; /* the default stream has one for each device */
+    return cudart_result(error);
+}

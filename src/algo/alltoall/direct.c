@@ -18,12 +18,15 @@ void algo_alltoall_direct_build(struct plan *plan)
     if (algo_build_alone(plan))
         return;
     algo_meet_all(plan);
-    for (int i = 1; i <= n; i++) {
+    for (int i = 1; i < n; i++) {
         int peer = algo_rank_at(rank, i, n);
         plan_copy(plan, 0, algo_recv_at(rank, (uint64_t)peer * bytes), algo_send_at(peer, own),
                   bytes);
     }
-    algo_depart_all(plan, everyone);
+    /* the own block while the peers are at it, or take what has been said to them */
+    algo_signal_all(plan, everyone);
+    plan_copy(plan, 0, algo_recv_at(rank, own), algo_send_at(rank, own), bytes);
+    algo_wait_all(plan, everyone);
 }
 
 struct algo_cost algo_alltoall_direct_cost(const struct plan_params *params)

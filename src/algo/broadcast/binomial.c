@@ -66,9 +66,12 @@ struct algo_cost algo_broadcast_binomial_cost(const struct plan_params *params)
     double levels = algo_log2_ceil(params->nranks), bytes = (double)algo_count_bytes(params);
     if (bytes <= PLAN_INLINE_BYTES)
         return (struct algo_cost){.steps = levels,
+                                  .turns = ALGO_TURNS_ONE_WAY * levels,
                                   .messages = 2 * levels,
                                   .passed_bytes = 2 * levels * bytes,
                                   .copied_bytes = 2 * bytes};
-    return (struct algo_cost){
-        .steps = levels + 1, .messages = 4 * levels, .passed_bytes = 2 * levels * bytes};
+    return (struct algo_cost){.steps = levels + 1,
+                              .turns = ALGO_TURNS_ONE_WAY * (levels + 1),
+                              .messages = 4 * levels,
+                              .passed_bytes = 2 * levels * bytes};
 }

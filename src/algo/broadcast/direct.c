@@ -58,5 +58,5 @@ struct algo_cost algo_broadcast_direct_cost(const struct plan_params *params)
     double n = params->nranks, bytes = (double)algo_count_bytes(params);
     double copies = params->peer_access ? 1 : n - 1;
     return (struct algo_cost){
-        .steps = 2, .messages = 2 * (n - 1), .copied_bytes = 2 * copies * bytes};
+        .steps = 2, .turns = 1, .messages = 2 * (n - 1), .copied_bytes = 2 * copies * bytes};
 }

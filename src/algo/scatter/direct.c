@@ -50,5 +50,5 @@ struct algo_cost algo_scatter_direct_cost(const struct plan_params *params)
     double n = params->nranks, bytes = (double)algo_count_bytes(params);
     double blocks = params->peer_access ? 1 : n; /* each rank its own, or the root all */
     return (struct algo_cost){
-        .steps = 2, .messages = 2 * (n - 1), .copied_bytes = 2 * blocks * bytes};
+        .steps = 2, .turns = 1, .messages = 2 * (n - 1), .copied_bytes = 2 * blocks * bytes};
 }

@@ -2,7 +2,10 @@
 #ifndef TESTS_FRONTEND_MPI_CALLS_H
 #define TESTS_FRONTEND_MPI_CALLS_H
 
+#include "fields.h"
 #include "frontend.h"
+
+#define ARGUMENT(field) c->field
 
 #define MOST_RANKS 16
 enum form { BLOCKING, NONBLOCKING, PERSISTENT, RAW, FORMS };
@@ -15,11 +18,11 @@ struct shape {
 static inline int call_raw(const struct tmpi_call *c)
 {
     switch (c->function) {
-#define CALL(NAME, Name, name, ...) \
+#define X(NAME, Name, name) \
     case TMPI_##NAME: \
-        return PMPI_##Name(__VA_ARGS__);
-#include "fall_rows.h"
-#undef CALL
+        return PMPI_##Name(FIELDS_##NAME(ARGUMENT));
+#include "function_rows.h"
+#undef X
     default:
         return MPI_ERR_OTHER;
     }
@@ -28,11 +31,11 @@ static inline int call_raw(const struct tmpi_call *c)
 static inline int call_blocking(const struct tmpi_call *c)
 {
     switch (c->function) {
-#define CALL(NAME, Name, name, ...) \
+#define X(NAME, Name, name) \
     case TMPI_##NAME: \
-        return MPI_##Name(__VA_ARGS__);
-#include "fall_rows.h"
-#undef CALL
+        return MPI_##Name(FIELDS_##NAME(ARGUMENT));
+#include "function_rows.h"
+#undef X
     default:
         return MPI_ERR_OTHER;
     }
@@ -41,32 +44,25 @@ static inline int call_blocking(const struct tmpi_call *c)
 static inline int call_nonblocking(const struct tmpi_call *c, MPI_Request *request)
 {
     switch (c->function) {
-#define CALL(NAME, Name, name, ...) \
+#define X(NAME, Name, name) \
     case TMPI_##NAME: \
-        return MPI_I##name(__VA_ARGS__, request);
-#include "fall_rows.h"
-#undef CALL
+        return MPI_I##name(FIELDS_##NAME(ARGUMENT), request);
+#include "function_rows.h"
+#undef X
     default:
         return MPI_ERR_OTHER;
     }
 }
 
-#if defined(HAVE_MPIX_PERSISTENT) || defined(HAVE_MPI_PERSISTENT)
-#define HAVE_PERSISTENT 1
+#ifdef TMPI_INIT
 static inline int call_init(const struct tmpi_call *c, MPI_Request *request)
 {
     switch (c->function) {
-#ifdef HAVE_MPI_PERSISTENT
-#define CALL(NAME, Name, name, ...) \
+#define X(NAME, Name, name) \
     case TMPI_##NAME: \
-        return MPI_##Name##_init(__VA_ARGS__, MPI_INFO_NULL, request);
-#else
-#define CALL(NAME, Name, name, ...) \
-    case TMPI_##NAME: \
-        return MPIX_##Name##_init(__VA_ARGS__, MPI_INFO_NULL, request);
-#endif
-#include "fall_rows.h"
-#undef CALL
+        return TMPI_INIT(Name)(FIELDS_##NAME(ARGUMENT), MPI_INFO_NULL, request);
+#include "function_rows.h"
+#undef X
     default:
         return MPI_ERR_OTHER;
     }
@@ -74,7 +70,7 @@ static inline int call_init(const struct tmpi_call *c, MPI_Request *request)
 #endif
 
 static const char *const function_names[] = {
-#define X(name, text, rule) text,
+#define X(NAME, Name, name) #Name,
 #include "function_rows.h"
 #undef X
 };

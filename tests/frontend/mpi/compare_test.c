@@ -111,7 +111,7 @@ static int run(const struct tmpi_call *call, enum form form)
         code = call_nonblocking(call, &request);
         return code ? code : MPI_Wait(&request, MPI_STATUS_IGNORE);
     }
-#ifdef HAVE_PERSISTENT
+#ifdef TMPI_INIT
     code = call_init(call, &request);
     if (!code)
         code = MPI_Start(&request);
@@ -508,7 +508,7 @@ static void run_all(void)
                                      {"Fortran logical", MPI_LOGICAL, LOGICAL}};
     static const char *const forms[] = {"blocking", "nonblocking", "persistent"};
     char name[64];
-#ifdef HAVE_PERSISTENT
+#ifdef TMPI_INIT
     const int last = PERSISTENT;
 #else
     const int last = NONBLOCKING;

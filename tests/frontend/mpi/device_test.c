@@ -57,6 +57,19 @@ static void all(thrum_device_t device)
     check(!thrum_mem_free(device, a) && !thrum_mem_free(device, b), "not freed");
 }
 
+/* Memory that is the device's no more: an error of MPI's, by the communicator's handler, where Thrum has the call. */
+static void freed(thrum_device_t device)
+{
+    int *memory = make(device, 0), class = MPI_SUCCESS;
+
+    check(!thrum_mem_free(device, memory), "not freed");
+    MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
+    MPI_Error_class(MPI_Allreduce(MPI_IN_PLACE, memory, N, MPI_INT, MPI_SUM, MPI_COMM_WORLD),
+                    &class);
+    check(class == MPI_ERR_BUFFER, "freed device memory: class %d", class);
+    MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_ARE_FATAL);
+}
+
 int main(int argc, char **argv)
 {
     thrum_device_t device;
@@ -70,10 +83,13 @@ int main(int argc, char **argv)
         fprintf(stderr, "no device: %s\n", thrum_last_error());
         MPI_Abort(MPI_COMM_WORLD, 3);
     }
+    check(thrum_mpi_device(NULL) == THRUM_ERR_INVALID_ARGUMENT, "thrum_mpi_device(NULL)");
     all(device);
-    thrum_queue_destroy(queue);
     check_case("buffers in device memory");
+    freed(device);
+    check_case("buffers in freed device memory");
+    thrum_queue_destroy(queue);
     status = check_end();
     MPI_Finalize();
-    return status;
+    return status || thrum_mpi_device(&device) != THRUM_ERR_INVALID_USAGE;
 }

@@ -297,6 +297,45 @@ static void intercommunicator(void)
     MPI_Comm_free(&half);
 }
 
+/*
+ * Ranks that describe the same bytes differently, at sizes on both sides of what is taken: were one of them of another mind
+ * about who serves the call than the others, they would wait for each other.
+ */
+static void one_mind(void)
+{
+    static const int sizes[] = {2, 32, 126, 128, 130, 510, 1022, 1024, 1026, 2048, 4096, 9000};
+    enum { MOST = 9000 };
+    int *in = need((size_t)check_size * MOST * sizeof(int));
+    int *out = need((size_t)check_size * MOST * sizeof(int)), pairs = check_rank % 2;
+    MPI_Datatype pair, type;
+
+    MPI_Type_contiguous(2, MPI_INT, &pair);
+    MPI_Type_commit(&pair);
+    type = pairs ? pair : MPI_INT;
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        int n = sizes[i], count = pairs ? n / 2 : n, root = (int)i % check_size;
+
+        for (int k = 0; k < check_size * n; k++)
+            in[k] = check_rank * 100000 + k;
+        MPI_Allgather(in, count, type, out, n, MPI_INT, MPI_COMM_WORLD);
+        for (int r = 0; r < check_size; r++)
+            check(out[r * n + n - 1] == r * 100000 + n - 1, "allgather of %d", n);
+        MPI_Alltoall(in, n, MPI_INT, out, count, type, MPI_COMM_WORLD);
+        for (int r = 0; r < check_size; r++)
+            check(out[r * n] == r * 100000 + check_rank * n, "alltoall of %d", n);
+        MPI_Gather(in, count, type, out, count, type, root, MPI_COMM_WORLD);
+        for (int r = 0; r < check_size && check_rank == root; r++)
+            check(out[r * n + 1] == r * 100000 + 1, "gather of %d", n);
+        MPI_Scatter(in, count, type, out, count, type, root, MPI_COMM_WORLD);
+        check(out[0] == root * 100000 + check_rank * n, "scatter of %d", n);
+        MPI_Bcast(in, count, type, root, MPI_COMM_WORLD);
+        check(in[n - 1] == root * 100000 + n - 1, "bcast of %d", n);
+    }
+    MPI_Type_free(&pair);
+    free(in);
+    free(out);
+}
+
 /* A rank that waits in a collective must get on with a message without which the other does not come. */
 static void messages_go_on(void)
 {
@@ -432,6 +471,31 @@ static void errors(void)
     MPI_Comm_free(&comm);
 }
 
+/* ---- the end ---- */
+
+static int ends; /* callbacks that have run */
+
+/* MPI_Finalize deletes the attributes of MPI_COMM_SELF first, the newest first: collectives work to the last of them. */
+static int on_finalize(MPI_Comm self, int key, void *value, void *extra)
+{
+    int one = 1, sum = 0;
+
+    (void)self, (void)key, (void)value, (void)extra;
+    for (int i = 0; i < 3; i++)
+        MPI_Allreduce(&one, &sum, 1, MPI_INT, MPI_SUM, MPI_COMM_WORLD);
+    check(sum == check_size, "while MPI_Finalize runs: sum=%d", sum);
+    ends++;
+    return MPI_SUCCESS;
+}
+
+static void at_finalize(void)
+{
+    int key;
+
+    MPI_Comm_create_keyval(MPI_COMM_NULL_COPY_FN, on_finalize, &key, NULL);
+    MPI_Comm_set_attr(MPI_COMM_SELF, key, NULL);
+}
+
 int main(int argc, char **argv)
 {
     static const char *const ways[] = {"Waitall", "Waitany",  "Waitsome", "Testall",
@@ -441,6 +505,7 @@ int main(int argc, char **argv)
 
     MPI_Init_thread(&argc, &argv, MPI_THREAD_MULTIPLE, &provided);
     check_begin();
+    at_finalize(); /* before the library has done so */
     warm(MPI_COMM_WORLD);
     for (int how = 0; how < WAYS; how++) {
         nonblocking((enum how)how);
@@ -470,7 +535,11 @@ int main(int argc, char **argv)
     }
     errors();
     check_case("errors: class, handler, communicator");
+    one_mind();
+    check_case("ranks with types of their own are of one mind");
+    at_finalize();
     status = check_end();
     MPI_Finalize();
-    return status;
+    check(ends == 2, "%d of 2 callbacks ran in MPI_Finalize", ends);
+    return status || check_failures;
 }

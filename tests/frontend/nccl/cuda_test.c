@@ -16,6 +16,8 @@
 
 #include <cuda_runtime.h>
 
+#include "cudart_compiler.h"
+
 #define OK(call) assert_int_equal((call), cudaSuccess)
 /* The call fails so, and the detail has the text in it. */
 #define FAILS(call, error, text) \
@@ -55,6 +57,17 @@ static void devices(void **state)
     assert_int_equal(value, 3);
     OK(cudaRuntimeGetVersion(&value));
     assert_int_equal(value, CUDART_VERSION);
+    OK(cudaDriverGetVersion(&value));
+    assert_true(value >= CUDART_VERSION);
+    OK(cudaInitDevice(3, cudaDeviceScheduleSpin, 0));
+    OK(cudaDeviceGetP2PAttribute(&value, cudaDevP2PAttrAccessSupported, 3, 2));
+    assert_int_equal(value, 1);
+    OK(cudaDeviceGetP2PAttribute(&value, cudaDevP2PAttrNativeAtomicSupported, 3, 2));
+    assert_int_equal(value, 0);
+    FAILS(cudaDeviceGetP2PAttribute(&value, (enum cudaDeviceP2PAttr)9, 3, 2), cudaErrorInvalidValue,
+          "attribute=9");
+    OK(cudaStreamGetDevice(NULL, &value));
+    assert_int_equal(value, 3);
     FAILS(cudaSetDevice(8), cudaErrorInvalidDevice, "between 0 and 7");
     FAILS(cudaSetDevice(-1), cudaErrorInvalidDevice, "device=-1");
     FAILS(cudaGetDeviceCount(NULL), cudaErrorInvalidValue, "count=NULL");
@@ -326,6 +339,8 @@ static void events(void **state)
 
 static void graphs(void **state)
 {
+    enum cudaStreamCaptureMode mode = cudaStreamCaptureModeRelaxed;
+    unsigned long long id = 0;
     enum cudaStreamCaptureStatus status;
     cudaGraphExec_t executable;
     cudaStream_t stream;
@@ -343,6 +358,15 @@ static void graphs(void **state)
     OK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal));
     OK(cudaStreamIsCapturing(stream, &status));
     assert_int_equal(status, cudaStreamCaptureStatusActive);
+    OK(cudaStreamGetCaptureInfo(stream, &status, &id, NULL, NULL, NULL));
+    assert_int_equal(status, cudaStreamCaptureStatusActive);
+    assert_int_not_equal(id, 0);
+    FAILS(cudaStreamGetCaptureInfo(stream, &status, &id, &graph, NULL, NULL), cudaErrorNotSupported,
+          "before its end");
+    OK(cudaThreadExchangeStreamCaptureMode(&mode));
+    assert_int_equal(mode, cudaStreamCaptureModeGlobal);
+    OK(cudaThreadExchangeStreamCaptureMode(&mode));
+    assert_int_equal(mode, cudaStreamCaptureModeRelaxed);
     OK(cudaMemsetAsync(device, 7, 4, stream));
     OK(cudaLaunchHostFunc(stream, pass_gate, &one));
     FAILS(cudaMemcpyAsync(host, device, 4, cudaMemcpyDeviceToHost, stream),
@@ -367,13 +391,79 @@ static void graphs(void **state)
     OK(cudaFree(device));
 }
 
+/* What the host side of a program with one kernel and two variables does, as nvcc writes it. */
 static void kernels(void **state)
 {
-    dim3 one = {1, 1, 1};
+    static char kernel_stub, variable, unknown;
+    static int *managed;
+    dim3 grid = {4, 1, 1}, block = {128, 1, 1}, got_grid, got_block;
+    void **binary = __cudaRegisterFatBinary(&unknown);
+    cudaStream_t stream = (cudaStream_t)WILD, got_stream;
+    cudaKernel_t kernel = NULL;
+    size_t bytes = 0;
 
     (void)state;
-    FAILS(cudaLaunchKernel((const void *)(uintptr_t)&gate, one, one, NULL, 0, NULL),
-          cudaErrorNoKernelImageForDevice, "no CUDA kernels");
+    assert_non_null(binary);
+    __cudaRegisterFunction(binary, &kernel_stub, &kernel_stub, "_Z4fillPfi", -1, NULL, NULL, NULL,
+                           NULL, NULL);
+    __cudaRegisterVar(binary, &variable, &variable, "table", 0, 48, 0, 0);
+    __cudaRegisterManagedVar(binary, (void **)&managed, &variable, "shared", 0, 64, 0, 0);
+    __cudaRegisterFatBinaryEnd(binary);
+    assert_int_equal(__cudaInitModule(binary), 1);
+
+    assert_int_equal(__cudaPushCallConfiguration(grid, block, 16, stream), 0);
+    OK(__cudaPopCallConfiguration(&got_grid, &got_block, &bytes, &got_stream));
+    assert_memory_equal(&got_grid, &grid, sizeof grid);
+    assert_memory_equal(&got_block, &block, sizeof block);
+    assert_int_equal(bytes, 16);
+    assert_ptr_equal(got_stream, stream);
+    FAILS(__cudaPopCallConfiguration(&got_grid, &got_block, &bytes, &got_stream),
+          cudaErrorMissingConfiguration, "<<<...>>>");
+
+    FAILS(cudaLaunchKernel(&kernel_stub, grid, block, NULL, 0, NULL),
+          cudaErrorNoKernelImageForDevice, "kernel _Z4fillPfi: Thrum's devices execute no");
+    OK(__cudaGetKernel(&kernel, &kernel_stub));
+    FAILS(__cudaLaunchKernel(kernel, grid, block, NULL, 0, NULL), cudaErrorNoKernelImageForDevice,
+          "_Z4fillPfi");
+    FAILS(cudaLaunchKernel(&unknown, grid, block, NULL, 0, NULL), cudaErrorInvalidDeviceFunction,
+          "no kernel of this program");
+    FAILS(cudaLaunchKernel(&variable, grid, block, NULL, 0, NULL), cudaErrorInvalidDeviceFunction,
+          "no kernel of this program");
+    OK(cudaFuncSetAttribute(&kernel_stub, cudaFuncAttributeMaxDynamicSharedMemorySize, 1024));
+    FAILS(cudaFuncSetAttribute(&unknown, cudaFuncAttributeMaxDynamicSharedMemorySize, 1024),
+          cudaErrorInvalidDeviceFunction, "no kernel");
+
+    OK(cudaGetSymbolSize(&bytes, &variable));
+    assert_int_equal(bytes, 48);
+    FAILS(cudaMemcpyToSymbol(&variable, &unknown, 1, 0, cudaMemcpyHostToDevice),
+          cudaErrorInvalidSymbol, "variable table is in device code");
+    FAILS(cudaGetSymbolSize(&bytes, &kernel_stub), cudaErrorInvalidSymbol, "no variable");
+    assert_int_equal(managed[15], 0);
+    managed[15] = 3;
+
+    __cudaUnregisterFatBinary(binary);
+    FAILS(cudaLaunchKernel(&kernel_stub, grid, block, NULL, 0, NULL),
+          cudaErrorInvalidDeviceFunction, "no kernel of this program");
+}
+
+/* An exported handle that is none any more. */
+static void stale_ipc(void **state)
+{
+    cudaIpcMemHandle_t handle, again;
+    void *memory, *other;
+
+    (void)state;
+    memset(&handle, 0x5a, sizeof handle);
+    FAILS(cudaIpcOpenMemHandle(&memory, handle, 0), cudaErrorInvalidValue,
+          "not one of cudaIpcGetMemHandle");
+    OK(cudaMalloc(&memory, 4096));
+    OK(cudaIpcGetMemHandle(&handle, memory));
+    OK(cudaIpcGetMemHandle(&again, memory));
+    assert_memory_equal(&handle, &again, sizeof handle);
+    OK(cudaFree(memory));
+    assert_int_not_equal(cudaIpcOpenMemHandle(&other, handle, 0), cudaSuccess);
+    assert_string_not_equal(thrumCudaErrorDetail(), "");
+    (void)cudaGetLastError();
 }
 
 /* A command that touches what is no memory stops its stream; the device is as good as new after a reset. */
@@ -500,11 +590,11 @@ static int reset_devices(void **state)
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(devices),        cmocka_unit_test(errors), cmocka_unit_test(copies),
-        cmocka_unit_test(memory),         cmocka_unit_test(peers),  cmocka_unit_test(streams),
-        cmocka_unit_test(default_stream), cmocka_unit_test(events), cmocka_unit_test(graphs),
-        cmocka_unit_test(kernels),        cmocka_unit_test(reset),  cmocka_unit_test(threads),
-        cmocka_unit_test(shared_memory)};
+        cmocka_unit_test(devices),        cmocka_unit_test(errors),   cmocka_unit_test(copies),
+        cmocka_unit_test(memory),         cmocka_unit_test(peers),    cmocka_unit_test(streams),
+        cmocka_unit_test(default_stream), cmocka_unit_test(events),   cmocka_unit_test(graphs),
+        cmocka_unit_test(kernels),        cmocka_unit_test(reset),    cmocka_unit_test(threads),
+        cmocka_unit_test(shared_memory),  cmocka_unit_test(stale_ipc)};
 
     own_path = "/proc/self/exe";
     if (argc > 1)

@@ -281,6 +281,36 @@ static double cost_us(enum collective collective, const char *name, int nranks, 
 }
 
 /* The model puts algorithms into the order that the field knows. */
+/* Lanes that the plan of rank 0 uses. */
+static int lanes_used(const struct algo *algo, struct plan_params params)
+{
+    struct plan plan;
+    unsigned used = 0;
+    assert_int_equal(algo_build(algo, &params, &plan), THRUM_OK);
+    for (size_t i = 0; i < plan.nops; i++)
+        used |= 1u << plan.ops[i].lane;
+    plan_fini(&plan);
+    assert_int_equal(used & (used + 1), 0); /* from 0 on */
+    return __builtin_popcount(used);
+}
+
+/* Where a message is large enough for them; the proofs of prove_test.c say that it is right. */
+static void test_lanes_are_used(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < thrum_algo_count; i++) {
+        const struct algo *algo = &thrum_algos[i];
+        struct plan_params params = params_of(algo->collective, 4, 100003);
+        if (!(algo->flags & ALGO_LANES))
+            continue;
+        for (params.lanes = 1; params.lanes <= PLAN_MAX_LANES; params.lanes++)
+            assert_int_equal(lanes_used(algo, params), params.lanes);
+        params.lanes = PLAN_MAX_LANES;
+        params.count = 1000;
+        assert_int_equal(lanes_used(algo, params), 1);
+    }
+}
+
 static void test_costs_order_the_algorithms(void **state)
 {
     uint64_t large = 16 << 20;
@@ -321,6 +351,7 @@ int main(void)
         cmocka_unit_test(test_scratch_is_kept_to),
         cmocka_unit_test(test_one_rank),
         cmocka_unit_test(test_plans_of_many_ranks),
+        cmocka_unit_test(test_lanes_are_used),
         cmocka_unit_test(test_costs_order_the_algorithms),
     };
     select_policy_init(&policy);

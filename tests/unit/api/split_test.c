@@ -419,6 +419,33 @@ static void algorithms_of_a_communicator(void **state)
     destroy_all(first);
 }
 
+/* Of rank 0. */
+static void wrong_shrinks(thrum_comm_t comm)
+{
+    const int outside[] = {1, RANKS}, own[] = {0}, negative[] = {-1};
+    struct thrum_comm_config bad_lanes = {.size = sizeof bad_lanes, .lanes = 5};
+    thrum_comm_t out = NULL;
+
+    assert_int_equal(thrum_comm_shrink(NULL, own, 1, NULL, &out), THRUM_ERR_INVALID_COMM);
+    assert_int_equal(thrum_comm_shrink(comm, outside, 1, NULL, NULL), THRUM_ERR_INVALID_ARGUMENT);
+    says("comm_out");
+    assert_int_equal(thrum_comm_shrink(comm, NULL, 1, NULL, &out), THRUM_ERR_INVALID_ARGUMENT);
+    says("excluded is NULL");
+    assert_int_equal(thrum_comm_shrink(comm, own, -1, NULL, &out), THRUM_ERR_INVALID_ARGUMENT);
+    says("nexcluded=-1");
+    assert_int_equal(thrum_comm_shrink(comm, own, RANKS, NULL, &out), THRUM_ERR_INVALID_ARGUMENT);
+    says("nexcluded=5");
+    assert_int_equal(thrum_comm_shrink(comm, outside, 2, NULL, &out), THRUM_ERR_INVALID_RANK);
+    says("excluded[1]=5");
+    assert_int_equal(thrum_comm_shrink(comm, own, 1, NULL, &out), THRUM_ERR_INVALID_RANK);
+    says("the calling rank");
+    assert_int_equal(thrum_comm_shrink(comm, negative, 1, NULL, &out), THRUM_ERR_INVALID_RANK);
+    assert_int_equal(thrum_comm_shrink(comm, outside, 1, &bad_lanes, &out),
+                     THRUM_ERR_INVALID_ARGUMENT);
+    says("lanes=5");
+    assert_null(out);
+}
+
 static void wrong_arguments(void **state)
 {
     char long_text[600];
@@ -444,6 +471,7 @@ static void wrong_arguments(void **state)
     long_text[sizeof long_text - 1] = 0;
     assert_int_equal(thrum_comm_dup(world[0], &too_long, &out), THRUM_ERR_INVALID_ARGUMENT);
     says("599 characters");
+    wrong_shrinks(world[0]);
     ok(thrum_group_start());
     assert_int_equal(thrum_comm_split(world[0], -7, 0, NULL, &out), THRUM_ERR_INVALID_ARGUMENT);
     assert_int_equal(thrum_group_end(), THRUM_ERR_INVALID_ARGUMENT);

@@ -96,7 +96,7 @@ static void test_bad_rules_are_named(void **state)
     refused(many, "more than");
 }
 
-/* The user's word is an error where it cannot be kept; a rule of the tuning file gives way. */
+/* The user's word is an error where it cannot be kept; with a question mark, or in the tuning file, it gives way. */
 static void test_who_gives_way(void **state)
 {
     struct plan_params params = call(COLL_ALLREDUCE, 2, 32 << 10);
@@ -106,7 +106,9 @@ static void test_who_gives_way(void **state)
     assert_int_equal(select_rules_parse("RULES", "allreduce:inline", &policy), THRUM_OK);
     assert_int_equal(select_algorithm(&policy, &params, &algo), THRUM_ERR_INVALID_CONFIG);
     assert_non_null(strstr(thrum_last_error(), "allreduce:inline"));
-    policy.rules[0].forced = false;
+    policy.nrules = 0;
+    assert_int_equal(select_rules_parse("RULES", "allreduce:inline?:-1G", &policy), THRUM_OK);
+    assert_int_equal(policy.rules[0].max_bytes, 1 << 30);
     assert_string_equal(chosen(params), "direct");
     assert_string_equal(chosen(call(COLL_ALLREDUCE, 2, 8)), "inline");
     policy.rules[0].max_ranks = 2;

@@ -1,7 +1,8 @@
 /*
  * The part of the CUDA runtime's interface that host programs around NCCL use, on Thrum's device runtime: libcudart.so of
- * this folder. Names, values and the order of arguments are CUDA 12's; texts and layouts of structs are this project's,
- * so programs are compiled against this header. What is supported, and what differs: docs/nccl.md.
+ * this folder. Names, values, arguments and layouts are CUDA 12's, so programs that were compiled with NVIDIA's headers run
+ * too; CUDA 13's where it differs have versions of their own in the library. What is supported, and what differs:
+ * docs/nccl.md.
  *
  * A cudaStream_t is a thrum_queue_t, and a pointer of cudaMalloc is a device address of thrum_mem_alloc: never
  * dereference it on the host.
@@ -108,21 +109,109 @@ typedef struct CUuuid_st {
     char bytes[16];
 } cudaUUID_t;
 
+/*
+ * One row per field: type, name, dimension. B: in CUDA 12 and 13; O: in CUDA 12 only. What no device of Thrum's has is 0.
+ */
+#define CUDART_PROPERTIES_MAP(B, O) \
+    B(char, name, [256]) \
+    B(cudaUUID_t, uuid, ) \
+    B(char, luid, [8]) \
+    B(unsigned, luidDeviceNodeMask, ) \
+    B(size_t, totalGlobalMem, ) \
+    B(size_t, sharedMemPerBlock, ) \
+    B(int, regsPerBlock, ) \
+    B(int, warpSize, ) \
+    B(size_t, memPitch, ) \
+    B(int, maxThreadsPerBlock, ) \
+    B(int, maxThreadsDim, [3]) \
+    B(int, maxGridSize, [3]) \
+    O(int, clockRate, ) \
+    B(size_t, totalConstMem, ) \
+    B(int, major, ) /* 9.0, so that programs use all types; no kernel runs */ \
+    B(int, minor, ) \
+    B(size_t, textureAlignment, ) \
+    B(size_t, texturePitchAlignment, ) \
+    O(int, deviceOverlap, ) \
+    B(int, multiProcessorCount, ) \
+    O(int, kernelExecTimeoutEnabled, ) \
+    B(int, integrated, ) \
+    B(int, canMapHostMemory, ) \
+    O(int, computeMode, ) \
+    B(int, maxTexture1D, ) \
+    B(int, maxTexture1DMipmap, ) \
+    O(int, maxTexture1DLinear, ) \
+    B(int, maxTexture2D, [2]) \
+    B(int, maxTexture2DMipmap, [2]) \
+    B(int, maxTexture2DLinear, [3]) \
+    B(int, maxTexture2DGather, [2]) \
+    B(int, maxTexture3D, [3]) \
+    B(int, maxTexture3DAlt, [3]) \
+    B(int, maxTextureCubemap, ) \
+    B(int, maxTexture1DLayered, [2]) \
+    B(int, maxTexture2DLayered, [3]) \
+    B(int, maxTextureCubemapLayered, [2]) \
+    B(int, maxSurface1D, ) \
+    B(int, maxSurface2D, [2]) \
+    B(int, maxSurface3D, [3]) \
+    B(int, maxSurface1DLayered, [2]) \
+    B(int, maxSurface2DLayered, [3]) \
+    B(int, maxSurfaceCubemap, ) \
+    B(int, maxSurfaceCubemapLayered, [2]) \
+    B(size_t, surfaceAlignment, ) \
+    B(int, concurrentKernels, ) \
+    B(int, ECCEnabled, ) \
+    B(int, pciBusID, ) \
+    B(int, pciDeviceID, ) \
+    B(int, pciDomainID, ) \
+    B(int, tccDriver, ) \
+    B(int, asyncEngineCount, ) \
+    B(int, unifiedAddressing, ) \
+    O(int, memoryClockRate, ) \
+    B(int, memoryBusWidth, ) \
+    B(int, l2CacheSize, ) \
+    B(int, persistingL2CacheMaxSize, ) \
+    B(int, maxThreadsPerMultiProcessor, ) \
+    B(int, streamPrioritiesSupported, ) \
+    B(int, globalL1CacheSupported, ) \
+    B(int, localL1CacheSupported, ) \
+    B(size_t, sharedMemPerMultiprocessor, ) \
+    B(int, regsPerMultiprocessor, ) \
+    B(int, managedMemory, ) \
+    B(int, isMultiGpuBoard, ) \
+    B(int, multiGpuBoardGroupID, ) \
+    B(int, hostNativeAtomicSupported, ) \
+    O(int, singleToDoublePrecisionPerfRatio, ) \
+    B(int, pageableMemoryAccess, ) \
+    B(int, concurrentManagedAccess, ) \
+    B(int, computePreemptionSupported, ) \
+    B(int, canUseHostPointerForRegisteredMem, ) \
+    B(int, cooperativeLaunch, ) \
+    O(int, cooperativeMultiDeviceLaunch, ) \
+    B(size_t, sharedMemPerBlockOptin, ) \
+    B(int, pageableMemoryAccessUsesHostPageTables, ) \
+    B(int, directManagedMemAccessFromHost, ) \
+    B(int, maxBlocksPerMultiProcessor, ) \
+    B(int, accessPolicyMaxWindowSize, ) \
+    B(size_t, reservedSharedMemPerBlock, ) \
+    B(int, hostRegisterSupported, ) \
+    B(int, sparseCudaArraySupported, ) \
+    B(int, hostRegisterReadOnlySupported, ) \
+    B(int, timelineSemaphoreInteropSupported, ) \
+    B(int, memoryPoolsSupported, ) \
+    B(int, gpuDirectRDMASupported, ) \
+    B(unsigned, gpuDirectRDMAFlushWritesOptions, ) \
+    B(int, gpuDirectRDMAWritesOrdering, ) \
+    B(unsigned, memoryPoolSupportedHandleTypes, ) \
+    B(int, deferredMappingCudaArraySupported, ) \
+    B(int, ipcEventSupported, ) \
+    B(int, clusterLaunch, ) \
+    B(int, unifiedFunctionPointers, )
+
 struct cudaDeviceProp {
-    char name[256];
-    cudaUUID_t uuid;
-    size_t totalGlobalMem, sharedMemPerBlock, memPitch, totalConstMem, textureAlignment;
-    int regsPerBlock, warpSize, maxThreadsPerBlock, maxThreadsDim[3], maxGridSize[3];
-    int clockRate, memoryClockRate; /* kHz */
-    int major, minor; /* 9.0, so that programs use all types; no kernel runs */
-    int multiProcessorCount, maxThreadsPerMultiProcessor, asyncEngineCount;
-    int integrated, canMapHostMemory, computeMode, concurrentKernels, ECCEnabled;
-    int pciBusID, pciDeviceID, pciDomainID, tccDriver;
-    int unifiedAddressing, memoryBusWidth, l2CacheSize, streamPrioritiesSupported;
-    int managedMemory, isMultiGpuBoard, multiGpuBoardGroupID, pageableMemoryAccess;
-    int concurrentManagedAccess, hostNativeAtomicSupported, canUseHostPointerForRegisteredMem;
-    int cooperativeLaunch, hostRegisterSupported, memoryPoolsSupported, gpuDirectRDMASupported;
-    size_t sharedMemPerMultiprocessor, sharedMemPerBlockOptin;
+#define X(type, name, dimension) type name dimension;
+    CUDART_PROPERTIES_MAP(X, X)
+#undef X
+    int reserved[63];
 };
 typedef struct cudaDeviceProp cudaDeviceProp;
 
@@ -161,13 +250,15 @@ enum cudaDeviceAttr {
 cudaError_t cudaGetDeviceCount(int *count);
 cudaError_t cudaSetDevice(int device);
 cudaError_t cudaGetDevice(int *device);
-cudaError_t cudaGetDeviceProperties(cudaDeviceProp *properties, int device);
+#define cudaGetDeviceProperties cudaGetDeviceProperties_v2 /* CUDA 12's name of it */
+cudaError_t cudaGetDeviceProperties_v2(cudaDeviceProp *properties, int device);
 cudaError_t cudaDeviceGetAttribute(int *value, enum cudaDeviceAttr attribute, int device);
 cudaError_t cudaDeviceGetPCIBusId(char *text, int bytes, int device);
 cudaError_t cudaDeviceGetByPCIBusId(int *device, const char *text);
 cudaError_t cudaDeviceGetStreamPriorityRange(int *least, int *greatest);
 cudaError_t cudaDeviceSynchronize(void);
 cudaError_t cudaDeviceReset(void);
+cudaError_t cudaInitDevice(int device, unsigned device_flags, unsigned flags);
 cudaError_t cudaSetDeviceFlags(unsigned flags);
 cudaError_t cudaGetDeviceFlags(unsigned *flags);
 cudaError_t cudaDriverGetVersion(int *version);
@@ -177,6 +268,14 @@ cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total_bytes);
 cudaError_t cudaDeviceCanAccessPeer(int *can, int device, int peer);
 cudaError_t cudaDeviceEnablePeerAccess(int peer, unsigned flags);
 cudaError_t cudaDeviceDisablePeerAccess(int peer);
+enum cudaDeviceP2PAttr {
+    cudaDevP2PAttrPerformanceRank = 1,
+    cudaDevP2PAttrAccessSupported = 2,
+    cudaDevP2PAttrNativeAtomicSupported = 3,
+    cudaDevP2PAttrCudaArrayAccessSupported = 4
+};
+cudaError_t cudaDeviceGetP2PAttribute(int *value, enum cudaDeviceP2PAttr attribute, int device,
+                                      int peer);
 
 /* ---- memory ----------------------------------------------------------------------------------------------------- */
 
@@ -247,8 +346,7 @@ cudaError_t cudaMemset(void *pointer, int value, size_t bytes);
 cudaError_t cudaMemsetAsync(void *pointer, int value, size_t bytes,
                             cudaStream_t stream CUDART_DEFAULT(0));
 
-/* CUDA's handle has 64 bytes; this one names a Thrum allocation. */
-#define CUDA_IPC_HANDLE_SIZE 128
+#define CUDA_IPC_HANDLE_SIZE 64
 typedef struct cudaIpcMemHandle_st {
     char reserved[CUDA_IPC_HANDLE_SIZE];
 } cudaIpcMemHandle_t;
@@ -271,6 +369,8 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event,
                                 unsigned flags CUDART_DEFAULT(0));
 cudaError_t cudaStreamGetFlags(cudaStream_t stream, unsigned *flags);
 cudaError_t cudaStreamGetPriority(cudaStream_t stream, int *priority);
+cudaError_t cudaStreamGetDevice(cudaStream_t stream, int *device);
+cudaError_t cudaStreamGetId(cudaStream_t stream, unsigned long long *id);
 
 typedef void(CUDART_CB *cudaHostFn_t)(void *argument);
 typedef void(CUDART_CB *cudaStreamCallback_t)(cudaStream_t stream, cudaError_t status,
@@ -292,6 +392,12 @@ cudaError_t cudaEventRecordWithFlags(cudaEvent_t event, cudaStream_t stream CUDA
 cudaError_t cudaEventQuery(cudaEvent_t event);
 cudaError_t cudaEventSynchronize(cudaEvent_t event);
 cudaError_t cudaEventElapsedTime(float *milliseconds, cudaEvent_t start, cudaEvent_t end);
+cudaError_t cudaEventElapsedTime_v2(float *milliseconds, cudaEvent_t start, cudaEvent_t end);
+typedef struct cudaIpcEventHandle_st {
+    char reserved[CUDA_IPC_HANDLE_SIZE];
+} cudaIpcEventHandle_t;
+cudaError_t cudaIpcGetEventHandle(cudaIpcEventHandle_t *handle, cudaEvent_t event);
+cudaError_t cudaIpcOpenEventHandle(cudaEvent_t *event, cudaIpcEventHandle_t handle);
 
 /* ---- graphs: what a stream captured ------------------------------------------------------------------------------ */
 
@@ -310,8 +416,25 @@ enum cudaStreamCaptureStatus {
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, enum cudaStreamCaptureMode mode);
 cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *graph);
 cudaError_t cudaStreamIsCapturing(cudaStream_t stream, enum cudaStreamCaptureStatus *status);
+typedef struct CUgraphNode_st *cudaGraphNode_t;
+#define cudaStreamGetCaptureInfo cudaStreamGetCaptureInfo_v2 /* CUDA 12's name of it */
+cudaError_t cudaStreamGetCaptureInfo_v2(cudaStream_t stream, enum cudaStreamCaptureStatus *status,
+                                        unsigned long long *id CUDART_DEFAULT(0),
+                                        cudaGraph_t *graph CUDART_DEFAULT(0),
+                                        const cudaGraphNode_t **dependencies CUDART_DEFAULT(0),
+                                        size_t *n CUDART_DEFAULT(0));
+typedef struct cudaGraphEdgeData_st cudaGraphEdgeData;
+cudaError_t cudaStreamGetCaptureInfo_v3(cudaStream_t stream, enum cudaStreamCaptureStatus *status,
+                                        unsigned long long *id CUDART_DEFAULT(0),
+                                        cudaGraph_t *graph CUDART_DEFAULT(0),
+                                        const cudaGraphNode_t **dependencies CUDART_DEFAULT(0),
+                                        const cudaGraphEdgeData **edges CUDART_DEFAULT(0),
+                                        size_t *n CUDART_DEFAULT(0));
+cudaError_t cudaThreadExchangeStreamCaptureMode(enum cudaStreamCaptureMode *mode);
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t *executable, cudaGraph_t graph,
                                  unsigned long long flags CUDART_DEFAULT(0));
+cudaError_t cudaGraphInstantiateWithFlags(cudaGraphExec_t *executable, cudaGraph_t graph,
+                                          unsigned long long flags CUDART_DEFAULT(0));
 cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t stream);
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t executable);
 cudaError_t cudaGraphDestroy(cudaGraph_t graph);
@@ -328,8 +451,50 @@ typedef struct dim3 {
 #endif
 #endif
 } dim3;
+typedef struct CUkern_st *cudaKernel_t;
+typedef struct cudaLaunchConfig_st cudaLaunchConfig_t;
+struct cudaFuncAttributes;
+enum cudaFuncAttribute {
+    cudaFuncAttributeMaxDynamicSharedMemorySize = 8,
+    cudaFuncAttributePreferredSharedMemoryCarveout = 9
+};
+enum cudaFuncCache {
+    cudaFuncCachePreferNone = 0,
+    cudaFuncCachePreferShared = 1,
+    cudaFuncCachePreferL1 = 2,
+    cudaFuncCachePreferEqual = 3
+};
 cudaError_t cudaLaunchKernel(const void *function, dim3 grid, dim3 block, void **arguments,
                              size_t shared_bytes, cudaStream_t stream);
+cudaError_t cudaLaunchCooperativeKernel(const void *function, dim3 grid, dim3 block,
+                                        void **arguments, size_t shared_bytes, cudaStream_t stream);
+cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t *configuration, const void *function,
+                                void **arguments);
+cudaError_t cudaFuncSetAttribute(const void *function, enum cudaFuncAttribute attribute, int value);
+cudaError_t cudaFuncSetCacheConfig(const void *function, enum cudaFuncCache configuration);
+cudaError_t cudaFuncGetAttributes(struct cudaFuncAttributes *attributes, const void *function);
+cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int *blocks, const void *function,
+                                                          int block_size, size_t shared_bytes);
+cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(
+    int *blocks, const void *function, int block_size, size_t shared_bytes, unsigned flags);
+
+/* Variables of device code: the size is known, the rest is an error. */
+cudaError_t cudaGetSymbolSize(size_t *bytes, const void *symbol);
+cudaError_t cudaGetSymbolAddress(void **pointer, const void *symbol);
+cudaError_t cudaMemcpyToSymbol(const void *symbol, const void *src, size_t bytes,
+                               size_t offset CUDART_DEFAULT(0),
+                               enum cudaMemcpyKind kind CUDART_DEFAULT(cudaMemcpyHostToDevice));
+cudaError_t cudaMemcpyToSymbolAsync(const void *symbol, const void *src, size_t bytes,
+                                    size_t offset, enum cudaMemcpyKind kind,
+                                    cudaStream_t stream CUDART_DEFAULT(0));
+cudaError_t cudaMemcpyFromSymbol(void *dst, const void *symbol, size_t bytes,
+                                 size_t offset CUDART_DEFAULT(0),
+                                 enum cudaMemcpyKind kind CUDART_DEFAULT(cudaMemcpyDeviceToHost));
+cudaError_t cudaMemcpyFromSymbolAsync(void *dst, const void *symbol, size_t bytes, size_t offset,
+                                      enum cudaMemcpyKind kind,
+                                      cudaStream_t stream CUDART_DEFAULT(0));
+cudaError_t cudaProfilerStart(void); /* there is nothing to profile: no effect */
+cudaError_t cudaProfilerStop(void);
 
 #if defined(__GNUC__)
 #pragma GCC visibility pop

@@ -1,0 +1,9 @@
+# From declarations of functions to definitions of their names in CUDA 13's version; see Makefile.inc.
+/^(cudaError_t|const char \*|char|void|void \*\*|unsigned) ?\*?\*?((__)?cuda[A-Z][A-Za-z0-9_]*)\(.*/{
+    s//\2/
+    # what is another function there
+    s/^cudaGetDeviceProperties_v2$/"cudaGetDeviceProperties@libcudart.so.13" = cudart_properties_13;/p
+    s/^cudaStreamGetCaptureInfo_v3$/"cudaStreamGetCaptureInfo@libcudart.so.13" = cudaStreamGetCaptureInfo_v3;/p
+    /=|_v[23]$/d
+    s/.*/"&@libcudart.so.13" = &;/p
+}
