@@ -185,6 +185,39 @@ static void data_is_there_before_its_signal(void **state)
     assert_true(nodes_run(2, -1, hammer_body));
 }
 
+/* Runs of small puts with a large one between: a fabric may send these by other ways than those. */
+static void sizes_by_turns_body(struct node *node)
+{
+    const size_t slot_bytes = 100000;
+
+    for (uint64_t i = 1; i <= 1500; i++) {
+        size_t slot = i % HAMMER_SLOTS, bytes = i % 150 ? i * 7919 % 12000 : slot_bytes;
+        char *at = node->memory + slot * slot_bytes;
+        struct thrum_fabric_put put =
+            node_make_put(node, !node->index, slot * slot_bytes, bytes, slot * slot_bytes, 0, i);
+
+        if (node->index == 0) {
+            if (i > HAMMER_SLOTS)
+                node_wait_signal(node, 1, i - HAMMER_SLOTS);
+            memset(at, (int)(i % 251), bytes);
+            node_put(node, 1, &put);
+        } else {
+            node_wait_signal(node, 0, i);
+            node_expect(node, holds_byte(at, bytes, (int)(i % 251)), "data after its signal");
+            put = node_make_put(node, 0, 0, 0, 0, 1, i);
+            node_put(node, 0, &put);
+        }
+    }
+    node_flush(node, !node->index);
+    node_barrier(node);
+}
+
+static void small_and_large_by_turns(void **state)
+{
+    (void)state;
+    assert_true(nodes_run(2, -1, sizes_by_turns_body));
+}
+
 /* Lines: inline data right behind the word of its signal, in both directions by turns. */
 static void lines_body(struct node *node)
 {
@@ -540,6 +573,7 @@ int fabric_conformance(const char *plugin, const char *device)
         cmocka_unit_test(unknown_device_is_an_error),
         cmocka_unit_test(zero_and_unaligned_lengths),
         cmocka_unit_test(data_is_there_before_its_signal),
+        cmocka_unit_test(small_and_large_by_turns),
         cmocka_unit_test(lines_come_whole),
         cmocka_unit_test(many_outstanding_puts_stay_in_order),
         cmocka_unit_test(large_puts_in_both_directions),
