@@ -44,7 +44,7 @@ void verbs_lane_failed(struct verbs_peer *peer, unsigned index, const char *why)
     snprintf(lane->why, sizeof lane->why, "%s", why);
     lane->state = LANE_FENCE;
     lane->answer.kind = 0;
-    lane->sent_ns = 0;
+    lane->repeat_ns = 0; /* asks at once */
     peer->endpoint->counters.failovers++;
     peer->unsettled = true;
     if (peer->primary == (int)index) {

@@ -13,8 +13,10 @@
 
 #define LOOK_NS 5000000 /* between two looks at a process */
 #define ANSWER_NS 20000000 /* that connect waits for an answer before it looks after its lanes */
-#define REPEAT_NS 60000000 /* of a question without an answer */
-#define HELLO_NS 2000000000 /* after which a lane is given up for a while */
+#define REPEAT_NS 60000000 /* of a question without an answer; then twice as long, up to: */
+#define REPEAT_MAX_NS 1000000000
+#define HELLO_NS \
+    10000000000 /* then a lane is given up for a while: a new try costs the peer most */
 #define PAUSE_NS 100000000 /* the first time; then twice as long, up to: */
 #define PAUSE_MAX_NS 1000000000
 
@@ -164,6 +166,7 @@ static thrum_status_t begin_lane(struct verbs_peer *peer, unsigned index, int64_
     lane->answer.kind = 0;
     lane->state = LANE_HELLO;
     lane->began_ns = now;
+    lane->repeat_ns = REPEAT_NS;
     send_hello(peer, index, now);
     return THRUM_OK;
 }
@@ -267,6 +270,18 @@ void verbs_peers_answered(struct verbs_endpoint *endpoint)
     }
 }
 
+/* Less and less often: a peer that does not get round to answering is not helped by more questions. */
+static bool is_time_to_repeat(struct verbs_lane *lane, int64_t now)
+{
+    if (!lane->repeat_ns)
+        lane->repeat_ns = REPEAT_NS;
+    else if (now - lane->sent_ns < lane->repeat_ns)
+        return false;
+    else
+        lane->repeat_ns = (int64_t)min_u64(2 * (uint64_t)lane->repeat_ns, REPEAT_MAX_NS);
+    return true;
+}
+
 bool verbs_lane_step(struct verbs_peer *peer, unsigned index, int64_t now)
 {
     struct verbs_lane *lane = &peer->lanes[index];
@@ -285,7 +300,7 @@ bool verbs_lane_step(struct verbs_peer *peer, unsigned index, int64_t now)
         }
         if (now - lane->began_ns > HELLO_NS)
             give_up(peer, index, now, "no answer", ETIMEDOUT);
-        else if (now - lane->sent_ns > REPEAT_NS)
+        else if (is_time_to_repeat(lane, now))
             send_hello(peer, index, now);
         return false;
     case LANE_FENCE:
@@ -297,7 +312,7 @@ bool verbs_lane_step(struct verbs_peer *peer, unsigned index, int64_t now)
             verbs_lane_fenced(peer, index, number);
             return true;
         }
-        if (now - lane->sent_ns > REPEAT_NS)
+        if (is_time_to_repeat(lane, now))
             send_fence(peer, index, now);
         return false;
     default:

@@ -64,7 +64,7 @@
 #define VERBS_SCRATCH (VERBS_PORTS * VERBS_CONTROL_RECEIVES + VERBS_CONTROL_SENDS)
 #define VERBS_CONTROL_BUFFERS (VERBS_SCRATCH + 1) /* the last one takes bytes that nobody wants */
 #define VERBS_TEXT_BYTES 256
-#define VERBS_CONNECT_MS 10000
+#define VERBS_CONNECT_MS 15000
 
 /* Settings, from the THRUM_VERBS_* rows. */
 struct verbs_settings {
@@ -230,7 +230,7 @@ struct verbs_lane {
     uint64_t asked; /* the last one that will report */
     struct verbs_piece pieces[VERBS_PIECES]; /* in order */
     unsigned npieces;
-    int64_t retry_ns, began_ns, sent_ns, pause_ns;
+    int64_t retry_ns, began_ns, sent_ns, repeat_ns, pause_ns;
     struct verbs_message answer; /* kind 0: none */
     uint32_t arena_rkey;
     char why[96]; /* it is not up */
