@@ -54,7 +54,7 @@ X(REDUCE_SCATTER, "pairwise", reduce_scatter_pairwise, ALGO_ORDERED,
   "4.3)")
 X(REDUCE_SCATTER, "hosts", reduce_scatter_hosts, ALGO_OF_HOSTS,
   "blocks folded inside hosts, one partial result from each host; in pieces")
-X(BARRIER, "inline", barrier_inline, ALGO_INLINE_ONLY, "an empty line to every peer")
+X(BARRIER, "inline", barrier_inline, 0, "an empty line to every peer")
 X(BARRIER, "dissemination", barrier_dissemination, ALGO_DOUBLING,
   "ceil(log2(n)) rounds of lines at doubling distance (Hensgen, Finkel, Manber 1988)")
 X(SENDRECV, "rendezvous", sendrecv_rendezvous, 0,

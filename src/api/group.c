@@ -32,7 +32,7 @@ static _Thread_local BASE_FAST_TLS struct {
     struct setup_call *setups;
     size_t nsetups;
     thrum_status_t status; /* of the first call that was refused */
-    char message[512];
+    char *message; /* its text; NULL: no memory */
 } group;
 
 bool group_is_open(void)
@@ -44,7 +44,7 @@ static thrum_status_t refuse(thrum_status_t status)
 {
     if (!group.status) {
         group.status = status;
-        strncpy(group.message, thrum_last_error(), sizeof group.message - 1);
+        group.message = strdup(thrum_last_error());
     }
     return status;
 }
@@ -356,6 +356,8 @@ static void drop_calls(void)
     }
     free(group.calls);
     free(group.setups);
+    free(group.message);
+    group.message = NULL;
     group.calls = NULL;
     group.setups = NULL;
     group.n = group.capacity = group.nsetups = 0;
@@ -371,7 +373,8 @@ thrum_status_t thrum_group_end(void)
                           "thrum_group_end without thrum_group_start on this thread");
     if (--group.depth)
         return THRUM_OK;
-    status = group.status ? thrum_set_last_error(group.status, group.message) : THRUM_OK;
+    status = group.status ? thrum_set_last_error(group.status, group.message ? group.message : "")
+                          : THRUM_OK;
     if (!status)
         status = check_alive(group.calls, group.n);
     if (!status && group.n)

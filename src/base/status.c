@@ -2,8 +2,10 @@
 #include "base/base.h"
 
 #include <errno.h>
+#include <pthread.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -11,7 +13,46 @@
 
 #define MESSAGE_BYTES 1024
 
-static _Thread_local char last_error[MESSAGE_BYTES];
+/*
+ * Allocated with a thread's first error: the loader has only a few hundred bytes left for all thread-local memory of a
+ * library that a running program opens, such as Python.
+ */
+static _Thread_local BASE_FAST_TLS char *last_error;
+static pthread_key_t last_error_key; /* frees it with the thread */
+static bool has_key;
+
+static void drop_last_error(void *text)
+{
+    last_error = NULL;
+    free(text);
+}
+
+static void make_key(void)
+{
+    has_key = !pthread_key_create(&last_error_key, drop_last_error);
+}
+
+/* The library goes, maybe before its threads. */
+__attribute__((destructor)) static void delete_key(void)
+{
+    if (has_key)
+        pthread_key_delete(last_error_key);
+    has_key = false;
+}
+
+/* NULL: no memory. */
+static char *need_last_error(void)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+    if (last_error)
+        return last_error;
+    pthread_once(&once, make_key);
+    last_error = calloc(1, MESSAGE_BYTES);
+    if (last_error && (!has_key || pthread_setspecific(last_error_key, last_error)))
+        drop_last_error(last_error);
+    return last_error;
+}
 
 const char *thrum_status_name(thrum_status_t status)
 {
@@ -39,7 +80,7 @@ const char *thrum_status_string(thrum_status_t status)
 
 const char *thrum_last_error(void)
 {
-    return last_error;
+    return last_error ? last_error : "";
 }
 
 static void log_line(enum log_level level, const char *text)
@@ -70,7 +111,10 @@ void thrum_log(enum log_level level, const char *format, ...)
 
 thrum_status_t thrum_set_last_error(thrum_status_t status, const char *message)
 {
-    snprintf(last_error, sizeof last_error, "%s", message);
+    char *text = *message || last_error ? need_last_error() : NULL;
+
+    if (text)
+        snprintf(text, MESSAGE_BYTES, "%s", message);
     return status;
 }
 

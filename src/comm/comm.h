@@ -45,11 +45,14 @@ enum comm_channel { CHANNEL_COLLECTIVE, CHANNEL_P2P, CHANNEL_ONE_SIDED, CHANNEL_
 /* A line that is put is written at once, flag and payload side by side: it takes as many units as the longest does. */
 #define COMM_PUT_LINE_BYTES (4096 + CACHE_LINE_BYTES)
 #define COMM_LINES_P2P 2
-#define COMM_LINE_STRIDE CACHE_LINE_BYTES
+#define COMM_LINE_STRIDE 256
 #define COMM_SEMAPHORE_STRIDE CACHE_LINE_BYTES
 
 struct comm_peer_block {
-    struct thrum_line lines[COMM_UNITS + COMM_LINES_P2P]; /* of collectives, then of messages */
+    union {
+        struct thrum_line line;
+        uint8_t bytes[COMM_LINE_STRIDE];
+    } lines[COMM_UNITS + COMM_LINES_P2P]; /* of collectives, then of messages */
     uint8_t rooms[COMM_UNITS + COMM_LINE_UNITS_MAX - 1][COMM_UNIT_BYTES];
     struct {
         uint64_t value;
@@ -61,7 +64,6 @@ struct comm_peer_block {
     } semaphores[CHANNEL_COUNT][PLAN_MAX_LANES];
 };
 
-_Static_assert(sizeof(struct thrum_line) == COMM_LINE_STRIDE, "a line is a cache line");
 _Static_assert(sizeof(struct comm_peer_block) % CACHE_LINE_BYTES == 0, "blocks of whole lines");
 _Static_assert(COMM_UNITS / COMM_LINE_UNITS_MAX * COMM_PUT_LINE_BYTES <=
                    sizeof(((struct comm_peer_block *)0)->rooms),
@@ -88,13 +90,15 @@ struct comm_arrival {
  * One direction of a pair's lines, of which an operation sends one at most. Both ends count alike. A line's units are
  * free again when the operation that it was sent to has ended there. The receiver tells by a credit whenever that fills
  * another COMM_CREDIT_UNITS; a sender that would have more than all units on their way waits for one first. Where nobody
- * runs ahead it also knows that all lines before this operation's are done with once it has a line of the same operation
- * from the peer, as the peer had ended what came before.
+ * runs ahead, an operation with lines both ways needs none: each end has the other's line, which had ended what came
+ * before. Then only that operation's units are in use, and the next ones are at the start of the other half: so the same
+ * few lines, which are in the caches, go to and fro.
  */
 struct comm_lines {
     uint64_t count; /* lines so far */
     uint64_t units; /* that they took */
     uint64_t known_free; /* sender: so many are free again when the next operation begins */
+    uint64_t told; /* receiver: the newest credit */
     uint32_t slot; /* of the next line */
 };
 

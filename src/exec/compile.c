@@ -105,7 +105,7 @@ static uint32_t line_stride(const struct builder *b, int peer)
 /* A payload that is stored and does not fit a line has a room of its own. */
 static bool needs_room(const struct builder *b, int peer, uint64_t bytes)
 {
-    return b->comm->peers[peer].loads && bytes > THRUM_LINE_PAYLOAD_BYTES;
+    return b->comm->peers[peer].loads && bytes > COMM_LINE_STRIDE - EXEC_LINE_PAYLOAD;
 }
 
 static struct exec_delta *delta(struct builder *b, int peer)

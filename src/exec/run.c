@@ -23,7 +23,7 @@ uint64_t exec_signature(const struct call_record *call)
 }
 
 #define AHEAD_TIMEOUT_NS 1000000000 /* of what nobody has to be waited for */
-#define CATCH_UP_TIMEOUT_NS 10000000
+#define CATCH_UP_TIMEOUT_NS 2000000 /* some turns of others */
 
 /* Everything that patches of one run need. */
 struct binding {
@@ -233,23 +233,51 @@ static inline uint64_t awaited_credit(const struct exec_delta *delta)
     return (end - COMM_UNITS + COMM_CREDIT_UNITS - 1) / COMM_CREDIT_UNITS * COMM_CREDIT_UNITS;
 }
 
-/* The credit that the operation's end is worth; 0: none. */
-static inline uint64_t given_credit(const struct exec_delta *delta)
+/* Whether lines of this operation say what credits do elsewhere. */
+static inline bool answers(const struct exec_delta *delta, bool run_ahead)
 {
-    uint64_t before = delta->pair->in.units, end = before + delta->receives_units;
-
-    return end / COMM_CREDIT_UNITS > before / COMM_CREDIT_UNITS
-               ? end / COMM_CREDIT_UNITS * COMM_CREDIT_UNITS
-               : 0;
+    return delta->sends_units && delta->receives_units && !run_ahead;
 }
 
-static inline void advance_lines(struct comm_lines *lines, enum comm_channel channel,
-                                 uint64_t units)
+/* The credit that the operation's end is worth; 0: none. */
+static inline uint64_t given_credit(const struct exec_delta *delta, bool run_ahead)
+{
+    const struct comm_lines *in = &delta->pair->in;
+    uint64_t full = (in->units + delta->receives_units) / COMM_CREDIT_UNITS * COMM_CREDIT_UNITS;
+
+    return delta->receives_units && full > in->told && !answers(delta, run_ahead) ? full : 0;
+}
+
+static inline void advance_lines(struct comm_lines *lines, uint64_t units, bool answered)
 {
     lines->count++;
     lines->units += units;
-    lines->slot = (uint32_t)(channel == CHANNEL_COLLECTIVE ? lines->units % COMM_UNITS
-                                                           : lines->count % COMM_LINES_P2P);
+    if (answered)
+        lines->units =
+            (lines->units + COMM_CREDIT_UNITS - 1) / COMM_CREDIT_UNITS * COMM_CREDIT_UNITS;
+    lines->slot = (uint32_t)(lines->units % COMM_UNITS);
+}
+
+static inline void advance_collective(const struct exec_delta *delta, bool run_ahead)
+{
+    struct comm_lines *out = &delta->pair->out, *in = &delta->pair->in;
+    bool answered = answers(delta, run_ahead);
+
+    if (delta->sends_units) {
+        out->known_free = max_u64(out->known_free, answered ? out->units : awaited_credit(delta));
+        advance_lines(out, delta->sends_units, answered);
+    }
+    if (delta->receives_units) {
+        in->told = max_u64(in->told, given_credit(delta, run_ahead));
+        advance_lines(in, delta->receives_units, answered);
+    }
+}
+
+/* Messages have two lines in turn. */
+static inline void advance_messages(struct comm_lines *lines)
+{
+    lines->count++;
+    lines->slot = (uint32_t)(lines->count % COMM_LINES_P2P);
 }
 
 /* The operation is over for the host. */
@@ -259,15 +287,14 @@ static inline void advance_pairs(const struct exec_program *program, bool run_ah
         const struct exec_delta *delta = &program->deltas[i];
         struct comm_pair *pair = delta->pair;
 
-        if (delta->sends_units) {
-            uint64_t known =
-                delta->receives_units && !run_ahead ? pair->out.units : awaited_credit(delta);
-
-            pair->out.known_free = max_u64(pair->out.known_free, known);
-            advance_lines(&pair->out, program->channel, delta->sends_units);
+        if (program->channel == CHANNEL_COLLECTIVE) {
+            advance_collective(delta, run_ahead);
+        } else {
+            if (delta->sends_units)
+                advance_messages(&pair->out);
+            if (delta->receives_units)
+                advance_messages(&pair->in);
         }
-        if (delta->receives_units)
-            advance_lines(&pair->in, program->channel, delta->receives_units);
         pair->sent[0] += delta->sent[0];
         pair->received[0] += delta->received[0];
         for (uint32_t lane = 1; lane < program->nlanes; lane++) {
@@ -461,7 +488,7 @@ struct credits {
     bool awaited, given;
 };
 
-static inline struct credits bind_credits(struct exec_program *program)
+static inline struct credits bind_credits(struct exec_program *program, bool run_ahead)
 {
     struct thrum_command *waits = program->commands;
     struct thrum_command *gifts = waits + program->ncredits + program->lanes[0].ncommands;
@@ -469,16 +496,15 @@ static inline struct credits bind_credits(struct exec_program *program)
 
     for (uint32_t i = 0; i < program->ncredits; i++) {
         uint64_t awaited = awaited_credit(&program->deltas[i]);
-        uint64_t given = given_credit(&program->deltas[i]);
+        uint64_t given = given_credit(&program->deltas[i], run_ahead);
 
         if (awaited) {
             waits[i].value = awaited;
             credits.awaited = true;
         }
-        if (given) {
-            gifts[i].value = given;
-            credits.given = true;
-        }
+        gifts[i].value =
+            given ? given : program->deltas[i].pair->in.told; /* if given with others */
+        credits.given |= given != 0;
     }
     return credits;
 }
@@ -646,8 +672,8 @@ static thrum_status_t submit(struct thrum_comm *comm, struct exec_program *progr
                              const struct exec_buffers *buffers, const struct exec_staging *staging,
                              struct thrum_queue *queue, struct comm_operation *operation)
 {
-    struct credits credits = bind_credits(program);
     bool crowded = comm->ranks_per_core > 1;
+    struct credits credits = bind_credits(program, crowded);
     thrum_status_t status;
 
     number_lane0(program, operation->number);

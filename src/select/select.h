@@ -45,8 +45,7 @@ struct select_rule {
     const struct algo *algo;
     uint64_t min_bytes, max_bytes; /* of the larger buffer of the rank that has most */
     int min_ranks, max_ranks;
-    bool
-        forced; /* by the user, without "?": an error where it cannot serve; else it is passed over */
+    bool forced; /* by the user, without "?": an error where it cannot serve; else passed over */
 };
 
 #define SELECT_MAX_RULES 64

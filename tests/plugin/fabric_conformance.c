@@ -151,13 +151,13 @@ static void zero_and_unaligned_lengths(void **state)
 }
 
 /* The receiver looks at the data as soon as it sees the signal: all of it must be there. */
-#define HAMMER_ROUNDS 3000
 #define HAMMER_SLOTS 4
 static void hammer_body(struct node *node)
 {
     const size_t slot_bytes = 12000;
+    const uint64_t rounds = nodes_rounds(3000);
 
-    for (uint64_t i = 1; i <= HAMMER_ROUNDS; i++) {
+    for (uint64_t i = 1; i <= rounds; i++) {
         size_t slot = i % HAMMER_SLOTS, bytes = 1 + (i * 7919) % slot_bytes;
         char *at = node->memory + slot * slot_bytes;
 
@@ -185,6 +185,39 @@ static void data_is_there_before_its_signal(void **state)
     assert_true(nodes_run(2, -1, hammer_body));
 }
 
+/* Runs of small puts with a large one between: a fabric may send these by other ways than those. */
+static void sizes_by_turns_body(struct node *node)
+{
+    const size_t slot_bytes = 100000;
+
+    for (uint64_t i = 1; i <= 1500; i++) {
+        size_t slot = i % HAMMER_SLOTS, bytes = i % 150 ? i * 7919 % 12000 : slot_bytes;
+        char *at = node->memory + slot * slot_bytes;
+        struct thrum_fabric_put put =
+            node_make_put(node, !node->index, slot * slot_bytes, bytes, slot * slot_bytes, 0, i);
+
+        if (node->index == 0) {
+            if (i > HAMMER_SLOTS)
+                node_wait_signal(node, 1, i - HAMMER_SLOTS);
+            memset(at, (int)(i % 251), bytes);
+            node_put(node, 1, &put);
+        } else {
+            node_wait_signal(node, 0, i);
+            node_expect(node, holds_byte(at, bytes, (int)(i % 251)), "data after its signal");
+            put = node_make_put(node, 0, 0, 0, 0, 1, i);
+            node_put(node, 0, &put);
+        }
+    }
+    node_flush(node, !node->index);
+    node_barrier(node);
+}
+
+static void small_and_large_by_turns(void **state)
+{
+    (void)state;
+    assert_true(nodes_run(2, -1, sizes_by_turns_body));
+}
+
 /* Lines: inline data right behind the word of its signal, in both directions by turns. */
 static void lines_body(struct node *node)
 {
@@ -194,7 +227,7 @@ static void lines_body(struct node *node)
     enum { MOST = 4088 };
     char data[MOST];
 
-    for (uint64_t i = 1; i <= 3000; i++) {
+    for (uint64_t i = 1; i <= nodes_rounds(3000); i++) {
         size_t bytes = i % 16 ? i % 65 : i * 37 % (MOST + 1);
         struct thrum_fabric_put put = {.local = data,
                                        .bytes = bytes,
@@ -227,7 +260,7 @@ static void lines_come_whole(void **state)
 /* Later puts overtake nothing: of puts to the same word, the last one stays. */
 static void many_outstanding_body(struct node *node)
 {
-    const uint64_t puts = 20000;
+    const uint64_t puts = nodes_rounds(20000);
 
     if (node->index == 0) {
         for (uint64_t i = 1; i <= puts; i++) {
@@ -411,7 +444,6 @@ static void get_sees_earlier_puts(void **state)
 
 /* Several threads put to one peer and progress one endpoint. */
 #define THREADS 4
-#define THREAD_PUTS 2000
 struct thread {
     struct node *node;
     int index;
@@ -422,7 +454,7 @@ static void *put_thread(void *argument)
     struct thread *thread = argument;
     struct node *node = thread->node;
 
-    for (uint64_t i = 1; i <= THREAD_PUTS; i++) {
+    for (uint64_t i = 1; i <= nodes_rounds(2000); i++) {
         struct thrum_fabric_put put = node_make_put(node, 1, 4096 * (size_t)thread->index, 1000,
                                                     4096 * (size_t)thread->index, thread->index, i);
         node_put(node, 1, &put);
@@ -446,7 +478,7 @@ static void threads_body(struct node *node)
         node_flush(node, 1);
     } else {
         for (int i = 0; i < THREADS; i++) {
-            node_wait_signal(node, i, THREAD_PUTS);
+            node_wait_signal(node, i, nodes_rounds(2000));
             node_expect(node, holds_pattern(node->memory + 4096 * i, 1000, (uint64_t)i), "data");
         }
     }
@@ -541,6 +573,7 @@ int fabric_conformance(const char *plugin, const char *device)
         cmocka_unit_test(unknown_device_is_an_error),
         cmocka_unit_test(zero_and_unaligned_lengths),
         cmocka_unit_test(data_is_there_before_its_signal),
+        cmocka_unit_test(small_and_large_by_turns),
         cmocka_unit_test(lines_come_whole),
         cmocka_unit_test(many_outstanding_puts_stay_in_order),
         cmocka_unit_test(large_puts_in_both_directions),

@@ -18,6 +18,7 @@
 
 const struct thrum_fabric_ops *nodes_ops;
 const char *nodes_device;
+bool nodes_quick;
 
 void node_expect(const struct node *node, bool good, const char *what)
 {

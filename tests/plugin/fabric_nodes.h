@@ -40,6 +40,13 @@ struct node {
 /* The plugin and device under test; set by main, before any fork. */
 extern const struct thrum_fabric_ops *nodes_ops;
 extern const char *nodes_device;
+extern bool nodes_quick;
+
+/* How often a test repeats something: a fifth of it where that is slow. */
+static inline uint64_t nodes_rounds(uint64_t rounds)
+{
+    return nodes_quick ? rounds / 5 : rounds;
+}
 
 /*
  * Runs `body` in `n` processes, with the endpoint open, memory registered and all connected, and cleans up after it.

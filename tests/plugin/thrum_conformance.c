@@ -1,21 +1,30 @@
 /* thrum-conformance: runs the conformance suite on a plugin. For vendors, and for `make check`. */
 #include <getopt.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <string.h>
+
+#include <cmocka.h>
 
 #include <thrum/thrum.h>
 
 #include "fabric_conformance.h"
+#include "fabric_nodes.h"
 
 static void usage(FILE *file)
 {
     fputs(
-        "Usage: thrum-conformance fabric NAME [DEVICE]\n"
+        "Usage: thrum-conformance [OPTION ...] fabric NAME [DEVICE]\n"
         "Tries whether a plugin keeps the contract of its header, through its table only.\n"
         "\n"
         "  fabric NAME   thrum-fabric-NAME.so of THRUM_PLUGIN_PATH or the installed folder,\n"
         "                or a built-in fabric\n"
         "  DEVICE        as THRUM_FABRIC_DEVICE; the plugin's best if not given\n"
+        "  -q, --quick   a fifth of the rounds where a test repeats something\n"
+        "  -t, --test PATTERN  only tests whose name matches, with * and ?\n"
         "  -h, --help\n"
         "  -V, --version\n"
         "\n"
@@ -26,12 +35,21 @@ static void usage(FILE *file)
 
 int main(int argc, char **argv)
 {
-    static const struct option names[] = {
-        {"help", 0, 0, 'h'}, {"version", 0, 0, 'V'}, {0, 0, 0, 0}};
+    static const struct option names[] = {{"quick", 0, 0, 'q'},
+                                          {"test", 1, 0, 't'},
+                                          {"help", 0, 0, 'h'},
+                                          {"version", 0, 0, 'V'},
+                                          {0, 0, 0, 0}};
     int c;
 
-    while ((c = getopt_long(argc, argv, "hV", names, NULL)) != -1) {
+    while ((c = getopt_long(argc, argv, "qt:hV", names, NULL)) != -1) {
         switch (c) {
+        case 'q':
+            nodes_quick = true;
+            break;
+        case 't':
+            cmocka_set_test_filter(optarg);
+            break;
         case 'h':
             usage(stdout);
             return 0;
@@ -46,7 +64,8 @@ int main(int argc, char **argv)
     argc -= optind;
     argv += optind;
     if (argc < 2 || argc > 3 || strcmp(argv[0], "fabric")) {
-        fprintf(stderr, "thrum-conformance: usage: thrum-conformance fabric NAME [DEVICE]\n");
+        fprintf(stderr,
+                "thrum-conformance: usage: thrum-conformance [OPTION ...] fabric NAME [DEVICE]\n");
         return 2;
     }
     return fabric_conformance(argv[1], argc > 2 ? argv[2] : NULL) != 0;

@@ -179,7 +179,7 @@ enum sim_owner { SIM_DEAD, SIM_FREE, SIM_OWNED };
  * A queue's translations of the pages that its commands name again and again. An entry holds while the memory's owner
  * has unmapped nothing; what this process takes away itself (a window, an import) flushes it: see sim_quiesce.
  */
-#define SIM_TLB_BITS 6
+#define SIM_TLB_BITS 8
 #define SIM_TLB_ENTRIES (1u << SIM_TLB_BITS)
 struct sim_tlb_entry {
     uint64_t page; /* address >> SIM_PAGE_SHIFT; 0: free */

@@ -1,7 +1,6 @@
 /*
- * Put, get and flush: the ring of a connection's operations, what of it is posted to which queue pair, and what the
- * completions mean. Called by exec's port engine through the table; by verbs.c for progress. verbs.h says why the order
- * is right.
+ * The ring of a connection's operations: what of it is posted to which queue pair, and what the completions mean; looking
+ * up keys. Called by put.c, and by verbs.c for progress. verbs.h says why the order is right.
  */
 #include "verbs.h"
 
@@ -133,9 +132,8 @@ static void finish_lookup(struct verbs_peer *peer)
     peer->answer = NULL;
 }
 
-/* What `key` names at the peer, and whether [offset, +bytes) lies in it. IN_PROGRESS: it is being asked for. */
-static thrum_status_t resolve(struct verbs_peer *peer, uint64_t key, uint64_t offset, size_t bytes,
-                              const struct verbs_entry **out)
+thrum_status_t verbs_key_resolve(struct verbs_peer *peer, uint64_t key, uint64_t offset,
+                                 size_t bytes, const struct verbs_entry **out)
 {
     const struct verbs_entry *entry = remembered(peer, key);
 
@@ -430,7 +428,7 @@ static bool is_busy(const struct verbs_peer *peer)
     return peer->head != peer->tail || peer->wanted || peer->unsettled;
 }
 
-static bool advance(struct verbs_peer *peer)
+bool verbs_advance(struct verbs_peer *peer)
 {
     bool moved = false;
 
@@ -443,6 +441,21 @@ static bool advance(struct verbs_peer *peer)
     if (!peer->status)
         moved |= advance_cursor(peer);
     return moved;
+}
+
+/* By an empty write behind the last work requests, which may be silent. */
+void verbs_report_ask(struct verbs_peer *peer)
+{
+    struct verbs_lane *lane;
+    struct chain chain = {.n = 0};
+
+    if (peer->primary < 0 || peer->cursor != peer->tail)
+        return;
+    lane = &peer->lanes[peer->primary];
+    if (lane->posted == lane->asked || !room_on(lane))
+        return;
+    add(&chain, IBV_WR_RDMA_WRITE, NULL, 0, 0, peer->word, lane->arena_rkey);
+    (void)post(peer, (unsigned)peer->primary, &chain, true);
 }
 
 bool verbs_send_locked(struct verbs_peer *peer)
@@ -460,7 +473,7 @@ bool verbs_send_locked(struct verbs_peer *peer)
         finish_lookup(peer);
     moved |= retire(peer);
     if (!peer->status)
-        moved |= advance(peer);
+        moved |= verbs_advance(peer);
     if (moved && !peer->unsettled)
         return true;
     now = now_ns();
@@ -469,204 +482,4 @@ bool verbs_send_locked(struct verbs_peer *peer)
         moved |= verbs_peer_mend(peer, now, false);
     (void)endpoint;
     return moved;
-}
-
-/* ---- the calls ---- */
-
-static thrum_status_t check_local(const char *call, const void *local,
-                                  const struct verbs_region *region, size_t bytes)
-{
-    uintptr_t base, at = (uintptr_t)local;
-
-    if (!bytes)
-        return THRUM_OK;
-    if (!region || (!local && region->base))
-        return thrum_plugin_fail(THRUM_ERR_INVALID_ARGUMENT, "%s: %s is NULL", call,
-                                 region ? "local" : "local_region");
-    base = (uintptr_t)region->base; /* a dmabuf's is 0: `local` is an offset in there */
-    if (at < base || at - base > region->bytes || bytes > region->bytes - (at - base))
-        return thrum_plugin_fail(THRUM_ERR_INVALID_ARGUMENT,
-                                 "%s: %zu bytes at %p are not in their local region", call, bytes,
-                                 local);
-    return THRUM_OK;
-}
-
-static thrum_status_t check_put(const struct thrum_fabric_put *put)
-{
-    if (put->signal_key && put->signal_offset % 8)
-        return thrum_plugin_fail(THRUM_ERR_INVALID_ARGUMENT,
-                                 "put: signal_offset=%llu is no multiple of 8",
-                                 (unsigned long long)put->signal_offset);
-    if (!(put->flags & THRUM_PUT_INLINE))
-        return check_local("put", put->local, put->local_region, put->bytes);
-    if (put->bytes > VERBS_INLINE_BYTES)
-        return thrum_plugin_fail(THRUM_ERR_INVALID_ARGUMENT,
-                                 "put: %zu bytes inline, at most %d are", put->bytes,
-                                 VERBS_INLINE_BYTES);
-    if (put->bytes && !put->local)
-        return thrum_plugin_fail(THRUM_ERR_INVALID_ARGUMENT, "put: local is NULL");
-    return THRUM_OK;
-}
-
-/* Room for one more operation: OK, IN_PROGRESS, or the connection's error. */
-static thrum_status_t make_room(struct verbs_peer *peer)
-{
-    if (!peer->status && peer->tail - peer->head == VERBS_OPS)
-        (void)verbs_send_locked(peer);
-    if (peer->status)
-        return thrum_plugin_fail(peer->status, "%s", peer->message);
-    return peer->tail - peer->head == VERBS_OPS ? THRUM_IN_PROGRESS : THRUM_OK;
-}
-
-/* Inline data is copied at once: into the operation, or a slot. */
-static thrum_status_t keep_inline(struct verbs_peer *peer, const struct thrum_fabric_put *put,
-                                  struct verbs_op *op)
-{
-    op->copied = true;
-    if (put->bytes <= sizeof op->small) {
-        op->small_bytes = (uint8_t)put->bytes;
-        op->local = op->small;
-    } else {
-        op->slot = op->local = verbs_slot_take(peer->endpoint);
-        if (!op->slot)
-            return THRUM_IN_PROGRESS;
-    }
-    memcpy(op->local, put->local, put->bytes);
-    peer->endpoint->counters.copied += put->bytes;
-    return THRUM_OK;
-}
-
-static bool is_striped(const struct verbs_peer *peer, uint64_t bytes)
-{
-    const struct verbs_endpoint *endpoint = peer->endpoint;
-
-    return bytes >= endpoint->settings.stripe_bytes &&
-           (peer->nlanes > 1 || bytes > endpoint->settings.piece_bytes * 4);
-}
-
-static void enqueue(struct verbs_peer *peer, struct verbs_op *op)
-{
-    if (op->signal)
-        op->number = ++peer->number;
-    else
-        op->number = peer->number + 1;
-    peer->tail++;
-    (void)advance(peer);
-}
-
-static thrum_status_t accept_put(struct verbs_peer *peer, const struct thrum_fabric_put *put)
-{
-    const struct verbs_entry *data = NULL, *signal = NULL;
-    struct verbs_op *op = verbs_op(peer, peer->tail);
-    thrum_status_t status = make_room(peer);
-
-    if (!status && put->bytes)
-        status = resolve(peer, put->remote_key, put->remote_offset, put->bytes, &data);
-    if (!status && put->signal_key)
-        status = resolve(peer, put->signal_key, put->signal_offset, 8, &signal);
-    if (status)
-        return status;
-    memset(op, 0, offsetof(struct verbs_op, small));
-    op->kind = VERBS_PUT;
-    op->bytes = put->bytes;
-    if (data) {
-        op->remote = data->base + put->remote_offset;
-        memcpy(op->rkey, data->rkey, sizeof op->rkey);
-    }
-    if (signal) {
-        op->signal = signal->base + put->signal_offset;
-        op->value = put->signal_value;
-        memcpy(op->signal_rkey, signal->rkey, sizeof op->signal_rkey);
-    }
-    if (put->flags & THRUM_PUT_INLINE && put->bytes) {
-        status = keep_inline(peer, put, op);
-        if (status)
-            return status;
-    } else {
-        op->local = (char *)(uintptr_t)put->local;
-        op->region = put->local_region;
-        op->striped = is_striped(peer, put->bytes);
-        peer->endpoint->counters.written += put->bytes;
-    }
-    peer->endpoint->counters.puts++;
-    enqueue(peer, op);
-    return peer->status ? thrum_plugin_fail(peer->status, "%s", peer->message) : THRUM_OK;
-}
-
-thrum_status_t verbs_put_signal(void *handle, const struct thrum_fabric_put *put)
-{
-    struct verbs_peer *peer = handle;
-    thrum_status_t status = check_put(put);
-
-    if (status)
-        return status;
-    pthread_mutex_lock(&peer->endpoint->lock);
-    status = accept_put(peer, put);
-    pthread_mutex_unlock(&peer->endpoint->lock);
-    return status;
-}
-
-thrum_status_t verbs_get(void *handle, void *local, void *local_region, size_t bytes,
-                         uint64_t remote_key, uint64_t remote_offset)
-{
-    struct verbs_peer *peer = handle;
-    const struct verbs_entry *entry = NULL;
-    thrum_status_t status;
-
-    if (!bytes)
-        return THRUM_OK;
-    status = check_local("get", local, local_region, bytes);
-    if (status)
-        return status;
-    pthread_mutex_lock(&peer->endpoint->lock);
-    status = make_room(peer);
-    if (!status)
-        status = resolve(peer, remote_key, remote_offset, bytes, &entry);
-    if (!status) {
-        struct verbs_op *op = verbs_op(peer, peer->tail);
-        memset(op, 0, offsetof(struct verbs_op, small));
-        op->kind = VERBS_GET;
-        op->local = local;
-        op->region = local_region;
-        op->bytes = bytes;
-        op->remote = entry->base + remote_offset;
-        memcpy(op->rkey, entry->rkey, sizeof op->rkey);
-        enqueue(peer, op);
-    }
-    pthread_mutex_unlock(&peer->endpoint->lock);
-    return status;
-}
-
-/* The last work requests may be silent: an empty write behind them reports. */
-static void ask_for_report(struct verbs_peer *peer)
-{
-    struct verbs_lane *lane;
-    struct chain chain = {.n = 0};
-
-    if (peer->primary < 0 || peer->cursor != peer->tail)
-        return;
-    lane = &peer->lanes[peer->primary];
-    if (lane->posted == lane->asked || !room_on(lane))
-        return;
-    add(&chain, IBV_WR_RDMA_WRITE, NULL, 0, 0, peer->word, lane->arena_rkey);
-    (void)post(peer, (unsigned)peer->primary, &chain, true);
-}
-
-/* Complete is complete even if the peer has gone since. */
-thrum_status_t verbs_flush(void *handle)
-{
-    struct verbs_peer *peer = handle;
-    thrum_status_t status = THRUM_OK;
-
-    pthread_mutex_lock(&peer->endpoint->lock);
-    if (!peer->status && peer->head != peer->tail) {
-        ask_for_report(peer);
-        (void)verbs_send_locked(peer);
-    }
-    if (peer->status)
-        status = thrum_plugin_fail(peer->status, "%s", peer->message);
-    else if (peer->head != peer->tail)
-        status = THRUM_IN_PROGRESS;
-    pthread_mutex_unlock(&peer->endpoint->lock);
-    return status;
 }

@@ -7,7 +7,8 @@
  *   region.c    registered memory, and the directory in which peers look up what a key means
  *   control.c   the service thread: control messages and events of devices; the receiving side of connections
  *   peer.c      connections as their sender sees them: lanes made on demand, errors
- *   send.c      put, get, flush: what is posted where, and what its completion means
+ *   put.c       put, get, flush: how they enter the ring of a connection's operations
+ *   send.c      that ring: what is posted where, and what its completion means
  *   failover.c  a lane that failed: fence, replay on another one, its return
  *   closer.c    a thread that destroys queue pairs, which may take long
  *
@@ -63,7 +64,7 @@
 #define VERBS_SCRATCH (VERBS_PORTS * VERBS_CONTROL_RECEIVES + VERBS_CONTROL_SENDS)
 #define VERBS_CONTROL_BUFFERS (VERBS_SCRATCH + 1) /* the last one takes bytes that nobody wants */
 #define VERBS_TEXT_BYTES 256
-#define VERBS_CONNECT_MS 5000
+#define VERBS_CONNECT_MS 10000
 
 /* Settings, from the THRUM_VERBS_* rows. */
 struct verbs_settings {
@@ -393,12 +394,21 @@ void verbs_lane_close(struct verbs_endpoint *endpoint, struct verbs_lane *lane);
 /* Looks now and then whether the process is there. */
 void verbs_peer_watch(struct verbs_peer *peer, int64_t now);
 
-/* send.c; _locked: under the endpoint's lock. True if something moved. */
+/* put.c */
 thrum_status_t verbs_put_signal(void *peer, const struct thrum_fabric_put *put);
 thrum_status_t verbs_get(void *peer, void *local, void *local_region, size_t bytes,
                          uint64_t remote_key, uint64_t remote_offset);
 thrum_status_t verbs_flush(void *peer);
+
+/* send.c; under the endpoint's lock. True if something moved. */
 bool verbs_send_locked(struct verbs_peer *peer);
+/* Posts what can be posted. */
+bool verbs_advance(struct verbs_peer *peer);
+/* Has the last work requests report, which may be silent. */
+void verbs_report_ask(struct verbs_peer *peer);
+/* What `key` names at the peer, and whether [offset, +bytes) lies in it. IN_PROGRESS: it is being asked for. */
+thrum_status_t verbs_key_resolve(struct verbs_peer *peer, uint64_t key, uint64_t offset,
+                                 size_t bytes, const struct verbs_entry **out);
 /* Takes what a lane's queue has to tell. */
 bool verbs_lane_poll(struct verbs_peer *peer, unsigned lane);
 static inline struct verbs_op *verbs_op(const struct verbs_peer *peer, uint64_t index)

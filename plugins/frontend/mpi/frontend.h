@@ -2,9 +2,10 @@
  * libthrum-mpi: MPI's collectives by Thrum, for programs that know nothing of it. What its files share.
  *
  * entry.c and fortran.c have MPI's entry points; they fill a struct tmpi_call. tmpi_passes sorts out quickly what MPI has
- * anyhow; take.c decides whether Thrum or the MPI below serves the rest, comm.c has the Thrum communicator of an MPI communicator, type.c knows what data types and operations
- * are in Thrum, work.c places buffers, issues and finishes a call, request.c makes nonblocking and persistent calls MPI
- * requests, fall.c hands a call down, report.c counts.
+ * anyhow; take.c decides whether Thrum or the MPI below serves the rest, comm.c has the Thrum communicator of an MPI
+ * communicator, type.c knows what data types and operations are in Thrum, give.c places buffers, work.c issues and
+ * finishes a call, request.c makes nonblocking and persistent calls MPI requests, fall.c hands a call down, report.c
+ * counts.
  *
  * Whatever decides between Thrum and MPI must come out alike on all ranks with nothing said: it may depend only on what
  * MPI wants to be equal on all of them, and on what the ranks agreed on when the communicator was made.
@@ -257,7 +258,7 @@ int tmpi_code_of(thrum_status_t status, const char *message);
 
 /* ---- deciding (take.c) ---- */
 
-/* What the decision found out, for work.c. */
+/* What the decision found out, for give.c and work.c. */
 struct tmpi_taken {
     struct tmpi_comm *comm;
     const struct tmpi_type *sendtype, *recvtype; /* NULL where the call has none here */
@@ -365,7 +366,7 @@ extern const struct tmpi_policy tmpi_all_pass, tmpi_none_passes, tmpi_nonblockin
 bool tmpi_policy_all(void); /* THRUM_MPI_TAKE=all */
 uint64_t tmpi_hash(uint64_t hash, const void *data, size_t bytes);
 
-/* ---- doing (work.c) ---- */
+/* ---- doing (give.c, work.c) ---- */
 
 /* A call on its way: what Thrum is given, and what is to be done after it. */
 struct tmpi_work {
@@ -376,6 +377,18 @@ struct tmpi_work {
     size_t recv_bytes; /* of packed_recv */
 };
 
+/* Arguments of the Thrum call. */
+struct tmpi_given {
+    const void *send;
+    void *recv;
+    uint64_t count; /* elements of reductions, else bytes */
+    /* bytes for each rank; of alltoallv the ones to send too */
+    size_t *counts, *displs, *sendcounts, *sdispls;
+};
+/* What Thrum is given for the call's buffers, packed where need be; the arrays of `given` are there (give.c). */
+thrum_status_t tmpi_give(struct tmpi_work *work, struct tmpi_given *given);
+/* What Thrum has left in packed_recv goes where the caller wants it. */
+thrum_status_t tmpi_unpack(struct tmpi_work *work);
 /* Packs and issues. On failure nothing was enqueued and nothing is held. */
 thrum_status_t tmpi_work_issue(struct tmpi_work *work);
 /* thrum_reduce_fn that calls the function of a struct tmpi_user_op */

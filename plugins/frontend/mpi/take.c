@@ -4,7 +4,7 @@
  * Ranks must come to the same answer without a word. What a rank may look at, beside what the communicator's ranks agreed
  * on: arguments that MPI requires to match, which are the bytes of a type signature (never count and type by themselves,
  * except in reductions), root and operation. Where the memory is, whether types have gaps, MPI_IN_PLACE and
- * displacements may differ: they are dealt with on the rank itself (work.c). Arguments that MPI refuses go to MPI, which
+ * displacements may differ: they are dealt with on the rank itself (give.c). Arguments that MPI refuses go to MPI, which
  * says what is wrong through the communicator's error handler; the others then wait, as they would without Thrum.
  */
 #include "frontend.h"

@@ -1,6 +1,6 @@
 /*
  * What MPI's data types and operations are in Thrum. Predefined types are in a table made once; what is found out about
- * a derived type is kept at the type, as an attribute. Called by take.c and work.c.
+ * a derived type is kept at the type, as an attribute. Called by take.c and give.c.
  */
 #include "frontend.h"
 

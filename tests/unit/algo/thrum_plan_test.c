@@ -127,6 +127,7 @@ static const char *const every_algorithm[] = {
     "-c reduce_scatter -a ring --count 100K --scratch 64K",
     "-c reduce_scatter -a recursive_halving --count 100",
     "-c reduce_scatter -a pairwise --counts 5,0,1,7,3",
+    "-c barrier -a inline",
     "-c barrier -a dissemination",
     "-c sendrecv -a rendezvous --count 12",
     "-c reduce -a inline --root 1 --count 2",

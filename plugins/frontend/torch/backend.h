@@ -1,0 +1,333 @@
+/*
+ * The c10d backend "thrum" for PyTorch: what its files share.
+ *
+ * A Lane is a Thrum communicator as torch uses it: any thread issues, operations end on their own, whoever waits helps. A
+ * process group has one lane for its collectives, and one for each sender, receiver and tag that it has used, since the
+ * operations of a communicator run one after the other and torch lets messages pass each other. A Work is one
+ * operation. Operations run on a queue of their own, a Slot, so that a queue says exactly how its operation ended.
+ *
+ * lane.cpp: devices, lanes; work.cpp: works; join.cpp: how the ranks of a lane meet; tensors.cpp: tensors and
+ * reductions in Thrum's words; collectives.cpp: torch's collectives as Thrum's; process_group.cpp: the process group
+ * otherwise, messages; module.cpp: what Python sees.
+ *
+ * Torch 1.13 calls backends ProcessGroup; from 2.0 on they are Backend, with the same functions.
+ */
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <tuple>
+#include <vector>
+
+#include <torch/version.h>
+#if TORCH_VERSION_MAJOR >= 2
+#include <torch/csrc/distributed/c10d/Backend.hpp>
+#else
+#include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
+#endif
+#include <torch/csrc/distributed/c10d/Store.hpp>
+
+#include <thrum/thrum.h>
+
+namespace thrum_torch
+{
+
+#if TORCH_VERSION_MAJOR >= 2
+using BackendBase = c10d::Backend;
+#else
+using BackendBase = c10d::ProcessGroup;
+#endif
+using Clock = std::chrono::steady_clock;
+using Milliseconds = std::chrono::milliseconds;
+using Tensors = std::vector<at::Tensor>;
+using StoreRef = c10::intrusive_ptr<c10d::Store>;
+
+class Lane;
+class Work;
+using WorkRef = c10::intrusive_ptr<Work>;
+
+/* Throws what Python shows as ValueError, TypeError, or RuntimeError (from torch 2 on DistBackendError). */
+[[noreturn]] void fail(thrum_status_t status, const std::string &message);
+std::exception_ptr failure(thrum_status_t status, const std::string &message);
+
+/* The process's device, which all its lanes share: opened with the first and closed with the last. */
+class Device
+{
+  public:
+    static std::shared_ptr<Device> get();
+    ~Device();
+    thrum_device_t handle = nullptr;
+    bool pageable = false; /* commands reach the memory of tensors */
+    const int pid; /* of the process that opened it: a child has none of its threads */
+
+  private:
+    Device();
+};
+
+/* A queue for one operation at a time, and host memory for what is gathered before and handed out after it. */
+struct Slot {
+    thrum_queue_t queue = nullptr;
+    const Device *device = nullptr;
+    std::unique_ptr<char[]> scratch;
+    size_t scratch_bytes = 0;
+    std::vector<std::unique_ptr<char[]>> outgrown; /* what is on the queue may still use them */
+
+    char *need_scratch(size_t bytes);
+    thrum_status_t copy(void *dst, const void *src, size_t bytes) const;
+};
+
+using Issue = std::function<thrum_status_t(thrum_comm_t, Slot &)>;
+
+/* One operation. */
+class Work : public c10d::Work
+{
+  public:
+    Work(int rank, c10d::OpType type, const char *title, Tensors inputs,
+         std::vector<Tensors> outputs, Milliseconds timeout);
+    bool isCompleted() override;
+    bool wait(Milliseconds timeout) override;
+    int sourceRank() const override;
+    Tensors result() override;
+    c10::intrusive_ptr<c10::ivalue::Future> getFuture() override;
+
+  private:
+    friend class Lane;
+    WorkRef self();
+    bool is_done() const { return done_.load(std::memory_order_acquire); }
+    /* True once it has ended. The calling thread executes; `until` NULL: as long as it takes. */
+    bool drive(const Clock::time_point *until);
+    bool poll();
+    bool await_issue(const Clock::time_point *until);
+    bool settle(thrum_status_t status, std::unique_lock<std::timed_mutex> &lock);
+    void end(std::exception_ptr exception, std::unique_lock<std::timed_mutex> &lock);
+    void refuse(std::exception_ptr exception); /* it was never issued */
+    void complete_future();
+    std::string describe() const;
+
+    const char *const title_;
+    const Milliseconds timeout_; /* of this call; 0: none but the lane's */
+    const Clock::time_point begun_;
+    std::shared_ptr<Lane> lane_; /* set once, by Lane::submit, before anybody else sees the work */
+    uint64_t number_ = 0; /* on its lane */
+    int source_ = -1; /* of a receive */
+    const std::vector<Tensors> outputs_;
+    std::atomic<bool> done_{false};
+    std::atomic<bool> issued_{false};
+    std::timed_mutex
+        drive_; /* whoever has it waits for the queue and ends the work; guards what follows */
+    Slot *slot_ = nullptr;
+    bool expired_ = false; /* the deadline of the lane has passed */
+    Tensors inputs_; /* kept while Thrum uses them */
+    bool future_completed_ = false; /* mutex_ of the base, as future_ */
+    c10::intrusive_ptr<c10::ivalue::Future> future_;
+
+    friend class ProcessGroup;
+};
+
+/* What a lane joins. */
+struct LaneOptions {
+    std::string name; /* in messages */
+    int rank = 0, size = 1;
+    Milliseconds timeout{0};
+    uint64_t scratch_bytes = 0; /* 0: Thrum's default */
+};
+
+/*
+ * A communicator. Locks, in the order in which they may be taken: issue_, a work's drive_, pool_, watch_. Nobody calls
+ * Python or drops a tensor's last reference while holding one but issue_.
+ */
+class Lane : public std::enable_shared_from_this<Lane>
+{
+  public:
+    static std::shared_ptr<Lane> make(LaneOptions options);
+    explicit Lane(LaneOptions options); /* for make */
+    ~Lane();
+    /* Blocks until all ranks have joined by the id that `meet` gives. */
+    using Meet = std::function<thrum_unique_id(const std::atomic<bool> &closing)>;
+    void join(const Meet &meet);
+    /* The same on a thread of its own; operations are kept until then. */
+    void join_later(Meet meet);
+    /* Issues, or keeps it until the lane has joined. Throws what is wrong with the call; the work is then void. */
+    void submit(const WorkRef &work, Issue issue);
+    /* Ends everything: gives what is in flight `grace` to end by itself, then aborts. */
+    void close(Milliseconds grace);
+    /* Every lane of the process, before the interpreter goes. */
+    static void close_all(Milliseconds grace);
+    bool is_foreign() const; /* in a child of the process that made it */
+    const std::string &name() const { return options_.name; }
+
+  private:
+    friend class Work;
+    void issue(const WorkRef &work, const Issue &issue);
+    Slot *take_slot();
+    Slot *new_slot();
+    void give_slot(Slot *slot);
+    void reap();
+    void forget(const Work *work);
+    WorkRef oldest();
+    void run_join(const Meet &meet);
+    void refuse_waiting(std::exception_ptr exception);
+    [[noreturn]] void fail_issue(thrum_status_t status, Slot *slot);
+    thrum_status_t cause(thrum_status_t status, std::string *message) const;
+    void watch(const WorkRef &work);
+    void add_watcher();
+    void run_watcher();
+    void end_watchers();
+
+    const LaneOptions options_;
+    std::shared_ptr<Device> device_;
+    thrum_comm_t comm_ = nullptr; /* written by join, freed by close */
+
+    std::mutex issue_; /* one thread at a time in the communicator; guards the next five */
+    std::condition_variable issued_; /* something left backlog_ */
+    std::deque<std::pair<WorkRef, Issue>> backlog_; /* while joining */
+    bool joining_ = false;
+    std::exception_ptr broken_; /* it could not be joined */
+    uint64_t number_ = 0;
+    std::atomic<bool> closing_{false};
+    std::mutex close_; /* one thread closes, the others wait for it */
+    std::thread joiner_;
+
+    std::mutex pool_; /* guards the next three */
+    std::vector<std::unique_ptr<Slot>> slots_;
+    std::vector<Slot *> free_;
+    std::deque<WorkRef> inflight_; /* in issue order */
+
+    std::mutex watch_; /* guards the rest */
+    std::condition_variable watched_arrived_;
+    std::deque<WorkRef> watched_; /* have futures that somebody must complete */
+    std::vector<std::thread> watchers_;
+    size_t in_callbacks_ = 0; /* watchers that complete a future, which may call anything */
+    bool watch_closing_ = false;
+};
+
+/* ---- how the ranks of a lane meet (join.cpp) ---- */
+
+/* Rank 0 makes the id and leaves it, or why it could not, in the store. */
+thrum_unique_id meet_by_store(const StoreRef &store, int rank, Milliseconds timeout);
+/* As meet_by_store for two ranks of which one may come much later; gives up when `closing`. */
+thrum_unique_id meet_pair_by_store(const StoreRef &store, const std::string &prefix, int rank,
+                                   Milliseconds timeout, const std::atomic<bool> &closing);
+/* What a launcher other than torchrun says of this process; size 0: there is none. */
+std::tuple<int, int, int> launched();
+/* `bytes` of rank 0, on every rank of the launcher's job. */
+std::string spread(const std::string &bytes);
+
+/* ---- tensors (tensors.cpp) ---- */
+
+/* The memory of a tensor in Thrum's words. */
+struct Element {
+    char *data; /* never NULL */
+    size_t count;
+    thrum_datatype_t dtype; /* for moving; as wide as the tensor's */
+    size_t bytes; /* of an element */
+};
+
+/* A reduction in Thrum's words. */
+struct Reduction {
+    thrum_redop_t op;
+    thrum_datatype_t dtype; /* of the tensor's elements in it */
+    bool scaled = false; /* each rank's contribution first by `factor` */
+    alignas(16) char factor[16] = {}; /* an element */
+};
+
+/* Throws where a tensor is none that can be sent; `title` is the call. */
+Element element_of(const char *title, const at::Tensor &tensor);
+const at::Tensor &one_tensor(const char *title, const Tensors &tensors);
+/* All alike in type and number of elements. `n`: how many there have to be. */
+std::vector<Element> elements_of(const char *title, const char *argument, const Tensors &tensors,
+                                 size_t n);
+void check_alike(const char *title, const at::Tensor &a, const at::Tensor &b);
+void check_rank(const char *title, const char *argument, int64_t rank, int size);
+Reduction reduction_of(const char *title, const c10d::ReduceOp &op, const at::Tensor &tensor);
+/* first <- first op other, on this rank alone. */
+void fold_locally(const char *title, const c10d::ReduceOp &op, at::Tensor &first,
+                  const at::Tensor &other);
+/* A tensor may be larger than the memory that stands for it on the device. */
+constexpr size_t kPieceBytes = 256u << 20;
+thrum_status_t in_pieces(const Element &element,
+                         const std::function<thrum_status_t(char *, size_t)> &call);
+
+/* ---- process groups ---- */
+
+class ProcessGroup : public BackendBase
+{
+  public:
+    ProcessGroup(const StoreRef &store, int rank, int size, Milliseconds timeout,
+                 const std::string &name, std::vector<int64_t> global_ranks);
+    ~ProcessGroup() override;
+
+    const std::string getBackendName() const override { return "thrum"; }
+    using WorkPtr = c10::intrusive_ptr<c10d::Work>;
+    WorkPtr broadcast(Tensors &tensors, const c10d::BroadcastOptions &options) override;
+    WorkPtr allreduce(Tensors &tensors, const c10d::AllreduceOptions &options) override;
+    WorkPtr allreduce_coalesced(Tensors &tensors,
+                                const c10d::AllreduceCoalescedOptions &options) override;
+    WorkPtr reduce(Tensors &tensors, const c10d::ReduceOptions &options) override;
+    WorkPtr allgather(std::vector<Tensors> &outputs, Tensors &inputs,
+                      const c10d::AllgatherOptions &options) override;
+    WorkPtr _allgather_base(at::Tensor &output, at::Tensor &input,
+                            const c10d::AllgatherOptions &options) override;
+    WorkPtr allgather_coalesced(std::vector<Tensors> &outputs, Tensors &inputs,
+                                const c10d::AllgatherOptions &options) override;
+    WorkPtr gather(std::vector<Tensors> &outputs, Tensors &inputs,
+                   const c10d::GatherOptions &options) override;
+    WorkPtr scatter(Tensors &outputs, std::vector<Tensors> &inputs,
+                    const c10d::ScatterOptions &options) override;
+    WorkPtr reduce_scatter(Tensors &outputs, std::vector<Tensors> &inputs,
+                           const c10d::ReduceScatterOptions &options) override;
+    WorkPtr _reduce_scatter_base(at::Tensor &output, at::Tensor &input,
+                                 const c10d::ReduceScatterOptions &options) override;
+#if TORCH_VERSION_MAJOR > 2 || (TORCH_VERSION_MAJOR == 2 && TORCH_VERSION_MINOR >= 1)
+    WorkPtr allgather_into_tensor_coalesced(Tensors &outputs, Tensors &inputs,
+                                            const c10d::AllgatherOptions &options) override;
+    WorkPtr reduce_scatter_tensor_coalesced(Tensors &outputs, Tensors &inputs,
+                                            const c10d::ReduceScatterOptions &options) override;
+#endif
+    WorkPtr alltoall_base(at::Tensor &output, at::Tensor &input,
+                          std::vector<int64_t> &output_splits, std::vector<int64_t> &input_splits,
+                          const c10d::AllToAllOptions &options) override;
+    WorkPtr alltoall(Tensors &outputs, Tensors &inputs,
+                     const c10d::AllToAllOptions &options) override;
+    WorkPtr barrier(const c10d::BarrierOptions &options) override;
+    void monitoredBarrier(const c10d::BarrierOptions &options, bool wait_all_ranks) override;
+    WorkPtr send(Tensors &tensors, int peer, int tag) override;
+    WorkPtr recv(Tensors &tensors, int peer, int tag) override;
+    WorkPtr recvAnysource(Tensors &tensors, int tag) override;
+    void setSequenceNumberForGroup() override {}
+    uint64_t getSequenceNumberForGroup() override
+    {
+        return sequence_.load();
+    }
+    void close(Milliseconds grace);
+
+  private:
+    WorkPtr start(c10d::OpType type, const char *title, Tensors inputs,
+                  std::vector<Tensors> outputs, Milliseconds timeout, Issue issue);
+    WorkPtr message(c10d::OpType type, const char *title, Tensors &tensors, int peer, int tag);
+    std::shared_ptr<Lane> channel(int from, int to, int tag);
+    size_t n() const
+    {
+        return static_cast<size_t>(size_);
+    }
+
+    const StoreRef store_;
+    const Milliseconds timeout_;
+    std::string name_;
+    std::shared_ptr<Lane> lane_;
+    std::atomic<uint64_t> sequence_{0}; /* collectives so far */
+    std::atomic<uint64_t> monitored_{0}; /* monitored barriers so far */
+    std::mutex channels_lock_;
+    std::map<std::tuple<int, int, int>, std::shared_ptr<Lane>> channels_;
+};
+
+} // namespace thrum_torch

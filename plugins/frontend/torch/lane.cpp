@@ -1,0 +1,466 @@
+/* Errors, devices, and lanes: how an operation is issued and its future completed. Called by process_group.cpp. */
+#include "backend.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include <c10/util/Exception.h>
+
+namespace thrum_torch
+{
+
+namespace
+{
+
+constexpr size_t kMostSlots = 64; /* operations of a lane in flight; more wait for the first */
+constexpr size_t kMostWatchers = 64;
+constexpr size_t kKeptScratchBytes = 16u << 20;
+constexpr Milliseconds kShortestDeadline{10}, kLongestDeadline{86400000}; /* Thrum's limits */
+
+std::mutex lanes_lock; /* guards the next two */
+std::vector<std::weak_ptr<Lane>> lanes;
+std::weak_ptr<Device> open_device;
+
+const char *kind_of(thrum_status_t status)
+{
+    return thrum_status_string(status);
+}
+
+} // namespace
+
+/* ---- errors ---- */
+
+void fail(thrum_status_t status, const std::string &message)
+{
+    std::string text = "thrum: " + (message.empty() ? std::string(kind_of(status)) : message);
+
+    switch (status) {
+    case THRUM_ERR_INVALID_ARGUMENT:
+    case THRUM_ERR_INVALID_POINTER:
+    case THRUM_ERR_INVALID_COUNT:
+    case THRUM_ERR_INVALID_RANK:
+    case THRUM_ERR_INVALID_CONFIG:
+        C10_THROW_ERROR(ValueError, text);
+    case THRUM_ERR_INVALID_TYPE:
+    case THRUM_ERR_INVALID_OP:
+        C10_THROW_ERROR(TypeError, text);
+    default:
+#if TORCH_VERSION_MAJOR >= 2
+        C10_THROW_ERROR(DistBackendError, text);
+#else
+        C10_THROW_ERROR(Error, text);
+#endif
+    }
+}
+
+std::exception_ptr failure(thrum_status_t status, const std::string &message)
+{
+    try {
+        fail(status, message);
+    } catch (...) {
+        return std::current_exception();
+    }
+}
+
+/* ---- the device ---- */
+
+Device::Device() : pid(getpid())
+{
+    thrum_device_properties properties{};
+    thrum_status_t status = thrum_device_open(THRUM_DEVICE_ANY, &handle);
+
+    if (status)
+        fail(status, thrum_last_error());
+    properties.size = sizeof properties;
+    pageable = !thrum_device_get_properties(handle, &properties) &&
+               properties.capabilities & THRUM_CAP_PAGEABLE;
+}
+
+Device::~Device()
+{
+    if (pid == getpid())
+        thrum_device_close(handle);
+}
+
+std::shared_ptr<Device> Device::get()
+{
+    std::lock_guard<std::mutex> lock(lanes_lock);
+    std::shared_ptr<Device> device = open_device.lock();
+
+    if (!device || device->pid != getpid()) {
+        device.reset(new Device);
+        open_device = device;
+    }
+    return device;
+}
+
+char *Slot::need_scratch(size_t bytes)
+{
+    if (bytes > scratch_bytes) {
+        outgrown.push_back(std::move(scratch));
+        scratch.reset(new char[bytes]);
+        scratch_bytes = bytes;
+    }
+    return scratch.get();
+}
+
+thrum_status_t Slot::copy(void *dst, const void *src, size_t bytes) const
+{
+    thrum_operand operands[2]{};
+    thrum_command command{};
+
+    operands[0].base = reinterpret_cast<uintptr_t>(dst);
+    operands[1].base = reinterpret_cast<uintptr_t>(src);
+    command.opcode = THRUM_CMD_COPY;
+    command.flags = THRUM_CMD_FLAG_HOST;
+    command.ndst = command.nsrc = 1;
+    command.bytes = bytes;
+    command.operands = operands;
+    return bytes ? thrum_queue_submit(queue, &command, 1, nullptr) : THRUM_OK;
+}
+
+/* ---- lanes: life ---- */
+
+Lane::Lane(LaneOptions options) : options_(std::move(options)), device_(Device::get()) {}
+
+std::shared_ptr<Lane> Lane::make(LaneOptions options)
+{
+    auto lane = std::make_shared<Lane>(std::move(options));
+    std::lock_guard<std::mutex> lock(lanes_lock);
+
+    lanes.erase(std::remove_if(lanes.begin(), lanes.end(),
+                               [](const std::weak_ptr<Lane> &other) { return other.expired(); }),
+                lanes.end());
+    lanes.push_back(lane);
+    return lane;
+}
+
+Lane::~Lane()
+{
+    if (joiner_.joinable())
+        joiner_.detach();
+    for (std::thread &watcher : watchers_)
+        watcher.detach();
+}
+
+bool Lane::is_foreign() const
+{
+    return device_->pid != getpid();
+}
+
+void Lane::join(const Meet &meet)
+{
+    thrum_unique_id id = meet(closing_);
+    thrum_comm_config config{};
+    thrum_status_t status;
+    Milliseconds deadline =
+        std::min(std::max(options_.timeout, kShortestDeadline), kLongestDeadline);
+
+    config.size = sizeof config;
+    config.deadline_ms = config.init_deadline_ms = deadline.count();
+    config.scratch_bytes = options_.scratch_bytes;
+    config.name = options_.name.c_str();
+    status =
+        thrum_comm_init_rank(&id, options_.size, options_.rank, device_->handle, &config, &comm_);
+    if (status)
+        fail(status, "rank " + std::to_string(options_.rank) + " cannot join " + options_.name +
+                         ": " + thrum_last_error());
+}
+
+void Lane::join_later(Meet meet)
+{
+    joining_ = true;
+    joiner_ =
+        std::thread([lane = shared_from_this(), meet = std::move(meet)] { lane->run_join(meet); });
+}
+
+/* The joiner: then issues what has come meanwhile, in order. */
+void Lane::run_join(const Meet &meet)
+{
+    std::exception_ptr exception;
+
+    try {
+        join(meet);
+    } catch (...) {
+        exception = std::current_exception();
+    }
+    if (exception) {
+        refuse_waiting(exception);
+        return;
+    }
+    std::unique_lock<std::mutex> lock(issue_);
+    while (!backlog_.empty()) {
+        WorkRef work = backlog_.front().first;
+
+        try {
+            issue(work, backlog_.front().second);
+        } catch (...) {
+            work->refuse(std::current_exception());
+        }
+        backlog_.pop_front();
+    }
+    joining_ = false;
+    lock.unlock();
+    issued_.notify_all();
+}
+
+/* The lane has not come about. */
+void Lane::refuse_waiting(std::exception_ptr exception)
+{
+    std::deque<std::pair<WorkRef, Issue>> waiting;
+
+    {
+        std::lock_guard<std::mutex> lock(issue_);
+        broken_ = exception;
+        joining_ = false;
+        waiting.swap(backlog_);
+    }
+    for (auto &entry : waiting)
+        entry.first->refuse(exception);
+    {
+        std::lock_guard<std::mutex> lock(issue_); /* nobody is between looking and waiting */
+    }
+    issued_.notify_all();
+}
+
+void Lane::close(Milliseconds grace)
+{
+    std::lock_guard<std::mutex> closer(close_);
+    Clock::time_point until = Clock::now() + grace;
+
+    if (is_foreign())
+        return;
+    closing_.store(true);
+    if (joiner_.joinable())
+        joiner_.join();
+    for (WorkRef work; (work = oldest());)
+        if (!work->drive(&until)) {
+            if (thrum_comm_abort(comm_))
+                break;
+            until = Clock::now() + kLongestDeadline; /* they end at once */
+        }
+    end_watchers();
+    std::lock_guard<std::mutex> lock(issue_);
+    thrum_comm_destroy(comm_);
+    comm_ = nullptr;
+    std::lock_guard<std::mutex> pool(pool_);
+    for (auto &slot : slots_)
+        thrum_queue_destroy(slot->queue);
+    slots_.clear();
+    free_.clear();
+}
+
+void Lane::close_all(Milliseconds grace)
+{
+    std::vector<std::weak_ptr<Lane>> all;
+
+    {
+        std::lock_guard<std::mutex> lock(lanes_lock);
+        all.swap(lanes);
+    }
+    for (const auto &weak : all)
+        if (std::shared_ptr<Lane> lane = weak.lock())
+            lane->close(grace);
+}
+
+/* ---- lanes: issuing ---- */
+
+/* The communicator's own account of a failure, which is more than the queue's. */
+thrum_status_t Lane::cause(thrum_status_t status, std::string *message) const
+{
+    thrum_status_t first = THRUM_OK;
+    const char *text = nullptr;
+
+    if (!comm_ || thrum_comm_async_error(comm_, &first, &text) || !first)
+        return status;
+    if (text)
+        *message = text;
+    return first;
+}
+
+Slot *Lane::new_slot()
+{
+    auto slot = std::make_unique<Slot>();
+    thrum_status_t status = thrum_queue_create(device_->handle, THRUM_QUEUE_DIRECT, &slot->queue);
+
+    if (status)
+        fail(status, thrum_last_error());
+    slot->device = device_.get();
+    slots_.push_back(std::move(slot));
+    return slots_.back().get();
+}
+
+/* Newest first: the communicator knows the last queue. Under issue_. */
+Slot *Lane::take_slot()
+{
+    for (;;) {
+        {
+            std::lock_guard<std::mutex> lock(pool_);
+
+            if (free_.empty() && slots_.size() < kMostSlots)
+                free_.push_back(new_slot());
+            if (!free_.empty()) {
+                Slot *slot = free_.back();
+
+                free_.pop_back();
+                return slot;
+            }
+        }
+        if (WorkRef work = oldest())
+            work->drive(nullptr);
+    }
+}
+
+void Lane::give_slot(Slot *slot)
+{
+    std::lock_guard<std::mutex> lock(pool_);
+
+    slot->outgrown.clear();
+    if (slot->scratch_bytes > kKeptScratchBytes) {
+        slot->scratch.reset();
+        slot->scratch_bytes = 0;
+    }
+    free_.push_back(slot);
+}
+
+WorkRef Lane::oldest()
+{
+    std::lock_guard<std::mutex> lock(pool_);
+
+    return inflight_.empty() ? WorkRef() : inflight_.front();
+}
+
+void Lane::forget(const Work *work)
+{
+    WorkRef dropped; /* after the lock */
+    std::lock_guard<std::mutex> lock(pool_);
+
+    for (auto it = inflight_.begin(); it != inflight_.end(); ++it)
+        if (it->get() == work) {
+            dropped = std::move(*it);
+            inflight_.erase(it);
+            return;
+        }
+}
+
+/* Works that nobody waits for end here. */
+void Lane::reap()
+{
+    for (WorkRef work; (work = oldest()) && work->poll();)
+        ;
+}
+
+/* Part of it may be on the queue, and the others may wait for the rest. */
+void Lane::fail_issue(thrum_status_t status, Slot *slot)
+{
+    std::string message = thrum_last_error();
+
+    status = cause(status, &message);
+    if (status <= THRUM_ERR_UNSUPPORTED || thrum_queue_query(slot->queue) == THRUM_IN_PROGRESS)
+        (void)!thrum_comm_abort(comm_);
+    (void)!thrum_queue_synchronize(slot->queue);
+    give_slot(slot);
+    fail(status, message.compare(0, options_.name.size(), options_.name)
+                     ? options_.name + ": " + message
+                     : message);
+}
+
+void Lane::issue(const WorkRef &work, const Issue &issue)
+{
+    Slot *slot = take_slot();
+    thrum_status_t status = issue(comm_, *slot);
+
+    if (status)
+        fail_issue(status, slot);
+    work->slot_ = slot;
+    {
+        std::lock_guard<std::mutex> lock(pool_);
+        inflight_.push_back(work);
+    }
+    work->issued_.store(true, std::memory_order_release);
+}
+
+void Lane::submit(const WorkRef &work, Issue call)
+{
+    std::lock_guard<std::mutex> lock(issue_);
+
+    if (closing_.load() || is_foreign())
+        fail(THRUM_ERR_INVALID_USAGE, options_.name + " has been destroyed");
+    if (broken_)
+        std::rethrow_exception(broken_);
+    work->lane_ = shared_from_this();
+    work->number_ = ++number_;
+    if (joining_) {
+        backlog_.emplace_back(work, std::move(call));
+        return;
+    }
+    reap();
+    issue(work, call);
+}
+
+/* ---- lanes: futures ---- */
+
+/*
+ * Futures are completed by threads of the lane, the watchers, in issue order. What a future calls may wait for another
+ * one, so there is always a watcher that is not in such a call while futures are waiting.
+ */
+void Lane::watch(const WorkRef &work)
+{
+    std::lock_guard<std::mutex> lock(watch_);
+
+    watched_.push_back(work);
+    if (in_callbacks_ == watchers_.size())
+        add_watcher();
+    watched_arrived_.notify_one();
+}
+
+/* Under watch_. */
+void Lane::add_watcher()
+{
+    if (watchers_.size() < kMostWatchers)
+        watchers_.emplace_back([lane = shared_from_this()] { lane->run_watcher(); });
+}
+
+void Lane::run_watcher()
+{
+    std::unique_lock<std::mutex> lock(watch_);
+
+    for (;;) {
+        watched_arrived_.wait(lock, [this] { return !watched_.empty() || watch_closing_; });
+        if (watched_.empty())
+            return;
+        WorkRef work = std::move(watched_.front());
+        watched_.pop_front();
+        lock.unlock();
+        work->drive(nullptr);
+        lock.lock();
+        if (++in_callbacks_ == watchers_.size() && !watched_.empty())
+            add_watcher();
+        lock.unlock();
+        work->complete_future();
+        work.reset();
+        lock.lock();
+        in_callbacks_--;
+    }
+}
+
+void Lane::end_watchers()
+{
+    std::vector<std::thread> watchers;
+
+    {
+        std::lock_guard<std::mutex> lock(watch_);
+        watch_closing_ = true;
+        watchers.swap(watchers_);
+    }
+    watched_arrived_.notify_all();
+    for (std::thread &watcher : watchers)
+        if (watcher.get_id() == std::this_thread::get_id())
+            watcher.detach(); /* a future dropped the process group */
+        else
+            watcher.join();
+}
+
+} // namespace thrum_torch

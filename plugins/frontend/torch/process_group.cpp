@@ -1,0 +1,204 @@
+/* The process group: its lanes, point to point, and barriers with a list of who is missing. */
+#include "backend.h"
+
+#include <Python.h>
+
+#include <algorithm>
+
+namespace thrum_torch
+{
+
+namespace
+{
+
+constexpr Milliseconds kGrace{30000}; /* for what is in flight when a group goes */
+constexpr uint64_t kMessageScratchBytes = 65536;
+
+std::string name_of(const std::string &name, const std::vector<int64_t> &global_ranks)
+{
+    std::string text = "process group " + (name.empty() ? std::string("?") : name);
+
+    for (size_t i = 0; i < global_ranks.size() && i < 16; i++)
+        text += (i ? "," : " (ranks ") + std::to_string(global_ranks[i]);
+    if (global_ranks.size() > 16)
+        text += ",...";
+    return global_ranks.empty() ? text : text + " of the job)";
+}
+
+/* Without the interpreter's lock, which threads that have to end may want. */
+class Unlocked
+{
+  public:
+    Unlocked() : state_(Py_IsInitialized() && PyGILState_Check() ? PyEval_SaveThread() : nullptr) {}
+    ~Unlocked()
+    {
+        if (state_)
+            PyEval_RestoreThread(state_);
+    }
+    Unlocked(const Unlocked &) = delete;
+
+  private:
+    PyThreadState *state_;
+};
+
+} // namespace
+
+ProcessGroup::ProcessGroup(const StoreRef &store, int rank, int size, Milliseconds timeout,
+                           const std::string &name, std::vector<int64_t> global_ranks)
+    : BackendBase(rank, size), store_(store), timeout_(timeout), name_(name_of(name, global_ranks))
+{
+    LaneOptions options;
+
+    options.name = name_;
+    options.rank = rank;
+    options.size = size;
+    options.timeout = timeout;
+    lane_ = Lane::make(options);
+    lane_->join([&](const std::atomic<bool> &) { return meet_by_store(store, rank, timeout); });
+}
+
+ProcessGroup::~ProcessGroup()
+{
+    Unlocked unlocked;
+
+    if (lane_->is_foreign()) { /* a child that was forked has nothing of it but the memory */
+        new std::shared_ptr<Lane>(lane_);
+        for (const auto &channel : channels_)
+            new std::shared_ptr<Lane>(channel.second);
+        return;
+    }
+    close(std::min(timeout_, kGrace));
+}
+
+void ProcessGroup::close(Milliseconds grace)
+{
+    std::map<std::tuple<int, int, int>, std::shared_ptr<Lane>> channels;
+
+    {
+        std::lock_guard<std::mutex> lock(channels_lock_);
+        channels.swap(channels_);
+    }
+    lane_->close(grace);
+    for (const auto &channel : channels)
+        channel.second->close(grace);
+}
+
+ProcessGroup::WorkPtr ProcessGroup::start(c10d::OpType type, const char *title, Tensors inputs,
+                                          std::vector<Tensors> outputs, Milliseconds timeout,
+                                          Issue issue)
+{
+    auto work = c10::make_intrusive<Work>(rank_, type, title, std::move(inputs), std::move(outputs),
+                                          timeout);
+
+    sequence_++;
+    lane_->submit(work, std::move(issue));
+    return work;
+}
+
+/* ---- point to point ---- */
+
+/* The lane for messages of one sender to one receiver under one tag; joined when both have used it. */
+std::shared_ptr<Lane> ProcessGroup::channel(int from, int to, int tag)
+{
+    std::lock_guard<std::mutex> lock(channels_lock_);
+    std::shared_ptr<Lane> &lane = channels_[std::make_tuple(from, to, tag)];
+
+    if (!lane) {
+        LaneOptions options;
+        std::string pair =
+            std::to_string(from) + "-" + std::to_string(to) + "-" + std::to_string(tag);
+
+        options.name = name_ + ", messages from rank " + std::to_string(from) +
+                       " (0 here) to rank " + std::to_string(to) + " (1 here), tag " +
+                       std::to_string(tag);
+        options.rank = rank_ == to;
+        options.size = 2;
+        options.timeout = timeout_;
+        options.scratch_bytes = kMessageScratchBytes;
+        lane = Lane::make(options);
+        lane->join_later([store = store_, pair, options](const std::atomic<bool> &closing) {
+            return meet_pair_by_store(store, "thrum/messages/" + pair, options.rank,
+                                      options.timeout, closing);
+        });
+    }
+    return lane;
+}
+
+ProcessGroup::WorkPtr ProcessGroup::message(c10d::OpType type, const char *title, Tensors &tensors,
+                                            int peer, int tag)
+{
+    bool is_send = type == c10d::OpType::SEND;
+    at::Tensor tensor = one_tensor(title, tensors);
+    Element element = element_of(title, tensor);
+
+    check_rank(title, is_send ? "destination" : "source", peer, size_);
+    TORCH_CHECK_VALUE(peer != rank_, title, ": rank ", rank_, " cannot ",
+                      is_send ? "send to" : "receive from", " itself");
+    std::shared_ptr<Lane> lane = is_send ? channel(rank_, peer, tag) : channel(peer, rank_, tag);
+    auto work = c10::make_intrusive<Work>(
+        rank_, type, title, Tensors{tensor},
+        is_send ? std::vector<Tensors>() : std::vector<Tensors>{{tensor}}, Milliseconds(0));
+    work->source_ = is_send ? -1 : peer;
+    lane->submit(work, [=](thrum_comm_t comm, Slot &slot) {
+        return in_pieces(element, [&](char *at, size_t count) {
+            return is_send ? thrum_send(at, count, element.dtype, 1, comm, slot.queue)
+                           : thrum_recv(at, count, element.dtype, 0, comm, slot.queue);
+        });
+    });
+    return work;
+}
+
+ProcessGroup::WorkPtr ProcessGroup::send(Tensors &tensors, int peer, int tag)
+{
+    return message(c10d::OpType::SEND, "thrum:send", tensors, peer, tag);
+}
+
+ProcessGroup::WorkPtr ProcessGroup::recv(Tensors &tensors, int peer, int tag)
+{
+    return message(c10d::OpType::RECV, "thrum:recv", tensors, peer, tag);
+}
+
+ProcessGroup::WorkPtr ProcessGroup::recvAnysource(Tensors &, int)
+{
+    C10_THROW_ERROR(
+        NotImplementedError,
+        "thrum:recv: the sender has to be named (src=...): a message is written straight "
+        "into the memory of a receive that was made for its sender");
+}
+
+/* ---- a barrier that says who is missing ---- */
+
+/* By the store alone: whether ranks come says nothing about the communicator, and leaves it as it is. */
+void ProcessGroup::monitoredBarrier(const c10d::BarrierOptions &options, bool wait_all_ranks)
+{
+    Milliseconds timeout = options.timeout.count() > 0 ? options.timeout : timeout_;
+    Clock::time_point until = Clock::now() + timeout;
+    std::string prefix = "thrum/monitored/" + std::to_string(monitored_++) + "/", missing;
+
+    if (rank_ != 0) {
+        store_->set(prefix + std::to_string(rank_), std::vector<uint8_t>(1));
+        store_->wait({prefix + "end"}, timeout);
+        std::vector<uint8_t> end = store_->get(prefix + "end");
+        if (end.size() > 1)
+            fail(THRUM_ERR_TIMEOUT, std::string(end.begin() + 1, end.end()));
+        return;
+    }
+    for (int r = 1; r < size_ && (missing.empty() || wait_all_ranks); r++) {
+        std::string key = prefix + std::to_string(r);
+
+        while (!store_->check({key}) && Clock::now() < until)
+            std::this_thread::sleep_for(Milliseconds(1));
+        if (!store_->check({key}))
+            missing += (missing.empty() ? "rank " : ", ") + std::to_string(r);
+    }
+    if (!missing.empty())
+        missing = name_ + ": " + missing + " did not come to the monitored barrier within " +
+                  std::to_string(timeout.count()) + " ms";
+    std::vector<uint8_t> end(1);
+    end.insert(end.end(), missing.begin(), missing.end());
+    store_->set(prefix + "end", end);
+    if (!missing.empty())
+        fail(THRUM_ERR_TIMEOUT, missing);
+}
+
+} // namespace thrum_torch

@@ -1,0 +1,206 @@
+/* Works: how an operation is waited for, and ends. Called by torch and lane.cpp. */
+#include "backend.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include <c10/util/Exception.h>
+
+namespace thrum_torch
+{
+
+Work::Work(int rank, c10d::OpType type, const char *title, Tensors inputs,
+           std::vector<Tensors> outputs, Milliseconds timeout)
+    : c10d::Work(rank, type, title, inputs), title_(title),
+      timeout_(std::max(timeout, Milliseconds(0))), begun_(Clock::now()),
+      outputs_(std::move(outputs)), inputs_(std::move(inputs))
+{
+}
+
+WorkRef Work::self()
+{
+    return WorkRef::unsafe_reclaim_from_nonowning(this);
+}
+
+std::string Work::describe() const
+{
+    /* titles are "thrum:all_reduce" for the profiler */
+    return std::string(strchr(title_, ':') + 1) + " #" + std::to_string(number_) + " of rank " +
+           std::to_string(rank_);
+}
+
+bool Work::await_issue(const Clock::time_point *until)
+{
+    std::unique_lock<std::mutex> lock(lane_->issue_);
+    auto ready = [this] { return issued_.load() || is_done(); };
+
+    if (!until)
+        lane_->issued_.wait(lock, ready);
+    else
+        lane_->issued_.wait_until(lock, *until, ready);
+    return ready();
+}
+
+bool Work::drive(const Clock::time_point *until)
+{
+    std::unique_lock<std::timed_mutex> lock(drive_, std::defer_lock);
+    int64_t left_ns = -1;
+
+    if (is_done())
+        return true;
+    if (!issued_.load(std::memory_order_acquire) && !await_issue(until))
+        return false;
+    if (until ? !lock.try_lock_until(*until) : (lock.lock(), false))
+        return is_done();
+    if (is_done())
+        return true;
+    do {
+        if (until)
+            left_ns = std::max<int64_t>(
+                0, std::chrono::duration_cast<std::chrono::nanoseconds>(*until - Clock::now())
+                       .count());
+        if (settle(thrum_queue_synchronize_for(slot_->queue, left_ns), lock))
+            return true;
+    } while (!until || Clock::now() < *until);
+    return false;
+}
+
+bool Work::poll()
+{
+    std::unique_lock<std::timed_mutex> lock(drive_, std::defer_lock);
+    thrum_status_t status;
+
+    if (is_done())
+        return true;
+    if (!issued_.load(std::memory_order_acquire) || !lock.try_lock())
+        return false;
+    if (is_done())
+        return true;
+    status = thrum_queue_query(slot_->queue);
+    return status != THRUM_IN_PROGRESS && settle(status, lock);
+}
+
+/*
+ * What the queue says. TIMEOUT may be the waiting's, or the operation's, which the queue says once, and which may have
+ * copies behind it.
+ */
+bool Work::settle(thrum_status_t status, std::unique_lock<std::timed_mutex> &lock)
+{
+    std::string message = status ? thrum_last_error() : "";
+
+    if (status == THRUM_ERR_TIMEOUT) {
+        expired_ |= lane_->cause(THRUM_OK, &message) == THRUM_ERR_TIMEOUT;
+        status = thrum_queue_query(slot_->queue);
+        if (status == THRUM_IN_PROGRESS)
+            return false;
+    }
+    if (status || expired_) {
+        status = lane_->cause(status, &message);
+        end(failure(status, describe() + ": " + message), lock);
+    } else {
+        end(nullptr, lock);
+    }
+    return true;
+}
+
+void Work::end(std::exception_ptr exception, std::unique_lock<std::timed_mutex> &lock)
+{
+    WorkRef keep = self();
+    Tensors inputs = std::move(inputs_); /* dropped after the locks */
+
+    inputs_.clear();
+    if (slot_)
+        lane_->give_slot(slot_);
+    slot_ = nullptr;
+    finish(std::move(exception));
+    done_.store(true, std::memory_order_release);
+    lock.unlock();
+    lane_->forget(this);
+}
+
+void Work::refuse(std::exception_ptr exception)
+{
+    std::unique_lock<std::timed_mutex> lock(drive_);
+
+    if (!is_done())
+        end(std::move(exception), lock);
+}
+
+bool Work::isCompleted()
+{
+    return poll();
+}
+
+bool Work::wait(Milliseconds timeout)
+{
+    bool is_own = timeout.count() <= 0; /* of the call, counted from when it was made */
+    Clock::time_point until;
+    std::exception_ptr exception;
+
+    if (is_own)
+        timeout = timeout_;
+    until = (is_own ? begun_ : Clock::now()) + timeout;
+    if (!drive(timeout.count() ? &until : nullptr))
+        fail(THRUM_ERR_TIMEOUT, describe() + " on " + lane_->name() + " has not ended within " +
+                                    std::to_string(timeout.count()) + " ms; it is still in flight");
+    complete_future();
+    exception = this->exception();
+    if (exception)
+        std::rethrow_exception(exception);
+    return true;
+}
+
+int Work::sourceRank() const
+{
+    return source_;
+}
+
+Tensors Work::result()
+{
+    TORCH_CHECK(isCompleted(), "thrum: the result of an operation that has not ended: wait first");
+    TORCH_CHECK(outputs_.size() <= 1,
+                "thrum: the operation has several lists of results, which result() cannot return");
+    return outputs_.empty() ? Tensors() : outputs_[0];
+}
+
+c10::intrusive_ptr<c10::ivalue::Future> Work::getFuture()
+{
+    bool is_new;
+
+    {
+        std::lock_guard<std::mutex> lock(mutex_);
+        is_new = !future_;
+        if (is_new)
+            future_ = c10::make_intrusive<c10::ivalue::Future>(
+                c10::ListType::create(c10::TensorType::get()));
+    }
+    if (is_done())
+        complete_future();
+    else if (is_new)
+        lane_->watch(self());
+    return future_;
+}
+
+/* Calls what waits for the future, which may do anything: no lock is held. */
+void Work::complete_future()
+{
+    std::exception_ptr exception;
+    c10::intrusive_ptr<c10::ivalue::Future> future;
+
+    {
+        std::lock_guard<std::mutex> lock(mutex_);
+        if (!future_ || future_completed_)
+            return;
+        future_completed_ = true;
+        future = future_;
+        exception = exception_;
+    }
+    if (exception)
+        future->setError(exception);
+    else if (outputs_.size() > 1)
+        future->markCompleted(c10::IValue(outputs_));
+    else
+        future->markCompleted(c10::IValue(outputs_.empty() ? Tensors() : outputs_[0]));
+}
+
+} // namespace thrum_torch
