@@ -654,7 +654,8 @@ static void lower_credits(struct builder *b)
         if (comm->peers[peer].loads) {
             add_operand(b, peer_area(b, peer) + own);
             command = add_command(b, THRUM_CMD_SIGNAL, first, 1, 0);
-            command->flags = THRUM_CMD_FLAG_SET | THRUM_CMD_FLAG_CONTAIN;
+            /* who has left does not miss it */
+            command->flags = THRUM_CMD_FLAG_SET | THRUM_CMD_FLAG_CONTAIN | THRUM_CMD_FLAG_LENIENT;
         } else {
             command = add_put(b, peer, first, 0, 0);
             command->put.signal_key = comm->peers[peer].area_key;

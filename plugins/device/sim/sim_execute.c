@@ -38,13 +38,18 @@ static void stop(struct sim_queue *queue, thrum_status_t status)
     atomic_store_explicit(&queue->attention, 1, memory_order_release);
 }
 
+static bool is_of_peer(const struct run *run, uint64_t address)
+{
+    return sim_is_device_address(address) &&
+           sim_address_slot(address) !=
+               atomic_load_explicit(&run->device->slot, memory_order_relaxed);
+}
+
 /* A peer's memory that is gone, in a command that says that this is no reason to stop. */
 static bool is_contained(const struct run *run, enum thrum_ras_kind kind, uint64_t address)
 {
     return kind == THRUM_RAS_PAGE_FAULT && (run->command->flags & THRUM_CMD_FLAG_CONTAIN) &&
-           sim_is_device_address(address) &&
-           sim_address_slot(address) !=
-               atomic_load_explicit(&run->device->slot, memory_order_relaxed);
+           is_of_peer(run, address);
 }
 
 static thrum_status_t report(const struct run *run, enum thrum_ras_kind kind, uint64_t address)
@@ -366,10 +371,14 @@ static inline thrum_status_t run_signal(struct run *run)
 {
     const struct thrum_command *c = run->command;
     _Atomic uint64_t *semaphore;
-    uint64_t address;
+    uint64_t address, bad;
     void *cpu;
-    thrum_status_t status = sync_target(run, 0, 8, &cpu, &address);
+    thrum_status_t status;
 
+    if (c->flags & THRUM_CMD_FLAG_LENIENT && operand_address(run, 0, &address, &bad) &&
+        is_of_peer(run, address) && !sim_lookup(run->queue, address, 8))
+        return THRUM_OK;
+    status = sync_target(run, 0, 8, &cpu, &address);
     if (status)
         return status;
     semaphore = cpu;

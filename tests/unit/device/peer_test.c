@@ -402,6 +402,19 @@ static thrum_status_t write_line(struct side *side, char *address, unsigned flag
     return finish(side->queue);
 }
 
+static thrum_status_t signal_word(struct side *side, char *address, unsigned flags)
+{
+    struct thrum_operand operand = {.base = (uint64_t)(uintptr_t)address};
+    struct thrum_command command = {.opcode = THRUM_CMD_SIGNAL,
+                                    .flags = (uint8_t)(THRUM_CMD_FLAG_SET | flags),
+                                    .ndst = 1,
+                                    .value = 1,
+                                    .operands = &operand};
+
+    assert_ok(thrum_queue_submit(side->queue, &command, 1, NULL));
+    return finish(side->queue);
+}
+
 static void test_contained_fault(void **state)
 {
     struct side a = side_open(), b = side_open();
@@ -414,6 +427,8 @@ static void test_contained_fault(void **state)
     assert_ok(write_line(&b, memory, THRUM_CMD_FLAG_CONTAIN));
     side_close(&a);
     assert_status(write_line(&b, memory, THRUM_CMD_FLAG_CONTAIN), THRUM_ERR_FAULT);
+    assert_status(signal_word(&b, memory, THRUM_CMD_FLAG_CONTAIN), THRUM_ERR_FAULT);
+    assert_ok(signal_word(&b, memory, THRUM_CMD_FLAG_LENIENT)); /* nobody is there to miss it */
     assert_ok(thrum_fill(b.queue, b.memory, 1, 8)); /* the queue goes on */
     assert_ok(finish(b.queue));
     assert_status(write_line(&b, memory, 0), THRUM_ERR_FAULT);
