@@ -4,8 +4,8 @@
  * collectives that answer and such that do not. Where ranks share a core, lines go ahead of their turn, but not before
  * what they carry is there.
  */
-#define _GNU_SOURCE
 #include <sched.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -214,7 +214,7 @@ static int length_of(int call)
 {
     static const int lengths[] = {1, 7, 8, 33, 64, 300, LONGEST};
 
-    return lengths[(unsigned)(call * 2654435761u >> 7) % 7];
+    return lengths[((unsigned)call * 2654435761u >> 7) % 7];
 }
 
 /* Of all lengths that a line takes, more than there is room for at a time. */
