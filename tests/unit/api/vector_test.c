@@ -312,6 +312,13 @@ static void told(const char *text, const char *other)
     ranks_leave(3);
 }
 
+/* The others may have found out before the last rank calls. */
+static void called(thrum_status_t status)
+{
+    if (status != THRUM_ERR_MISMATCH)
+        ok(status);
+}
+
 static void disagreements(void **state)
 {
     const struct thrum_comm_config config = {.size = sizeof config, .deadline_ms = 20000};
@@ -325,28 +332,28 @@ static void disagreements(void **state)
     }
     ranks_join(3, &config);
     for (int r = 0; r < 3; r++)
-        ok(thrum_allgatherv(sends[r].address, recvs[r].address, r == 2 ? b : a, NULL, THRUM_INT32,
-                            comms[r], queues[r]));
+        called(thrum_allgatherv(sends[r].address, recvs[r].address, r == 2 ? b : a, NULL,
+                                THRUM_INT32, comms[r], queues[r]));
     told("allgatherv", "counts[1] of rank 2 is 5 more than rank 0's");
     ranks_join(3, &config);
     for (int r = 0; r < 3; r++)
-        ok(thrum_reduce_scatterv(sends[r].address, recvs[r].address, r == 1 ? c : a, THRUM_INT32,
-                                 THRUM_SUM, comms[r], queues[r]));
+        called(thrum_reduce_scatterv(sends[r].address, recvs[r].address, r == 1 ? c : a,
+                                     THRUM_INT32, THRUM_SUM, comms[r], queues[r]));
     told("reduce_scatterv", "their counts differ");
     ranks_join(3, &config);
     for (int r = 0; r < 3; r++)
-        ok(thrum_allgatherv(sends[r].address, recvs[r].address, a, r ? near : far, THRUM_INT32,
-                            comms[r], queues[r]));
+        called(thrum_allgatherv(sends[r].address, recvs[r].address, a, r ? near : far, THRUM_INT32,
+                                comms[r], queues[r]));
     told("allgatherv", "displacements differ");
     ranks_join(3, &config);
     for (int r = 0; r < 3; r++) {
         size_t same[] = {20, 20, 20};
         if (r)
-            ok(thrum_allgather(sends[r].address, recvs[r].address, 20, THRUM_INT32, comms[r],
-                               queues[r]));
+            called(thrum_allgather(sends[r].address, recvs[r].address, 20, THRUM_INT32, comms[r],
+                                   queues[r]));
         else
-            ok(thrum_allgatherv(sends[r].address, recvs[r].address, same, NULL, THRUM_INT32,
-                                comms[r], queues[r]));
+            called(thrum_allgatherv(sends[r].address, recvs[r].address, same, NULL, THRUM_INT32,
+                                    comms[r], queues[r]));
     }
     told("rank 0 called allgatherv #1 (sum of counts=60, int32)",
          "rank 1 called allgather #1 (count=20, int32)");
@@ -358,30 +365,30 @@ static void disagreements(void **state)
             sendcounts[1] = 9; /* to itself it agrees */
         if (r == 2)
             recvcounts[1] = 8;
-        ok(thrum_alltoallv(sends[r].address, sendcounts, NULL, recvs[r].address, recvcounts, NULL,
-                           THRUM_INT32, comms[r], queues[r]));
+        called(thrum_alltoallv(sends[r].address, sendcounts, NULL, recvs[r].address, recvcounts,
+                               NULL, THRUM_INT32, comms[r], queues[r]));
     }
     told("rank 1 sends 7 int32 to rank 2 by alltoallv", "which receives 8 int32");
     ranks_join(3, &config);
     for (int r = 0; r < 3; r++) {
         size_t counts[] = {4, 5, 0};
-        ok(thrum_gatherv(sends[r].address, 4 + (size_t)r, recvs[r].address, counts, NULL,
-                         THRUM_INT32, 0, comms[r], queues[r]));
+        called(thrum_gatherv(sends[r].address, 4 + (size_t)r, recvs[r].address, counts, NULL,
+                             THRUM_INT32, 0, comms[r], queues[r]));
     }
     told("rank 2 sends 6 int32 to rank 0 by gatherv", "which receives 0 int32");
     ranks_join(3, &config);
     for (int r = 0; r < 3; r++) {
         size_t counts[] = {4, 0, 4};
-        ok(thrum_scatterv(sends[r].address, counts, NULL, recvs[r].address, 4, THRUM_INT32, 0,
-                          comms[r], queues[r]));
+        called(thrum_scatterv(sends[r].address, counts, NULL, recvs[r].address, 4, THRUM_INT32, 0,
+                              comms[r], queues[r]));
     }
     told("rank 0 sends 0 int32 to rank 1 by scatterv", "which receives 4 int32");
     ranks_join(3, &config);
-    ok(thrum_recv(recvs[0].address, 5, THRUM_INT32, 1, comms[0], queues[0]));
+    called(thrum_recv(recvs[0].address, 5, THRUM_INT32, 1, comms[0], queues[0]));
     for (int r = 1; r < 3; r++) {
         size_t counts[] = {5, 5, 5};
-        ok(thrum_gatherv(sends[r].address, 5, recvs[r].address, counts, NULL, THRUM_INT32, 0,
-                         comms[r], queues[r]));
+        called(thrum_gatherv(sends[r].address, 5, recvs[r].address, counts, NULL, THRUM_INT32, 0,
+                             comms[r], queues[r]));
     }
     told("rank 1 sends 5 int32 to rank 0 by gatherv", "which receives 5 int32 by send and recv");
     for (int r = 0; r < 3; r++) {
