@@ -404,8 +404,8 @@ static void kernels(void **state)
 
     (void)state;
     assert_non_null(binary);
-    __cudaRegisterFunction(binary, &kernel_stub, &kernel_stub, "_Z4fillPfi", -1, NULL, NULL, NULL,
-                           NULL, NULL);
+    __cudaRegisterFunction(binary, &kernel_stub, &kernel_stub, "fill", -1, NULL, NULL, NULL, NULL,
+                           NULL);
     __cudaRegisterVar(binary, &variable, &variable, "table", 0, 48, 0, 0);
     __cudaRegisterManagedVar(binary, (void **)&managed, &variable, "shared", 0, 64, 0, 0);
     __cudaRegisterFatBinaryEnd(binary);
@@ -421,10 +421,10 @@ static void kernels(void **state)
           cudaErrorMissingConfiguration, "<<<...>>>");
 
     FAILS(cudaLaunchKernel(&kernel_stub, grid, block, NULL, 0, NULL),
-          cudaErrorNoKernelImageForDevice, "kernel _Z4fillPfi: Thrum's devices execute no");
+          cudaErrorNoKernelImageForDevice, "kernel fill: Thrum's devices execute no");
     OK(__cudaGetKernel(&kernel, &kernel_stub));
     FAILS(__cudaLaunchKernel(kernel, grid, block, NULL, 0, NULL), cudaErrorNoKernelImageForDevice,
-          "_Z4fillPfi");
+          "fill");
     FAILS(cudaLaunchKernel(&unknown, grid, block, NULL, 0, NULL), cudaErrorInvalidDeviceFunction,
           "no kernel of this program");
     FAILS(cudaLaunchKernel(&variable, grid, block, NULL, 0, NULL), cudaErrorInvalidDeviceFunction,
