@@ -345,7 +345,7 @@ static void what_was_copied(void **unused)
 static void share_a_core(void)
 {
     cpu_set_t all, one;
-    int core = 0;
+    size_t core = 0;
 
     if (!getenv("SHARE_A_CORE") || sched_getaffinity(0, sizeof all, &all))
         return;
