@@ -341,6 +341,35 @@ static void what_was_copied(void **unused)
     end_chain(wanted);
 }
 
+/*
+ * A root whose lines are all on their way may leave: what the others would tell it of them is of no use any more. Not
+ * where they have to connect to it for that.
+ */
+static void root_has_left(void **unused)
+{
+    int64_t wanted[SOME_CALLS];
+
+    (void)unused;
+    if (!strcmp(getenv("THRUM_PEER_ACCESS"), "none"))
+        return;
+    begin_chain();
+    for (int r = 0; r < N; r++) {
+        for (int call = 0; call < SOME_CALLS; call++) {
+            size_t at = (size_t)call * sizeof(int64_t);
+            ok(thrum_broadcast(sends[r].address + at, recvs[r].address + at, 1, THRUM_INT64, 0,
+                               comms[r], queues[r]));
+        }
+        ok(thrum_queue_synchronize(queues[r]));
+        if (r == 0) {
+            thrum_comm_destroy(comms[0]);
+            comms[0] = NULL;
+        }
+    }
+    for (int call = 0; call < SOME_CALLS; call++)
+        wanted[call] = given(call, 0, 0);
+    end_chain(wanted);
+}
+
 /* Where the environment asks for it, all ranks share a core. */
 static void share_a_core(void)
 {
@@ -367,6 +396,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(one_way_for_long),  cmocka_unit_test(mixed),
         cmocka_unit_test(interleaved),       cmocka_unit_test(of_many_lengths),
         cmocka_unit_test(what_was_received), cmocka_unit_test(what_was_copied),
+        cmocka_unit_test(root_has_left),
     };
 
     run_with_each(argc, argv, settings, 3);
