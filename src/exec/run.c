@@ -555,7 +555,8 @@ static void follow_row(struct thrum_comm *comm, const struct exec_program *progr
 {
     struct comm_row *row = &comm->row;
     uint64_t last = atomic_load_explicit(&queue->last_ticket, memory_order_relaxed);
-    bool idle = atomic_load_explicit(&queue->synced_ticket, memory_order_relaxed) == last;
+    bool idle = atomic_load_explicit(&queue->synced_ticket, memory_order_relaxed) == last ||
+                queue->ops->poll(queue->impl, last) != THRUM_IN_PROGRESS;
 
     if (row->credit_number && comm_done(comm) >= row->credit_number)
         row->credit_number = 0;
@@ -574,6 +575,8 @@ static bool may_run_ahead(const struct thrum_comm *comm, const struct exec_progr
 
     if (!program->send_bytes && row->moves)
         return false; /* as a barrier, it says that what came before is over */
+    if (!row->ticket)
+        return false; /* it is its turn */
     return program->nahead && row->queue == queue && row->is_all && !row->credit_number &&
            (buffers->send >= row->recv_end ||
             buffers->send + program->send_bytes <= row->recv_first);
