@@ -38,6 +38,7 @@
 #include <thrum/fabric_plugin.h>
 #include <thrum/plugin.h>
 
+#include "../common/keys.h"
 #include "../common/process.h"
 #include "base/base.h"
 
@@ -54,7 +55,6 @@
 #define OFI_OPS 256 /* outstanding operations of a connection */
 #define OFI_STREAK 64 /* so many small puts in a row, and the shared route is taken */
 #define OFI_RECEIVES 256 /* posted for signals */
-#define OFI_KEYS 64 /* directory entries that a connection remembers */
 #define OFI_TEXT_BYTES 256
 #define OFI_CONNECT_MS 5000
 
@@ -172,8 +172,8 @@ struct ofi_peer {
     struct ofi_work work;
     int64_t active_ns; /* when something was last given to libfabric */
     uint64_t given, confirmed; /* how many were, and up to which one something was read back */
-    struct ofi_entry keys[OFI_KEYS];
-    unsigned nkeys, next_key;
+    struct keys keys; /* remembered; their entries: */
+    struct ofi_entry entries[KEYS_REMEMBERED];
     uint64_t wanted; /* key that is being looked up; 0: none */
     struct ofi_entry *answer; /* slot where it arrives */
     struct ofi_op *lookup;

@@ -158,23 +158,6 @@ static bool post_signal(struct ofi_peer *peer, struct ofi_work *work)
 
 /* ---- keys ---- */
 
-/* NULL: nothing is. */
-static const struct ofi_entry *remembered(const struct ofi_peer *peer, uint64_t key)
-{
-    for (unsigned i = 0; i < peer->nkeys; i++)
-        if (peer->keys[i].key == key)
-            return &peer->keys[i];
-    return NULL;
-}
-
-/* In turn: a put needs two keys, which must not push each other out. */
-static void remember(struct ofi_peer *peer, struct ofi_entry entry)
-{
-    peer->keys[peer->next_key] = entry;
-    peer->nkeys = (unsigned)max_u64(peer->nkeys, peer->next_key + 1);
-    peer->next_key = (peer->next_key + 1) % OFI_KEYS;
-}
-
 thrum_status_t ofi_lookup_start(struct ofi_peer *peer, uint64_t key)
 {
     struct ofi_endpoint *endpoint = peer->endpoint;
@@ -213,15 +196,15 @@ static void finish_lookup(struct ofi_peer *peer)
         return; /* it was being changed: whoever wants it asks again */
     if (entry.key != wanted) /* remembered as what it is: no region */
         entry = (struct ofi_entry){.key = wanted};
-    if (!remembered(peer, entry.key))
-        remember(peer, entry);
+    peer->entries[keys_add(&peer->keys, entry.key)] = entry;
 }
 
 /* What `key` names at the peer, and whether [offset, +bytes) lies in it. IN_PROGRESS: it is being asked for. */
 static thrum_status_t resolve(struct ofi_peer *peer, uint64_t key, uint64_t offset, size_t bytes,
                               struct ofi_entry *out)
 {
-    const struct ofi_entry *entry = remembered(peer, key);
+    int place = keys_find(&peer->keys, key);
+    const struct ofi_entry *entry = place < 0 ? NULL : &peer->entries[place];
 
     if (!key || (uint32_t)key - 1 >= OFI_REGIONS)
         return ofi_peer_fail(peer, THRUM_ERR_INVALID_ARGUMENT, "key 0x%llx is none of its regions",

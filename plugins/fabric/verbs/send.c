@@ -71,23 +71,6 @@ static bool post(struct verbs_peer *peer, unsigned index, struct chain *chain, b
 
 /* ---- keys ---- */
 
-/* NULL: nothing is. */
-static const struct verbs_entry *remembered(const struct verbs_peer *peer, uint64_t key)
-{
-    for (unsigned i = 0; i < peer->nkeys; i++)
-        if (peer->keys[i].key == key)
-            return &peer->keys[i];
-    return NULL;
-}
-
-/* In turn: a put needs two keys, which must not push each other out. */
-static void remember(struct verbs_peer *peer, struct verbs_entry entry)
-{
-    peer->keys[peer->next_key] = entry;
-    peer->nkeys = (unsigned)max_u64(peer->nkeys, peer->next_key + 1);
-    peer->next_key = (peer->next_key + 1) % VERBS_KEYS;
-}
-
 static void start_lookup(struct verbs_peer *peer)
 {
     struct verbs_endpoint *endpoint = peer->endpoint;
@@ -125,8 +108,7 @@ static void finish_lookup(struct verbs_peer *peer)
     }
     if (entry.key != peer->wanted) /* remembered as what it is: no region */
         entry = (struct verbs_entry){.key = peer->wanted};
-    if (!remembered(peer, entry.key))
-        remember(peer, entry);
+    peer->entries[keys_add(&peer->keys, entry.key)] = entry;
     peer->wanted = 0;
     verbs_slot_free(peer->endpoint, peer->answer);
     peer->answer = NULL;
@@ -135,7 +117,8 @@ static void finish_lookup(struct verbs_peer *peer)
 thrum_status_t verbs_key_resolve(struct verbs_peer *peer, uint64_t key, uint64_t offset,
                                  size_t bytes, const struct verbs_entry **out)
 {
-    const struct verbs_entry *entry = remembered(peer, key);
+    int place = keys_find(&peer->keys, key);
+    const struct verbs_entry *entry = place < 0 ? NULL : &peer->entries[place];
 
     if (!key || (uint32_t)key - 1 >= VERBS_REGIONS)
         return verbs_peer_fail(peer, THRUM_ERR_INVALID_ARGUMENT,

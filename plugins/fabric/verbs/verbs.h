@@ -40,6 +40,7 @@
 #include <thrum/fabric_plugin.h>
 #include <thrum/plugin.h>
 
+#include "../common/keys.h"
 #include "../common/process.h"
 #include "base/base.h"
 
@@ -56,7 +57,6 @@
 #define VERBS_PIECES 4 /* of large puts, on their way on one lane */
 #define VERBS_READS 16 /* outstanding reads of a queue pair */
 #define VERBS_REPLAYS 16 /* of the same operation; then it is not the lanes' fault */
-#define VERBS_KEYS 64 /* directory entries that a connection remembers */
 #define VERBS_EVENTS 64
 #define VERBS_ANSWERS 64
 #define VERBS_CONTROL_RECEIVES 64 /* posted on each port */
@@ -260,8 +260,8 @@ struct verbs_peer {
     unsigned nredo;
     unsigned replays; /* since an operation ended */
     uint64_t number; /* of signals */
-    struct verbs_entry keys[VERBS_KEYS];
-    unsigned nkeys, next_key;
+    struct keys keys; /* remembered; their entries: */
+    struct verbs_entry entries[KEYS_REMEMBERED];
     uint64_t wanted; /* key that is being looked up; 0: none */
     struct verbs_entry *answer; /* slot where it arrives */
     bool looking;

@@ -1,0 +1,24 @@
+/*
+ * Which keys of a peer's regions a connection remembers, and where in an array of the caller's what it knows of them lies.
+ * Compiled into the fabrics that read a peer's directory (ofi, verbs); called by their send.c, under the lock of the
+ * endpoint.
+ */
+#ifndef FABRIC_KEYS_H
+#define FABRIC_KEYS_H
+
+#include <stdint.h>
+
+#define KEYS_REMEMBERED 64
+
+struct keys {
+    uint64_t keys[KEYS_REMEMBERED]; /* 0: free */
+    unsigned next;
+};
+
+/* The place of `key`, which is not 0; -1: it is not remembered. */
+int keys_find(const struct keys *keys, uint64_t key);
+
+/* Remembers `key`, if need be instead of the oldest one: its place. */
+unsigned keys_add(struct keys *keys, uint64_t key);
+
+#endif
