@@ -63,10 +63,9 @@ X(VERBS_QPS, "THRUM_VERBS_QPS", CONFIG_INT, "1", 1, 4, "",
   "Queue pairs for each port of a connection of the fabric verbs.")
 X(VERBS_STRIPE_BYTES, "THRUM_VERBS_STRIPE_BYTES", CONFIG_INT, "131072", 4096, 1073741824, "bytes",
   "Puts of at least this size go over all lanes of a connection of the fabric verbs.")
-X(VERBS_RECOVERY_MS, "THRUM_VERBS_RECOVERY_MS", CONFIG_INT, "3000", 0, 3600000, "ms",
-  "How long a connection of the fabric verbs with several lanes waits for one to come back when "
-  "all "
-  "are broken, before it fails.")
+X(VERBS_RECOVERY_MS, "THRUM_VERBS_RECOVERY_MS", CONFIG_INT, "10000", 0, 3600000, "ms",
+  "How long a connection of the fabric verbs that has something to send waits for a port to come "
+  "back when none leads to the peer, before it fails; at most half of THRUM_DEADLINE_MS.")
 X(LOOPBACK_RING_BYTES, "THRUM_LOOPBACK_RING_BYTES", CONFIG_BYTES, "256K", 16384, 67108864, "bytes",
   "Mailbox of each connection of the loopback fabric; rounded up to a power of two.")
 X(PLUGIN_PATH, "THRUM_PLUGIN_PATH", CONFIG_STRING, "", 0, 0, "",

@@ -2,12 +2,14 @@
  * One rank of a job that goes on until somebody creates a file: an allreduce after the other, each result compared bit
  * for bit with what it has to be. tests/net/roce pulls cables meanwhile.
  *
- * usage: roce_loop FILE [MINIMUM]     MINIMUM: rounds, at least
- * Prints "rounds N, links down N, up N" at the end, the latter from the device's RAS counters.
+ * usage: roce_loop FILE [AGAIN]
+ * Prints "rounds N, links down N, up N" at the end, the latter from the device's RAS counters. With AGAIN an allreduce may
+ * fail once: that is printed, and when somebody has created the file AGAIN it goes on with a new communicator.
  */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <thrum/thrum.h>
@@ -45,44 +47,89 @@ static void compare(const float *values, int nranks, unsigned round)
     }
 }
 
-int main(int argc, char **argv)
+static void wait_for_file(const char *name)
 {
-    static float values[COUNT];
-    struct thrum_ras_counters counters = {.size = sizeof counters};
-    unsigned round = 0, minimum = argc > 2 ? (unsigned)atoi(argv[2]) : 1;
+    const struct timespec pause = {.tv_nsec = 20000000};
+
+    while (access(name, F_OK))
+        nanosleep(&pause, NULL);
+}
+
+struct job {
     thrum_device_t device;
     thrum_queue_t queue;
     thrum_comm_t comm;
     int rank, nranks;
     void *memory;
+};
+
+static void join(struct job *job)
+{
+    check(thrum_queue_create(job->device, THRUM_QUEUE_DEFAULT, &job->queue), "making a queue");
+    check(thrum_comm_init(job->device, NULL, &job->comm), "joining");
+    check(thrum_comm_rank(job->comm, &job->rank), "asking for the rank");
+    check(thrum_comm_size(job->comm, &job->nranks), "asking for the size");
+}
+
+/* In place. */
+static thrum_status_t sum(const struct job *job)
+{
+    thrum_status_t status = thrum_allreduce(job->memory, job->memory, COUNT, THRUM_FLOAT32,
+                                            THRUM_SUM, job->comm, job->queue);
+
+    return status ? status : thrum_queue_synchronize(job->queue);
+}
+
+/* With a new communicator, when that is wanted. */
+static void join_again(struct job *job, thrum_status_t status, const char *file)
+{
+    printf("failed: %s: %s\n", thrum_status_name(status), thrum_last_error());
+    fflush(stdout);
+    thrum_comm_destroy(job->comm);
+    thrum_queue_destroy(job->queue);
+    wait_for_file(file);
+    join(job);
+}
+
+int main(int argc, char **argv)
+{
+    static float values[COUNT];
+    struct thrum_ras_counters counters = {.size = sizeof counters};
+    const char *again = argc > 2 ? argv[2] : NULL;
+    thrum_status_t status;
+    unsigned round = 0;
+    struct job job;
 
     if (argc < 2)
         return 2;
-    check(thrum_device_open(THRUM_DEVICE_ANY, &device), "opening a device");
-    check(thrum_queue_create(device, THRUM_QUEUE_DEFAULT, &queue), "making a queue");
-    check(thrum_comm_init(device, NULL, &comm), "joining");
-    check(thrum_comm_rank(comm, &rank), "asking for the rank");
-    check(thrum_comm_size(comm, &nranks), "asking for the size");
-    check(thrum_mem_alloc(device, sizeof values, &memory), "allocating");
+    check(thrum_device_open(THRUM_DEVICE_ANY, &job.device), "opening a device");
+    join(&job);
+    check(thrum_mem_alloc(job.device, sizeof values, &job.memory), "allocating");
     do {
-        fill(values, rank, round, round + 1 >= minimum && !access(argv[1], F_OK));
-        check(thrum_copy_to_device(queue, memory, values, sizeof values), "copying");
-        check(thrum_allreduce(memory, memory, COUNT, THRUM_FLOAT32, THRUM_SUM, comm, queue),
-              "allreduce");
-        check(thrum_queue_synchronize(queue), "waiting");
-        check(thrum_copy_to_host(queue, values, memory, sizeof values), "copying back");
-        compare(values, nranks, round++);
-        if (rank == 0) {
+        fill(values, job.rank, round, !access(argv[1], F_OK));
+        check(thrum_copy_to_device(job.queue, job.memory, values, sizeof values), "copying");
+        status = sum(&job);
+        if (status && again) {
+            join_again(&job, status, again);
+            again = NULL;
+            round = 0;
+            values[0] = 0;
+            continue;
+        }
+        check(status, "allreduce");
+        check(thrum_copy_to_host(job.queue, values, job.memory, sizeof values), "copying back");
+        compare(values, job.nranks, round++);
+        if (job.rank == 0) {
             printf("round %u\n", round);
             fflush(stdout);
         }
     } while (values[0] == 0);
-    check(thrum_ras_get_counters(device, &counters), "asking for counters");
+    check(thrum_ras_get_counters(job.device, &counters), "asking for counters");
     printf("rounds %u, links down %llu, up %llu\n", round,
            (unsigned long long)counters.count[THRUM_RAS_LINK_DOWN],
            (unsigned long long)counters.count[THRUM_RAS_LINK_UP]);
-    check(thrum_comm_finalize(comm), "finalizing");
-    thrum_comm_destroy(comm);
-    thrum_device_close(device);
+    check(thrum_comm_finalize(job.comm), "finalizing");
+    thrum_comm_destroy(job.comm);
+    thrum_device_close(job.device);
     return 0;
 }

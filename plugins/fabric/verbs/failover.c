@@ -28,19 +28,14 @@ void verbs_lane_failed(struct verbs_peer *peer, unsigned index, const char *why)
         return;
     name_lane(peer, index, name, sizeof name);
     verbs_lane_close(peer->endpoint, lane);
-    if (!peer->numbered) {
-        lane->state = LANE_DOWN;
-        (void)verbs_peer_fail(peer, THRUM_ERR_UNREACHABLE, "%s: %.60s", name, why);
-        return;
-    }
     if (++peer->replays > VERBS_REPLAYS) {
         lane->state = LANE_DOWN;
         (void)verbs_peer_fail(peer, THRUM_ERR_UNREACHABLE, "%s: %.60s, whatever lane is tried",
                               name, why);
         return;
     }
-    thrum_plugin_log(THRUM_LOG_WARN, "verbs: %s: %s failed: %s; its work goes another way",
-                     peer->name, name, why);
+    thrum_plugin_log(THRUM_LOG_WARN, "verbs: %s: %s failed: %s; %s", peer->name, name, why,
+                     peer->nlanes > 1 ? "its work goes another way" : "it is made anew");
     snprintf(lane->why, sizeof lane->why, "%s", why);
     lane->state = LANE_FENCE;
     lane->answer.kind = 0;
@@ -139,14 +134,17 @@ static bool is_any_up(const struct verbs_peer *peer)
     return false;
 }
 
-/* No lane serves: for how long is that borne? A receiver that is only asked what has arrived may take its time. */
+/*
+ * No lane serves: for how long is that borne? A receiver that is only asked what has arrived may take its time, and a
+ * connection that has nothing to send loses nothing.
+ */
 static void mind_loss(struct verbs_peer *peer, int64_t now)
 {
     bool up = is_any_up(peer);
     int64_t patience = peer->endpoint->settings.recovery_ns + (up ? ANSWER_NS : 0);
     char text[200];
 
-    if (peer->primary >= 0) {
+    if (peer->primary >= 0 || (peer->head == peer->tail && !peer->wanted)) {
         peer->lost_ns = 0;
         return;
     }

@@ -353,7 +353,6 @@ static void plan_lanes(struct verbs_peer *peer)
             lane->state = LANE_DOWN;
         }
     }
-    peer->numbered = peer->nlanes > 1;
     peer->primary = peer->fallen = -1;
 }
 

@@ -253,8 +253,7 @@ static bool take_pieces(struct verbs_peer *peer, struct verbs_lane *lane)
 static void add_signal(struct verbs_peer *peer, const struct verbs_lane *lane,
                        const struct verbs_op *op, struct chain *chain)
 {
-    if (peer->numbered)
-        add_inline(chain, &op->number, sizeof op->number, peer->word, lane->arena_rkey);
+    add_inline(chain, &op->number, sizeof op->number, peer->word, lane->arena_rkey);
     add_inline(chain, &op->value, sizeof op->value, op->signal, op->signal_rkey[lane->remote_port]);
     peer->endpoint->counters.signals++;
 }

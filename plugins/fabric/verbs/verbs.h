@@ -19,11 +19,12 @@
  * executed after the writes before it, and on a PCIe bus it pushes them out), which the acknowledgement of a write, seen
  * from another queue pair or adapter, does not. When all reads are answered the signal goes.
  *
- * Where there are several lanes each signal is preceded by a write of its number into a word that the receiver keeps for
- * this connection. When the primary fails, the receiver first resets its queue pair (a fence: nothing of the old one
- * can arrive any more), then says that number, A. What came before signal A is in place and has been signalled; the
+ * Each signal is preceded by a write of its number into a word that the receiver keeps for this connection. When the
+ * primary fails, the receiver first resets its queue pair (a fence: nothing of the old one can arrive any more), then
+ * says that number, A. What came before signal A is in place and has been signalled; the
  * data of signal A is in place, the signal itself is written again, which is the same word with the same value; nothing
- * behind A has been signalled, so it is sent again. Hence no put is lost, and no data is written after its signal.
+ * behind A has been signalled, so it is sent again. Hence no put is lost, and no data is written after its signal. A connection with one
+ * lane waits for this answer until its port leads there again, and goes on when the lane is made anew.
  *
  * Locks: endpoint->lock, and then mail_lock, which nobody holds for long. The service thread never takes the former: a
  * thread that waits for data has it most of the time, and might have it for very long (pthread's locks are not fair).
@@ -245,7 +246,6 @@ struct verbs_peer {
     struct ibv_ah *ah[VERBS_LANES];
     struct verbs_lane lanes[VERBS_LANES];
     unsigned nlanes;
-    bool numbered; /* signals are: there is more than one lane */
     int primary; /* -1: none is up, or the one before is not fenced yet */
     int fallen; /* lane that was the primary and is not fenced yet; -1: none */
     unsigned ways; /* bits: lanes that have been up, so the receiver can answer by them */
