@@ -36,7 +36,7 @@ bool exec_may_run_ahead(const struct thrum_comm *comm, const struct exec_program
         return false; /* as a barrier, it says that what came before is over */
     if (!row->ticket)
         return false; /* it is its turn */
-    return program->nahead && row->queue == queue && row->is_all && !row->credit_number &&
+    return row->queue == queue && row->is_all && !row->credit_number &&
            (buffers->send >= row->recv_end ||
             buffers->send + program->send_bytes <= row->recv_first);
 }

@@ -412,7 +412,7 @@ static thrum_status_t submit_whole(struct thrum_comm *comm, struct exec_program 
     }
     if (credits.given)
         n += program->ncredits;
-    if (!credits.awaited && exec_may_run_ahead(comm, program, buffers, queue))
+    if (program->nahead && !credits.awaited && exec_may_run_ahead(comm, program, buffers, queue))
         return exec_submit_ahead(comm, program, queue, first, n, operation);
     return queue->ops->submit_checked(queue->impl, &program->commands[first], n,
                                       &operation->ticket);
