@@ -195,6 +195,26 @@ static void print_fabric(const struct thrum_fabric_info *info)
     printf("\n    %s\n", info->detail);
 }
 
+/* When THRUM_FABRIC=auto takes the plugin. */
+static void print_choice(const char *name, const struct thrum_fabric_info *infos, size_t n)
+{
+    bool usable = false;
+
+    for (size_t i = 0; infos && i < n; i++)
+        usable |= infos[i].usable && !infos[i].same_host_only;
+    if (strcmp(thrum_config_string(CFG_FABRIC), "auto") != 0)
+        return;
+    if (!strcmp(name, "loopback"))
+        printf("  auto takes it where all ranks are on one host and may not load and store\n");
+    else if (!strcmp(name, "ofi"))
+        printf("  auto takes it between hosts, where not every rank can use verbs\n");
+    else if (!strcmp(name, "verbs") && usable)
+        printf("  auto takes it between hosts, if every rank has an active port in a network with "
+               "one of every other\n");
+    else if (!strcmp(name, "verbs"))
+        printf("  auto does not take it: this host has no port for it\n");
+}
+
 /* One plugin; devices are appended to the list where it is not NULL. A plugin that fails is part of the answer. */
 static void show_plugin(const char *name, json_t *list)
 {
@@ -212,6 +232,8 @@ static void show_plugin(const char *name, json_t *list)
                !strcmp(name, thrum_config_string(CFG_FABRIC)) ? " (THRUM_FABRIC)" : "");
     if (status && !list)
         printf("  cannot be used: %s: %s\n", thrum_status_name(status), thrum_last_error());
+    if (!list)
+        print_choice(name, status ? 0 : infos, n < MOST ? n : MOST);
     for (size_t i = 0; status == THRUM_OK && i < n && i < MOST; i++) {
         if (list)
             json_array_append_new(devices, fabric_json(&infos[i]));

@@ -18,7 +18,7 @@
 
 #define TICK_MS 20
 #define DEADLINE_MAX_MS ((int64_t)1 << 40) /* 34 years, and no product of it overflows */
-#define EXCHANGE_VERSION 7
+#define EXCHANGE_VERSION 8
 #define CANCEL_WAIT_NS 2000000000 /* for commands that execute; others end at once */
 
 /* ---- area ---- */
@@ -151,18 +151,43 @@ static thrum_status_t check_agreement(const struct thrum_comm *comm, const struc
     return THRUM_OK;
 }
 
-/* Which fabric serves where there is no peer access; the same answer on every rank. */
-static void choose_fabric(struct thrum_comm *comm, const struct exchange *all)
+/*
+ * Which fabric serves where there is no peer access; the same answer on every rank. True: verbs is better if all ranks
+ * can (offer.c).
+ */
+static bool choose_fabric(struct thrum_comm *comm, const struct exchange *all)
 {
     const char *name = all[0].fabric;
+    bool open = false;
 
     if (!strcmp(name, "auto")) {
-        name = comm->local_ranks == comm->nranks ? "loopback" : "ofi";
+        open = comm->local_ranks != comm->nranks;
+        name = open ? "ofi" : "loopback";
         for (int r = 0; r < comm->nranks; r++)
-            if (!strncmp(all[r].fabric_in_use, "ofi", sizeof all[r].fabric_in_use))
-                name = "ofi";
+            if (!strncmp(all[r].fabric_in_use, "ofi", sizeof all[r].fabric_in_use) ||
+                !strncmp(all[r].fabric_in_use, "verbs", sizeof all[r].fabric_in_use)) {
+                name = all[r].fabric_in_use;
+                open = false;
+            }
     }
     snprintf(comm->fabric_name, sizeof comm->fabric_name, "%.31s", name);
+    return open;
+}
+
+/* Round of its own: only where there is a choice. */
+static thrum_status_t exchange_offers(struct thrum_comm *comm)
+{
+    struct comm_offer *offers = calloc((size_t)comm->nranks, sizeof *offers);
+    thrum_status_t status;
+
+    if (!offers)
+        return thrum_fail(THRUM_ERR_NO_MEMORY, "no host memory for %d ranks", comm->nranks);
+    comm_offer_make(comm, &offers[comm->rank]);
+    status = bootstrap_allgather(comm->bootstrap, offers, sizeof *offers);
+    if (!status)
+        comm_offer_decide(comm, offers);
+    free(offers);
+    return status;
 }
 
 /*
@@ -249,6 +274,7 @@ static thrum_status_t exchange_devices(struct thrum_comm *comm, thrum_status_t a
     struct exchange *all = calloc((size_t)comm->nranks, sizeof *all), *mine;
     struct reach *reach = calloc((size_t)comm->nranks, sizeof *reach);
     thrum_status_t status = THRUM_ERR_NO_MEMORY;
+    bool choice;
 
     if (!all || !reach) {
         status = thrum_fail(status, "no host memory for %d ranks", comm->nranks);
@@ -295,7 +321,7 @@ static thrum_status_t exchange_devices(struct thrum_comm *comm, thrum_status_t a
         comm->local_ranks += all[r].host == mine->host;
     }
     find_reach(comm, all, &reach[comm->rank]);
-    choose_fabric(comm, all);
+    choice = choose_fabric(comm, all);
     comm->own_share = reach[comm->rank].share = share_of_core(comm, all);
     status = bootstrap_allgather(comm->bootstrap, reach, sizeof *reach);
     for (int r = 0; r < comm->nranks && comm->nranks > 1; r++)
@@ -303,6 +329,8 @@ static thrum_status_t exchange_devices(struct thrum_comm *comm, thrum_status_t a
             comm->ranks_per_core = reach[r].share;
     if (!status)
         status = lay_out(comm, all, reach);
+    if (!status && choice)
+        status = exchange_offers(comm);
 out:
     free(all);
     free(reach);
@@ -625,6 +653,7 @@ thrum_status_t comm_create(const struct thrum_unique_id *id, int nranks, int ran
         status = exchange_devices(comm, make_area(comm));
     if (!status)
         status = exchange_fabric(comm);
+    comm_offer_drop(comm);
     /* Ranks that share cores go on doing so, also where a later communicator has few of them. */
     if (!status && comm->own_share > 1) {
         thrum_log(LOG_DEBUG, "%s: rank %d: %d ranks take turns on a core", comm->name, rank,

@@ -278,6 +278,7 @@ struct thrum_comm {
     const struct thrum_fabric_ops *fabric; /* fixed; NULL with peer access */
     struct comm_endpoint *shared_endpoint; /* fixed; holds `endpoint` */
     void *endpoint; /* fixed */
+    struct comm_endpoint *offered_endpoint; /* while it is created: what it might use; else NULL */
     struct comm_region *regions; /* user */
     int nregions;
 
@@ -379,6 +380,21 @@ thrum_status_t comm_endpoint_get(struct thrum_device *device, const char *fabric
 void comm_endpoint_put(struct comm_endpoint *endpoint);
 /* Name of a fabric that the device has an endpoint of; "" if it has none. */
 void comm_endpoint_in_use(const struct thrum_device *device, char *name_out, size_t bytes);
+
+/* ---- offer.c ---- */
+
+/* Of a rank, to use verbs. Exchanged. */
+struct comm_offer {
+    uint32_t made; /* 0: `why` says why not */
+    struct thrum_fabric_address address;
+    char why[160];
+};
+/* Opens an endpoint of verbs for it, where that can be. */
+void comm_offer_make(struct thrum_comm *comm, struct comm_offer *mine);
+/* With all ranks' offers: sets fabric_name to verbs if it can serve; the same answer on every rank. */
+void comm_offer_decide(struct thrum_comm *comm, const struct comm_offer *offers);
+/* The endpoint that was opened is closed, unless it is used. */
+void comm_offer_drop(struct thrum_comm *comm);
 
 /* ---- registry.c ---- */
 

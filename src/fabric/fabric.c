@@ -135,6 +135,14 @@ static size_t no_get_events(void *endpoint, struct thrum_fabric_event *events_ou
     return 0;
 }
 
+/* Nothing speaks against it. */
+static thrum_status_t no_reaches(const struct thrum_fabric_address *from,
+                                 const struct thrum_fabric_address *to)
+{
+    (void)from, (void)to;
+    return THRUM_OK;
+}
+
 static const struct thrum_fabric_ops defaults = {
     .size = sizeof defaults,
     .abi_version = THRUM_FABRIC_ABI_VERSION,
@@ -154,6 +162,7 @@ static const struct thrum_fabric_ops defaults = {
     .wait_fd = no_wait_fd,
     .peer_error = no_peer_error,
     .get_events = no_get_events,
+    .reaches = no_reaches,
 };
 
 /* One line per entry of the table; without it a NULL entry would be called. */
@@ -189,6 +198,8 @@ static void fill_missing(struct thrum_fabric_ops *ops)
         ops->peer_error = defaults.peer_error;
     if (!ops->get_events)
         ops->get_events = defaults.get_events;
+    if (!ops->reaches)
+        ops->reaches = defaults.reaches;
 }
 
 /* ---- checking and finding ------------------------------------------------------------------------ */

@@ -341,6 +341,36 @@ static uint8_t partner_of(const struct verbs_peer *peer, unsigned index)
     return (uint8_t)(index % peer->address.nports);
 }
 
+/* InfiniBand: the same subnet. RoCE: the same IP network; whether a routed one lets it through nobody knows here. */
+static bool ports_meet(const struct verbs_port_address *a, const struct verbs_port_address *b)
+{
+    if (a->link_layer != b->link_layer)
+        return false;
+    return a->link_layer == IBV_LINK_LAYER_ETHERNET ? same_network(a->gid, b->gid, a->prefix)
+                                                    : !memcmp(a->gid, b->gid, 8);
+}
+
+thrum_status_t verbs_reaches(const struct thrum_fabric_address *from_bytes,
+                             const struct thrum_fabric_address *to_bytes)
+{
+    struct verbs_address from, to;
+    char ours[48], theirs[48];
+
+    memcpy(&from, from_bytes->bytes, sizeof from);
+    memcpy(&to, to_bytes->bytes, sizeof to);
+    for (unsigned i = 0; i < from.nports && i < VERBS_PORTS; i++)
+        for (unsigned k = 0; k < to.nports && k < VERBS_PORTS; k++)
+            if (from.up & 1u << i && to.up & 1u << k && ports_meet(&from.ports[i], &to.ports[k]))
+                return THRUM_OK;
+    verbs_gid_text(from.ports[0].gid, ours);
+    verbs_gid_text(to.ports[0].gid, theirs);
+    return thrum_plugin_fail(THRUM_ERR_UNREACHABLE,
+                             "no active port of %.15s (%s%s) is in a network with one of %.15s "
+                             "(%s%s)",
+                             from.host, ours, from.nports > 1 ? ", ..." : "", to.host, theirs,
+                             to.nports > 1 ? ", ..." : "");
+}
+
 static void plan_lanes(struct verbs_peer *peer)
 {
     const struct verbs_endpoint *endpoint = peer->endpoint;

@@ -53,6 +53,7 @@ static void fill_address(struct verbs_endpoint *endpoint)
         address->ports[i].lid = port->lid;
         address->ports[i].prefix = port->prefix;
         address->ports[i].link_layer = port->link_layer;
+        address->up |= (uint8_t)(atomic_load(&port->up) << i);
     }
 }
 
@@ -199,6 +200,7 @@ static const struct thrum_fabric_ops ops = {
     .wait_fd = wait_fd,
     .peer_error = verbs_peer_error,
     .get_events = verbs_get_events,
+    .reaches = verbs_reaches,
 };
 
 __attribute__((visibility("default"))) const struct thrum_fabric_ops *

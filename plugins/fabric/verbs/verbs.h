@@ -117,7 +117,8 @@ struct verbs_address {
     uint64_t token; /* control messages must bring it */
     uint64_t boot; /* hash of boot id and pid namespace: says whether `pid` means something here */
     int32_t pid;
-    uint8_t nports, unused[3];
+    uint8_t nports, up; /* up: bits, ports that were when it was opened */
+    uint8_t unused[2];
     char host[16];
     struct verbs_port_address ports[VERBS_PORTS];
 };
@@ -381,6 +382,8 @@ size_t verbs_get_events(void *endpoint, struct thrum_fabric_event *events_out, s
 /* peer.c */
 thrum_status_t verbs_connect(void *endpoint, const struct thrum_fabric_address *address,
                              void **peer_out);
+thrum_status_t verbs_reaches(const struct thrum_fabric_address *from,
+                             const struct thrum_fabric_address *to);
 void verbs_disconnect(void *peer);
 thrum_status_t verbs_peer_error(void *peer, const char **message_out);
 /* Sets the first error of a connection. Returns the one that it has. */
