@@ -40,7 +40,7 @@ struct thrum_fabric_info {
     int usable; /* 0: refused, for the reason in `detail` */
     int same_host_only; /* 1: cannot leave the host */
     double bandwidth_gbps; /* gigabytes per second; 0 if unknown */
-    uint64_t max_inline_bytes; /* at least 4096: lines of collectives are put inline */
+    uint64_t max_inline_bytes; /* at least 4096: see max_inline */
 };
 
 enum {
@@ -118,6 +118,11 @@ struct thrum_fabric_ops {
     thrum_status_t (*peer_error)(void *peer, const char **message_out);
     /* Takes up to `max` events of the endpoint's ports, oldest first; returns how many. One load if there are none. */
     size_t (*get_events)(void *endpoint, struct thrum_fabric_event *events_out, size_t max);
+    /*
+     * Optional: so many bytes the endpoint takes with THRUM_PUT_INLINE, 4096 or more, the same as long as it is open.
+     * Lines of collectives and messages get as long as that.
+     */
+    size_t (*max_inline)(void *endpoint);
 };
 
 typedef const struct thrum_fabric_ops *(*thrum_fabric_plugin_fn)(uint32_t library_abi_version);

@@ -206,6 +206,7 @@ static thrum_status_t run_round(struct thrum_comm *comm, const struct round *rou
                                        .layout = comm->layout,
                                        .lanes = 1,
                                        .scratch_bytes = comm->scratch_bytes,
+                                       .line_bytes = comm->line_bytes,
                                        .p2p = round->p2p,
                                        .np2p = round->np2p};
     const struct call_record call = {
@@ -215,7 +216,7 @@ static thrum_status_t run_round(struct thrum_comm *comm, const struct round *rou
                                          round->nout, NULL,       false};
     struct exec_program *program;
     struct plan plan;
-    thrum_status_t status = algo_build(algo_find(COLL_SENDRECV, "rendezvous"), &params, &plan);
+    thrum_status_t status = algo_build(algo_find(COLL_SENDRECV, "eager"), &params, &plan);
 
     if (status)
         return status;

@@ -33,17 +33,23 @@
  *   own semaphores: operations done, lanes started, lanes done
  *   scratch
  */
-enum comm_channel { CHANNEL_COLLECTIVE, CHANNEL_P2P, CHANNEL_ONE_SIDED, CHANNEL_COUNT };
+enum comm_channel {
+    CHANNEL_COLLECTIVE,
+    CHANNEL_P2P, /* messages by rendezvous */
+    CHANNEL_ONE_SIDED,
+    CHANNEL_EAGER, /* messages in lines */
+    CHANNEL_COUNT
+};
 /*
- * The lines of collectives take units, in turn: a line, and room for the payload of one that has more than fits it, which
- * goes on over as many units as it fills; hence the spare ones. Those of messages meet before they go, so two do.
+ * Lines of collectives and of eager messages take units, in turn: a line, and room for the payload of one that has more
+ * than fits it, which goes on over as many units as it fills; hence the spare ones. Rendezvous meet before they go on, so
+ * two lines do for them. Rooms lie behind the blocks, those for collectives and those for messages of each peer.
  */
 #define COMM_UNITS 128
-#define COMM_UNIT_BYTES 256
-#define COMM_LINE_UNITS_MAX ((THRUM_LINE_LONG_BYTES + COMM_UNIT_BYTES - 1) / COMM_UNIT_BYTES)
+#define COMM_UNIT_BYTES 256 /* of room, where all load and store; else more, see comm_unit_bytes */
+#define COMM_LINE_UNITS_MAX 16
+#define COMM_ROOM_UNITS (COMM_UNITS + COMM_LINE_UNITS_MAX - 1)
 #define COMM_CREDIT_UNITS 64 /* a receiver tells of so many that are free again */
-/* A line that is put is written at once, flag and payload side by side: it takes as many units as the longest does. */
-#define COMM_PUT_LINE_BYTES (4096 + CACHE_LINE_BYTES)
 #define COMM_LINES_P2P 2
 #define COMM_LINE_STRIDE 256
 #define COMM_SEMAPHORE_STRIDE CACHE_LINE_BYTES
@@ -52,12 +58,11 @@ struct comm_peer_block {
     union {
         struct thrum_line line;
         uint8_t bytes[COMM_LINE_STRIDE];
-    } lines[COMM_UNITS + COMM_LINES_P2P]; /* of collectives, then of messages */
-    uint8_t rooms[COMM_UNITS + COMM_LINE_UNITS_MAX - 1][COMM_UNIT_BYTES];
+    } lines[2 * COMM_UNITS + COMM_LINES_P2P]; /* of collectives, eager messages, rendezvous */
     struct {
         uint64_t value;
         uint8_t pad[COMM_SEMAPHORE_STRIDE - 8];
-    } credit; /* so many units of lines that were sent to the peer it is done with */
+    } credits[2]; /* collectives, messages: so many units of lines sent to the peer it is done with */
     struct {
         uint64_t value;
         uint8_t pad[COMM_SEMAPHORE_STRIDE - 8];
@@ -65,9 +70,7 @@ struct comm_peer_block {
 };
 
 _Static_assert(sizeof(struct comm_peer_block) % CACHE_LINE_BYTES == 0, "blocks of whole lines");
-_Static_assert(COMM_UNITS / COMM_LINE_UNITS_MAX * COMM_PUT_LINE_BYTES <=
-                   sizeof(((struct comm_peer_block *)0)->rooms),
-               "lines that are put lie in the rooms");
+_Static_assert(THRUM_LINE_LONG_BYTES <= COMM_LINE_UNITS_MAX * COMM_UNIT_BYTES, "lines fit");
 
 struct comm_own_block {
     struct {
@@ -92,7 +95,9 @@ struct comm_arrival {
  * another COMM_CREDIT_UNITS; a sender that would have more than all units on their way waits for one first. Where nobody
  * runs ahead, an operation with lines both ways needs none: each end has the other's line, which had ended what came
  * before. Then only that operation's units are in use, and the next ones are at the start of the other half: so the same
- * few lines, which are in the caches, go to and fro.
+ * few lines, which are in the caches, go to and fro. Both ends of a message may be in different operations: they need
+ * credits. No wait for one can close a circle that rendezvous would not: by then the receiver would have met all but the
+ * newest message, so that the operations of all but two have ended, and two take no more than COMM_CREDIT_UNITS / 2 units.
  */
 struct comm_lines {
     uint64_t count; /* lines so far */
@@ -114,6 +119,7 @@ struct comm_peer {
     uint64_t window_base; /* user: peer access */
     void *fabric_peer; /* user: put path; written once, atomically: control reads it */
     struct comm_pair pairs[CHANNEL_COUNT];
+    uint64_t messages_sent, messages_received; /* user */
     /* fixed, from the exchange */
     struct thrum_device_address device;
     struct thrum_fabric_address fabric;
@@ -149,9 +155,11 @@ struct comm_message {
     int peer;
     uint8_t dtype;
     uint8_t kind; /* enum message_kind */
+    bool is_send, is_eager;
+    uint64_t number; /* among those of the pair in this direction */
     uint64_t count;
-    uint64_t line; /* own line in which the receiver's arrival comes */
-    uint64_t flag; /* that it should carry */
+    uint64_t line; /* own line: of the receiver's arrival, or of the sender's next eager message; 0: none */
+    uint64_t flag; /* that it should carry; of a rendezvous that is received the sequence alone means something */
 };
 
 /* One operation that was handed to queues and has not been seen to end. */
@@ -168,7 +176,7 @@ struct comm_operation {
         *join_queue[PLAN_MAX_LANES]; /* NULL: none; point-to-point on several queues */
     uint64_t join_ticket[PLAN_MAX_LANES]; /* what lets the operation begin: see p2p.c */
     void *host_memory; /* freed when it ends; NULL: none */
-    struct comm_message *messages; /* the same; sends of a point-to-point operation */
+    struct comm_message *messages; /* the same; of a point-to-point operation */
     uint32_t nmessages;
 };
 
@@ -272,6 +280,8 @@ struct thrum_comm {
 
     uint64_t area; /* fixed: device address of the own area */
     uint64_t area_bytes, scratch_offset, own_offset; /* fixed; scratch and own block in the area */
+    uint32_t unit_bytes; /* fixed: of room for a line's payload */
+    uint64_t line_bytes; /* fixed: that a line may carry */
 
     char fabric_name[32]; /* fixed: the fabric to use without peer access */
     const struct thrum_fabric_ops *fabric; /* fixed; NULL with peer access */
@@ -398,6 +408,15 @@ bool comm_is_valid(const struct thrum_comm *comm);
 uint64_t comm_area_bytes(int nranks, uint64_t scratch_bytes, uint64_t *own_offset_out,
                          uint64_t *scratch_offset_out);
 
+/* Room of a unit that the area has: the more ranks, the less each. */
+static inline uint32_t comm_unit_bytes(int nranks)
+{
+    return nranks <= 8    ? 8 * COMM_UNIT_BYTES
+           : nranks <= 16 ? 4 * COMM_UNIT_BYTES
+           : nranks <= 32 ? 2 * COMM_UNIT_BYTES
+                          : COMM_UNIT_BYTES;
+}
+
 static inline uint64_t comm_block_offset(int from)
 {
     return (uint64_t)from * sizeof(struct comm_peer_block);
@@ -411,10 +430,29 @@ static inline uint64_t comm_semaphore_offset(enum comm_channel channel, int from
                ((uint64_t)channel * PLAN_MAX_LANES + (uint64_t)lane);
 }
 
-/* In an area: how many units of lines that went to rank `from` it is done with. */
-static inline uint64_t comm_credit_offset(int from)
+/* In an area: how many units of a channel's lines that went to rank `from` it is done with. */
+static inline uint64_t comm_credit_offset(enum comm_channel channel, int from)
 {
-    return comm_block_offset(from) + offsetof(struct comm_peer_block, credit);
+    return comm_block_offset(from) + offsetof(struct comm_peer_block, credits) +
+           (channel == CHANNEL_EAGER ? COMM_SEMAPHORE_STRIDE : 0);
+}
+
+/* In an area: the first line from a rank, and the first room for a payload. */
+static inline uint64_t comm_line_offset(enum comm_channel channel, int from)
+{
+    uint64_t first = channel == CHANNEL_EAGER ? COMM_UNITS
+                     : channel == CHANNEL_P2P ? 2 * COMM_UNITS
+                                              : 0;
+
+    return comm_block_offset(from) + offsetof(struct comm_peer_block, lines) +
+           first * COMM_LINE_STRIDE;
+}
+static inline uint64_t comm_room_offset(const struct thrum_comm *comm, enum comm_channel channel,
+                                        int from)
+{
+    uint64_t index = 2 * (uint64_t)from + (channel == CHANNEL_EAGER);
+
+    return comm_block_offset(comm->nranks) + index * COMM_ROOM_UNITS * comm->unit_bytes;
 }
 
 /* Waits until operation `number` of this rank has ended or the communicator has failed. user. */

@@ -135,6 +135,12 @@ static size_t no_get_events(void *endpoint, struct thrum_fabric_event *events_ou
     return 0;
 }
 
+static size_t least_max_inline(void *endpoint)
+{
+    (void)endpoint;
+    return 4096;
+}
+
 static const struct thrum_fabric_ops defaults = {
     .size = sizeof defaults,
     .abi_version = THRUM_FABRIC_ABI_VERSION,
@@ -154,6 +160,7 @@ static const struct thrum_fabric_ops defaults = {
     .wait_fd = no_wait_fd,
     .peer_error = no_peer_error,
     .get_events = no_get_events,
+    .max_inline = least_max_inline,
 };
 
 /* One line per entry of the table; without it a NULL entry would be called. */
@@ -189,6 +196,8 @@ static void fill_missing(struct thrum_fabric_ops *ops)
         ops->peer_error = defaults.peer_error;
     if (!ops->get_events)
         ops->get_events = defaults.get_events;
+    if (!ops->max_inline)
+        ops->max_inline = defaults.max_inline;
 }
 
 /* ---- checking and finding ------------------------------------------------------------------------ */

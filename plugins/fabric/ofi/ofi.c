@@ -135,6 +135,7 @@ static void set_limits(struct ofi_endpoint *endpoint)
     endpoint->is_stream = endpoint->ordered && (!strcmp(info->fabric_attr->prov_name, "net") ||
                                                 !strcmp(info->fabric_attr->prov_name, "tcp"));
     endpoint->inject_bytes = info->tx_attr->inject_size;
+    endpoint->inline_bytes = endpoint->is_stream ? OFI_SMALL_BYTES : OFI_INLINE_BYTES;
     endpoint->piece_bytes = info->ep_attr->max_msg_size;
     if (endpoint->ordered && info->ep_attr->max_order_waw_size)
         endpoint->piece_bytes = min_u64(endpoint->piece_bytes, info->ep_attr->max_order_waw_size);
@@ -290,6 +291,13 @@ static int wait_fd(void *endpoint)
     return -1;
 }
 
+static size_t max_inline(void *handle)
+{
+    const struct ofi_endpoint *endpoint = handle;
+
+    return endpoint->inline_bytes;
+}
+
 static const struct thrum_fabric_ops ops = {
     .size = sizeof ops,
     .abi_version = THRUM_FABRIC_ABI_VERSION,
@@ -308,6 +316,7 @@ static const struct thrum_fabric_ops ops = {
     .progress = progress,
     .wait_fd = wait_fd,
     .peer_error = ofi_peer_error,
+    .max_inline = max_inline,
 };
 
 __attribute__((visibility("default"))) const struct thrum_fabric_ops *

@@ -44,7 +44,7 @@
 #define OFI_API FI_VERSION(1, 17) /* what this plugin was written against */
 #define OFI_MAGIC 0x5449464fu /* "OFIT" */
 #define OFI_VERSION 2
-#define OFI_INLINE_BYTES 4096
+#define OFI_INLINE_BYTES 4096 /* at least; over tcp as many as a slot holds */
 #define OFI_REGIONS 8192 /* entries of the directory */
 #define OFI_LINE_BYTES 4088 /* of data that go with their signal: what a line holds */
 #define OFI_JOINED_BYTES 8192 /* and over tcp not only in lines */
@@ -192,7 +192,7 @@ struct ofi_endpoint {
     struct fi_info *info;
     bool ordered;
     bool is_stream; /* tcp's own: the queue `cq` drives all endpoints, and shared routes pay */
-    size_t piece_bytes, inject_bytes;
+    size_t piece_bytes, inject_bytes, inline_bytes;
     struct fid_fabric *fabric;
     struct fid_domain *domain;
     struct fid_av *av;
