@@ -62,7 +62,8 @@ struct comm_peer_block {
     struct {
         uint64_t value;
         uint8_t pad[COMM_SEMAPHORE_STRIDE - 8];
-    } credits[2]; /* collectives, messages: so many units of lines sent to the peer it is done with */
+    } credits
+        [2]; /* collectives, messages: so many units of lines sent to the peer it is done with */
     struct {
         uint64_t value;
         uint8_t pad[COMM_SEMAPHORE_STRIDE - 8];
@@ -137,6 +138,9 @@ struct comm_region {
     uint64_t key;
 };
 
+/* call_record.state in an answer of the control plane. */
+enum { COMM_RECORD_NEVER, COMM_RECORD_PENDING, COMM_RECORD_DONE };
+
 /* What a point-to-point message is part of; both ends must name the same. Call records have it in `redop`. */
 enum message_kind { MESSAGE_PLAIN, MESSAGE_ALLTOALLV, MESSAGE_GATHERV, MESSAGE_SCATTERV };
 
@@ -158,8 +162,11 @@ struct comm_message {
     bool is_send, is_eager;
     uint64_t number; /* among those of the pair in this direction */
     uint64_t count;
-    uint64_t line; /* own line: of the receiver's arrival, or of the sender's next eager message; 0: none */
-    uint64_t flag; /* that it should carry; of a rendezvous that is received the sequence alone means something */
+    uint64_t word, value; /* the other end has done its part when the own word is at least this */
+    uint64_t
+        line; /* own line: of the receiver's arrival, or of the sender's next eager message; 0: none */
+    uint64_t
+        flag; /* that it should carry; of a rendezvous that is received the sequence alone means something */
 };
 
 /* One operation that was handed to queues and has not been seen to end. */
@@ -417,6 +424,17 @@ static inline uint32_t comm_unit_bytes(int nranks)
                           : COMM_UNIT_BYTES;
 }
 
+/* A payload that does not fit a line has a room of its own. */
+static inline bool comm_needs_room(uint64_t bytes)
+{
+    return bytes > COMM_LINE_STRIDE - offsetof(struct thrum_line, payload);
+}
+static inline uint8_t comm_line_units(const struct thrum_comm *comm, uint64_t bytes)
+{
+    return comm_needs_room(bytes) ? (uint8_t)((bytes + comm->unit_bytes - 1) / comm->unit_bytes)
+                                  : 1;
+}
+
 static inline uint64_t comm_block_offset(int from)
 {
     return (uint64_t)from * sizeof(struct comm_peer_block);
@@ -470,6 +488,32 @@ void comm_fail(struct thrum_comm *comm, thrum_status_t status, int culprit, bool
 
 /* Makes the peer usable (opens its window or connects); blocks for milliseconds the first time. user. */
 thrum_status_t comm_reach(struct thrum_comm *comm, int peer);
+
+/* ---- messages.c: point-to-point operations that do not end. Under retire_lock, but for comm_compare_messages ---- */
+
+/*
+ * A message whose other end has shown that it means another count, type or call, in words; nothing is written if there
+ * is none.
+ */
+void comm_describe_mismatch(struct thrum_comm *comm, const struct comm_operation *operation,
+                            char *text, size_t bytes);
+/* The peer that the operation waits for, and what for; -1: none. */
+int comm_describe_unmet(struct thrum_comm *comm, const struct comm_operation *operation, char *text,
+                        size_t bytes);
+/*
+ * Who sends by rendezvous does not see that the receiver expects a line, and the other way round: so both are asked, by a
+ * control_query of this number, which is no collective's. 0: there is nothing to ask.
+ */
+uint64_t comm_message_question(struct thrum_comm *comm, const struct comm_operation *operation);
+static inline bool comm_asks_message(uint64_t question)
+{
+    return question >> 63;
+}
+/* This rank's answer. */
+void comm_record_message(struct thrum_comm *comm, uint64_t question, struct call_record *out);
+/* Both ends have answered: in words what they disagree in; returns the sender, -1 where they agree. */
+int comm_compare_messages(uint64_t question, const struct call_record *records, int nranks,
+                          char *text, size_t bytes);
 
 /* Ends every operation in flight with the communicator's failure. Any thread; repeated on every tick after a failure. */
 void comm_cancel_all(struct thrum_comm *comm);

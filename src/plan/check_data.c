@@ -48,7 +48,8 @@ static bool check_remote(struct check *check, const struct step *step, const str
             step->rank, step->index, space, o->rank);
         return report_step(check, step);
     }
-    if (o->space != PLAN_SCRATCH && o->space != PLAN_WIDE && !line_is_known(check, step, o->rank, false)) {
+    if (o->space != PLAN_SCRATCH && o->space != PLAN_WIDE &&
+        !line_is_known(check, step, o->rank, false)) {
         report_begin(
             check,
             "rank %d op %zu names %s of rank %d before its arrival: no WAIT|ARRIVE has told "

@@ -366,9 +366,8 @@ static bool note_wait(const struct view *v)
 static bool note_line(const struct view *v)
 {
     bool sends = v->op->opcode != PLAN_WAIT, is_inline = v->op->flags & PLAN_INLINE;
-    struct line *line =
-        sends ? line_at(v->check, v->op->peer, v->rank, is_inline)
-              : line_at(v->check, v->rank, v->op->peer, is_inline);
+    struct line *line = sends ? line_at(v->check, v->op->peer, v->rank, is_inline)
+                              : line_at(v->check, v->rank, v->op->peer, is_inline);
 
     if (!line)
         return false;

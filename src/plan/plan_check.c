@@ -235,8 +235,8 @@ static uint32_t waits_for(const struct check *check, uint32_t thread)
     uint32_t other;
 
     if (op->flags & (PLAN_ARRIVE | PLAN_INLINE))
-        other = check_thread(
-            check, op->peer, check_line(check, rank, op->peer, op->flags & PLAN_INLINE)->lane);
+        other = check_thread(check, op->peer,
+                             check_line(check, rank, op->peer, op->flags & PLAN_INLINE)->lane);
     else
         other = check_thread(check, op->peer, op->lane);
     if (check->lane_of[other].blocked)
