@@ -157,6 +157,8 @@ void builder_engine_operand(struct builder *b, struct plan_operand o)
         patch.kind = own ? PATCH_RECV : PATCH_PEER_RECV;
         break;
     }
+    if (own && b->program->channel == CHANNEL_P2P && patch.kind != PATCH_LINE_DATA)
+        patch.kind = PATCH_MESSAGE;
     builder_operand(
         b, own || patch.kind == PATCH_LINE_DATA ? 0 : comm->peers[o.rank].window_base + o.offset);
     builder_patch(b, patch);

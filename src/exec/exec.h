@@ -31,6 +31,7 @@ struct coll_args {
 enum patch_kind {
     PATCH_SEND, /* operand.base = own send + addend */
     PATCH_RECV, /* operand.base = own recv + addend */
+    PATCH_MESSAGE, /* operand.base = buffer of the message of index addend */
     PATCH_PEER_SEND, /* operand.indirect = send_offset in peer's arrival line (base is fixed) */
     PATCH_PEER_RECV, /* the same with recv_offset */
     PATCH_PEER_PUT, /* operand.indirect = recv_put_offset, put.remote_key_indirect = recv_key */
@@ -108,7 +109,7 @@ struct exec_program {
     uint32_t ncredits; /* commands before lane 0, and as many behind it; see place_credits */
     struct comm_arrival
         *arrivals; /* payloads of arrival lines: 1 for collectives, 1 a peer for p2p */
-    struct comm_message *messages; /* point-to-point; handed on to the operation */
+    struct comm_message *messages; /* point-to-point; the operation gets a copy */
     uint32_t nmessages;
     struct exec_stage_point *points;
     uint32_t npoints;
@@ -145,6 +146,7 @@ void exec_program_free(struct exec_program *program); /* takes NULL */
 struct exec_buffers {
     uint64_t send, recv;
     uint64_t peer_send, peer_recv;
+    const uint64_t *messages; /* point-to-point: of each message */
 };
 
 /* A copy between host memory of the caller and device memory that stands for it. */
@@ -244,7 +246,7 @@ struct exec_key {
     uint64_t count;
     uint64_t detail; /* v-variants: hash of counts; else 0, and both arrays are NULL */
     const uint64_t *counts, *displs; /* compared in full; a key in the cache has copies */
-    int nranks;
+    int nranks; /* elements of these; point-to-point: messages, what they are and their bytes */
     int32_t root;
     uint16_t redop;
     uint8_t collective, dtype, in_place;

@@ -64,6 +64,9 @@ static inline thrum_status_t apply(const struct binding *b, const struct exec_pa
     case PATCH_RECV:
         operand->base = b->buffers->recv + patch->addend;
         break;
+    case PATCH_MESSAGE:
+        operand->base = b->buffers->messages[patch->addend];
+        break;
     case PATCH_PEER_SEND:
         operand->indirect = arrival_field(patch, offsetof(struct comm_arrival, send_offset));
         break;
@@ -471,21 +474,25 @@ static void watch_message(const struct thrum_comm *comm, struct comm_message *m)
 }
 
 /* The operation keeps its messages, in case that they are not met. */
-static void hand_on_messages(struct thrum_comm *comm, struct exec_program *program,
-                             struct comm_operation *operation)
+static thrum_status_t hand_on_messages(struct thrum_comm *comm, const struct exec_program *program,
+                                       struct comm_operation *operation)
 {
+    struct comm_message *messages = malloc(program->nmessages * sizeof *messages);
+
+    if (!messages)
+        return thrum_fail(THRUM_ERR_NO_MEMORY, "no host memory for an operation");
+    memcpy(messages, program->messages, program->nmessages * sizeof *messages);
     for (uint32_t i = 0; i < program->nmessages; i++) {
-        struct comm_message *m = &program->messages[i];
+        struct comm_message *m = &messages[i];
         struct comm_peer *peer = &comm->peers[m->peer];
 
         m->number = m->is_send ? ++peer->messages_sent : ++peer->messages_received;
         watch_message(comm, m);
     }
     operation->has_more = true;
-    operation->messages = program->messages;
+    operation->messages = messages;
     operation->nmessages = program->nmessages;
-    program->messages = NULL;
-    program->nmessages = 0;
+    return THRUM_OK;
 }
 
 /* Written anew for each operation; only those that have lanes, messages or host memory touch more than a line of it. */
@@ -535,7 +542,9 @@ thrum_status_t exec_run(struct thrum_comm *comm, struct exec_program *program,
 
     begin_operation(operation, number, queue, call);
     if (program->nmessages)
-        hand_on_messages(comm, program, operation);
+        status = hand_on_messages(comm, program, operation);
+    if (status)
+        return status;
     status = submit(comm, program, buffers, staging, queue, operation);
     if (status) {
         comm_free_operation(operation);

@@ -111,7 +111,7 @@ struct plan_op {
 /*
  * Point-to-point work of one rank in one plan, for COLL_SENDRECV: at most one send and one receive per peer (api makes
  * a further plan for a second message of a pair). SEND and RECV operands of the own rank count from address 0, so
- * `offset` is an address; RECV of a peer counts from the buffer that its arrival named, so the peer's data goes to
+ * `offset` is an address, or whatever stands for one (api: the index of the message); RECV of a peer counts from the buffer that its arrival named, so the peer's data goes to
  * offset 0. Semaphores and lines are the pair's own, apart from those of collectives.
  */
 struct plan_p2p {
