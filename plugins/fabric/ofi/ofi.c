@@ -121,7 +121,8 @@ static bool post_receive(struct ofi_endpoint *endpoint, struct ofi_op *receive)
 
 static void post_receives(struct ofi_endpoint *endpoint)
 {
-    size_t n = min_u64(OFI_RECEIVES, endpoint->info->rx_attr->size);
+    size_t most = endpoint->is_stream ? OFI_STREAM_RECEIVES : OFI_RECEIVES;
+    size_t n = min_u64(most, endpoint->info->rx_attr->size);
 
     for (size_t i = 0; i < n; i++)
         if (!post_receive(endpoint, &endpoint->receives[i]))
