@@ -8,7 +8,7 @@
 
 #include "algo/algo.h"
 #include "base/config.h"
-#include "comm/comm.h"
+#include "exec/exec.h"
 #include "fabric/fabric.h"
 #include "select/select.h"
 #include "topo/topo.h"
