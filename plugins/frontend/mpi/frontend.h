@@ -129,10 +129,12 @@ const struct tmpi_type *tmpi_type_of(MPI_Datatype type);
  */
 bool tmpi_op_of(MPI_Op op, const struct tmpi_type *type, thrum_redop_t *redop_out, bool *user_out,
                 bool *commutes_out);
+#define TMPI_REDUCTIONS \
+    (1u << TMPI_ALLREDUCE | 1u << TMPI_REDUCE | 1u << TMPI_REDUCE_SCATTER | \
+     1u << TMPI_REDUCE_SCATTER_BLOCK | 1u << TMPI_SCAN | 1u << TMPI_EXSCAN)
 static inline bool tmpi_reduces(enum tmpi_function function)
 {
-    return 1u << function & (1u << TMPI_ALLREDUCE | 1u << TMPI_REDUCE | 1u << TMPI_REDUCE_SCATTER |
-                             1u << TMPI_REDUCE_SCATTER_BLOCK | 1u << TMPI_SCAN | 1u << TMPI_EXSCAN);
+    return 1u << function & TMPI_REDUCTIONS;
 }
 
 /* ---- communicators (comm.c) ---- */

@@ -56,13 +56,17 @@ static const char *const rule_names[] = {
 #undef X
 };
 
-/* What is tried out: functions of whose size every rank knows. */
+/* What can be tried out: functions of whose size every rank knows. */
 #define TRIED (~(1u << TMPI_ALLTOALLV | 1u << TMPI_GATHERV | 1u << TMPI_SCATTERV))
 
-static void set_tried(unsigned functions)
+/*
+ * Of more than two ranks the last bits of a sum depend on who adds it up, and a run should not differ from the next: there
+ * reductions are tried if that was asked for.
+ */
+static void set_tried(unsigned two, unsigned more)
 {
-    for (int row = 0; row < ROWS; row++)
-        rules[row].tried = functions;
+    rules[ROW_TWO].tried = two;
+    rules[ROW_MORE].tried = rules[ROW_CROWDED].tried = more;
 }
 
 static void set_rule(int function, bool with_blocking, struct tmpi_range range)
@@ -122,8 +126,10 @@ static bool add_rule(const char *rule)
 
     if (!strcmp(rule, "auto"))
         return true;
-    if (!strcmp(rule, "table")) {
-        set_tried(0);
+    if (!strcmp(rule, "table") || !strcmp(rule, "try")) {
+        unsigned tried = rule[1] == 'r' ? TRIED : 0;
+
+        set_tried(tried, tried);
         return true;
     }
     if (!strcmp(rule, "all") || !strcmp(rule, "none")) {
@@ -153,11 +159,11 @@ bool tmpi_policy_init(void)
     bool good = text != NULL;
 
     memcpy(rules, built_in, sizeof rules);
-    set_tried(TRIED);
+    set_tried(TRIED, TRIED & ~TMPI_REDUCTIONS);
     while (good && (rule = strtok_r(rest, ",", &rest)))
         if (!add_rule(rule)) {
             thrum_plugin_log(THRUM_LOG_ERROR,
-                             "THRUM_MPI_TAKE=%s: \"%s\" is not auto, table, all, none or "
+                             "THRUM_MPI_TAKE=%s: \"%s\" is not auto, table, try, all, none or "
                              "FUNCTION[:all|:none|:FROM-TO]; all calls go to MPI",
                              thrum_plugin_config("THRUM_MPI_TAKE"), rule);
             good = false;
