@@ -8,6 +8,7 @@
 
 #include "algo/algo.h"
 #include "base/config.h"
+#include "exec/exec.h"
 #include "fabric/fabric.h"
 #include "select/select.h"
 #include "topo/topo.h"
@@ -403,6 +404,7 @@ static int lay_out(const struct info_question *q, struct plan_params *params,
     if ((*layout_out)->nhosts > 1) {
         params->layout = params->peer_access ? *layout_out : NULL;
         params->peer_access = false;
+        params->line_bytes = COMM_LINE_UNITS_MAX * comm_unit_bytes(params->nranks);
     }
     return 0;
 }

@@ -241,6 +241,7 @@ enum {
     THRUM_CMD_FLAG_FLUSH =
         1 << 1, /* PUT: no data; completes when all earlier puts to `peer` are done locally */
     THRUM_CMD_FLAG_LENIENT = 1 << 1, /* SIGNAL: nothing is done where a peer's memory is gone */
+    THRUM_CMD_FLAG_LENIENT_PUT = 1 << 0, /* PUT: nothing is done where the peer cannot be reached */
     THRUM_CMD_FLAG_STREAM =
         1
         << 2, /* COPY, REDUCE, SCALE: the result will not be read soon; stores may bypass the cache */

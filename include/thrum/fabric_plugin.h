@@ -40,7 +40,7 @@ struct thrum_fabric_info {
     int usable; /* 0: refused, for the reason in `detail` */
     int same_host_only; /* 1: cannot leave the host */
     double bandwidth_gbps; /* gigabytes per second; 0 if unknown */
-    uint64_t max_inline_bytes; /* at least 4096: lines of collectives are put inline */
+    uint64_t max_inline_bytes; /* at least 4096: see max_inline */
 };
 
 enum {
@@ -122,6 +122,11 @@ struct thrum_fabric_ops {
      * alone, so that all who have them come to the same answer. */
     thrum_status_t (*reaches)(const struct thrum_fabric_address *from,
                               const struct thrum_fabric_address *to);
+    /*
+     * Optional: so many bytes the endpoint takes with THRUM_PUT_INLINE, 4096 or more, the same as long as it is open.
+     * Lines of collectives and messages get as long as that.
+     */
+    size_t (*max_inline)(void *endpoint);
 };
 
 typedef const struct thrum_fabric_ops *(*thrum_fabric_plugin_fn)(uint32_t library_abi_version);

@@ -74,8 +74,11 @@ const char *algo_refusal(const struct algo *algo, const struct plan_params *para
         return "needs load and store access to the peers' memory";
     if (params->ordered && plan_reduces(params->collective) && !(algo->flags & ALGO_ORDERED))
         return "does not fold in rank order";
-    if ((algo->flags & ALGO_INLINE_ONLY) && algo_count_bytes(params) > PLAN_INLINE_BYTES)
-        return "a contribution must fit a line: 4088 bytes";
+    if ((algo->flags & ALGO_INLINE_ONLY) && algo_count_bytes(params) > plan_line_bytes(params))
+        return "a contribution must fit a line";
+    if (algo->build == algo_sendrecv_eager_build &&
+        algo_count_bytes(params) > plan_line_bytes(params))
+        return "a message must fit a line";
     if ((algo->flags & ALGO_POWER_OF_TWO) && (n & (n - 1)) != 0)
         return "needs a power of two of ranks";
     if (uses_scratch(params->collective) && params->scratch_bytes < ALGO_MIN_SCRATCH_BYTES)

@@ -9,7 +9,7 @@
 
 enum {
     ALGO_NEEDS_PEER_ACCESS = 1 << 0, /* names peers' memory in COPY or REDUCE */
-    ALGO_INLINE_ONLY = 1 << 1, /* a contribution or block must fit a line: PLAN_INLINE_BYTES */
+    ALGO_INLINE_ONLY = 1 << 1, /* a contribution or block must fit a line: plan_line_bytes */
     ALGO_ORDERED = 1 << 2, /* folds from the left in rank order */
     ALGO_POWER_OF_TWO = 1 << 3,
     /* Whom a rank talks to, where not to all: says what is between hosts. */

@@ -57,6 +57,8 @@ X(REDUCE_SCATTER, "hosts", reduce_scatter_hosts, ALGO_OF_HOSTS,
 X(BARRIER, "inline", barrier_inline, 0, "an empty line to every peer")
 X(BARRIER, "dissemination", barrier_dissemination, ALGO_DOUBLING,
   "ceil(log2(n)) rounds of lines at doubling distance (Hensgen, Finkel, Manber 1988)")
+X(SENDRECV, "eager", sendrecv_eager, 0,
+  "what fits a line goes in one at once, the rest by rendezvous")
 X(SENDRECV, "rendezvous", sendrecv_rendezvous, 0,
   "the receiver says where its buffer is, the sender puts into it")
 X(REDUCE, "inline", reduce_inline, ALGO_INLINE_ONLY | ALGO_ORDERED | ALGO_TO_ROOT,

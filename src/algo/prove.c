@@ -12,21 +12,33 @@
 
 /* ---- one case ---------------------------------------------------------------------------------------------------- */
 
+#define SOME_MORE_BYTES (PLAN_INLINE_BYTES + 1)
+
+/* From everyone to everyone some are longer than any line. */
+static uint64_t message_bytes(enum algo_pattern pattern, int from, int to, uint64_t bytes)
+{
+    return bytes + (pattern == ALGO_ALL_TO_ALL && (from + 2 * to) % 3 == 0 ? SOME_MORE_BYTES : 0);
+}
+
 int algo_pattern_p2p(enum algo_pattern pattern, int rank, int nranks, uint64_t bytes,
                      struct plan_p2p *entries)
 {
     int n = 0;
     uint64_t nsent = 0, nreceived = 0, base = 4096; /* addresses of real buffers are not 0 either */
+    uint64_t stride = bytes + SOME_MORE_BYTES;
     for (int i = 0; i < nranks; i++) {
         int to = (rank + i) % nranks, from = (rank - i + nranks) % nranks;
         bool used = pattern == ALGO_ALL_TO_ALL || i == (nranks == 1 ? 0 : 1);
         bool pairs = pattern == ALGO_PAIRS && nranks > 1;
         if (used && (!pairs || (rank % 2 == 0 && to == rank + 1)))
-            entries[n++] = (struct plan_p2p){
-                .peer = to, .is_send = true, .bytes = bytes, .offset = base + nsent++ * bytes};
+            entries[n++] = (struct plan_p2p){.peer = to,
+                                             .is_send = true,
+                                             .bytes = message_bytes(pattern, rank, to, bytes),
+                                             .offset = base + nsent++ * stride};
         if (used && (!pairs || (rank % 2 == 1 && from == rank - 1)))
-            entries[n++] = (struct plan_p2p){
-                .peer = from, .bytes = bytes, .offset = base + nreceived++ * bytes};
+            entries[n++] = (struct plan_p2p){.peer = from,
+                                             .bytes = message_bytes(pattern, from, rank, bytes),
+                                             .offset = base + nreceived++ * stride};
     }
     return n;
 }

@@ -26,7 +26,9 @@ struct message {
 };
 
 struct round {
-    struct plan_p2p *p2p;
+    struct plan_p2p *p2p; /* `offset`: the index of the message */
+    uint64_t *addresses; /* of each of them, and then */
+    uint64_t *what, *bytes; /* for the cache: what they are, but for the addresses */
     struct exec_copy *in, *out;
     int np2p;
     size_t nin, nout;
@@ -142,6 +144,22 @@ static thrum_status_t check_self(const struct thrum_comm *comm, const struct p2p
     }
 }
 
+static void add_message(struct round *round, const struct message *m)
+{
+    int i = round->np2p++;
+
+    round->p2p[i] = (struct plan_p2p){.peer = m->call.peer,
+                                      .is_send = m->call.is_send,
+                                      .dtype = (uint8_t)m->call.dtype,
+                                      .kind = (uint8_t)m->call.kind,
+                                      .bytes = m->bytes,
+                                      .offset = (uint64_t)i};
+    round->addresses[i] = m->address;
+    round->what[i] = (uint64_t)(uint32_t)m->call.peer << 32 | (uint64_t)m->call.dtype << 16 |
+                     (uint64_t)m->call.kind << 8 | m->call.is_send;
+    round->bytes[i] = m->bytes;
+}
+
 static void collect(const struct message *messages, size_t n, int index, struct round *round)
 {
     round->np2p = 0;
@@ -155,12 +173,7 @@ static void collect(const struct message *messages, size_t n, int index, struct 
 
         if (m->round != index)
             continue;
-        round->p2p[round->np2p++] = (struct plan_p2p){.peer = m->call.peer,
-                                                      .is_send = m->call.is_send,
-                                                      .dtype = (uint8_t)m->call.dtype,
-                                                      .kind = (uint8_t)m->call.kind,
-                                                      .bytes = m->bytes,
-                                                      .offset = m->address};
+        add_message(round, m);
         if (m->kind == THRUM_MEM_DEVICE)
             continue;
         if (m->call.is_send)
@@ -178,16 +191,16 @@ static thrum_status_t fill_arrivals(struct thrum_comm *comm, const struct round 
         const struct plan_p2p *p = &round->p2p[i];
         struct comm_arrival *arrival = &program->arrivals[i];
 
-        if (p->is_send || p->peer == comm->rank)
+        if (p->is_send || p->peer == comm->rank || p->bytes <= comm->line_bytes)
             continue;
-        arrival->recv_offset = p->offset - comm->device->own_base;
+        arrival->recv_offset = round->addresses[i] - comm->device->own_base;
         arrival->count = p->bytes / thrum_datatype_size((thrum_datatype_t)p->dtype);
         arrival->dtype = p->dtype;
         arrival->collective = COLL_SENDRECV;
         arrival->redop = p->kind;
         if (!comm->peers[p->peer].loads) {
-            thrum_status_t status =
-                exec_region(comm, p->offset, &arrival->recv_key, &arrival->recv_put_offset);
+            thrum_status_t status = exec_region(comm, round->addresses[i], &arrival->recv_key,
+                                                &arrival->recv_put_offset);
             if (status)
                 return status;
         }
@@ -195,8 +208,24 @@ static thrum_status_t fill_arrivals(struct thrum_comm *comm, const struct round 
     return THRUM_OK;
 }
 
-static thrum_status_t run_round(struct thrum_comm *comm, const struct round *round,
-                                struct thrum_queue *queue)
+static struct exec_key key_of(const struct round *round)
+{
+    struct exec_key key = {.detail = 1,
+                           .counts = round->what,
+                           .displs = round->bytes,
+                           .nranks = round->np2p,
+                           .collective = COLL_SENDRECV};
+
+    for (int i = 0; i < round->np2p; i++) {
+        key.detail = (key.detail ^ round->what[i]) * 0x9e3779b97f4a7c15u;
+        key.detail = (key.detail ^ key.detail >> 29 ^ round->bytes[i]) * 0xbf58476d1ce4e5b9u;
+    }
+    return key;
+}
+
+/* Only on a miss of the plan cache. */
+static thrum_status_t make_program(struct thrum_comm *comm, const struct round *round,
+                                   const struct exec_key *key, struct exec_program **program_out)
 {
     const struct plan_params params = {.collective = COLL_SENDRECV,
                                        .rank = comm->rank,
@@ -206,28 +235,38 @@ static thrum_status_t run_round(struct thrum_comm *comm, const struct round *rou
                                        .layout = comm->layout,
                                        .lanes = 1,
                                        .scratch_bytes = comm->scratch_bytes,
+                                       .line_bytes = comm->line_bytes,
                                        .p2p = round->p2p,
                                        .np2p = round->np2p};
-    const struct call_record call = {
-        .collective = COLL_SENDRECV, .root = round->p2p[0].peer, .redop = round->p2p[0].kind};
-    const struct exec_buffers buffers = {0};
-    const struct exec_staging staging = {round->in,   round->out, round->nin,
-                                         round->nout, NULL,       false};
-    struct exec_program *program;
     struct plan plan;
-    thrum_status_t status = algo_build(algo_find(COLL_SENDRECV, "rendezvous"), &params, &plan);
+    thrum_status_t status = algo_build(algo_find(COLL_SENDRECV, "eager"), &params, &plan);
 
     if (status)
         return status;
-    status = exec_compile(comm, &plan, CHANNEL_P2P, &program);
+    status = exec_compile(comm, &plan, CHANNEL_P2P, program_out);
     plan_fini(&plan);
-    if (status)
-        return status;
-    status = fill_arrivals(comm, round, program);
+    return status ? status : exec_cache_insert(comm->cache, key, *program_out);
+}
+
+static thrum_status_t run_round(struct thrum_comm *comm, const struct round *round,
+                                struct thrum_queue *queue)
+{
+    const struct call_record call = {
+        .collective = COLL_SENDRECV, .root = round->p2p[0].peer, .redop = round->p2p[0].kind};
+    const struct exec_buffers buffers = {.messages = round->addresses};
+    const struct exec_staging staging = {round->in,   round->out, round->nin,
+                                         round->nout, NULL,       false};
+    const struct exec_key key = key_of(round);
+    struct exec_program *program = exec_cache_find(comm->cache, &key);
+    thrum_status_t status = THRUM_OK;
+
+    if (!program)
+        status = make_program(comm, round, &key, &program);
+    if (!status)
+        status = fill_arrivals(comm, round, program);
     if (!status)
         status = exec_run(comm, program, &buffers, round->nin + round->nout ? &staging : NULL,
                           queue, &call);
-    exec_program_free(program);
     return status;
 }
 
@@ -370,6 +409,7 @@ static void work_free(struct p2p_work *work)
     free(work->messages);
     free(work->next);
     free(work->round.p2p);
+    free(work->round.addresses);
     free(work->round.in);
     free(work->round.out);
     free(work);
@@ -388,12 +428,16 @@ static struct p2p_work *work_alloc(struct thrum_comm *comm, const struct p2p_cal
     work->messages = calloc(n, sizeof *work->messages);
     work->next = calloc(2 * (size_t)comm->nranks, sizeof *work->next);
     work->round.p2p = calloc(n, sizeof *work->round.p2p);
+    work->round.addresses = calloc(3 * n, sizeof *work->round.addresses);
     work->round.in = calloc(n, sizeof *work->round.in);
     work->round.out = calloc(n, sizeof *work->round.out);
-    if (!work->messages || !work->next || !work->round.p2p || !work->round.in || !work->round.out) {
+    if (!work->messages || !work->next || !work->round.p2p || !work->round.addresses ||
+        !work->round.in || !work->round.out) {
         work_free(work);
         return NULL;
     }
+    work->round.what = work->round.addresses + n;
+    work->round.bytes = work->round.what + n;
     for (size_t i = 0; i < n; i++)
         work->messages[i].call = calls[i];
     return work;

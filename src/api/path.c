@@ -59,6 +59,7 @@ static void fill_params(const struct coll_args *args, bool in_place, struct plan
                                 .lanes = comm->lanes,
                                 .ranks_per_core = comm->ranks_per_core,
                                 .scratch_bytes = comm->scratch_bytes,
+                                .line_bytes = comm->line_bytes,
                                 .counts = args->counts,
                                 .displs = args->displs,
                                 .ordered = is_ordered(args)};

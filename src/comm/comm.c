@@ -18,7 +18,7 @@
 
 #define TICK_MS 20
 #define DEADLINE_MAX_MS ((int64_t)1 << 40) /* 34 years, and no product of it overflows */
-#define EXCHANGE_VERSION 8
+#define EXCHANGE_VERSION 9
 #define CANCEL_WAIT_NS 2000000000 /* for commands that execute; others end at once */
 
 /* ---- area ---- */
@@ -26,7 +26,8 @@
 uint64_t comm_area_bytes(int nranks, uint64_t scratch_bytes, uint64_t *own_offset_out,
                          uint64_t *scratch_offset_out)
 {
-    uint64_t own = (uint64_t)nranks * sizeof(struct comm_peer_block);
+    uint64_t own = comm_block_offset(nranks) +
+                   2 * (uint64_t)nranks * COMM_ROOM_UNITS * comm_unit_bytes(nranks);
     uint64_t scratch = round_up_u64(own + sizeof(struct comm_own_block), 4096);
 
     *own_offset_out = own;
@@ -69,6 +70,7 @@ struct exchange {
 struct exchange_fabric {
     struct thrum_fabric_address address;
     uint64_t area_key, area_put_offset;
+    uint64_t max_inline; /* that the endpoint takes */
     int32_t status; /* thrum_status_t of opening the endpoint */
     char message[320];
 };
@@ -347,6 +349,8 @@ static thrum_status_t open_endpoint(struct thrum_comm *comm, struct exchange_fab
         status = comm->ops->port_attach(comm->device->impl, comm->fabric, comm->endpoint);
     if (!status)
         status = exec_region(comm, comm->area, &mine->area_key, &mine->area_put_offset);
+    if (!status)
+        mine->max_inline = comm->fabric->max_inline(comm->endpoint);
     return status;
 }
 
@@ -355,9 +359,14 @@ static thrum_status_t exchange_fabric(struct thrum_comm *comm)
 {
     struct exchange_fabric *all, *mine;
     thrum_status_t status, mine_status;
+    uint64_t line_bytes;
 
+    comm->unit_bytes = COMM_UNIT_BYTES;
+    comm->line_bytes = PLAN_INLINE_BYTES;
     if (comm->peer_access)
         return THRUM_OK;
+    comm->unit_bytes = comm_unit_bytes(comm->nranks);
+    line_bytes = COMM_LINE_UNITS_MAX * comm->unit_bytes;
     all = calloc((size_t)comm->nranks, sizeof *all);
     if (!all)
         return thrum_fail(THRUM_ERR_NO_MEMORY, "no host memory for %d ranks", comm->nranks);
@@ -377,7 +386,9 @@ static thrum_status_t exchange_fabric(struct thrum_comm *comm)
         comm->peers[r].fabric = all[r].address;
         comm->peers[r].area_key = all[r].area_key;
         comm->peers[r].area_put_offset = all[r].area_put_offset;
+        line_bytes = min_u64(line_bytes, all[r].max_inline);
     }
+    comm->line_bytes = max_u64(comm->line_bytes, line_bytes);
     free(all);
     return status;
 }

@@ -33,17 +33,23 @@
  *   own semaphores: operations done, lanes started, lanes done
  *   scratch
  */
-enum comm_channel { CHANNEL_COLLECTIVE, CHANNEL_P2P, CHANNEL_ONE_SIDED, CHANNEL_COUNT };
+enum comm_channel {
+    CHANNEL_COLLECTIVE,
+    CHANNEL_P2P, /* messages by rendezvous */
+    CHANNEL_ONE_SIDED,
+    CHANNEL_EAGER, /* messages in lines */
+    CHANNEL_COUNT
+};
 /*
- * The lines of collectives take units, in turn: a line, and room for the payload of one that has more than fits it, which
- * goes on over as many units as it fills; hence the spare ones. Those of messages meet before they go, so two do.
+ * Lines of collectives and of eager messages take units, in turn: a line, and room for the payload of one that has more
+ * than fits it, which goes on over as many units as it fills; hence the spare ones. Rendezvous meet before they go on, so
+ * two lines do for them. Rooms lie behind the blocks, those for collectives and those for messages of each peer.
  */
 #define COMM_UNITS 128
-#define COMM_UNIT_BYTES 256
-#define COMM_LINE_UNITS_MAX ((THRUM_LINE_LONG_BYTES + COMM_UNIT_BYTES - 1) / COMM_UNIT_BYTES)
+#define COMM_UNIT_BYTES 256 /* of room, where all load and store; else more, see comm_unit_bytes */
+#define COMM_LINE_UNITS_MAX 16
+#define COMM_ROOM_UNITS (COMM_UNITS + COMM_LINE_UNITS_MAX - 1)
 #define COMM_CREDIT_UNITS 64 /* a receiver tells of so many that are free again */
-/* A line that is put is written at once, flag and payload side by side: it takes as many units as the longest does. */
-#define COMM_PUT_LINE_BYTES (4096 + CACHE_LINE_BYTES)
 #define COMM_LINES_P2P 2
 #define COMM_LINE_STRIDE 256
 #define COMM_SEMAPHORE_STRIDE CACHE_LINE_BYTES
@@ -52,12 +58,12 @@ struct comm_peer_block {
     union {
         struct thrum_line line;
         uint8_t bytes[COMM_LINE_STRIDE];
-    } lines[COMM_UNITS + COMM_LINES_P2P]; /* of collectives, then of messages */
-    uint8_t rooms[COMM_UNITS + COMM_LINE_UNITS_MAX - 1][COMM_UNIT_BYTES];
+    } lines[2 * COMM_UNITS + COMM_LINES_P2P]; /* of collectives, eager messages, rendezvous */
     struct {
         uint64_t value;
         uint8_t pad[COMM_SEMAPHORE_STRIDE - 8];
-    } credit; /* so many units of lines that were sent to the peer it is done with */
+    } credits
+        [2]; /* collectives, messages: so many units of lines sent to the peer it is done with */
     struct {
         uint64_t value;
         uint8_t pad[COMM_SEMAPHORE_STRIDE - 8];
@@ -65,9 +71,7 @@ struct comm_peer_block {
 };
 
 _Static_assert(sizeof(struct comm_peer_block) % CACHE_LINE_BYTES == 0, "blocks of whole lines");
-_Static_assert(COMM_UNITS / COMM_LINE_UNITS_MAX * COMM_PUT_LINE_BYTES <=
-                   sizeof(((struct comm_peer_block *)0)->rooms),
-               "lines that are put lie in the rooms");
+_Static_assert(THRUM_LINE_LONG_BYTES <= COMM_LINE_UNITS_MAX * COMM_UNIT_BYTES, "lines fit");
 
 struct comm_own_block {
     struct {
@@ -92,7 +96,9 @@ struct comm_arrival {
  * another COMM_CREDIT_UNITS; a sender that would have more than all units on their way waits for one first. Where nobody
  * runs ahead, an operation with lines both ways needs none: each end has the other's line, which had ended what came
  * before. Then only that operation's units are in use, and the next ones are at the start of the other half: so the same
- * few lines, which are in the caches, go to and fro.
+ * few lines, which are in the caches, go to and fro. Both ends of a message may be in different operations: they need
+ * credits. No wait for one can close a circle that rendezvous would not: by then the receiver would have met all but the
+ * newest message, so that the operations of all but two have ended, and two take no more than COMM_CREDIT_UNITS / 2 units.
  */
 struct comm_lines {
     uint64_t count; /* lines so far */
@@ -114,6 +120,7 @@ struct comm_peer {
     uint64_t window_base; /* user: peer access */
     void *fabric_peer; /* user: put path; written once, atomically: control reads it */
     struct comm_pair pairs[CHANNEL_COUNT];
+    uint64_t messages_sent, messages_received; /* user */
     /* fixed, from the exchange */
     struct thrum_device_address device;
     struct thrum_fabric_address fabric;
@@ -130,6 +137,9 @@ struct comm_region {
     void *region;
     uint64_t key;
 };
+
+/* call_record.state in an answer of the control plane. */
+enum { COMM_RECORD_NEVER, COMM_RECORD_PENDING, COMM_RECORD_DONE };
 
 /* What a point-to-point message is part of; both ends must name the same. Call records have it in `redop`. */
 enum message_kind { MESSAGE_PLAIN, MESSAGE_ALLTOALLV, MESSAGE_GATHERV, MESSAGE_SCATTERV };
@@ -149,9 +159,14 @@ struct comm_message {
     int peer;
     uint8_t dtype;
     uint8_t kind; /* enum message_kind */
+    bool is_send, is_eager;
+    uint64_t number; /* among those of the pair in this direction */
     uint64_t count;
-    uint64_t line; /* own line in which the receiver's arrival comes */
-    uint64_t flag; /* that it should carry */
+    uint64_t word, value; /* the other end has done its part when the own word is at least this */
+    uint64_t
+        line; /* own line: of the receiver's arrival, or of the sender's next eager message; 0: none */
+    uint64_t
+        flag; /* that it should carry; of a rendezvous that is received the sequence alone means something */
 };
 
 /* One operation that was handed to queues and has not been seen to end. */
@@ -168,7 +183,7 @@ struct comm_operation {
         *join_queue[PLAN_MAX_LANES]; /* NULL: none; point-to-point on several queues */
     uint64_t join_ticket[PLAN_MAX_LANES]; /* what lets the operation begin: see p2p.c */
     void *host_memory; /* freed when it ends; NULL: none */
-    struct comm_message *messages; /* the same; sends of a point-to-point operation */
+    struct comm_message *messages; /* the same; of a point-to-point operation */
     uint32_t nmessages;
 };
 
@@ -273,6 +288,8 @@ struct thrum_comm {
 
     uint64_t area; /* fixed: device address of the own area */
     uint64_t area_bytes, scratch_offset, own_offset; /* fixed; scratch and own block in the area */
+    uint32_t unit_bytes; /* fixed: of room for a line's payload */
+    uint64_t line_bytes; /* fixed: that a line may carry */
 
     char fabric_name[32]; /* fixed: the fabric to use without peer access */
     const struct thrum_fabric_ops *fabric; /* fixed; NULL with peer access */
@@ -415,6 +432,26 @@ bool comm_is_valid(const struct thrum_comm *comm);
 uint64_t comm_area_bytes(int nranks, uint64_t scratch_bytes, uint64_t *own_offset_out,
                          uint64_t *scratch_offset_out);
 
+/* Room of a unit that the area has: the more ranks, the less each. */
+static inline uint32_t comm_unit_bytes(int nranks)
+{
+    return nranks <= 8    ? 8 * COMM_UNIT_BYTES
+           : nranks <= 16 ? 4 * COMM_UNIT_BYTES
+           : nranks <= 32 ? 2 * COMM_UNIT_BYTES
+                          : COMM_UNIT_BYTES;
+}
+
+/* A payload that does not fit a line has a room of its own. */
+static inline bool comm_needs_room(uint64_t bytes)
+{
+    return bytes > COMM_LINE_STRIDE - offsetof(struct thrum_line, payload);
+}
+static inline uint8_t comm_line_units(const struct thrum_comm *comm, uint64_t bytes)
+{
+    return comm_needs_room(bytes) ? (uint8_t)((bytes + comm->unit_bytes - 1) / comm->unit_bytes)
+                                  : 1;
+}
+
 static inline uint64_t comm_block_offset(int from)
 {
     return (uint64_t)from * sizeof(struct comm_peer_block);
@@ -428,10 +465,29 @@ static inline uint64_t comm_semaphore_offset(enum comm_channel channel, int from
                ((uint64_t)channel * PLAN_MAX_LANES + (uint64_t)lane);
 }
 
-/* In an area: how many units of lines that went to rank `from` it is done with. */
-static inline uint64_t comm_credit_offset(int from)
+/* In an area: how many units of a channel's lines that went to rank `from` it is done with. */
+static inline uint64_t comm_credit_offset(enum comm_channel channel, int from)
 {
-    return comm_block_offset(from) + offsetof(struct comm_peer_block, credit);
+    return comm_block_offset(from) + offsetof(struct comm_peer_block, credits) +
+           (channel == CHANNEL_EAGER ? COMM_SEMAPHORE_STRIDE : 0);
+}
+
+/* In an area: the first line from a rank, and the first room for a payload. */
+static inline uint64_t comm_line_offset(enum comm_channel channel, int from)
+{
+    uint64_t first = channel == CHANNEL_EAGER ? COMM_UNITS
+                     : channel == CHANNEL_P2P ? 2 * COMM_UNITS
+                                              : 0;
+
+    return comm_block_offset(from) + offsetof(struct comm_peer_block, lines) +
+           first * COMM_LINE_STRIDE;
+}
+static inline uint64_t comm_room_offset(const struct thrum_comm *comm, enum comm_channel channel,
+                                        int from)
+{
+    uint64_t index = 2 * (uint64_t)from + (channel == CHANNEL_EAGER);
+
+    return comm_block_offset(comm->nranks) + index * COMM_ROOM_UNITS * comm->unit_bytes;
 }
 
 /* Waits until operation `number` of this rank has ended or the communicator has failed. user. */
@@ -449,6 +505,32 @@ void comm_fail(struct thrum_comm *comm, thrum_status_t status, int culprit, bool
 
 /* Makes the peer usable (opens its window or connects); blocks for milliseconds the first time. user. */
 thrum_status_t comm_reach(struct thrum_comm *comm, int peer);
+
+/* ---- messages.c: point-to-point operations that do not end. Under retire_lock, but for comm_compare_messages ---- */
+
+/*
+ * A message whose other end has shown that it means another count, type or call, in words; nothing is written if there
+ * is none.
+ */
+void comm_describe_mismatch(struct thrum_comm *comm, const struct comm_operation *operation,
+                            char *text, size_t bytes);
+/* The peer that the operation waits for, and what for; -1: none. */
+int comm_describe_unmet(struct thrum_comm *comm, const struct comm_operation *operation, char *text,
+                        size_t bytes);
+/*
+ * Who sends by rendezvous does not see that the receiver expects a line, and the other way round: so both are asked, by a
+ * control_query of this number, which is no collective's. 0: there is nothing to ask.
+ */
+uint64_t comm_message_question(struct thrum_comm *comm, const struct comm_operation *operation);
+static inline bool comm_asks_message(uint64_t question)
+{
+    return question >> 63;
+}
+/* This rank's answer. */
+void comm_record_message(struct thrum_comm *comm, uint64_t question, struct call_record *out);
+/* Both ends have answered: in words what they disagree in; returns the sender, -1 where they agree. */
+int comm_compare_messages(uint64_t question, const struct call_record *records, int nranks,
+                          char *text, size_t bytes);
 
 /* Ends every operation in flight with the communicator's failure. Any thread; repeated on every tick after a failure. */
 void comm_cancel_all(struct thrum_comm *comm);

@@ -17,8 +17,6 @@
 #define FIRST_QUERY_NS 250000000 /* after so long a stall the others are asked what they do */
 #define NO_ANSWER 0xff
 
-enum { RECORD_NEVER, RECORD_PENDING, RECORD_DONE };
-
 thrum_status_t comm_failure(struct thrum_comm *comm)
 {
     thrum_status_t status =
@@ -326,12 +324,18 @@ static void on_record(void *argument, uint64_t sequence, struct call_record *rec
     struct thrum_comm *comm = argument;
 
     memset(record_out, 0, sizeof *record_out);
+    if (comm_asks_message(sequence)) {
+        pthread_mutex_lock(&comm->retire_lock);
+        comm_record_message(comm, sequence, record_out);
+        pthread_mutex_unlock(&comm->retire_lock);
+        return;
+    }
     if (read_record(comm, sequence, record_out)) {
-        record_out->state = RECORD_PENDING;
+        record_out->state = COMM_RECORD_PENDING;
         return;
     }
     record_out->sequence = newest_sequence(comm);
-    record_out->state = record_out->sequence > sequence ? RECORD_DONE : RECORD_NEVER;
+    record_out->state = record_out->sequence > sequence ? COMM_RECORD_DONE : COMM_RECORD_NEVER;
 }
 
 /* The first two ranks that called different things, if any: the first caller against the first that differs. */
@@ -340,7 +344,7 @@ static bool find_mismatch(const struct call_record *records, int nranks, int *a_
     int first = -1;
 
     for (int r = 0; r < nranks; r++) {
-        if (records[r].state != RECORD_PENDING)
+        if (records[r].state != COMM_RECORD_PENDING)
             continue;
         if (first < 0)
             first = r;
@@ -359,7 +363,7 @@ static int odd_one(const struct call_record *records, int nranks, int a, int b)
     int with_a = 0, with_b = 0;
 
     for (int r = 0; r < nranks; r++) {
-        if (records[r].state != RECORD_PENDING)
+        if (records[r].state != COMM_RECORD_PENDING)
             continue;
         with_a += same_call(&records[r], &records[a]);
         with_b += same_call(&records[r], &records[b]);
@@ -391,7 +395,7 @@ static void note_laggards(struct thrum_comm *comm, const struct call_record *rec
         if (records[r].state == NO_ANSWER)
             used += (size_t)snprintf(text + used, sizeof text - used,
                                      "%srank %d does not answer (stopped?)", used ? ", " : "", r);
-        else if (records[r].state == RECORD_NEVER)
+        else if (records[r].state == COMM_RECORD_NEVER)
             used += (size_t)snprintf(text + used, sizeof text - used,
                                      "%srank %d has not called it (its last is #%llu)",
                                      used ? ", " : "", r, (unsigned long long)records[r].sequence);
@@ -404,54 +408,29 @@ static void note_laggards(struct thrum_comm *comm, const struct call_record *rec
     comm->first_laggard = first;
 }
 
+static void report_messages(struct thrum_comm *comm, uint64_t question,
+                            const struct call_record *records, int nranks)
+{
+    char text[400] = "", message[COMM_MESSAGE_BYTES];
+    int sender = comm_compare_messages(question, records, nranks, text, sizeof text);
+
+    snprintf(message, sizeof message, "%s: ranks disagree: %s", comm->name, text);
+    if (sender >= 0)
+        comm_fail(comm, THRUM_ERR_MISMATCH, sender, true, message);
+}
+
 static void on_records(void *argument, uint64_t sequence, const struct call_record *records,
                        int nranks)
 {
     struct thrum_comm *comm = argument;
     int a, b;
 
-    (void)sequence;
-    if (find_mismatch(records, nranks, &a, &b))
+    if (comm_asks_message(sequence))
+        report_messages(comm, sequence, records, nranks);
+    else if (find_mismatch(records, nranks, &a, &b))
         report_mismatch(comm, records, a, b);
     else
         note_laggards(comm, records);
-}
-
-/* Who or what an operation of a pair waits for. */
-static const char *missing_of_pair(const struct call_record *call, char *text, size_t bytes)
-{
-    if (call->state == EXEC_MESSAGES)
-        return "a message of it was not met by its other end";
-    snprintf(text, bytes,
-             call->state == EXEC_WAIT_SIGNAL ? "rank %d has not sent so many"
-                                             : "rank %d cannot be reached",
-             call->root);
-    return text;
-}
-
-static void fail_deadline(struct thrum_comm *comm, const struct comm_operation *operation)
-{
-    const struct call_record *record = &operation->call;
-    char call[160], missing[80], message[COMM_MESSAGE_BYTES];
-    bool one_sided = !record->sequence && record->state != EXEC_MESSAGES;
-
-    describe(record, call, sizeof call);
-    snprintf(message, sizeof message, "%s: %s on rank %d has not ended within %lld ms: %s",
-             comm->name, call, comm->rank, (long long)(comm->deadline_ns / 1000000),
-             *comm->laggards    ? comm->laggards
-             : record->sequence ? "every rank has called it"
-                                : missing_of_pair(record, missing, sizeof missing));
-    comm_fail(comm, THRUM_ERR_TIMEOUT, one_sided ? record->root : comm->first_laggard, true,
-              message);
-}
-
-/* " by alltoallv"; "" for what the other end is part of too. */
-static const char *by_call(unsigned kind, unsigned other)
-{
-    static const char *const texts[] = {" by send and recv", " by alltoallv", " by gatherv",
-                                        " by scatterv"};
-
-    return kind == other || kind >= sizeof texts / sizeof *texts ? "" : texts[kind];
 }
 
 /* The oldest operation that has not ended, as it is now. */
@@ -459,32 +438,40 @@ struct pending {
     struct comm_operation operation; /* a copy; what it points to may be gone */
     thrum_status_t status; /* THRUM_OK: just pending */
     char detail
-        [400]; /* of a point-to-point mismatch, a fault or a connection; "" if there is none */
+        [400]; /* of a point-to-point operation, a fault or a connection; "" if there is none */
+    int awaited; /* the peer that a point-to-point operation waits for; -1: none */
+    uint64_t question; /* to ask about it; 0: none */
 };
 
-/*
- * The send whose receiver named another count or type in its arrival, in words; nothing is written if there is none.
- * Under retire_lock.
- */
-static void describe_message(struct thrum_comm *comm, const struct comm_operation *operation,
-                             char *text, size_t bytes)
+/* Who or what a one-sided operation waits for. */
+static const char *missing_of_pair(const struct call_record *call, char *text, size_t bytes)
 {
-    for (uint32_t i = 0; i < operation->nmessages; i++) {
-        const struct comm_message *m = &operation->messages[i];
-        struct thrum_line line;
-        struct comm_arrival theirs;
+    snprintf(text, bytes,
+             call->state == EXEC_WAIT_SIGNAL ? "rank %d has not sent so many"
+                                             : "rank %d cannot be reached",
+             call->root);
+    return text;
+}
 
-        if (comm->ops->mem_peek(comm->device->impl, m->line, &line, sizeof line) ||
-            line.flag == m->flag || line.flag < (m->flag & EXEC_SEQUENCE_MASK))
-            continue;
-        memcpy(&theirs, line.payload, sizeof theirs);
-        snprintf(
-            text, bytes, "rank %d sends %llu %s to rank %d%s, which receives %llu %s%s", comm->rank,
-            (unsigned long long)m->count, thrum_datatype_name((thrum_datatype_t)m->dtype), m->peer,
-            by_call(m->kind, 0), (unsigned long long)theirs.count,
-            thrum_datatype_name((thrum_datatype_t)theirs.dtype), by_call(theirs.redop, m->kind));
-        return;
-    }
+static void fail_deadline(struct thrum_comm *comm, const struct pending *pending)
+{
+    const struct call_record *record = &pending->operation.call;
+    char call[160], missing[80], message[COMM_MESSAGE_BYTES];
+    bool messages = !record->sequence && record->state == EXEC_MESSAGES;
+    bool one_sided = !record->sequence && !messages;
+
+    describe(record, call, sizeof call);
+    snprintf(message, sizeof message, "%s: %s on rank %d has not ended within %lld ms: %s",
+             comm->name, call, comm->rank, (long long)(comm->deadline_ns / 1000000),
+             *comm->laggards    ? comm->laggards
+             : record->sequence ? "every rank has called it"
+             : messages         ? pending->detail
+                                : missing_of_pair(record, missing, sizeof missing));
+    comm_fail(comm, THRUM_ERR_TIMEOUT,
+              one_sided  ? record->root
+              : messages ? pending->awaited
+                         : comm->first_laggard,
+              true, message);
 }
 
 /* The device's first fault, where it is of this operation's queue, in words. */
@@ -601,6 +588,23 @@ static bool copy_oldest(struct thrum_comm *comm, struct comm_operation *out)
     return pending;
 }
 
+/* Under retire_lock. */
+static void look_at_messages(struct thrum_comm *comm, struct pending *pending)
+{
+    const struct comm_operation *operation = &pending->operation;
+
+    if (pending->status && pending->status != THRUM_ERR_MISMATCH)
+        return;
+    comm_describe_mismatch(comm, operation, pending->detail, sizeof pending->detail);
+    if (*pending->detail)
+        pending->status = THRUM_ERR_MISMATCH;
+    if (pending->status)
+        return;
+    pending->awaited =
+        comm_describe_unmet(comm, operation, pending->detail, sizeof pending->detail);
+    pending->question = comm_message_question(comm, operation);
+}
+
 /* False if nothing is pending. */
 static bool oldest_pending(struct thrum_comm *comm, struct pending *out)
 {
@@ -611,6 +615,8 @@ static bool oldest_pending(struct thrum_comm *comm, struct pending *out)
     /* without locks: it may execute callbacks of the user, who may call abort and the queries in them */
     out->status = poll_operation(comm, &out->operation);
     out->detail[0] = 0;
+    out->awaited = -1;
+    out->question = out->operation.call.sequence;
     if (out->status == THRUM_ERR_FAULT || out->status == THRUM_ERR_BAD_PACKET)
         describe_fault(comm, &out->operation, out->detail, sizeof out->detail);
     else if (out->status == THRUM_ERR_UNREACHABLE || out->status == THRUM_ERR_PEER_DEAD)
@@ -618,8 +624,8 @@ static bool oldest_pending(struct thrum_comm *comm, struct pending *out)
     hold_queues(&out->operation, queue_release);
     pthread_mutex_lock(&comm->retire_lock);
     pending = comm_done(comm) < out->operation.number;
-    if (pending && out->status == THRUM_ERR_MISMATCH)
-        describe_message(comm, &out->operation, out->detail, sizeof out->detail);
+    if (pending && out->operation.nmessages)
+        look_at_messages(comm, out);
     pthread_mutex_unlock(&comm->retire_lock);
     return pending;
 }
@@ -654,9 +660,9 @@ static void on_tick(void *argument, int64_t now)
         return;
     ask_after = (int64_t)min_u64((uint64_t)comm->deadline_ns / 3, FIRST_QUERY_NS);
     if (stalled > comm->deadline_ns)
-        fail_deadline(comm, &oldest.operation);
+        fail_deadline(comm, &oldest);
     else if (stalled > ask_after)
-        ask(comm, oldest.operation.call.sequence, now, QUERY_INTERVAL_NS);
+        ask(comm, oldest.question, now, QUERY_INTERVAL_NS);
 }
 
 const struct control_callbacks comm_control_callbacks = {

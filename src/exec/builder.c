@@ -52,70 +52,59 @@ struct thrum_command *builder_command(struct builder *b, enum thrum_opcode opcod
     return &p->commands[p->ncommands++];
 }
 
-/* Where the lines from a rank lie in an area; `peer`: the other one. */
-static uint64_t lines_offset(const struct builder *b, int from, int peer)
-{
-    return b->program->channel == CHANNEL_COLLECTIVE && !b->comm->peers[peer].loads
-               ? exec_room_offset(from)
-               : exec_line_offset(from, b->program->channel);
-}
-
-/* First slot of the lines that a patch is about: the peer's in the own area, or the own ones in the peer's. */
-static uint64_t line_base(const struct builder *b, enum patch_kind kind, int peer)
+/* First slot of the lines or rooms that a patch is about: the peer's in the own area, or the own ones in the peer's. */
+static uint64_t line_base(const struct builder *b, enum patch_kind kind, enum comm_channel channel,
+                          int peer)
 {
     const struct comm_peer *p = &b->comm->peers[peer];
-    uint64_t out = lines_offset(b, b->comm->rank, peer);
+    uint64_t there = p->loads ? p->window_base + p->area_offset : p->area_put_offset;
 
     switch (kind) {
     case PATCH_LINE_OUT:
-        return p->window_base + p->area_offset + out;
     case PATCH_LINE_PUT:
-        return p->area_put_offset + out;
+    case PATCH_LINE_PUT_FAR:
+        return there + comm_line_offset(channel, b->comm->rank);
     case PATCH_LINE_ROOM:
-        return p->window_base + p->area_offset + exec_room_offset(b->comm->rank);
+        return there + comm_room_offset(b->comm, channel, b->comm->rank);
     default:
-        return b->comm->area + lines_offset(b, peer, peer);
+        return b->comm->area + comm_line_offset(channel, peer);
     }
 }
 
-/* From one unit's line to the next. */
-static uint32_t line_stride(const struct builder *b, int peer)
+enum comm_channel builder_line_channel(const struct builder *b, bool is_inline)
 {
-    return b->program->channel == CHANNEL_COLLECTIVE && !b->comm->peers[peer].loads
-               ? COMM_PUT_LINE_BYTES / COMM_LINE_UNITS_MAX
-               : COMM_LINE_STRIDE;
+    return is_inline && b->program->channel == CHANNEL_P2P ? CHANNEL_EAGER : b->program->channel;
 }
 
-bool builder_needs_room(const struct builder *b, int peer, uint64_t bytes)
-{
-    return b->comm->peers[peer].loads && bytes > COMM_LINE_STRIDE - EXEC_LINE_PAYLOAD;
-}
-
-struct exec_delta *builder_delta(struct builder *b, int peer)
+struct exec_delta *builder_delta(struct builder *b, int peer, enum comm_channel channel)
 {
     struct exec_program *p = b->program;
+    struct exec_delta **at = &b->delta_of[peer + (channel == CHANNEL_EAGER ? b->comm->nranks : 0)];
 
-    if (!b->delta_of[peer]) {
-        b->delta_of[peer] = &p->deltas[p->ndeltas++];
-        b->delta_of[peer]->peer = peer;
-        b->delta_of[peer]->pair = &b->comm->peers[peer].pairs[p->channel];
+    if (!*at) {
+        *at = &p->deltas[p->ndeltas++];
+        (*at)->peer = peer;
+        (*at)->channel = (uint8_t)channel;
+        (*at)->pair = &b->comm->peers[peer].pairs[channel];
     }
-    return b->delta_of[peer];
+    return *at;
 }
 
 void builder_patch(struct builder *b, struct exec_patch patch)
 {
     struct exec_program *p = b->program;
+    enum comm_channel channel;
 
     p->patches = grow(b, p->patches, p->npatches, &b->patches_capacity, sizeof *p->patches);
     if (b->status)
         return;
-    patch.pair = &b->comm->peers[patch.peer].pairs[p->channel];
-    patch.stride = patch.kind == PATCH_LINE_ROOM ? COMM_UNIT_BYTES : line_stride(b, patch.peer);
-    patch.base = line_base(b, (enum patch_kind)patch.kind, patch.peer);
-    if (patch.kind == PATCH_LINE_DATA && builder_delta(b, patch.peer)->receives_room) {
-        patch.stride = COMM_UNIT_BYTES;
-        patch.base = b->comm->area + exec_room_offset(patch.peer);
+    channel = (enum comm_channel)patch.channel;
+    patch.pair = &b->comm->peers[patch.peer].pairs[channel];
+    patch.stride = patch.kind == PATCH_LINE_ROOM ? b->comm->unit_bytes : COMM_LINE_STRIDE;
+    patch.base = line_base(b, (enum patch_kind)patch.kind, channel, patch.peer);
+    if (patch.kind == PATCH_LINE_DATA && builder_delta(b, patch.peer, channel)->receives_room) {
+        patch.stride = b->comm->unit_bytes;
+        patch.base = b->comm->area + comm_room_offset(b->comm, channel, patch.peer);
     } else if (patch.kind == PATCH_LINE_DATA) {
         patch.addend = EXEC_LINE_PAYLOAD;
     }
@@ -141,6 +130,7 @@ void builder_engine_operand(struct builder *b, struct plan_operand o)
 {
     struct thrum_comm *comm = b->comm;
     struct exec_patch patch = {.peer = o.rank,
+                               .channel = (uint8_t)b->program->channel,
                                .command = b->program->ncommands,
                                .operand = b->program->noperands,
                                .addend = o.offset};
@@ -156,6 +146,7 @@ void builder_engine_operand(struct builder *b, struct plan_operand o)
         return;
     case PLAN_LINE:
         patch.kind = PATCH_LINE_DATA;
+        patch.channel = (uint8_t)builder_line_channel(b, true);
         patch.peer = (int32_t)o.offset;
         patch.addend = 0;
         break;
@@ -166,18 +157,28 @@ void builder_engine_operand(struct builder *b, struct plan_operand o)
         patch.kind = own ? PATCH_RECV : PATCH_PEER_RECV;
         break;
     }
+    if (own && b->program->channel == CHANNEL_P2P && patch.kind != PATCH_LINE_DATA)
+        patch.kind = PATCH_MESSAGE;
     builder_operand(
         b, own || patch.kind == PATCH_LINE_DATA ? 0 : comm->peers[o.rank].window_base + o.offset);
     builder_patch(b, patch);
 }
 
+void builder_patch_line(struct builder *b, enum patch_kind kind, enum comm_channel channel,
+                        int peer, int lane, uint64_t addend)
+{
+    if (!b->status)
+        builder_patch(b, (struct exec_patch){.kind = (uint8_t)kind,
+                                             .lane = (uint8_t)lane,
+                                             .channel = (uint8_t)channel,
+                                             .peer = peer,
+                                             .command = b->program->ncommands - 1,
+                                             .operand = b->first_operand[b->program->ncommands - 1],
+                                             .addend = addend});
+}
+
 void builder_patch_command(struct builder *b, enum patch_kind kind, int peer, int lane,
                            uint64_t addend)
 {
-    builder_patch(b, (struct exec_patch){.kind = (uint8_t)kind,
-                                         .lane = (uint8_t)lane,
-                                         .peer = peer,
-                                         .command = b->program->ncommands - 1,
-                                         .operand = b->first_operand[b->program->ncommands - 1],
-                                         .addend = addend});
+    builder_patch_line(b, kind, b->program->channel, peer, lane, addend);
 }

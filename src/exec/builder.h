@@ -10,7 +10,8 @@ struct builder {
     const struct plan *plan;
     struct exec_program *program;
     uint32_t commands_capacity, operands_capacity, patches_capacity;
-    struct exec_delta **delta_of; /* by peer; NULL: none yet */
+    struct exec_delta *
+        *delta_of; /* by peer, then those of eager messages by peer; NULL: none yet */
     bool *put_to; /* by peer: a PUT went there */
     uint32_t *first_operand; /* by command: index of its operands, until pointers are final */
     struct thrum_command nowhere; /* what appending yields after an error */
@@ -37,10 +38,13 @@ void builder_patch(struct builder *b, struct exec_patch patch);
 /* The same of the newest command itself, and its first operand. */
 void builder_patch_command(struct builder *b, enum patch_kind kind, int peer, int lane,
                            uint64_t addend);
-/* What the program adds to the pair with a peer; made when first asked for. */
-struct exec_delta *builder_delta(struct builder *b, int peer);
-/* A payload that is stored and does not fit a line has a room of its own. */
-bool builder_needs_room(const struct builder *b, int peer, uint64_t bytes);
+/* The same about a line of that channel. */
+void builder_patch_line(struct builder *b, enum patch_kind kind, enum comm_channel channel,
+                        int peer, int lane, uint64_t addend);
+/* What the program adds to the pair with a peer on a channel; made when first asked for. */
+struct exec_delta *builder_delta(struct builder *b, int peer, enum comm_channel channel);
+/* Lines with data have a channel of their own among messages. */
+enum comm_channel builder_line_channel(const struct builder *b, bool is_inline);
 /* The peer's area as this device addresses it. */
 uint64_t builder_peer_area(const struct builder *b, int peer);
 /* A word of the own block of this rank's area. */
@@ -53,7 +57,7 @@ uint64_t builder_semaphore_offset(const struct builder *b, int from, int lane);
 void lower_op(struct builder *b, const struct plan_op *op);
 /* Before the ops: which lines go and come, and how long they are. */
 void lower_note_lines(struct builder *b);
-/* After them: the sends of a point-to-point plan, for exec_run to hand on to the operation. */
+/* After them: the messages of a point-to-point plan, for exec_run to hand on to the operation. */
 void lower_note_messages(struct builder *b);
 /* A PUT command for the port; the caller adds the operands. */
 struct thrum_command *lower_put_command(struct builder *b, int peer, uint32_t first, int ndst,

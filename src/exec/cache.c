@@ -60,7 +60,8 @@ static bool same_blocks(const struct exec_key *a, const struct exec_key *b)
 
     if (!a->counts || !b->counts)
         return !a->counts && !b->counts;
-    return !memcmp(a->counts, b->counts, bytes) && !memcmp(a->displs, b->displs, bytes);
+    return a->nranks == b->nranks && !memcmp(a->counts, b->counts, bytes) &&
+           !memcmp(a->displs, b->displs, bytes);
 }
 
 static bool same_key(const struct exec_key *a, const struct exec_key *b)

@@ -39,6 +39,7 @@ static uint32_t count_ahead(const struct builder *b)
         return 0;
     while (n < plan->nops && plan->ops[n].opcode == PLAN_PUT && plan->ops[n].flags & PLAN_INLINE &&
            b->comm->peers[plan->ops[n].peer].loads &&
+           plan->ops[n].bytes <= THRUM_LINE_LONG_BYTES && /* one command */
            builder_op_operands(b, &plan->ops[n])[0].space == PLAN_SEND)
         n++;
     return n;
@@ -113,21 +114,38 @@ static void lower_lane(struct builder *b, uint32_t lane)
     p->lanes[lane].ncommands = p->ncommands - p->lanes[lane].first_command;
 }
 
-/* See struct comm_lines. Behind all lanes, for each delta: WAITs for a credit, then as many that give one. */
+/* Counts the deltas with credits, and puts them first. Nothing is noted in any after this. */
+static void sort_deltas(struct builder *b)
+{
+    struct exec_program *p = b->program;
+
+    for (uint32_t i = 0; i < p->ndeltas; i++) {
+        struct exec_delta d = p->deltas[i];
+
+        if (d.channel == CHANNEL_P2P)
+            continue;
+        p->deltas[i] = p->deltas[p->ncredits];
+        p->deltas[p->ncredits++] = d;
+    }
+}
+
+/* See struct comm_lines. Behind all lanes, for each of these deltas: WAITs for a credit, then as many that give one. */
 static void lower_credits(struct builder *b)
 {
     struct exec_program *p = b->program;
     struct thrum_comm *comm = b->comm;
-    uint64_t own = comm_credit_offset(comm->rank);
 
-    for (uint32_t i = 0; i < p->ndeltas; i++) {
+    sort_deltas(b);
+    for (uint32_t i = 0; i < p->ncredits; i++) {
+        const struct exec_delta *d = &p->deltas[i];
         uint32_t first = p->noperands;
 
-        builder_operand(b, comm->area + comm_credit_offset(p->deltas[i].peer));
+        builder_operand(b, comm->area + comm_credit_offset((enum comm_channel)d->channel, d->peer));
         builder_command(b, THRUM_CMD_WAIT, first, 0, 1);
     }
-    for (uint32_t i = 0; i < p->ndeltas; i++) {
+    for (uint32_t i = 0; i < p->ncredits; i++) {
         int peer = p->deltas[i].peer;
+        uint64_t own = comm_credit_offset((enum comm_channel)p->deltas[i].channel, comm->rank);
         uint32_t first = p->noperands;
         struct thrum_command *command;
 
@@ -138,6 +156,7 @@ static void lower_credits(struct builder *b)
             command->flags = THRUM_CMD_FLAG_SET | THRUM_CMD_FLAG_CONTAIN | THRUM_CMD_FLAG_LENIENT;
         } else {
             command = lower_put_command(b, peer, first, 0, 0);
+            command->flags = THRUM_CMD_FLAG_LENIENT_PUT;
             command->put.signal_key = comm->peers[peer].area_key;
             command->put.signal_offset = comm->peers[peer].area_put_offset + own;
         }
@@ -147,7 +166,7 @@ static void lower_credits(struct builder *b)
 /* Where command i of n lanes' and credits' goes when the credits are put around lane 0. */
 static uint32_t place_of(const struct exec_program *p, uint32_t i)
 {
-    uint32_t credits = p->ndeltas, lane0 = p->lanes[0].ncommands;
+    uint32_t credits = p->ncredits, lane0 = p->lanes[0].ncommands;
     uint32_t lanes = p->ncommands - 2 * credits;
 
     if (i < lane0)
@@ -177,10 +196,10 @@ static void place_credits(struct builder *b)
     for (uint32_t i = 0; i < p->npatches; i++)
         p->patches[i].command = place_of(p, p->patches[i].command);
     for (uint32_t i = 0; i < p->npoints; i++)
-        p->points[i].command += p->ndeltas; /* all in lane 0, or at its end */
+        p->points[i].command += p->ncredits; /* all in lane 0, or at its end */
     for (uint32_t lane = 1; lane < p->nlanes; lane++)
-        p->lanes[lane].first_command += 2 * p->ndeltas;
-    p->lanes[0].first_command = p->ncredits = p->ndeltas;
+        p->lanes[lane].first_command += 2 * p->ncredits;
+    p->lanes[0].first_command = p->ncredits;
     free(p->commands);
     free(b->first_operand);
     p->commands = commands;
@@ -255,6 +274,12 @@ static bool as_line_patch(struct exec_program *p, const struct exec_patch *patch
         out->slot = &patch->pair->out.slot;
         out->first = patch->base;
         return true;
+    case PATCH_LINE_PUT_FAR:
+        out->address = &command->put.signal_offset;
+        out->value = &command->value;
+        out->slot = &patch->pair->out.slot;
+        out->first = patch->base;
+        return true;
     case PATCH_LINE_OUT:
         out->slot = &patch->pair->out.slot; /* fall through */
     case PATCH_LINE_IN:
@@ -317,15 +342,16 @@ thrum_status_t exec_compile(struct thrum_comm *comm, const struct plan *plan,
 {
     struct builder b = {.comm = comm, .plan = plan};
     size_t narrivals = channel == CHANNEL_P2P ? (size_t)plan->params.np2p + 1 : 1;
+    size_t ndeltas = (channel == CHANNEL_P2P ? 2 : 1) * (size_t)comm->nranks;
 
     b.status = reach_peers(comm, plan);
     if (b.status)
         return b.status;
     b.program = calloc(1, sizeof *b.program);
-    b.delta_of = calloc((size_t)comm->nranks, sizeof *b.delta_of);
+    b.delta_of = calloc(ndeltas, sizeof *b.delta_of);
     b.put_to = calloc((size_t)comm->nranks, sizeof *b.put_to);
     if (b.program) {
-        b.program->deltas = calloc((size_t)comm->nranks, sizeof *b.program->deltas);
+        b.program->deltas = calloc(ndeltas, sizeof *b.program->deltas);
         b.program->arrivals = calloc(narrivals, sizeof *b.program->arrivals);
         b.program->points = calloc(plan->nstages + 1, sizeof *b.program->points);
     }
@@ -348,9 +374,9 @@ thrum_status_t exec_compile(struct thrum_comm *comm, const struct plan *plan,
         for (uint32_t lane = 0; lane < b.program->nlanes; lane++)
             lower_lane(&b, lane);
     }
-    if (!b.status && channel == CHANNEL_COLLECTIVE)
+    if (!b.status)
         lower_credits(&b);
-    if (!b.status && channel == CHANNEL_COLLECTIVE)
+    if (!b.status && b.program->ncredits)
         place_credits(&b);
     if (!b.status && channel == CHANNEL_P2P)
         lower_note_messages(&b);

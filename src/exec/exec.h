@@ -31,14 +31,16 @@ struct coll_args {
 enum patch_kind {
     PATCH_SEND, /* operand.base = own send + addend */
     PATCH_RECV, /* operand.base = own recv + addend */
+    PATCH_MESSAGE, /* operand.base = buffer of the message of index addend */
     PATCH_PEER_SEND, /* operand.indirect = send_offset in peer's arrival line (base is fixed) */
     PATCH_PEER_RECV, /* the same with recv_offset */
     PATCH_PEER_PUT, /* operand.indirect = recv_put_offset, put.remote_key_indirect = recv_key */
     PATCH_LINE_OUT, /* operand.base = next line slot at peer; command.value = flag */
     PATCH_LINE_PUT, /* the same for a line that is put: payload, and the flag as its signal */
+    PATCH_LINE_PUT_FAR, /* the same without its payload */
     PATCH_LINE_IN, /* WAIT_LINE: operand.base = next own slot of peer; command.value = flag */
     PATCH_LINE_DATA, /* operand.base = payload of the own slot of peer */
-    PATCH_LINE_ROOM, /* operand.base = room of the next line's payload at peer */
+    PATCH_LINE_ROOM, /* operand.base = room of the next line's payload at peer: address, or offset of a put */
     PATCH_RAISE, /* command.value = base of what was sent to peer on lane + addend */
     PATCH_AWAIT, /* command.value = base of what was received from peer on lane + addend */
     PATCH_REGION /* PUT: put.local_region of the source operand, after it was patched */
@@ -47,12 +49,13 @@ enum patch_kind {
 struct exec_patch {
     uint8_t kind; /* enum patch_kind */
     uint8_t lane;
+    uint8_t channel; /* enum comm_channel, of the pair */
     int32_t peer;
     uint32_t command, operand; /* indexes */
     uint64_t addend;
     uint64_t base; /* lines: of the pair's first slot */
     uint32_t stride; /* of slots */
-    struct comm_pair *pair; /* of the peer, on the program's channel */
+    struct comm_pair *pair; /* of the peer, on the channel */
 };
 
 /*
@@ -71,6 +74,7 @@ struct exec_line_patch {
 struct exec_delta {
     struct comm_pair *pair;
     int32_t peer;
+    uint8_t channel; /* enum comm_channel */
     uint8_t sends_units, receives_units; /* of a line; 0: there is none */
     bool receives_room; /* its payload is not in the line */
     uint64_t sent[PLAN_MAX_LANES], received[PLAN_MAX_LANES];
@@ -101,11 +105,11 @@ struct exec_program {
     struct thrum_command *commands; /* lane after lane */
     struct thrum_operand *operands;
     struct exec_patch *patches; /* those of the own buffers first */
-    struct exec_delta *deltas;
+    struct exec_delta *deltas; /* those with credits first */
     uint32_t ncredits; /* commands before lane 0, and as many behind it; see place_credits */
     struct comm_arrival
         *arrivals; /* payloads of arrival lines: 1 for collectives, 1 a peer for p2p */
-    struct comm_message *messages; /* point-to-point: what is sent; handed on to the operation */
+    struct comm_message *messages; /* point-to-point; the operation gets a copy */
     uint32_t nmessages;
     struct exec_stage_point *points;
     uint32_t npoints;
@@ -142,6 +146,7 @@ void exec_program_free(struct exec_program *program); /* takes NULL */
 struct exec_buffers {
     uint64_t send, recv;
     uint64_t peer_send, peer_recv;
+    const uint64_t *messages; /* point-to-point: of each message */
 };
 
 /* A copy between host memory of the caller and device memory that stands for it. */
@@ -183,23 +188,37 @@ thrum_status_t exec_run(struct thrum_comm *comm, struct exec_program *program,
 
 /*
  * The flag of lines: a sequence above, a signature of the call below. For collectives the sequence is the
- * communicator's, for point-to-point that of the pair and direction.
+ * communicator's, for point-to-point that of the pair and direction. Messages in lines have the message itself for a
+ * signature, so that a receiver that expects another can name it.
  */
 #define EXEC_SIGNATURE_BITS 16
-#define EXEC_SEQUENCE_MASK (~(uint64_t)0 << EXEC_SIGNATURE_BITS)
+#define EXEC_MESSAGE_BITS 24
+static inline int exec_signature_bits(enum comm_channel channel)
+{
+    return channel == CHANNEL_EAGER ? EXEC_MESSAGE_BITS : EXEC_SIGNATURE_BITS;
+}
+static inline uint64_t exec_sequence_mask(enum comm_channel channel)
+{
+    return ~(uint64_t)0 << exec_signature_bits(channel);
+}
+static inline uint64_t exec_message_signature(uint64_t bytes, unsigned dtype, unsigned kind)
+{
+    return bytes << 7 | dtype << 2 | kind;
+}
+static inline uint64_t exec_message_bytes(uint64_t flag)
+{
+    return flag >> 7 & 0x1ffff;
+}
+static inline unsigned exec_message_dtype(uint64_t flag)
+{
+    return (unsigned)flag >> 2 & 0x1f;
+}
+static inline unsigned exec_message_kind(uint64_t flag)
+{
+    return (unsigned)flag & 3;
+}
 uint64_t exec_signature(const struct call_record *call);
 #define EXEC_LINE_PAYLOAD offsetof(struct thrum_line, payload)
-
-/* Where the first of a peer's lines lies in an area, and the first room for a payload. */
-static inline uint64_t exec_line_offset(int from, enum comm_channel channel)
-{
-    return comm_block_offset(from) + offsetof(struct comm_peer_block, lines) +
-           (channel == CHANNEL_P2P ? COMM_LINE_STRIDE * COMM_UNITS : 0);
-}
-static inline uint64_t exec_room_offset(int from)
-{
-    return comm_block_offset(from) + offsetof(struct comm_peer_block, rooms);
-}
 
 /* Keeps a reference on a queue that carries work of the communicator, until its end. user. */
 thrum_status_t exec_hold_queue(struct thrum_comm *comm, struct thrum_queue *queue);
@@ -227,7 +246,7 @@ struct exec_key {
     uint64_t count;
     uint64_t detail; /* v-variants: hash of counts; else 0, and both arrays are NULL */
     const uint64_t *counts, *displs; /* compared in full; a key in the cache has copies */
-    int nranks;
+    int nranks; /* elements of these; point-to-point: messages, what they are and their bytes */
     int32_t root;
     uint16_t redop;
     uint8_t collective, dtype, in_place;

@@ -97,6 +97,13 @@ struct thrum_command *lower_put_command(struct builder *b, int peer, uint32_t fi
     return command;
 }
 
+static void note_raise(struct builder *b, int peer, int lane, uint64_t value)
+{
+    struct exec_delta *d = builder_delta(b, peer, b->program->channel);
+
+    d->sent[lane] = max_u64(d->sent[lane], value);
+}
+
 static void lower_raise(struct builder *b, int peer, int lane, uint64_t value)
 {
     struct thrum_comm *comm = b->comm;
@@ -115,13 +122,13 @@ static void lower_raise(struct builder *b, int peer, int lane, uint64_t value)
             comm->peers[peer].area_put_offset + builder_semaphore_offset(b, comm->rank, lane);
     }
     builder_patch_command(b, PATCH_RAISE, peer, lane, value);
-    builder_delta(b, peer)->sent[lane] = max_u64(builder_delta(b, peer)->sent[lane], value);
+    note_raise(b, peer, lane, value);
 }
 
 static void lower_wait(struct builder *b, const struct plan_op *op)
 {
     uint32_t first = b->program->noperands;
-    struct exec_delta *d = builder_delta(b, op->peer);
+    struct exec_delta *d = builder_delta(b, op->peer, b->program->channel);
 
     builder_operand(b, b->comm->area + builder_semaphore_offset(b, op->peer, op->lane));
     builder_command(b, THRUM_CMD_WAIT, first, 0, 1)->writer = b->comm->peers[op->peer].window_base;
@@ -129,20 +136,26 @@ static void lower_wait(struct builder *b, const struct plan_op *op)
     d->received[op->lane] = max_u64(d->received[op->lane], op->value);
 }
 
+static uint64_t message_signature(const struct plan_p2p *p, enum comm_channel channel)
+{
+    const struct call_record call = {
+        .count = p->bytes, .collective = COLL_SENDRECV, .dtype = p->dtype, .redop = p->kind};
+
+    return channel == CHANNEL_EAGER ? exec_message_signature(p->bytes, p->dtype, p->kind)
+                                    : exec_signature(&call);
+}
+
 /* The p2p message whose line goes to or comes from the peer; its signature goes into the patch. */
-static uint64_t p2p_signature(const struct builder *b, int peer, bool receive)
+static uint64_t line_signature(const struct builder *b, const struct plan_op *op)
 {
     const struct plan_params *params = &b->plan->params;
+    bool is_inline = op->flags & PLAN_INLINE;
+    /* data go with the message, arrivals against it */
+    bool is_send = (op->opcode != PLAN_WAIT) == is_inline;
 
     for (int i = 0; i < params->np2p; i++)
-        if (params->p2p[i].peer == peer && params->p2p[i].is_send != receive) {
-            const struct plan_p2p *p = &params->p2p[i];
-            struct call_record call = {.count = p->bytes,
-                                       .collective = COLL_SENDRECV,
-                                       .dtype = p->dtype,
-                                       .redop = p->kind};
-            return exec_signature(&call);
-        }
+        if (params->p2p[i].peer == op->peer && params->p2p[i].is_send == is_send)
+            return message_signature(&params->p2p[i], builder_line_channel(b, is_inline));
     return 0;
 }
 
@@ -158,37 +171,95 @@ static struct comm_arrival *arrival_for(struct builder *b, int peer)
     return &b->program->arrivals[0];
 }
 
-/* A line to the peer: the arrival, or inline data. */
-static void lower_line(struct builder *b, const struct plan_op *op)
+/* The operand is where the payload of the peer's next line goes, apart from its flag. */
+static void patch_room(struct builder *b, const struct plan_op *op, uint32_t operand)
+{
+    builder_patch(b, (struct exec_patch){.kind = PATCH_LINE_ROOM,
+                                         .channel = (uint8_t)builder_line_channel(b, true),
+                                         .peer = op->peer,
+                                         .command = b->program->ncommands - 1,
+                                         .operand = operand});
+}
+
+/* One that a WRITE_LINE does not hold: its payload, then its flag. */
+static void lower_long_line(struct builder *b, const struct plan_op *op)
 {
     uint32_t first = b->program->noperands;
-    bool inline_data = op->flags & PLAN_INLINE;
-    bool loads = b->comm->peers[op->peer].loads;
-    bool room = inline_data && builder_needs_room(b, op->peer, op->bytes);
-    int nsrc = inline_data && op->bytes ? 1 : 0, ndst = room ? 2 : 1;
+    struct thrum_command *command;
+
+    builder_operand(b, 0);
+    builder_engine_operand(b, builder_op_operands(b, op)[0]);
+    command = builder_command(b, THRUM_CMD_COPY, first, 1, 1);
+    command->bytes = op->bytes;
+    command->flags = THRUM_CMD_FLAG_CONTAIN;
+    patch_room(b, op, first);
+    first = b->program->noperands;
+    builder_operand(b, 0);
+    command = builder_command(b, THRUM_CMD_SIGNAL, first, 1, 0);
+    command->flags = THRUM_CMD_FLAG_SET | THRUM_CMD_FLAG_CONTAIN;
+    builder_patch_line(b, PATCH_LINE_OUT, builder_line_channel(b, true), op->peer, op->lane,
+                       line_signature(b, op));
+}
+
+/* A line to the peer, stored: the arrival, or inline data. */
+static void lower_stored_line(struct builder *b, const struct plan_op *op)
+{
+    uint32_t first = b->program->noperands;
+    bool is_inline = op->flags & PLAN_INLINE;
+    bool room = is_inline && comm_needs_room(op->bytes);
+    int nsrc = is_inline && op->bytes ? 1 : 0, ndst = room ? 2 : 1;
     struct thrum_command *command;
 
     for (int i = 0; i < ndst; i++)
         builder_operand(b, 0);
     if (nsrc)
         builder_engine_operand(b, builder_op_operands(b, op)[0]);
-    command = loads ? builder_command(b, THRUM_CMD_WRITE_LINE, first, ndst, nsrc)
-                    : lower_put_command(b, op->peer, first, 1, nsrc);
-    command->bytes = inline_data ? op->bytes : sizeof(struct comm_arrival);
-    if (loads)
-        command->flags = THRUM_CMD_FLAG_CONTAIN;
+    command = builder_command(b, THRUM_CMD_WRITE_LINE, first, ndst, nsrc);
+    command->bytes = is_inline ? op->bytes : sizeof(struct comm_arrival);
+    command->flags = THRUM_CMD_FLAG_CONTAIN;
     if (!nsrc)
         command->payload = arrival_for(b, op->peer);
-    if (!loads)
-        command->put.signal_key = b->comm->peers[op->peer].area_key;
-    builder_patch_command(b, loads ? PATCH_LINE_OUT : PATCH_LINE_PUT, op->peer, op->lane,
-                          p2p_signature(b, op->peer, true));
-    if (ndst == 2)
-        builder_patch(b, (struct exec_patch){.kind = PATCH_LINE_ROOM,
-                                             .peer = op->peer,
-                                             .command = b->program->ncommands - 1,
-                                             .operand = first + 1});
-    b->program->arrives |= !inline_data;
+    builder_patch_line(b, PATCH_LINE_OUT, builder_line_channel(b, is_inline), op->peer, op->lane,
+                       line_signature(b, op));
+    if (room)
+        patch_room(b, op, first + 1);
+}
+
+/* The same, put: the flag is its signal. */
+static void lower_put_line(struct builder *b, const struct plan_op *op)
+{
+    uint32_t first = b->program->noperands;
+    bool is_inline = op->flags & PLAN_INLINE;
+    bool room = is_inline && comm_needs_room(op->bytes);
+    int nsrc = is_inline && op->bytes ? 1 : 0;
+    struct thrum_command *command;
+
+    builder_operand(b, 0);
+    if (nsrc)
+        builder_engine_operand(b, builder_op_operands(b, op)[0]);
+    command = lower_put_command(b, op->peer, first, 1, nsrc);
+    command->bytes = is_inline ? op->bytes : sizeof(struct comm_arrival);
+    if (!nsrc)
+        command->payload = arrival_for(b, op->peer);
+    command->put.signal_key = b->comm->peers[op->peer].area_key;
+    builder_patch_line(b, room ? PATCH_LINE_PUT_FAR : PATCH_LINE_PUT,
+                       builder_line_channel(b, is_inline), op->peer, op->lane,
+                       line_signature(b, op));
+    if (room)
+        patch_room(b, op, first);
+}
+
+static void lower_line(struct builder *b, const struct plan_op *op)
+{
+    bool is_inline = op->flags & PLAN_INLINE;
+
+    if (!b->comm->peers[op->peer].loads)
+        lower_put_line(b, op);
+    else if (is_inline && op->bytes > THRUM_LINE_LONG_BYTES)
+        lower_long_line(b, op);
+    else
+        lower_stored_line(b, op);
+    b->program->arrives |= !is_inline;
 }
 
 static void lower_wait_line(struct builder *b, const struct plan_op *op)
@@ -198,11 +269,12 @@ static void lower_wait_line(struct builder *b, const struct plan_op *op)
 
     builder_operand(b, 0);
     command = builder_command(b, THRUM_CMD_WAIT_LINE, first, 0, 1);
-    command->mask = EXEC_SEQUENCE_MASK;
+    command->mask = exec_sequence_mask(builder_line_channel(b, op->flags & PLAN_INLINE));
     command->writer = b->comm->peers[op->peer].window_base;
     if (b->program->nahead)
         command->flags = THRUM_CMD_FLAG_DEFER; /* the calls that follow may be sent meanwhile */
-    builder_patch_command(b, PATCH_LINE_IN, op->peer, op->lane, p2p_signature(b, op->peer, false));
+    builder_patch_line(b, PATCH_LINE_IN, builder_line_channel(b, op->flags & PLAN_INLINE), op->peer,
+                       op->lane, line_signature(b, op));
 }
 
 void lower_note_lines(struct builder *b)
@@ -210,21 +282,17 @@ void lower_note_lines(struct builder *b)
     for (size_t i = 0; i < b->plan->nops; i++) {
         const struct plan_op *op = &b->plan->ops[i];
         uint64_t bytes = op->flags & PLAN_INLINE ? op->bytes : 0;
-        uint8_t units = 1;
-        bool room;
+        uint8_t units = comm_line_units(b->comm, bytes);
+        struct exec_delta *d;
 
         if (!(op->flags & (PLAN_ARRIVE | PLAN_INLINE)) || op->opcode < PLAN_PUT)
             continue;
-        room = builder_needs_room(b, op->peer, bytes);
-        if (!b->comm->peers[op->peer].loads)
-            units = COMM_LINE_UNITS_MAX;
-        else if (room)
-            units = (uint8_t)((bytes + COMM_UNIT_BYTES - 1) / COMM_UNIT_BYTES);
+        d = builder_delta(b, op->peer, builder_line_channel(b, op->flags & PLAN_INLINE));
         if (op->opcode == PLAN_WAIT) {
-            builder_delta(b, op->peer)->receives_units = units;
-            builder_delta(b, op->peer)->receives_room = room;
+            d->receives_units = units;
+            d->receives_room = comm_needs_room(bytes);
         } else {
-            builder_delta(b, op->peer)->sends_units = units;
+            d->sends_units = units;
         }
     }
 }
@@ -269,8 +337,7 @@ static void lower_put(struct builder *b, const struct plan_op *op)
         command->put.signal_offset = comm->peers[op->peer].area_put_offset +
                                      builder_semaphore_offset(b, comm->rank, op->lane);
         builder_patch_command(b, PATCH_RAISE, op->peer, op->lane, op->value);
-        builder_delta(b, op->peer)->sent[op->lane] =
-            max_u64(builder_delta(b, op->peer)->sent[op->lane], op->value);
+        note_raise(b, op->peer, op->lane, op->value);
     }
 }
 
@@ -315,13 +382,18 @@ void lower_note_messages(struct builder *b)
         b->status = thrum_fail(THRUM_ERR_NO_MEMORY, "no host memory for a plan");
         return;
     }
-    for (int i = 0; i < params->np2p; i++)
-        if (params->p2p[i].is_send && params->p2p[i].peer != b->comm->rank)
+    for (int i = 0; i < params->np2p; i++) {
+        const struct plan_p2p *m = &params->p2p[i];
+        bool is_eager = plan_is_eager(params, m);
+
+        if (m->peer != b->comm->rank)
             p->messages[p->nmessages++] = (struct comm_message){
-                .peer = params->p2p[i].peer,
-                .dtype = params->p2p[i].dtype,
-                .kind = params->p2p[i].kind,
-                .count = params->p2p[i].bytes /
-                         thrum_datatype_size((thrum_datatype_t)params->p2p[i].dtype),
-                .flag = p2p_signature(b, params->p2p[i].peer, false)};
+                .peer = m->peer,
+                .dtype = m->dtype,
+                .kind = m->kind,
+                .is_send = m->is_send,
+                .is_eager = is_eager,
+                .count = m->bytes / thrum_datatype_size((thrum_datatype_t)m->dtype),
+                .flag = message_signature(m, is_eager ? CHANNEL_EAGER : CHANNEL_P2P)};
+    }
 }

@@ -47,7 +47,8 @@ static inline uint64_t line_flag(const struct binding *b, const struct exec_patc
 {
     if (b->program->channel == CHANNEL_COLLECTIVE)
         return b->flag;
-    return (lines->count + 1) << EXEC_SIGNATURE_BITS | patch->addend;
+    return (lines->count + 1) << exec_signature_bits((enum comm_channel)patch->channel) |
+           patch->addend;
 }
 
 static inline thrum_status_t apply(const struct binding *b, const struct exec_patch *patch)
@@ -62,6 +63,9 @@ static inline thrum_status_t apply(const struct binding *b, const struct exec_pa
         break;
     case PATCH_RECV:
         operand->base = b->buffers->recv + patch->addend;
+        break;
+    case PATCH_MESSAGE:
+        operand->base = b->buffers->messages[patch->addend];
         break;
     case PATCH_PEER_SEND:
         operand->indirect = arrival_field(patch, offsetof(struct comm_arrival, send_offset));
@@ -81,6 +85,10 @@ static inline thrum_status_t apply(const struct binding *b, const struct exec_pa
     case PATCH_LINE_PUT:
         command->put.signal_offset = line_slot(patch, &pair->out);
         operand->base = command->put.signal_offset + EXEC_LINE_PAYLOAD;
+        command->value = line_flag(b, patch, &pair->out);
+        break;
+    case PATCH_LINE_PUT_FAR:
+        command->put.signal_offset = line_slot(patch, &pair->out);
         command->value = line_flag(b, patch, &pair->out);
         break;
     case PATCH_LINE_IN:
@@ -155,7 +163,8 @@ static inline uint64_t awaited_credit(const struct exec_delta *delta)
 /* Whether lines of this operation say what credits do elsewhere. */
 static inline bool answers(const struct exec_delta *delta, bool run_ahead)
 {
-    return delta->sends_units && delta->receives_units && !run_ahead;
+    return delta->sends_units && delta->receives_units && !run_ahead &&
+           delta->channel == CHANNEL_COLLECTIVE;
 }
 
 /* The credit that the operation's end is worth; 0: none. */
@@ -177,7 +186,7 @@ static inline void advance_lines(struct comm_lines *lines, uint64_t units, bool 
     lines->slot = (uint32_t)(lines->units % COMM_UNITS);
 }
 
-static inline void advance_collective(const struct exec_delta *delta, bool run_ahead)
+static inline void advance_credited(const struct exec_delta *delta, bool run_ahead)
 {
     struct comm_lines *out = &delta->pair->out, *in = &delta->pair->in;
     bool answered = answers(delta, run_ahead);
@@ -192,8 +201,8 @@ static inline void advance_collective(const struct exec_delta *delta, bool run_a
     }
 }
 
-/* Messages have two lines in turn. */
-static inline void advance_messages(struct comm_lines *lines)
+/* Rendezvous have two lines in turn. */
+static inline void advance_rendezvous(struct comm_lines *lines)
 {
     lines->count++;
     lines->slot = (uint32_t)(lines->count % COMM_LINES_P2P);
@@ -206,13 +215,13 @@ static inline void advance_pairs(const struct exec_program *program, bool run_ah
         const struct exec_delta *delta = &program->deltas[i];
         struct comm_pair *pair = delta->pair;
 
-        if (program->channel == CHANNEL_COLLECTIVE) {
-            advance_collective(delta, run_ahead);
+        if (delta->channel != CHANNEL_P2P) {
+            advance_credited(delta, run_ahead);
         } else {
             if (delta->sends_units)
-                advance_messages(&pair->out);
+                advance_rendezvous(&pair->out);
             if (delta->receives_units)
-                advance_messages(&pair->in);
+                advance_rendezvous(&pair->in);
         }
         pair->sent[0] += delta->sent[0];
         pair->received[0] += delta->received[0];
@@ -439,23 +448,51 @@ static thrum_status_t submit(struct thrum_comm *comm, struct exec_program *progr
     return status;
 }
 
-/* The operation keeps what it sends, and the line in which each receiver's arrival should come. */
-static void hand_on_messages(struct thrum_comm *comm, struct exec_program *program,
-                             struct comm_operation *operation)
+/* What the other end does last for a message, and the line by which it may show that it means another. */
+static void watch_message(const struct thrum_comm *comm, struct comm_message *m)
 {
-    for (uint32_t i = 0; i < program->nmessages; i++) {
-        struct comm_message *m = &program->messages[i];
-        const struct comm_lines *lines = &comm->peers[m->peer].pairs[CHANNEL_P2P].in;
+    const struct comm_pair *eager = &comm->peers[m->peer].pairs[CHANNEL_EAGER];
+    const struct comm_pair *meeting = &comm->peers[m->peer].pairs[CHANNEL_P2P];
+    enum comm_channel channel = m->is_send ? CHANNEL_P2P : CHANNEL_EAGER;
+    const struct comm_lines *in = m->is_send ? &meeting->in : &eager->in;
+    uint64_t bytes = m->count * thrum_datatype_size((thrum_datatype_t)m->dtype), end;
 
-        m->line =
-            comm->area + exec_line_offset(m->peer, CHANNEL_P2P) + lines->slot * COMM_LINE_STRIDE;
-        m->flag |= (lines->count + 1) << EXEC_SIGNATURE_BITS;
+    if (m->is_send && m->is_eager) {
+        end = eager->out.units + comm_line_units(comm, bytes);
+        m->word = comm->area + comm_credit_offset(CHANNEL_EAGER, m->peer);
+        m->value = end > COMM_UNITS ? end - COMM_UNITS : 0;
+        return;
+    }
+    m->line = comm->area + comm_line_offset(channel, m->peer) + in->slot * COMM_LINE_STRIDE;
+    m->flag |= (in->count + 1) << exec_signature_bits(channel);
+    m->word = m->line;
+    m->value = m->flag & exec_sequence_mask(channel);
+    if (!m->is_send && !m->is_eager) {
+        m->word = comm->area + comm_semaphore_offset(CHANNEL_P2P, m->peer, 0);
+        m->value = meeting->received[0] + 1;
+    }
+}
+
+/* The operation keeps its messages, in case that they are not met. */
+static thrum_status_t hand_on_messages(struct thrum_comm *comm, const struct exec_program *program,
+                                       struct comm_operation *operation)
+{
+    struct comm_message *messages = malloc(program->nmessages * sizeof *messages);
+
+    if (!messages)
+        return thrum_fail(THRUM_ERR_NO_MEMORY, "no host memory for an operation");
+    memcpy(messages, program->messages, program->nmessages * sizeof *messages);
+    for (uint32_t i = 0; i < program->nmessages; i++) {
+        struct comm_message *m = &messages[i];
+        struct comm_peer *peer = &comm->peers[m->peer];
+
+        m->number = m->is_send ? ++peer->messages_sent : ++peer->messages_received;
+        watch_message(comm, m);
     }
     operation->has_more = true;
-    operation->messages = program->messages;
+    operation->messages = messages;
     operation->nmessages = program->nmessages;
-    program->messages = NULL;
-    program->nmessages = 0;
+    return THRUM_OK;
 }
 
 /* Written anew for each operation; only those that have lanes, messages or host memory touch more than a line of it. */
@@ -505,7 +542,9 @@ thrum_status_t exec_run(struct thrum_comm *comm, struct exec_program *program,
 
     begin_operation(operation, number, queue, call);
     if (program->nmessages)
-        hand_on_messages(comm, program, operation);
+        status = hand_on_messages(comm, program, operation);
+    if (status)
+        return status;
     status = submit(comm, program, buffers, staging, queue, operation);
     if (status) {
         comm_free_operation(operation);

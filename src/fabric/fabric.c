@@ -143,6 +143,12 @@ static thrum_status_t no_reaches(const struct thrum_fabric_address *from,
     return THRUM_OK;
 }
 
+static size_t least_max_inline(void *endpoint)
+{
+    (void)endpoint;
+    return 4096;
+}
+
 static const struct thrum_fabric_ops defaults = {
     .size = sizeof defaults,
     .abi_version = THRUM_FABRIC_ABI_VERSION,
@@ -163,6 +169,7 @@ static const struct thrum_fabric_ops defaults = {
     .peer_error = no_peer_error,
     .get_events = no_get_events,
     .reaches = no_reaches,
+    .max_inline = least_max_inline,
 };
 
 /* One line per entry of the table; without it a NULL entry would be called. */
@@ -200,6 +207,8 @@ static void fill_missing(struct thrum_fabric_ops *ops)
         ops->get_events = defaults.get_events;
     if (!ops->reaches)
         ops->reaches = defaults.reaches;
+    if (!ops->max_inline)
+        ops->max_inline = defaults.max_inline;
 }
 
 /* ---- checking and finding ------------------------------------------------------------------------ */

@@ -220,7 +220,7 @@ struct check {
     VECTOR(struct semaphore) semaphores;
     VECTOR(struct line) lines;
     uint32_t *semaphore_of; /* [(to x n + from) x lanes + lane]: index + 1 */
-    uint32_t *line_of; /* [to x n + from]: index + 1 */
+    uint32_t *line_of; /* see check_line_slot: index + 1 */
     struct rank_state *ranks;
     struct lane *lane_of; /* [thread] */
     uint32_t *lane_ops;
@@ -256,13 +256,21 @@ static inline struct semaphore *check_semaphore(const struct check *check, int t
 
     return &check->semaphores.at[check->semaphore_of[slot] - 1];
 }
-static inline struct line *check_line(const struct check *check, int to, int from)
-{
-    return &check->lines.at[check->line_of[(size_t)to * (size_t)check->n + (size_t)from] - 1];
-}
 static inline const struct plan_params *check_params(const struct check *check)
 {
     return &check->plans[0].params;
+}
+/* A pair has one line in a plan; with messages one that arrives and one with data. */
+static inline size_t check_line_slot(const struct check *check, int to, int from, bool is_inline)
+{
+    size_t n = (size_t)check->n;
+    bool second = is_inline && check_params(check)->collective == COLL_SENDRECV;
+
+    return ((second ? n : 0) + (size_t)to) * n + (size_t)from;
+}
+static inline struct line *check_line(const struct check *check, int to, int from, bool is_inline)
+{
+    return &check->lines.at[check->line_of[check_line_slot(check, to, from, is_inline)] - 1];
 }
 
 bool check_no_memory(struct check *check);

@@ -8,10 +8,11 @@
 #include "plan/check.h"
 
 /* Has the line of `from` been waited for, by a lane that is ordered before this op? */
-static bool line_is_known(const struct check *check, const struct step *step, int from)
+static bool line_is_known(const struct check *check, const struct step *step, int from,
+                          bool is_inline)
 {
     const uint32_t *clock = check_clock(check, step->thread);
-    uint32_t id = check->line_of[(size_t)step->rank * (size_t)check->n + (size_t)from];
+    uint32_t id = check->line_of[check_line_slot(check, step->rank, from, is_inline)];
 
     for (int lane = 0; id && lane < check->lanes; lane++) {
         const struct line *line = &check->lines.at[id - 1];
@@ -47,7 +48,8 @@ static bool check_remote(struct check *check, const struct step *step, const str
             step->rank, step->index, space, o->rank);
         return report_step(check, step);
     }
-    if (o->space != PLAN_SCRATCH && o->space != PLAN_WIDE && !line_is_known(check, step, o->rank)) {
+    if (o->space != PLAN_SCRATCH && o->space != PLAN_WIDE &&
+        !line_is_known(check, step, o->rank, false)) {
         report_begin(
             check,
             "rank %d op %zu names %s of rank %d before its arrival: no WAIT|ARRIVE has told "
@@ -73,11 +75,11 @@ static bool check_remote(struct check *check, const struct step *step, const str
 static bool gather_line(struct check *check, const struct step *step, const struct plan_operand *o,
                         pieces_t *pieces)
 {
-    const struct line *line = check_line(check, step->rank, (int)o->offset);
+    const struct line *line = check_line(check, step->rank, (int)o->offset, true);
     const pieces_t *data = &line->pieces[check->round % PLAN_CHECK_ROUNDS];
     uint64_t left = step->op->bytes;
 
-    if (!line_is_known(check, step, line->from)) {
+    if (!line_is_known(check, step, line->from, true)) {
         report_begin(check, "rank %d op %zu reads the LINE of rank %d before it has waited for it",
                      step->rank, step->index, line->from);
         return report_step(check, step);
@@ -173,7 +175,7 @@ static bool scatter(struct check *check, const struct step *step)
 
 static bool put_inline(struct check *check, const struct step *step)
 {
-    struct line *line = check_line(check, step->op->peer, step->rank);
+    struct line *line = check_line(check, step->op->peer, step->rank, true);
     pieces_t *data = &line->pieces[check->round % PLAN_CHECK_ROUNDS];
 
     data->n = 0;

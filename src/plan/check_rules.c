@@ -129,9 +129,9 @@ static bool check_shape(const struct view *v)
         return refuse(v, "is a line and has a value");
     if (op->opcode != PLAN_PUT && !is_line && !op->value)
         return refuse(v, "has value 0: semaphores count from there");
-    if (op->opcode == PLAN_PUT && is_line && op->bytes > PLAN_INLINE_BYTES)
-        return refuse(v, "puts %" PRIu64 " bytes into a line, out of range: %d fit", op->bytes,
-                      PLAN_INLINE_BYTES);
+    if (op->opcode == PLAN_PUT && is_line && op->bytes > plan_line_bytes(&v->plan->params))
+        return refuse(v, "puts %" PRIu64 " bytes into a line, out of range: %" PRIu64 " fit",
+                      op->bytes, plan_line_bytes(&v->plan->params));
     return true;
 }
 
@@ -161,7 +161,7 @@ static bool check_line_operand(const struct view *v, const struct plan_operand *
 
     if (o->offset >= (uint64_t)v->check->n || (int)o->offset == v->rank)
         return refuse(v, "names the LINE of rank %" PRIu64 ", which is no other rank", o->offset);
-    id = v->check->line_of[(size_t)v->rank * (size_t)v->check->n + (size_t)o->offset];
+    id = v->check->line_of[check_line_slot(v->check, v->rank, (int)o->offset, true)];
     if (!id || !v->check->lines.at[id - 1].is_inline)
         return refuse(v, "names a LINE that rank %" PRIu64 " never sends", o->offset);
     if (v->op->bytes > v->check->lines.at[id - 1].bytes)
@@ -307,9 +307,9 @@ static struct semaphore *semaphore_at(struct check *check, int to, int from, int
     return &check->semaphores.at[check->semaphore_of[slot] - 1];
 }
 
-static struct line *line_at(struct check *check, int to, int from)
+static struct line *line_at(struct check *check, int to, int from, bool is_inline)
 {
-    size_t slot = (size_t)to * (size_t)check->n + (size_t)from;
+    size_t slot = check_line_slot(check, to, from, is_inline);
 
     if (!check->line_of[slot]) {
         if (!VECTOR_RESERVE(&check->lines, check->lines.n + 1)) {
@@ -366,8 +366,8 @@ static bool note_wait(const struct view *v)
 static bool note_line(const struct view *v)
 {
     bool sends = v->op->opcode != PLAN_WAIT, is_inline = v->op->flags & PLAN_INLINE;
-    struct line *line =
-        sends ? line_at(v->check, v->op->peer, v->rank) : line_at(v->check, v->rank, v->op->peer);
+    struct line *line = sends ? line_at(v->check, v->op->peer, v->rank, is_inline)
+                              : line_at(v->check, v->rank, v->op->peer, is_inline);
 
     if (!line)
         return false;

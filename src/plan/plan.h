@@ -10,16 +10,16 @@
  * receiver before its plan ends: so both ends know the base of the next plan without talking.
  *
  * Lines. Each ordered pair has some line slots, used in turn. SIGNAL|ARRIVE writes the caller's call record (signature,
- * where its buffers are) into the next slot at the peer, PUT|INLINE writes up to PLAN_INLINE_BYTES of data; at most one
- * line per ordered pair and plan. WAIT|ARRIVE (or |INLINE) by the peer waits for it and compares the signatures.
+ * where its buffers are) into the next slot at the peer, PUT|INLINE writes up to plan_line_bytes of data; at most one
+ * line per ordered pair and plan (of messages one of each kind). WAIT|ARRIVE (or |INLINE) by the peer waits for it and compares the signatures.
  * After WAIT|ARRIVE from r, operands may name r's SEND and RECV; after WAIT|INLINE, (LINE, rank = me, offset =
  * from) holds the data: offset is the sender's rank, not bytes.
  *
  * What makes any plan safe after any other (the checker proves it for each plan alone):
  *  1. an access to a peer's SEND, RECV or SCRATCH is ordered after the peer's start of this plan (its arrival, or a
  *     signal or line from it), and before the peer's end of it;
- *  2. whoever sends a line of a message to r ends its plan only after r has started it (so two slots are enough).
- * Collectives may send a line and be done: exec keeps a sender from getting more than its slots ahead (struct
+ *  2. whoever arrives at r for a message ends its plan only after r has started it (so two slots are enough).
+ * Other lines may be sent and be done with: exec keeps a sender from getting more than its slots ahead (struct
  * comm_lines of comm.h).
  *
  * A PUT reads its source until the peer's receipt is known: the source may be overwritten only by what is ordered after
@@ -67,7 +67,7 @@ const char *collective_name(enum collective collective);
 /* -1 if there is no such name. */
 int collective_by_name(const char *name);
 
-#define PLAN_INLINE_BYTES 4088 /* that a line can carry, stored or put */
+#define PLAN_INLINE_BYTES 4088 /* that any line can carry, stored or put */
 #define PLAN_MAX_LANES 4
 #define PLAN_MAX_OPERANDS 256 /* of one op */
 
@@ -109,9 +109,9 @@ struct plan_op {
 };
 
 /*
- * Point-to-point work of one rank in one plan, for COLL_SENDRECV: at most one send and one receive per peer (exec makes
+ * Point-to-point work of one rank in one plan, for COLL_SENDRECV: at most one send and one receive per peer (api makes
  * a further plan for a second message of a pair). SEND and RECV operands of the own rank count from address 0, so
- * `offset` is an address; RECV of a peer counts from the buffer that its arrival named, so the peer's data goes to
+ * `offset` is an address, or whatever stands for one (api: the index of the message); RECV of a peer counts from the buffer that its arrival named, so the peer's data goes to
  * offset 0. Semaphores and lines are the pair's own, apart from those of collectives.
  */
 struct plan_p2p {
@@ -140,6 +140,7 @@ struct plan_params {
     int lanes; /* at most */
     int ranks_per_core; /* at most, on any host; above 1 they take turns. For cost functions */
     uint64_t scratch_bytes; /* of each rank, at most */
+    uint64_t line_bytes; /* that a line can carry; 0: PLAN_INLINE_BYTES */
     /*
      * ALLGATHER and REDUCE_SCATTER with blocks of their own sizes (the v-variants): counts[r] elements of rank r's
      * block, and displs[r], where it lies in the whole, in elements. Borrowed, nranks each, equal on all ranks; NULL:
@@ -230,11 +231,22 @@ void plan_names_stages(struct plan *plan, bool shared);
 /* Before the next op; 0 bytes are none. Not kept where the plan has a sink. */
 void plan_stage(struct plan *plan, enum plan_space space, uint64_t offset, uint64_t bytes);
 
+static inline uint64_t plan_line_bytes(const struct plan_params *params)
+{
+    return params->line_bytes ? params->line_bytes : PLAN_INLINE_BYTES;
+}
+
 /* COPY and REDUCE of rank a may name memory of rank b. */
 static inline bool plan_reaches(const struct plan_params *params, int a, int b)
 {
     return params->peer_access || a == b ||
            (params->layout && params->layout->host[a] == params->layout->host[b]);
+}
+
+/* Whether a message of SENDRECV fits a line, by both ends' reckoning. */
+static inline bool plan_is_eager(const struct plan_params *params, const struct plan_p2p *p2p)
+{
+    return p2p->bytes <= plan_line_bytes(params);
 }
 
 static inline struct plan_operand plan_at(enum plan_space space, int rank, uint64_t offset)

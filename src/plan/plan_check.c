@@ -100,7 +100,7 @@ static bool check_started(struct check *check, int rank, const uint32_t *clock)
     if (!barrier && check_params(check)->collective != COLL_SENDRECV)
         return true;
     for (int peer = 0; peer < check->n; peer++) {
-        uint32_t id = check->line_of[(size_t)peer * (size_t)check->n + (size_t)rank];
+        uint32_t id = check->line_of[check_line_slot(check, peer, rank, false)];
         uint32_t start = *check_start(check, check->round, peer);
         bool sent = id && check->lines.at[id - 1].send_op != SIZE_MAX;
 
@@ -174,17 +174,19 @@ enum progress { STUCK, DONE, FAILED };
 static enum progress execute(struct check *check, struct step *step)
 {
     const struct plan_op *op = step->op;
-    bool is_line = op->flags & (PLAN_ARRIVE | PLAN_INLINE), ok;
+    bool is_inline = op->flags & PLAN_INLINE, is_line = is_inline || op->flags & PLAN_ARRIVE, ok;
 
     if (op->opcode == PLAN_WAIT) {
         ok = is_line
-                 ? order_wait_line(check, step->thread, check_line(check, step->rank, op->peer))
+                 ? order_wait_line(check, step->thread,
+                                   check_line(check, step->rank, op->peer, is_inline))
                  : order_wait(check, step->thread,
                               check_semaphore(check, step->rank, op->peer, op->lane), op->value);
         return ok ? DONE : STUCK;
     }
     if (op->opcode == PLAN_SIGNAL)
-        ok = is_line ? order_send_line(check, step->thread, check_line(check, op->peer, step->rank))
+        ok = is_line ? order_send_line(check, step->thread,
+                                       check_line(check, op->peer, step->rank, is_inline))
                      : order_raise(check, step->thread,
                                    check_semaphore(check, op->peer, step->rank, op->lane),
                                    op->value, 0);
@@ -233,7 +235,8 @@ static uint32_t waits_for(const struct check *check, uint32_t thread)
     uint32_t other;
 
     if (op->flags & (PLAN_ARRIVE | PLAN_INLINE))
-        other = check_thread(check, op->peer, check_line(check, rank, op->peer)->lane);
+        other = check_thread(check, op->peer,
+                             check_line(check, rank, op->peer, op->flags & PLAN_INLINE)->lane);
     else
         other = check_thread(check, op->peer, op->lane);
     if (check->lane_of[other].blocked)
@@ -317,7 +320,7 @@ static bool allocate(struct check *check)
     for (int r = 0; r < check->n; r++)
         ops += check->plans[r].nops;
     check->semaphore_of = calloc(n * n * (size_t)check->lanes, sizeof *check->semaphore_of);
-    check->line_of = calloc(n * n, sizeof *check->line_of);
+    check->line_of = calloc(2 * n * n, sizeof *check->line_of);
     check->ranks = calloc(n, sizeof *check->ranks);
     check->lane_of = calloc(threads, sizeof *check->lane_of);
     check->lane_ops = calloc(ops, sizeof *check->lane_ops);

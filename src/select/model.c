@@ -28,7 +28,8 @@ static void split_by_hosts(const struct algo *algo, const struct plan_params *pa
                             : algo->flags & ALGO_TO_ROOT  ? PLAN_TALKS_TO_ROOT
                                                           : PLAN_TALKS_TO_ALL;
     const struct plan_crossing *crossing;
-    double sent = (cost->passed_bytes + cost->copied_bytes) / 2, inside;
+    bool lines = algo->flags & ALGO_INLINE_ONLY; /* out of which each rank copies for itself */
+    double sent = (cost->passed_bytes + (lines ? 0 : cost->copied_bytes)) / 2, inside;
 
     if (!params->layout || algo->flags & ALGO_OF_HOSTS)
         return;
@@ -41,7 +42,8 @@ static void split_by_hosts(const struct algo *algo, const struct plan_params *pa
     cost->steps -= cost->net_steps;
     cost->messages -= cost->net_messages;
     cost->passed_bytes *= inside;
-    cost->copied_bytes *= inside;
+    if (!lines)
+        cost->copied_bytes *= inside;
 }
 
 /* What is between hosts: a rank sends at its pace, all ranks of a host share its ports. */

@@ -27,22 +27,6 @@ void loopback_ring_read(const char *ring, size_t size, uint64_t at, void *to, si
     memcpy((char *)to + first, ring, bytes - first);
 }
 
-static thrum_status_t enumerate(struct thrum_fabric_info *info_out, size_t max, size_t *n_out)
-{
-    static const struct thrum_fabric_info info = {
-        .name = "loopback",
-        .detail = "mailboxes in shared pages, between processes of one user on one host",
-        .usable = 1,
-        .same_host_only = 1,
-        .max_inline_bytes = LOOPBACK_INLINE_BYTES,
-    };
-
-    if (max)
-        *info_out = info;
-    *n_out = 1;
-    return THRUM_OK;
-}
-
 /* Powers of two keep positions in a ring a mask away. */
 static size_t ring_bytes_wanted(void)
 {
@@ -51,6 +35,28 @@ static size_t ring_bytes_wanted(void)
     while (bytes < wanted)
         bytes *= 2;
     return bytes;
+}
+
+/* Of one piece, see send.c. */
+static size_t max_inline_of(size_t ring_bytes)
+{
+    return min_u64(ring_bytes / 4, LOOPBACK_INLINE_BYTES);
+}
+
+static thrum_status_t enumerate(struct thrum_fabric_info *info_out, size_t max, size_t *n_out)
+{
+    const struct thrum_fabric_info info = {
+        .name = "loopback",
+        .detail = "mailboxes in shared pages, between processes of one user on one host",
+        .usable = 1,
+        .same_host_only = 1,
+        .max_inline_bytes = max_inline_of(ring_bytes_wanted()),
+    };
+
+    if (max)
+        *info_out = info;
+    *n_out = 1;
+    return THRUM_OK;
 }
 
 static thrum_status_t open_endpoint(const char *device, void **endpoint_out,
@@ -214,6 +220,13 @@ static int wait_fd(void *endpoint)
     return -1;
 }
 
+static size_t max_inline(void *handle)
+{
+    const struct loopback_endpoint *endpoint = handle;
+
+    return max_inline_of(endpoint->ring_bytes);
+}
+
 static const struct thrum_fabric_ops ops = {
     .size = sizeof ops,
     .abi_version = THRUM_FABRIC_ABI_VERSION,
@@ -232,6 +245,7 @@ static const struct thrum_fabric_ops ops = {
     .progress = progress,
     .wait_fd = wait_fd,
     .peer_error = loopback_peer_error,
+    .max_inline = max_inline,
 };
 
 const struct thrum_fabric_ops *loopback_fabric_plugin(uint32_t library_abi_version)

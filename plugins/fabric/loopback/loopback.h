@@ -23,7 +23,7 @@
 
 #define LOOPBACK_MAGIC 0x544c4f42u /* "TLOB" */
 #define LOOPBACK_VERSION 1
-#define LOOPBACK_INLINE_BYTES 4096
+#define LOOPBACK_INLINE_BYTES 32768 /* at most */
 #define LOOPBACK_MESSAGE_ALIGN 64
 #define LOOPBACK_REPLY_BYTES 65536
 #define LOOPBACK_GETS 64 /* outstanding per peer */

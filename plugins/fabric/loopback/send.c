@@ -171,9 +171,9 @@ static thrum_status_t check_put(const struct loopback_peer *peer,
         return THRUM_OK;
     if (!(put->flags & THRUM_PUT_INLINE))
         return check_local(peer, "put", put->local, put->local_region, put->bytes);
-    if (put->bytes > LOOPBACK_INLINE_BYTES)
-        return thrum_fail(THRUM_ERR_INVALID_ARGUMENT, "put: %zu bytes inline, at most %d are",
-                          put->bytes, LOOPBACK_INLINE_BYTES);
+    if (put->bytes > segment_bytes(peer))
+        return thrum_fail(THRUM_ERR_INVALID_ARGUMENT, "put: %zu bytes inline, at most %zu are",
+                          put->bytes, segment_bytes(peer));
     return THRUM_OK;
 }
 

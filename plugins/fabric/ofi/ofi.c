@@ -121,7 +121,8 @@ static bool post_receive(struct ofi_endpoint *endpoint, struct ofi_op *receive)
 
 static void post_receives(struct ofi_endpoint *endpoint)
 {
-    size_t n = min_u64(OFI_RECEIVES, endpoint->info->rx_attr->size);
+    size_t most = endpoint->is_stream ? OFI_STREAM_RECEIVES : OFI_RECEIVES;
+    size_t n = min_u64(most, endpoint->info->rx_attr->size);
 
     for (size_t i = 0; i < n; i++)
         if (!post_receive(endpoint, &endpoint->receives[i]))
@@ -135,6 +136,7 @@ static void set_limits(struct ofi_endpoint *endpoint)
     endpoint->is_stream = endpoint->ordered && (!strcmp(info->fabric_attr->prov_name, "net") ||
                                                 !strcmp(info->fabric_attr->prov_name, "tcp"));
     endpoint->inject_bytes = info->tx_attr->inject_size;
+    endpoint->inline_bytes = endpoint->is_stream ? OFI_SMALL_BYTES : OFI_INLINE_BYTES;
     endpoint->piece_bytes = info->ep_attr->max_msg_size;
     if (endpoint->ordered && info->ep_attr->max_order_waw_size)
         endpoint->piece_bytes = min_u64(endpoint->piece_bytes, info->ep_attr->max_order_waw_size);
@@ -290,6 +292,13 @@ static int wait_fd(void *endpoint)
     return -1;
 }
 
+static size_t max_inline(void *handle)
+{
+    const struct ofi_endpoint *endpoint = handle;
+
+    return endpoint->inline_bytes;
+}
+
 static const struct thrum_fabric_ops ops = {
     .size = sizeof ops,
     .abi_version = THRUM_FABRIC_ABI_VERSION,
@@ -308,6 +317,7 @@ static const struct thrum_fabric_ops ops = {
     .progress = progress,
     .wait_fd = wait_fd,
     .peer_error = ofi_peer_error,
+    .max_inline = max_inline,
 };
 
 __attribute__((visibility("default"))) const struct thrum_fabric_ops *

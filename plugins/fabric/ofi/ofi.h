@@ -45,16 +45,18 @@
 #define OFI_API FI_VERSION(1, 17) /* what this plugin was written against */
 #define OFI_MAGIC 0x5449464fu /* "OFIT" */
 #define OFI_VERSION 2
-#define OFI_INLINE_BYTES 4096
+#define OFI_INLINE_BYTES 4096 /* at least; over tcp as many as a slot holds */
 #define OFI_REGIONS 8192 /* entries of the directory */
 #define OFI_LINE_BYTES 4088 /* of data that go with their signal: what a line holds */
-#define OFI_JOINED_BYTES 8192 /* and over tcp not only in lines */
+#define OFI_JOINED_BYTES 32768 /* and over tcp not only in lines */
 #define OFI_SHORT_BYTES 56 /* of these, what is kept with the work; more takes a slot */
 #define OFI_SLOTS 128 /* inline and small puts and look-ups on their way */
 #define OFI_SMALL_BYTES 32768 /* are copied for a shared route, where there is one */
 #define OFI_OPS 256 /* outstanding operations of a connection */
 #define OFI_STREAK 64 /* so many small puts in a row, and the shared route is taken */
 #define OFI_RECEIVES 256 /* posted for signals */
+#define OFI_STREAM_RECEIVES \
+    64 /* over tcp, where they are longer: they take turns, and should stay in the cache */
 #define OFI_TEXT_BYTES 256
 #define OFI_CONNECT_MS 5000
 
@@ -91,9 +93,10 @@ struct ofi_signal {
 };
 #define OFI_SIGNAL_HEAD offsetof(struct ofi_signal, data)
 #define OFI_SLOT_BYTES 4160 /* and of a receive; more over tcp, where they need not be pinned */
+#define OFI_STREAM_SLOT_BYTES (OFI_SMALL_BYTES + 256)
 _Static_assert(OFI_SLOT_BYTES >= OFI_SIGNAL_HEAD + OFI_LINE_BYTES &&
-                   OFI_SLOT_BYTES >= OFI_INLINE_BYTES &&
-                   OFI_SMALL_BYTES >= OFI_SIGNAL_HEAD + OFI_JOINED_BYTES,
+                   OFI_SLOT_BYTES >= OFI_INLINE_BYTES && OFI_SMALL_BYTES >= OFI_JOINED_BYTES &&
+                   OFI_STREAM_SLOT_BYTES >= OFI_SIGNAL_HEAD + OFI_JOINED_BYTES,
                "fits");
 
 /* One of libfabric's offers. */
@@ -192,7 +195,7 @@ struct ofi_endpoint {
     struct fi_info *info;
     bool ordered;
     bool is_stream; /* tcp's own: the queue `cq` drives all endpoints, and shared routes pay */
-    size_t piece_bytes, inject_bytes;
+    size_t piece_bytes, inject_bytes, inline_bytes;
     struct fid_fabric *fabric;
     struct fid_domain *domain;
     struct fid_av *av;

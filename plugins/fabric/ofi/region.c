@@ -104,11 +104,16 @@ static uint64_t remote_base(const struct ofi_endpoint *endpoint, const void *bas
 
 /* ---- the arena ---- */
 
+static unsigned receives_of(const struct ofi_endpoint *endpoint)
+{
+    return endpoint->is_stream ? OFI_STREAM_RECEIVES : OFI_RECEIVES;
+}
+
 static void lay_out_receives(struct ofi_endpoint *endpoint)
 {
     char *at = endpoint->arena + DIRECTORY_BYTES + OFI_SLOTS * endpoint->slot_bytes;
 
-    for (unsigned i = 0; i < OFI_RECEIVES; i++)
+    for (unsigned i = 0; i < receives_of(endpoint); i++)
         endpoint->receives[i].slot = at + i * endpoint->receive_bytes;
 }
 
@@ -117,11 +122,10 @@ thrum_status_t ofi_arena_create(struct ofi_endpoint *endpoint)
     thrum_status_t status;
     void *map;
 
-    endpoint->slot_bytes = endpoint->is_stream ? OFI_SMALL_BYTES : OFI_SLOT_BYTES;
-    endpoint->receive_bytes =
-        endpoint->is_stream ? OFI_SIGNAL_HEAD + OFI_JOINED_BYTES : OFI_SLOT_BYTES;
-    endpoint->arena_bytes =
-        DIRECTORY_BYTES + OFI_SLOTS * endpoint->slot_bytes + OFI_RECEIVES * endpoint->receive_bytes;
+    endpoint->slot_bytes = endpoint->is_stream ? OFI_STREAM_SLOT_BYTES : OFI_SLOT_BYTES;
+    endpoint->receive_bytes = endpoint->is_stream ? OFI_STREAM_SLOT_BYTES : OFI_SLOT_BYTES;
+    endpoint->arena_bytes = DIRECTORY_BYTES + OFI_SLOTS * endpoint->slot_bytes +
+                            receives_of(endpoint) * endpoint->receive_bytes;
     map = mmap(NULL, endpoint->arena_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1,
                0);
     if (map == MAP_FAILED)

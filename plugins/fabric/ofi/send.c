@@ -372,10 +372,10 @@ static thrum_status_t check_put(const struct ofi_peer *peer, const struct thrum_
                                  (unsigned long long)put->signal_offset);
     if (!(put->flags & THRUM_PUT_INLINE))
         return check_local(peer, "put", put->local, put->local_region, put->bytes);
-    if (put->bytes > OFI_INLINE_BYTES)
+    if (put->bytes > peer->endpoint->inline_bytes)
         return thrum_plugin_fail(THRUM_ERR_INVALID_ARGUMENT,
-                                 "put: %zu bytes inline, at most %d are", put->bytes,
-                                 OFI_INLINE_BYTES);
+                                 "put: %zu bytes inline, at most %zu are", put->bytes,
+                                 peer->endpoint->inline_bytes);
     if (put->bytes && !put->local)
         return thrum_plugin_fail(THRUM_ERR_INVALID_ARGUMENT, "put: local is NULL");
     return THRUM_OK;
@@ -470,7 +470,11 @@ static bool is_one_message(const struct ofi_peer *peer, const struct thrum_fabri
         return false;
     if (!put->bytes || is_line(put))
         return true;
-    return peer->endpoint->is_stream && put->bytes <= OFI_JOINED_BYTES && !data->write_signals &&
+    if (data->write_signals)
+        return false;
+    if (put->flags & THRUM_PUT_INLINE && put->bytes <= OFI_LINE_BYTES)
+        return true;
+    return peer->endpoint->is_stream && put->bytes <= OFI_JOINED_BYTES &&
            (put->flags & THRUM_PUT_INLINE || local->base);
 }
 

@@ -94,7 +94,7 @@ static void build_with_lines(struct plan *plan, uint64_t bytes)
 static bool fits_lines(const struct plan_params *params)
 {
     uint64_t largest = ((uint64_t)params->nranks + 1) / 2;
-    return !params->counts && algo_count_bytes(params) * largest <= PLAN_INLINE_BYTES;
+    return !params->counts && algo_count_bytes(params) * largest <= plan_line_bytes(params);
 }
 
 void algo_allgather_bruck_build(struct plan *plan)

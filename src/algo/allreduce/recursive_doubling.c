@@ -33,7 +33,8 @@ static bool travels_in_lines(const struct plan_params *params)
     uint64_t slots = 2 * (uint64_t)algo_log2_floor(params->nranks) + 1;
     return !algo_stages(params) &&
            algo_count_bytes(params) <=
-               min_u64(PLAN_INLINE_BYTES, algo_slot_bytes(params, params->scratch_bytes, slots));
+               min_u64(plan_line_bytes(params),
+                       algo_slot_bytes(params, params->scratch_bytes, slots));
 }
 
 static void doubling_init(struct doubling *d, const struct plan_params *params)

@@ -22,7 +22,7 @@ void algo_broadcast_binomial_build(struct plan *plan)
     int number = algo_rank_at(rank, -root, n), bit = lowest_bit(number, n);
     int parent = number == 0 ? -1 : algo_rank_at(number - bit, root, n);
     uint64_t bytes = algo_count_bytes(params);
-    bool lines = bytes <= PLAN_INLINE_BYTES;
+    bool lines = bytes <= plan_line_bytes(params);
     struct plan_operand recv = algo_recv_at(rank, 0);
     struct plan_operand src = number == 0 ? algo_send_at(rank, 0) : recv;
 
@@ -64,7 +64,7 @@ void algo_broadcast_binomial_build(struct plan *plan)
 struct algo_cost algo_broadcast_binomial_cost(const struct plan_params *params)
 {
     double levels = algo_log2_ceil(params->nranks), bytes = (double)algo_count_bytes(params);
-    if (bytes <= PLAN_INLINE_BYTES)
+    if (bytes <= plan_line_bytes(params))
         return (struct algo_cost){.steps = levels,
                                   .turns = ALGO_TURNS_ONE_WAY * levels,
                                   .messages = 2 * levels,
