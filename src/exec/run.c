@@ -2,7 +2,7 @@
  * Binds a program to one call and hands it to the queues. The fast path is exec_run with no staging: patch, submit,
  * count; no lock, no allocation, no system call. Called by api.
  */
-#include "exec/exec.h"
+#include "exec/run.h"
 
 #include <stddef.h>
 #include <stdlib.h>
@@ -21,9 +21,6 @@ uint64_t exec_signature(const struct call_record *call)
     h *= 0xbf58476d1ce4e5b9u;
     return h >> (64 - EXEC_SIGNATURE_BITS);
 }
-
-#define AHEAD_TIMEOUT_NS 1000000000 /* of what nobody has to be waited for */
-#define CATCH_UP_TIMEOUT_NS 2000000 /* some turns of others */
 
 /* Everything that patches of one run need. */
 struct binding {
@@ -51,84 +48,6 @@ static inline uint64_t line_flag(const struct binding *b, const struct exec_patc
     if (b->program->channel == CHANNEL_COLLECTIVE)
         return b->flag;
     return (lines->count + 1) << EXEC_SIGNATURE_BITS | patch->addend;
-}
-
-/* Drops registrations whose allocation is gone; its addresses may be another's by now. */
-static void drop_stale_regions(struct thrum_comm *comm)
-{
-    for (int i = comm->nregions - 1; i >= 0; i--) {
-        struct comm_region *region = &comm->regions[i];
-        struct thrum_mem_info info = {.size = sizeof info};
-
-        if (!comm->ops->mem_query(comm->device->impl, region->device_base, &info) &&
-            info.id == region->id)
-            continue;
-        comm->fabric->region_deregister(comm->endpoint, region->region);
-        *region = comm->regions[--comm->nregions];
-    }
-}
-
-static thrum_status_t add_region(struct thrum_comm *comm, uint64_t address, uint64_t id,
-                                 struct comm_region **region_out)
-{
-    struct thrum_port_region port;
-    struct comm_region *regions, *region;
-    thrum_status_t status;
-
-    drop_stale_regions(comm);
-    status = comm->ops->port_region(comm->device->impl, address, &port);
-    if (status)
-        return status;
-    regions = realloc(comm->regions, ((size_t)comm->nregions + 1) * sizeof *regions);
-    if (!regions)
-        return thrum_fail(THRUM_ERR_NO_MEMORY, "no host memory for a fabric registration");
-    comm->regions = regions;
-    region = &regions[comm->nregions];
-    *region = (struct comm_region){.id = id, .device_base = port.device_base, .bytes = port.bytes};
-    status = THRUM_ERR_UNSUPPORTED;
-    if (port.dmabuf_fd >= 0)
-        status = comm->fabric->region_register_dmabuf(comm->endpoint, port.dmabuf_fd, 0, port.bytes,
-                                                      &region->region, &region->key);
-    /* Drivers without dmabuf may still know the memory by where it is mapped. */
-    if (status == THRUM_ERR_UNSUPPORTED && (port.cpu_base || port.dmabuf_fd < 0))
-        status = comm->fabric->region_register(comm->endpoint, port.cpu_base, port.bytes,
-                                               &region->region, &region->key);
-    if (status)
-        return status;
-    comm->nregions++;
-    *region_out = region;
-    return THRUM_OK;
-}
-
-/* The fabric registration of the allocation around an address; made when first used. */
-static thrum_status_t find_region(struct thrum_comm *comm, uint64_t address,
-                                  struct comm_region **region_out)
-{
-    struct thrum_mem_info info = {.size = sizeof info};
-    thrum_status_t status = comm->ops->mem_query(comm->device->impl, address, &info);
-
-    if (status)
-        return status;
-    for (int i = 0; i < comm->nregions; i++)
-        if (comm->regions[i].id == info.id &&
-            address - comm->regions[i].device_base < comm->regions[i].bytes) {
-            *region_out = &comm->regions[i];
-            return THRUM_OK;
-        }
-    return add_region(comm, address, info.id, region_out);
-}
-
-thrum_status_t exec_region(struct thrum_comm *comm, uint64_t address, uint64_t *key_out,
-                           uint64_t *offset_out)
-{
-    struct comm_region *region;
-    thrum_status_t status = find_region(comm, address, &region);
-
-    if (status)
-        return status;
-    *key_out = region->key;
-    *offset_out = address - region->device_base;
-    return THRUM_OK;
 }
 
 static inline thrum_status_t apply(const struct binding *b, const struct exec_patch *patch)
@@ -182,7 +101,7 @@ static inline thrum_status_t apply(const struct binding *b, const struct exec_pa
         break;
     case PATCH_REGION: {
         struct comm_region *region;
-        thrum_status_t status = find_region(b->comm, operand[1].base, &region);
+        thrum_status_t status = exec_find_region(b->comm, operand[1].base, &region);
         if (status)
             return status;
         command->put.local_region = region->region;
@@ -354,72 +273,6 @@ static thrum_status_t reserve(struct thrum_comm *comm)
     }
 }
 
-/* Whether an operation that has not ended names the queue. Under retire_lock. */
-static bool in_flight_on(const struct thrum_comm *comm, const struct thrum_queue *queue)
-{
-    uint64_t number = atomic_load_explicit(&comm->retired_number, memory_order_relaxed) + 1;
-    uint64_t issued = atomic_load_explicit(&comm->issued, memory_order_relaxed);
-
-    for (; number <= issued; number++) {
-        const struct comm_operation *operation = &comm->operations[number % COMM_IN_FLIGHT];
-        bool found = operation->queue == queue;
-
-        for (int i = 0; i < PLAN_MAX_LANES && !found; i++)
-            found = operation->lane_queue[i] == queue || operation->join_queue[i] == queue;
-        if (found)
-            return true;
-    }
-    return false;
-}
-
-/* Lets go of queues that their owner has destroyed and no operation needs. Under retire_lock. */
-static void release_dead_queues(struct thrum_comm *comm)
-{
-    for (int i = comm->nqueues - 1; i >= 0; i--) {
-        struct thrum_queue *queue = comm->queues[i];
-
-        if (queue_is_valid(queue) || in_flight_on(comm, queue))
-            continue;
-        if (comm->last_queue == queue)
-            comm->last_queue = NULL; /* the handle may come again */
-        comm->queues[i] = comm->queues[--comm->nqueues];
-        queue_release(queue);
-    }
-}
-
-thrum_status_t exec_hold_queue(struct thrum_comm *comm, struct thrum_queue *queue)
-{
-    struct thrum_queue **queues;
-
-    for (int i = 0; i < comm->nqueues; i++)
-        if (comm->queues[i] == queue)
-            return THRUM_OK;
-    comm_retire(comm);
-    pthread_mutex_lock(&comm->retire_lock);
-    release_dead_queues(comm);
-    queues = realloc(comm->queues, ((size_t)comm->nqueues + 1) * sizeof *queues);
-    if (queues) {
-        comm->queues = queues;
-        queues[comm->nqueues++] = queue;
-        queue_hold(queue);
-    }
-    pthread_mutex_unlock(&comm->retire_lock);
-    return queues ? THRUM_OK : thrum_fail(THRUM_ERR_NO_MEMORY, "no host memory for a queue");
-}
-
-static thrum_status_t lane_queue(struct thrum_comm *comm, uint32_t lane, struct thrum_queue **out)
-{
-    thrum_status_t status;
-
-    if (!comm->lane_queues[lane]) {
-        status = thrum_queue_create(comm->device, THRUM_QUEUE_DIRECT, &comm->lane_queues[lane]);
-        if (status)
-            return status;
-    }
-    *out = comm->lane_queues[lane];
-    return THRUM_OK;
-}
-
 static thrum_status_t submit_lanes(struct thrum_comm *comm, struct exec_program *program,
                                    struct comm_operation *operation)
 {
@@ -427,7 +280,7 @@ static thrum_status_t submit_lanes(struct thrum_comm *comm, struct exec_program 
         struct thrum_command *commands = &program->commands[program->lanes[lane].first_command];
         uint32_t n = program->lanes[lane].ncommands;
         struct thrum_queue *queue;
-        thrum_status_t status = lane_queue(comm, lane, &queue);
+        thrum_status_t status = exec_lane_queue(comm, lane, &queue);
 
         if (status)
             return status;
@@ -547,112 +400,6 @@ static thrum_status_t submit_list(struct thrum_comm *comm, struct exec_program *
     return status;
 }
 
-/* ---- ahead of its turn ---- */
-
-/* Before an operation is submitted: what the queue holds. */
-static void follow_row(struct thrum_comm *comm, const struct exec_program *program,
-                       const struct exec_staging *staging, const struct thrum_queue *queue)
-{
-    struct comm_row *row = &comm->row;
-    uint64_t last = atomic_load_explicit(&queue->last_ticket, memory_order_relaxed);
-    bool idle = atomic_load_explicit(&queue->synced_ticket, memory_order_relaxed) == last ||
-                queue->ops->poll(queue->impl, last) != THRUM_IN_PROGRESS;
-
-    if (row->credit_number && comm_done(comm) >= row->credit_number)
-        row->credit_number = 0;
-    if (staging || !program->is_plain)
-        row->queue = NULL; /* nothing is in a row with it */
-    else if (idle || row->queue != queue || row->ticket != last)
-        *row = (struct comm_row){.queue = (struct thrum_queue *)(uintptr_t)queue,
-                                 .is_all = idle,
-                                 .credit_number = row->credit_number};
-}
-
-static bool may_run_ahead(const struct thrum_comm *comm, const struct exec_program *program,
-                          const struct exec_buffers *buffers, const struct thrum_queue *queue)
-{
-    const struct comm_row *row = &comm->row;
-
-    if (!program->send_bytes && row->moves)
-        return false; /* as a barrier, it says that what came before is over */
-    if (!row->ticket)
-        return false; /* it is its turn */
-    return program->nahead && row->queue == queue && row->is_all && !row->credit_number &&
-           (buffers->send >= row->recv_end ||
-            buffers->send + program->send_bytes <= row->recv_first);
-}
-
-/*
- * Who needs a credit is as far ahead as can be, and would be in step with the others ever after if that were queued, too.
- * So what was begun is let end, and the credits come, for a while; true if they are there.
- */
-static bool let_catch_up(struct thrum_comm *comm, const struct exec_program *program,
-                         struct thrum_queue *queue)
-{
-    const struct comm_row *row = &comm->row;
-    struct thrum_queue *lane;
-    uint64_t ticket;
-
-    if (row->queue != queue || !row->is_all || row->credit_number ||
-        (row->ticket && queue->ops->wait(queue->impl, row->ticket, CATCH_UP_TIMEOUT_NS)) ||
-        lane_queue(comm, 1, &lane) ||
-        lane->ops->submit_checked(lane->impl, program->commands, program->ncredits, &ticket))
-        return false;
-    if (!lane->ops->wait(lane->impl, ticket, CATCH_UP_TIMEOUT_NS))
-        return true;
-    lane->ops->cancel(lane->impl, ticket, ticket, THRUM_ERR_ABORTED);
-    return false;
-}
-
-/* After it was submitted. */
-static void extend_row(struct comm_row *row, const struct exec_program *program,
-                       const struct exec_buffers *buffers, const struct comm_operation *operation,
-                       bool awaits_credit)
-{
-    if (awaits_credit)
-        row->credit_number = operation->number;
-    if (row->queue != operation->queue)
-        return;
-    row->ticket = operation->ticket;
-    row->moves |= program->send_bytes || program->recv_bytes;
-    if (!program->recv_bytes)
-        return;
-    if (!row->recv_end || buffers->recv < row->recv_first)
-        row->recv_first = buffers->recv;
-    row->recv_end = max_u64(row->recv_end, buffers->recv + program->recv_bytes);
-}
-
-/*
- * The operation's lines go now, on a queue where nothing else waits, and the rest in its turn. The lines are with the
- * peers when this returns, so that the operation ends with the rest of it.
- */
-static thrum_status_t submit_ahead(struct thrum_comm *comm, struct exec_program *program,
-                                   struct thrum_queue *queue, uint32_t first, uint32_t n,
-                                   struct comm_operation *operation)
-{
-    const struct thrum_command *commands = &program->commands[first];
-    uint32_t nahead = program->nahead;
-    struct thrum_queue *lane;
-    uint64_t ticket;
-    thrum_status_t status = lane_queue(comm, 1, &lane);
-
-    if (!status)
-        status = lane->ops->submit_checked(lane->impl, &commands[1], nahead, &ticket);
-    if (status)
-        return status;
-    if (lane->ops->poll(lane->impl, ticket) &&
-        lane->ops->wait(lane->impl, ticket, AHEAD_TIMEOUT_NS)) {
-        operation->has_more = true; /* as a lane that has failed */
-        operation->lane_queue[1] = lane;
-        operation->lane_ticket[1] = ticket;
-    }
-    status = queue->ops->submit_checked(queue->impl, &commands[1 + nahead], n - 1 - nahead,
-                                        &operation->ticket);
-    if (status) /* peers have the lines of a call that is none */
-        comm_fail(comm, status, comm->rank, true, thrum_last_error());
-    return status;
-}
-
 static thrum_status_t submit_whole(struct thrum_comm *comm, struct exec_program *program,
                                    const struct exec_buffers *buffers, struct thrum_queue *queue,
                                    struct credits credits, struct comm_operation *operation)
@@ -665,8 +412,8 @@ static thrum_status_t submit_whole(struct thrum_comm *comm, struct exec_program 
     }
     if (credits.given)
         n += program->ncredits;
-    if (!credits.awaited && may_run_ahead(comm, program, buffers, queue))
-        return submit_ahead(comm, program, queue, first, n, operation);
+    if (program->nahead && !credits.awaited && exec_may_run_ahead(comm, program, buffers, queue))
+        return exec_submit_ahead(comm, program, queue, first, n, operation);
     return queue->ops->submit_checked(queue->impl, &program->commands[first], n,
                                       &operation->ticket);
 }
@@ -681,14 +428,14 @@ static thrum_status_t submit(struct thrum_comm *comm, struct exec_program *progr
 
     number_lane0(program, operation->number);
     if (crowded) {
-        follow_row(comm, program, staging, queue);
+        exec_follow_row(comm, program, staging, queue);
         if (credits.awaited && program->nahead)
-            credits.awaited = !let_catch_up(comm, program, queue);
+            credits.awaited = !exec_let_catch_up(comm, program, queue);
     }
     status = staging ? submit_list(comm, program, staging, queue, credits, operation)
                      : submit_whole(comm, program, buffers, queue, credits, operation);
     if (crowded && !status)
-        extend_row(&comm->row, program, buffers, operation, credits.awaited);
+        exec_extend_row(&comm->row, program, buffers, operation, credits.awaited);
     return status;
 }
 

@@ -1,0 +1,104 @@
+/*
+ * Small collectives ahead of their turn: where ranks share cores, the lines of an operation leave while others before it
+ * still wait on its queue. A row of such operations is followed in struct comm_row. Called by run.c.
+ */
+#include "exec/run.h"
+
+#include "base/base.h"
+
+#define AHEAD_TIMEOUT_NS 1000000000 /* of what nobody has to be waited for */
+#define CATCH_UP_TIMEOUT_NS 2000000 /* some turns of others */
+
+void exec_follow_row(struct thrum_comm *comm, const struct exec_program *program,
+                     const struct exec_staging *staging, const struct thrum_queue *queue)
+{
+    struct comm_row *row = &comm->row;
+    uint64_t last = atomic_load_explicit(&queue->last_ticket, memory_order_relaxed);
+    bool idle = atomic_load_explicit(&queue->synced_ticket, memory_order_relaxed) == last ||
+                queue->ops->poll(queue->impl, last) != THRUM_IN_PROGRESS;
+
+    if (row->credit_number && comm_done(comm) >= row->credit_number)
+        row->credit_number = 0;
+    if (staging || !program->is_plain)
+        row->queue = NULL; /* nothing is in a row with it */
+    else if (idle || row->queue != queue || row->ticket != last)
+        *row = (struct comm_row){.queue = (struct thrum_queue *)(uintptr_t)queue,
+                                 .is_all = idle,
+                                 .credit_number = row->credit_number};
+}
+
+bool exec_may_run_ahead(const struct thrum_comm *comm, const struct exec_program *program,
+                        const struct exec_buffers *buffers, const struct thrum_queue *queue)
+{
+    const struct comm_row *row = &comm->row;
+
+    if (!program->send_bytes && row->moves)
+        return false; /* as a barrier, it says that what came before is over */
+    if (!row->ticket)
+        return false; /* it is its turn */
+    return row->queue == queue && row->is_all && !row->credit_number &&
+           (buffers->send >= row->recv_end ||
+            buffers->send + program->send_bytes <= row->recv_first);
+}
+
+bool exec_let_catch_up(struct thrum_comm *comm, const struct exec_program *program,
+                       struct thrum_queue *queue)
+{
+    const struct comm_row *row = &comm->row;
+    struct thrum_queue *lane;
+    uint64_t ticket;
+
+    if (row->queue != queue || !row->is_all || row->credit_number ||
+        (row->ticket && queue->ops->wait(queue->impl, row->ticket, CATCH_UP_TIMEOUT_NS)) ||
+        exec_lane_queue(comm, 1, &lane) ||
+        lane->ops->submit_checked(lane->impl, program->commands, program->ncredits, &ticket))
+        return false;
+    if (!lane->ops->wait(lane->impl, ticket, CATCH_UP_TIMEOUT_NS))
+        return true;
+    lane->ops->cancel(lane->impl, ticket, ticket, THRUM_ERR_ABORTED);
+    return false;
+}
+
+void exec_extend_row(struct comm_row *row, const struct exec_program *program,
+                     const struct exec_buffers *buffers, const struct comm_operation *operation,
+                     bool awaits_credit)
+{
+    if (awaits_credit)
+        row->credit_number = operation->number;
+    if (row->queue != operation->queue)
+        return;
+    row->ticket = operation->ticket;
+    row->moves |= program->send_bytes || program->recv_bytes;
+    if (!program->recv_bytes)
+        return;
+    if (!row->recv_end || buffers->recv < row->recv_first)
+        row->recv_first = buffers->recv;
+    row->recv_end = max_u64(row->recv_end, buffers->recv + program->recv_bytes);
+}
+
+thrum_status_t exec_submit_ahead(struct thrum_comm *comm, struct exec_program *program,
+                                 struct thrum_queue *queue, uint32_t first, uint32_t n,
+                                 struct comm_operation *operation)
+{
+    const struct thrum_command *commands = &program->commands[first];
+    uint32_t nahead = program->nahead;
+    struct thrum_queue *lane;
+    uint64_t ticket;
+    thrum_status_t status = exec_lane_queue(comm, 1, &lane);
+
+    if (!status)
+        status = lane->ops->submit_checked(lane->impl, &commands[1], nahead, &ticket);
+    if (status)
+        return status;
+    if (lane->ops->poll(lane->impl, ticket) &&
+        lane->ops->wait(lane->impl, ticket, AHEAD_TIMEOUT_NS)) {
+        operation->has_more = true; /* as a lane that has failed */
+        operation->lane_queue[1] = lane;
+        operation->lane_ticket[1] = ticket;
+    }
+    status = queue->ops->submit_checked(queue->impl, &commands[1 + nahead], n - 1 - nahead,
+                                        &operation->ticket);
+    if (status) /* peers have the lines of a call that is none */
+        comm_fail(comm, status, comm->rank, true, thrum_last_error());
+    return status;
+}

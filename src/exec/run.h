@@ -1,0 +1,39 @@
+/* What run.c stands on: queues (queue.c), registrations (region.c), operations ahead of their turn (ahead.c). */
+#ifndef EXEC_RUN_H
+#define EXEC_RUN_H
+
+#include "exec/exec.h"
+
+/* The queue of a lane above 0; created when first asked for. Errors of thrum_queue_create. */
+thrum_status_t exec_lane_queue(struct thrum_comm *comm, uint32_t lane, struct thrum_queue **out);
+
+/* The fabric registration of the allocation around an address; made when first used. */
+thrum_status_t exec_find_region(struct thrum_comm *comm, uint64_t address,
+                                struct comm_region **region_out);
+
+/* ---- ahead.c ---- */
+
+/* Before an operation is submitted: what the queue holds. */
+void exec_follow_row(struct thrum_comm *comm, const struct exec_program *program,
+                     const struct exec_staging *staging, const struct thrum_queue *queue);
+bool exec_may_run_ahead(const struct thrum_comm *comm, const struct exec_program *program,
+                        const struct exec_buffers *buffers, const struct thrum_queue *queue);
+/*
+ * Who needs a credit is as far ahead as can be, and would be in step with the others ever after if that were queued, too.
+ * So what was begun is let end, and the credits come, for a while; true if they are there.
+ */
+bool exec_let_catch_up(struct thrum_comm *comm, const struct exec_program *program,
+                       struct thrum_queue *queue);
+/*
+ * The operation's lines go now, on a queue where nothing else waits, and the rest in its turn. The lines are with the
+ * peers when this returns, so that the operation ends with the rest of it.
+ */
+thrum_status_t exec_submit_ahead(struct thrum_comm *comm, struct exec_program *program,
+                                 struct thrum_queue *queue, uint32_t first, uint32_t n,
+                                 struct comm_operation *operation);
+/* After it was submitted. */
+void exec_extend_row(struct comm_row *row, const struct exec_program *program,
+                     const struct exec_buffers *buffers, const struct comm_operation *operation,
+                     bool awaits_credit);
+
+#endif
