@@ -177,8 +177,9 @@ struct thrum_comm_memory_info {
     size_t size; /* in: sizeof of the caller's struct */
     uint64_t device_bytes; /* device memory in all: control area, scratch and stage */
     uint64_t scratch_bytes; /* of it scratch */
-    uint64_t host_bytes; /* host memory for plans, peers and records */
-    uint64_t host_limit_bytes;
+    uint64_t
+        host_bytes; /* host memory for plans, peers and records, windows and persistent calls */
+    uint64_t host_limit_bytes; /* with the windows and persistent calls that there are */
     uint64_t
         stage_bytes; /* of device_bytes: what stands for host buffers; 0 as long as none was passed */
     uint64_t stage_limit_bytes; /* THRUM_STAGE_BYTES */
@@ -509,7 +510,8 @@ THRUM_MUST_CHECK thrum_status_t thrum_comm_deregister(thrum_window_t window);
 /*
  * Writes `count` elements of send to peer's part of the window, `offset` bytes from its start. send may be reused when
  * the queue has reached the end of the put; the data are at the peer when a later thrum_signal to it has arrived.
- * Errors: those of collectives, INVALID_ARGUMENT (window is not live or of another communicator; range outside).
+ * Errors: those of collectives, INVALID_ARGUMENT (window is not live or of another communicator; range outside),
+ * INVALID_POINTER (also: peer is this rank itself, and send and the target overlap without being the same).
  */
 THRUM_MUST_CHECK thrum_status_t thrum_put(const void *send, size_t count, thrum_datatype_t dtype,
                                           int peer, thrum_window_t window, size_t offset,

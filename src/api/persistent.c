@@ -29,10 +29,15 @@ struct thrum_persistent {
 
 /* ---- life ---- */
 
+static size_t coll_args_bytes(const struct coll_args *args)
+{
+    return sizeof *args + (args->counts ? 2 * (size_t)args->comm->nranks * sizeof(uint64_t) : 0);
+}
+
 struct coll_args *coll_args_copy(const struct coll_args *args)
 {
     size_t n = args->counts ? (size_t)args->comm->nranks : 0;
-    struct coll_args *copy = malloc(sizeof *copy + 2 * n * sizeof(uint64_t));
+    struct coll_args *copy = malloc(coll_args_bytes(args));
     uint64_t *arrays = (uint64_t *)(copy + 1);
 
     if (!copy)
@@ -153,11 +158,14 @@ thrum_status_t persistent_of_collective(const struct coll_args *args, thrum_stat
     if (!persistent)
         return thrum_fail(THRUM_ERR_NO_MEMORY, "no host memory for a persistent call");
     status = plan(persistent, args);
-    if (status)
+    if (status) {
         persistent_release(persistent);
-    else
-        *persistent_out = persistent;
-    return status;
+        return status;
+    }
+    persistent->link.host_bytes =
+        sizeof *persistent + persistent->program->host_bytes + coll_args_bytes(args);
+    *persistent_out = persistent;
+    return THRUM_OK;
 }
 
 thrum_status_t persistent_of_messages(struct thrum_comm *comm, struct thrum_queue *queue,
@@ -178,6 +186,7 @@ thrum_status_t persistent_of_messages(struct thrum_comm *comm, struct thrum_queu
     memcpy(messages, calls, n * sizeof *messages);
     persistent->messages = messages;
     persistent->nmessages = n;
+    persistent->link.host_bytes = sizeof *persistent + n * sizeof *messages;
     *persistent_out = persistent;
     return THRUM_OK;
 }

@@ -75,6 +75,23 @@ static thrum_status_t check_window(const struct thrum_comm *comm, const struct o
     return THRUM_OK;
 }
 
+/* A put of this rank's to itself is a copy between ranges of one memory. */
+static thrum_status_t check_own_part(const struct thrum_comm *comm,
+                                     const struct one_sided_call *call)
+{
+    uint64_t bytes = call->count * thrum_datatype_size(call->dtype);
+    uint64_t from = (uint64_t)(uintptr_t)call->send;
+    uint64_t to = comm->device->own_base + call->window->parts[comm->rank].offset + call->offset;
+
+    if (from == to || from >= to + bytes || to >= from + bytes)
+        return THRUM_OK;
+    return thrum_fail(
+        THRUM_ERR_INVALID_POINTER,
+        "send=%p (%llu bytes) overlaps where it is put in this rank's own part of the "
+        "window, 0x%llx",
+        call->send, (unsigned long long)bytes, (unsigned long long)to);
+}
+
 /* Signals are counted from the first one on, in 64 bits. */
 static thrum_status_t check_signals(const struct thrum_comm *comm,
                                     const struct one_sided_call *call)
@@ -104,6 +121,8 @@ thrum_status_t one_sided_check(struct thrum_comm *comm, const struct one_sided_c
     if (!status && call->count)
         status = exec_classify(comm, "send", call->send,
                                call->count * thrum_datatype_size(call->dtype), &kind);
+    if (!status && call->count && call->peer == comm->rank)
+        status = check_own_part(comm, call);
     return status;
 }
 

@@ -237,6 +237,7 @@ struct comm_redop {
 struct comm_link {
     struct thrum_comm *comm;
     struct comm_link *next, **back; /* back: what points here */
+    uint64_t host_bytes; /* what it holds */
 };
 
 /* How often thrum_comm_shrink has excluded certain ranks. */

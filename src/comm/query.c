@@ -63,6 +63,18 @@ static uint64_t host_bytes(int nranks)
     return sizeof(struct thrum_comm) + (uint64_t)nranks * sizeof(struct comm_peer);
 }
 
+/* What the user has opened and may hold as much of as there is memory: windows, persistent calls. */
+static uint64_t kept_bytes(const struct thrum_comm *comm)
+{
+    uint64_t bytes = 0;
+
+    for (const struct thrum_window *window = comm->windows; window; window = window->next)
+        bytes += sizeof *window + (uint64_t)comm->nranks * sizeof *window->parts;
+    for (const struct comm_link *link = comm->links; link; link = link->next)
+        bytes += link->host_bytes;
+    return bytes;
+}
+
 static thrum_status_t write_memory(struct thrum_comm_memory_info *out,
                                    const struct thrum_comm_memory_info *values)
 {
@@ -81,17 +93,19 @@ thrum_status_t thrum_comm_memory(thrum_comm_t comm, struct thrum_comm_memory_inf
 {
     thrum_status_t status = check_query(comm, memory_out, "memory_out");
     struct thrum_comm_memory_info values = {0};
+    uint64_t kept;
 
     if (status)
         return status;
+    kept = kept_bytes(comm);
     values.stage_bytes = comm->stage_bytes[0] + comm->stage_bytes[1] + comm->old_stage_bytes;
     values.stage_limit_bytes = (uint64_t)thrum_config_int(CFG_STAGE_BYTES);
     values.device_bytes = comm->area_bytes + values.stage_bytes;
     values.scratch_bytes = comm->scratch_bytes;
     values.host_bytes = host_bytes(comm->nranks) + exec_cache_bytes(comm->cache) +
-                        (comm->bounce ? EXEC_BOUNCE_BYTES : 0) + exec_list_bytes(comm->list);
+                        (comm->bounce ? EXEC_BOUNCE_BYTES : 0) + exec_list_bytes(comm->list) + kept;
     values.host_limit_bytes = host_bytes(comm->nranks) + EXEC_CACHE_LIMIT_BYTES +
-                              EXEC_BOUNCE_BYTES + EXEC_LIST_KEPT_BYTES;
+                              EXEC_BOUNCE_BYTES + EXEC_LIST_KEPT_BYTES + kept;
     return write_memory(memory_out, &values);
 }
 

@@ -221,6 +221,7 @@ struct sim_queue {
     bool counted; /* owner: the current command has its command number, faults were looked up */
     unsigned
         patience; /* owner: how often a submission looks again before it leaves a wait to others */
+    uint64_t awaited_writer; /* owner: of the newest wait that took longer, as its command says */
     struct thrum_command current; /* owner: the packet at the head, decoded */
     struct sim_tlb_entry tlb[SIM_TLB_ENTRIES]; /* owner */
     struct thrum_operand
@@ -559,6 +560,8 @@ static inline bool sim_is_deferred(const struct thrum_command *command)
 }
 /* True if the command is one of the simple ones, and is done. */
 bool sim_step_near(struct sim_queue *queue, const struct thrum_command *command);
+/* Whether who is to write what the queue waits for was last seen on this core. By the queue's owner. */
+bool sim_writer_is_here(const struct sim_queue *queue);
 /* Tells peers where this process runs, where ranks share cores. */
 void sim_publish_core_now(struct sim_device *device);
 static inline void sim_publish_core(struct sim_device *device)

@@ -178,15 +178,27 @@ static inline bool spin(const struct sim_queue *queue, char *cpu, uint64_t value
     return false;
 }
 
-/* Whether the device that is to write the word was seen on another core than this. */
+/* The core on which the device that is to write the word was seen; -1: not known. */
+static int writer_core(const struct sim_queue *queue, uint64_t writer)
+{
+    unsigned slot = sim_address_slot(writer);
+
+    if (!sim_is_device_address(writer) ||
+        !atomic_load_explicit(&queue->device->rights[slot], memory_order_acquire))
+        return -1;
+    return atomic_load_explicit(&sim_slots[slot].shared->core, memory_order_relaxed);
+}
+
 static bool is_apart(const struct sim_queue *queue, const struct thrum_command *c)
 {
-    unsigned slot = sim_address_slot(c->writer);
+    return sim_is_device_address(c->writer) && writer_core(queue, c->writer) != sched_getcpu();
+}
 
-    return sim_is_device_address(c->writer) &&
-           atomic_load_explicit(&queue->device->rights[slot], memory_order_acquire) &&
-           atomic_load_explicit(&sim_slots[slot].shared->core, memory_order_relaxed) !=
-               sched_getcpu();
+bool sim_writer_is_here(const struct sim_queue *queue)
+{
+    int core = writer_core(queue, queue->awaited_writer);
+
+    return core >= 0 && core == sched_getcpu();
 }
 
 static bool await_in_crowd(struct sim_queue *queue, const struct thrum_command *c, char *cpu,
@@ -214,6 +226,8 @@ static bool await_near(struct sim_queue *queue, const struct thrum_command *c, c
 
     if (came || !sim_is_deferred(c))
         sim_patience_end(queue, came);
+    if (!came && c->writer)
+        queue->awaited_writer = c->writer;
     return came;
 }
 

@@ -100,6 +100,7 @@ struct waiter {
     uint64_t ticket;
     int64_t spin_ns;
     int spins; /* of a burst */
+    bool gives_way; /* who is waited for needs this core */
     int64_t idle_since_ns; /* when it last saw progress; 0: look at the clock */
     uint64_t seen_progress;
 };
@@ -115,13 +116,14 @@ static bool burst(struct waiter *waiter)
 {
     struct sim_queue *queue = waiter->queue;
     bool ports = atomic_load_explicit(&queue->device->nports, memory_order_relaxed) != 0;
+    int spins = waiter->gives_way ? SPINS_OVERSUBSCRIBED : waiter->spins;
 
     if (!sim_queue_try_own(queue)) {
-        for (int i = 0; i < waiter->spins && !ended(waiter); i++)
+        for (int i = 0; i < spins && !ended(waiter); i++)
             cpu_pause();
         return ended(waiter);
     }
-    for (int i = 0; i < waiter->spins; i++) {
+    for (int i = 0; i < spins; i++) {
         enum sim_state state = sim_execute(queue, SIM_BUDGET_SLICE, true);
         if (ended(waiter) || state != SIM_BLOCKED ||
             atomic_load_explicit(&queue->wanted, memory_order_relaxed))
@@ -130,6 +132,7 @@ static bool burst(struct waiter *waiter)
             (void)sim_ports_progress(queue->device);
         cpu_pause();
     }
+    waiter->gives_way = sim_writer_is_here(queue);
     sim_queue_disown(queue);
     return ended(waiter);
 }
@@ -172,6 +175,9 @@ static void relax(struct waiter *waiter, int64_t now, int64_t deadline_ns)
     uint64_t progress = atomic_load_explicit(&waiter->queue->progress, memory_order_relaxed);
     int64_t idle_ns;
 
+    if (waiter->gives_way)
+        sched_yield(); /* two ranks may have come to one core where each could have its own */
+    sim_publish_core_now(waiter->queue->device);
     if (progress != waiter->seen_progress || !waiter->idle_since_ns) {
         waiter->seen_progress = progress;
         waiter->idle_since_ns = now;

@@ -158,6 +158,7 @@ static void destroy(struct tmpi_comm *comm)
     tmpi_requests_drop(comm);
     thrum_comm_destroy(comm->thrum);
     thrum_queue_destroy(comm->queue);
+    free(comm->trials);
     pthread_mutex_destroy(&comm->lock);
     free(comm);
 }
@@ -348,6 +349,9 @@ static thrum_status_t join(struct tmpi_comm *comm, const struct thrum_unique_id 
                                        .algorithms = rules_for(comm->size, rules, sizeof rules)};
     thrum_status_t status;
 
+    comm->trials = calloc(TMPI_FUNCTIONS, sizeof *comm->trials);
+    if (!comm->trials)
+        return thrum_plugin_fail(THRUM_ERR_NO_MEMORY, "no host memory for a communicator");
     status = thrum_comm_init_rank(id, comm->size, comm->rank, tmpi.device, &config, &comm->thrum);
     if (!status)
         status = thrum_queue_create(tmpi.device, THRUM_QUEUE_DIRECT, &comm->queue);
@@ -364,6 +368,8 @@ static void leave(struct tmpi_comm *comm)
 {
     thrum_comm_destroy(comm->thrum);
     thrum_queue_destroy(comm->queue);
+    free(comm->trials);
+    comm->trials = NULL;
     comm->thrum = NULL;
     comm->queue = NULL;
 }

@@ -9,10 +9,14 @@
 int tmpi_blocking(const struct tmpi_call *call)
 {
     struct tmpi_taken taken;
-    enum tmpi_reason reason = tmpi_decide(call, TMPI_BLOCKING, &taken);
+    enum tmpi_reason reason;
 
+    taken.sample = NULL;
+    reason = tmpi_decide(call, TMPI_BLOCKING, &taken);
     if (TMPI_UNLIKELY(tmpi_reporting))
         tmpi_report_count(call->function, TMPI_BLOCKING, reason);
+    if (TMPI_UNLIKELY(taken.sample))
+        return tmpi_trial_run(call, &taken, reason);
     return reason ? tmpi_fall(call) : tmpi_work_run(call, &taken);
 }
 

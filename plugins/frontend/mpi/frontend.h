@@ -2,10 +2,10 @@
  * libthrum-mpi: MPI's collectives by Thrum, for programs that know nothing of it. What its files share.
  *
  * entry.c and fortran.c have MPI's entry points; they fill a struct tmpi_call. tmpi_passes sorts out quickly what MPI has
- * anyhow; take.c decides whether Thrum or the MPI below serves the rest, comm.c has the Thrum communicator of an MPI
- * communicator, type.c knows what data types and operations are in Thrum, give.c places buffers, work.c issues and
- * finishes a call, request.c makes nonblocking and persistent calls MPI requests, fall.c hands a call down, report.c
- * counts.
+ * anyhow; take.c decides whether Thrum or the MPI below serves the rest, trial.c measures which is faster, comm.c has the
+ * Thrum communicator of an MPI communicator, type.c knows what data types and operations are in Thrum, give.c places
+ * buffers, work.c issues and finishes a call, request.c makes nonblocking and persistent calls MPI requests, fall.c hands a
+ * call down, report.c counts.
  *
  * Whatever decides between Thrum and MPI must come out alike on all ranks with nothing said: it may depend only on what
  * MPI wants to be equal on all of them, and on what the ranks agreed on when the communicator was made.
@@ -129,10 +129,12 @@ const struct tmpi_type *tmpi_type_of(MPI_Datatype type);
  */
 bool tmpi_op_of(MPI_Op op, const struct tmpi_type *type, thrum_redop_t *redop_out, bool *user_out,
                 bool *commutes_out);
+#define TMPI_REDUCTIONS \
+    (1u << TMPI_ALLREDUCE | 1u << TMPI_REDUCE | 1u << TMPI_REDUCE_SCATTER | \
+     1u << TMPI_REDUCE_SCATTER_BLOCK | 1u << TMPI_SCAN | 1u << TMPI_EXSCAN)
 static inline bool tmpi_reduces(enum tmpi_function function)
 {
-    return 1u << function & (1u << TMPI_ALLREDUCE | 1u << TMPI_REDUCE | 1u << TMPI_REDUCE_SCATTER |
-                             1u << TMPI_REDUCE_SCATTER_BLOCK | 1u << TMPI_SCAN | 1u << TMPI_EXSCAN);
+    return 1u << function & TMPI_REDUCTIONS;
 }
 
 /* ---- communicators (comm.c) ---- */
@@ -152,7 +154,32 @@ struct tmpi_range {
 };
 struct tmpi_policy {
     struct tmpi_range ranges[2][TMPI_FUNCTIONS]; /* [0] blocking, [1] nonblocking and persistent */
+    unsigned
+        tried; /* bit for each function: blocking calls are tried out, the range is where they start */
 };
+
+/*
+ * How a function's calls of one size class, a power of two of bytes, are tried out (trial.c). Bit c of the two words is
+ * about class c.
+ */
+#define TMPI_SIZE_CLASSES 36 /* the last one has no end */
+#define TMPI_TRIAL_SAMPLES 10
+
+struct tmpi_verdict {
+    uint64_t settled, thrum;
+};
+
+struct tmpi_trial {
+    unsigned calls; /* alike on all ranks */
+    uint32_t ns[2][TMPI_TRIAL_SAMPLES]; /* [0] MPI, [1] Thrum */
+};
+
+static inline unsigned tmpi_size_class(uint64_t bytes)
+{
+    unsigned class = 63 - (unsigned)__builtin_clzll(bytes | 1);
+
+    return class < TMPI_SIZE_CLASSES ? class : TMPI_SIZE_CLASSES - 1;
+}
 
 /*
  * An MPI communicator. MPI lets one thread at a time call collectives on it, in one order on all ranks; `lock` is for the
@@ -167,6 +194,8 @@ struct tmpi_comm {
     const struct tmpi_policy *policy; /* see take.c */
     bool crowded; /* more ranks than cores */
     uint64_t stage_bytes; /* the least THRUM_STAGE_BYTES of all ranks */
+    struct tmpi_verdict verdicts[TMPI_FUNCTIONS];
+    struct tmpi_trial (*trials)[TMPI_SIZE_CLASSES]; /* of each function; there if `thrum` is */
     thrum_comm_t thrum;
     thrum_queue_t queue;
     thrum_redop_t user_ops[2]; /* by whether it commutes */
@@ -265,6 +294,7 @@ struct tmpi_taken {
     const struct tmpi_type *sendtype, *recvtype; /* NULL where the call has none here */
     thrum_redop_t redop;
     bool is_user_op;
+    uint32_t *sample; /* how long the call takes goes here; NULL: nowhere */
 };
 
 /* Adds up counts of all ranks. */
@@ -328,6 +358,15 @@ static inline bool tmpi_has_type(enum tmpi_function function)
                                1u << TMPI_SCATTERV));
 }
 
+/* Whether trials have shown that MPI is faster. */
+static inline bool tmpi_settled_for_mpi(const struct tmpi_comm *comm, enum tmpi_function function,
+                                        uint64_t bytes)
+{
+    const struct tmpi_verdict *verdict = &comm->verdicts[function];
+
+    return (verdict->settled & ~verdict->thrum) >> tmpi_size_class(bytes) & 1;
+}
+
 /*
  * Whether MPI has the call for sure, found out in a few nanoseconds: by what the thread remembers of the communicator, with
  * no look at arguments that do not matter for it. False: tmpi_decide knows.
@@ -339,12 +378,16 @@ static inline __attribute__((always_inline)) bool tmpi_passes(const struct tmpi_
     const struct tmpi_range *range;
     const struct tmpi_type *type = NULL;
     uint64_t bytes;
+    bool tried;
 
     if (!memory)
         return false;
     range = &memory->policy->ranges[mode != TMPI_BLOCKING][call->function];
-    if (!range->to)
+    tried = mode == TMPI_BLOCKING && memory->policy->tried >> call->function & 1;
+    if (!range->to && !tried)
         return true;
+    if (call->function == TMPI_BARRIER && tried)
+        return tmpi_settled_for_mpi(memory->comm, call->function, 1);
     if (!tmpi_has_type(call->function))
         return false;
     type = tmpi_predefined(tmpi_goes_by_recv(call, memory->comm) ? call->recvtype : call->sendtype);
@@ -352,6 +395,8 @@ static inline __attribute__((always_inline)) bool tmpi_passes(const struct tmpi_
                   !call->recvcounts))
         return false;
     bytes = tmpi_policy_bytes(call, memory->comm, type->size);
+    if (tried)
+        return !bytes || tmpi_settled_for_mpi(memory->comm, call->function, bytes);
     return bytes < range->from || bytes > range->to;
 }
 
@@ -366,6 +411,18 @@ const struct tmpi_policy *tmpi_policy_of(int size, bool crowded);
 extern const struct tmpi_policy tmpi_all_pass, tmpi_none_passes, tmpi_nonblocking_pass;
 bool tmpi_policy_all(void); /* THRUM_MPI_TAKE=all */
 uint64_t tmpi_hash(uint64_t hash, const void *data, size_t bytes);
+
+/* ---- trying out (trial.c) ---- */
+
+/*
+ * Whose a call of so many bytes is, of a function that is tried; in_range: the table says Thrum's. All ranks come to the
+ * same answer; now and then they talk about it, by MPI. Sets taken->sample.
+ */
+enum tmpi_reason tmpi_trial_decide(struct tmpi_taken *taken, enum tmpi_function function,
+                                   uint64_t bytes, bool in_range);
+/* A call with a sample, by MPI if there is a reason. Returns an MPI code, raised. */
+int tmpi_trial_run(const struct tmpi_call *call, const struct tmpi_taken *taken,
+                   enum tmpi_reason reason);
 
 /* ---- doing (give.c, work.c) ---- */
 
@@ -476,6 +533,9 @@ int tmpi_persistent(const struct tmpi_call *call, MPI_Info info, MPI_Request *re
 extern bool tmpi_reporting;
 void tmpi_report_init(void);
 void tmpi_report_count(enum tmpi_function function, enum tmpi_mode mode, enum tmpi_reason reason);
+/* A function's size class is settled: what one call took, in ns, the mean of the ranks. */
+void tmpi_report_trial(const struct tmpi_comm *comm, enum tmpi_function function, unsigned class,
+                       uint64_t mpi_ns, uint64_t thrum_ns, bool by_thrum);
 void tmpi_report_print(void);
 
 #endif

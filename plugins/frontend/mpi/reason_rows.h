@@ -1,6 +1,7 @@
 /* Why a call is not Thrum's: name, text of the report. TAKEN is first. Included several times. */
 X(TAKEN, "taken")
 X(POLICY, "MPI is faster at this size (or THRUM_MPI_TAKE says so)")
+X(TRIAL, "tried out there, to see which is faster")
 X(EARLY, "the communicator has seen too few calls for a Thrum communicator (THRUM_MPI_AFTER)")
 X(NOT_MADE, "no blocking collective has been called on the communicator yet")
 X(ONE_RANK, "the communicator has one rank")

@@ -23,13 +23,37 @@ void tmpi_report_count(enum tmpi_function function, enum tmpi_mode mode, enum tm
     atomic_fetch_add_explicit(&counts[function][mode][reason], 1, memory_order_relaxed);
 }
 
-static void print_function(FILE *stream, enum tmpi_function function, enum tmpi_mode mode)
-{
-    static const char *const names[] = {
+static const char *const names[] = {
 #define X(NAME, Name, name) #Name,
 #include "function_rows.h"
 #undef X
-    };
+};
+
+/* What trials came to, line by line; lines that do not fit are left out. */
+static char trials[16384];
+static size_t trials_length;
+static pthread_mutex_t trials_lock = PTHREAD_MUTEX_INITIALIZER;
+
+void tmpi_report_trial(const struct tmpi_comm *comm, enum tmpi_function function, unsigned class,
+                       uint64_t mpi_ns, uint64_t thrum_ns, bool by_thrum)
+{
+    char line[200];
+    int length = snprintf(line, sizeof line,
+                          "MPI_%s from %llu bytes on, %d ranks: Thrum %.2f us, MPI %.2f us: %s",
+                          names[function], 1ull << class, comm->size, (double)thrum_ns / 1e3,
+                          (double)mpi_ns / 1e3, by_thrum ? "by Thrum" : "to MPI");
+
+    if (comm->rank == 0)
+        thrum_plugin_log(THRUM_LOG_INFO, "MPI: %s", line);
+    pthread_mutex_lock(&trials_lock);
+    if (tmpi_reporting && trials_length + (size_t)length + 32 < sizeof trials)
+        trials_length += (size_t)snprintf(trials + trials_length, sizeof trials - trials_length,
+                                          "thrum-mpi: tried %s\n", line);
+    pthread_mutex_unlock(&trials_lock);
+}
+
+static void print_function(FILE *stream, enum tmpi_function function, enum tmpi_mode mode)
+{
     static const char *const reasons[] = {
 #define X(name, text) text,
 #include "reason_rows.h"
@@ -65,6 +89,7 @@ void tmpi_report_print(void)
     for (int function = 0; function < TMPI_FUNCTIONS; function++)
         for (int mode = 0; mode < TMPI_MODES; mode++)
             print_function(stream, (enum tmpi_function)function, (enum tmpi_mode)mode);
+    fputs(trials, stream);
     fclose(stream);
     fputs(text, stderr);
     fflush(stderr);

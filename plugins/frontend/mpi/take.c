@@ -37,17 +37,17 @@ static struct tmpi_policy rules[ROWS];
 static bool take_all;
 const struct tmpi_policy tmpi_all_pass; /* to 0 */
 #define X(NAME, Name, name) [TMPI_##NAME] = {0, ANY},
-const struct tmpi_policy tmpi_none_passes = {{
-    {
+const struct tmpi_policy tmpi_none_passes = {.ranges = {
+                                                 {
 #include "function_rows.h"
-    },
-    {
+                                                 },
+                                                 {
 #include "function_rows.h"
-    },
-}};
-const struct tmpi_policy tmpi_nonblocking_pass = {{{
+                                                 },
+                                             }};
+const struct tmpi_policy tmpi_nonblocking_pass = {.ranges = {{
 #include "function_rows.h"
-}}};
+                                                  }}};
 #undef X
 
 static const char *const rule_names[] = {
@@ -56,11 +56,26 @@ static const char *const rule_names[] = {
 #undef X
 };
 
+/* What can be tried out: functions of whose size every rank knows. */
+#define TRIED (~(1u << TMPI_ALLTOALLV | 1u << TMPI_GATHERV | 1u << TMPI_SCATTERV))
+
+/*
+ * Of more than two ranks the last bits of a sum depend on who adds it up, and a run should not differ from the next: there
+ * reductions are tried if that was asked for.
+ */
+static void set_tried(unsigned two, unsigned more)
+{
+    rules[ROW_TWO].tried = two;
+    rules[ROW_MORE].tried = rules[ROW_CROWDED].tried = more;
+}
+
 static void set_rule(int function, bool with_blocking, struct tmpi_range range)
 {
     for (int row = 0; row < ROWS; row++) {
-        if (with_blocking)
+        if (with_blocking) {
             rules[row].ranges[0][function] = range;
+            rules[row].tried &= ~(1u << function);
+        }
         rules[row].ranges[1][function] = range;
     }
 }
@@ -111,6 +126,12 @@ static bool add_rule(const char *rule)
 
     if (!strcmp(rule, "auto"))
         return true;
+    if (!strcmp(rule, "table") || !strcmp(rule, "try")) {
+        unsigned tried = rule[1] == 'r' ? TRIED : 0;
+
+        set_tried(tried, tried);
+        return true;
+    }
     if (!strcmp(rule, "all") || !strcmp(rule, "none")) {
         take_all = rule[0] == 'a';
         for (int function = 0; function < TMPI_FUNCTIONS; function++)
@@ -138,10 +159,11 @@ bool tmpi_policy_init(void)
     bool good = text != NULL;
 
     memcpy(rules, built_in, sizeof rules);
+    set_tried(TRIED, TRIED & ~TMPI_REDUCTIONS);
     while (good && (rule = strtok_r(rest, ",", &rest)))
         if (!add_rule(rule)) {
             thrum_plugin_log(THRUM_LOG_ERROR,
-                             "THRUM_MPI_TAKE=%s: \"%s\" is not auto, all, none or "
+                             "THRUM_MPI_TAKE=%s: \"%s\" is not auto, table, try, all, none or "
                              "FUNCTION[:all|:none|:FROM-TO]; all calls go to MPI",
                              thrum_plugin_config("THRUM_MPI_TAKE"), rule);
             good = false;
@@ -302,10 +324,11 @@ static enum tmpi_reason look(const struct tmpi_call *call, enum tmpi_mode mode,
     const struct tmpi_range *range = &comm->policy->ranges[mode != TMPI_BLOCKING][call->function];
     enum tmpi_reason reason = TMPI_TAKEN;
     const struct tmpi_type *type;
+    bool send, recv, in_range;
+    bool tried = mode == TMPI_BLOCKING && comm->policy->tried >> call->function & 1;
     uint64_t bytes;
-    bool send, recv;
 
-    if (!range->to)
+    if (!range->to && !tried)
         return TMPI_POLICY;
     meaning(call, comm, &send, &recv);
     if (send && !(taken->sendtype = tmpi_type_of(call->sendtype)))
@@ -320,11 +343,13 @@ static enum tmpi_reason look(const struct tmpi_call *call, enum tmpi_mode mode,
         return reason;
     type = tmpi_goes_by_recv(call, comm) ? taken->recvtype : taken->sendtype;
     bytes = tmpi_policy_bytes(call, comm, type ? type->size : 0);
-    if (!bytes || bytes < range->from || bytes > range->to)
+    in_range = bytes >= range->from && bytes <= range->to;
+    tried &= !taken->is_user_op;
+    if (!bytes || (!in_range && !tried))
         return TMPI_POLICY;
-    return staged_bytes(call->function, bytes, (uint64_t)comm->size) > comm->stage_bytes
-               ? TMPI_LARGE
-               : TMPI_TAKEN;
+    if (staged_bytes(call->function, bytes, (uint64_t)comm->size) > comm->stage_bytes)
+        return TMPI_LARGE;
+    return tried ? tmpi_trial_decide(taken, call->function, bytes, in_range) : TMPI_TAKEN;
 }
 
 enum tmpi_reason tmpi_decide(const struct tmpi_call *call, enum tmpi_mode mode,

@@ -239,15 +239,19 @@ static void all_at_once(void **state)
 /* More starts in a row than operations may be in flight, by a thread for all ranks. */
 static void many_starts(void **state)
 {
+    struct thrum_comm_memory_info before = {.size = sizeof before}, now = {.size = sizeof now};
     thrum_persistent_t calls[N];
 
     (void)state;
     make_buffers(MEMORY_DEVICE);
     ranks_join(N, NULL);
     fill(0);
+    ok(thrum_comm_memory(comms[0], &before));
     for (int r = 0; r < N; r++)
         ok(thrum_allreduce_init(recvs[r].address, recvs[r].address, 10, THRUM_INT32, THRUM_SUM,
                                 comms[r], queues[r], &calls[r]));
+    ok(thrum_comm_memory(comms[0], &now));
+    assert_true(now.host_bytes > before.host_bytes + 256); /* what it was compiled to */
     for (int r = 0; r < N; r++)
         ok(thrum_fill(queues[r], recvs[r].address, 1, 40));
     ok(thrum_group_start());
@@ -255,8 +259,11 @@ static void many_starts(void **state)
         for (int i = 0; i < 1000; i++)
             ok(thrum_start(calls[r]));
     ok(thrum_group_end());
+    ok(thrum_comm_memory(comms[0], &before));
     for (int r = 0; r < N; r++)
         thrum_persistent_free(calls[r]);
+    ok(thrum_comm_memory(comms[0], &now));
+    assert_true(now.host_bytes < before.host_bytes);
     ranks_synchronize(N);
     for (int r = 0; r < N; r++) {
         uint32_t expected = 0x01010101;

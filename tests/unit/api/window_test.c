@@ -385,12 +385,39 @@ static void refusals(void **state)
             THRUM_ERR_INVALID_TYPE, "dtype=99");
     refused(thrum_put(NULL, 1, THRUM_INT32, 1, old, 0, comm, queue), THRUM_ERR_INVALID_POINTER,
             "send");
+    refused(thrum_put(targets[0] + 1, 10, THRUM_INT32, 0, old, 40, comm, queue),
+            THRUM_ERR_INVALID_POINTER, "overlaps");
+    refused(thrum_put(targets[0] + 10, 10, THRUM_INT32, 0, old, 4, comm, queue),
+            THRUM_ERR_INVALID_POINTER, "overlaps");
+    ok(thrum_put(targets[0] + 1, 10, THRUM_INT32, 0, old, 4, comm, queue));
+    ok(thrum_put(targets[0] + 1, 10, THRUM_INT32, 0, old, 44, comm, queue));
+    ok(thrum_put(targets[0] + 11, 10, THRUM_INT32, 0, old, 4, comm, queue));
+    ok(thrum_queue_synchronize(queue));
     refused(thrum_signal(RANKS, comm, queue), THRUM_ERR_INVALID_RANK, "peer=4");
     refused(thrum_wait_signal(1, 1, comm, queues[1]), THRUM_ERR_INVALID_QUEUE, "queue");
     deregister_all(windows);
     refused(thrum_put(source, 1, THRUM_INT32, 1, old, 0, comm, queue), THRUM_ERR_INVALID_ARGUMENT,
             "was deregistered");
     refused(thrum_comm_deregister(old), THRUM_ERR_INVALID_ARGUMENT, "not a live window");
+}
+
+/* Windows are in what a communicator says of its memory. */
+static void are_counted(void **state)
+{
+    struct thrum_comm_memory_info before = {.size = sizeof before}, now = {.size = sizeof now};
+    thrum_window_t more[RANKS];
+
+    (void)state;
+    ok(thrum_comm_memory(comms[0], &before));
+    register_all(8, more);
+    ok(thrum_comm_memory(comms[0], &now));
+    assert_true(now.host_bytes > before.host_bytes);
+    assert_true(now.host_bytes - before.host_bytes ==
+                now.host_limit_bytes - before.host_limit_bytes);
+    deregister_all(more);
+    ok(thrum_comm_memory(comms[0], &now));
+    assert_int_equal(now.host_bytes, before.host_bytes);
+    deregister_all(windows);
 }
 
 /* Open windows go with their communicator. */
@@ -483,6 +510,7 @@ static int run(bool access)
         test(too_many_signals),
         test(parts_of_any_size),
         test(refusals),
+        test(are_counted),
         test(left_open),
         test(signal_does_not_come),
         test(abort_ends_a_wait),
