@@ -109,8 +109,8 @@ X(STAGE_BYTES, "THRUM_STAGE_BYTES", CONFIG_BYTES, "1G", 131072, 1099511627776, "
 X(MPI_TAKE, "THRUM_MPI_TAKE", CONFIG_STRING, "auto", 0, 0, "",
   "MPI collectives that libthrum-mpi takes. auto: those where it is faster, by a table and by "
   "trying both; table: without trying; try: also reductions of more than two ranks; all; none; or "
-  "a list of function[:all|:none|:from-to], sizes in bytes, such as allreduce:4K-,bcast:none; with an i in "
-  "front the nonblocking and persistent forms only. The same on all ranks.")
+  "a list of function[:all|:none|:from-to], sizes in bytes, such as allreduce:4K-,bcast:none; with "
+  "an i in front the nonblocking and persistent forms only. The same on all ranks.")
 X(MPI_AFTER, "THRUM_MPI_AFTER", CONFIG_INT, "8", 0, 1000000, "",
   "Collectives on an MPI communicator before libthrum-mpi makes a Thrum communicator for it. The "
   "same on all ranks.")

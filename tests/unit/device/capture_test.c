@@ -7,11 +7,6 @@
 
 #define BYTES 256
 
-static struct fixture *of(void **state)
-{
-    return *state;
-}
-
 static thrum_status_t count_up(void *argument)
 {
     ++*(int *)argument;

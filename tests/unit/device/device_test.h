@@ -2,6 +2,7 @@
 #ifndef DEVICE_TEST_H
 #define DEVICE_TEST_H
 
+#include <poll.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -31,6 +32,7 @@ struct fixture {
     char *a, *b; /* 64 KiB of device memory each */
 };
 #define FIXTURE_BYTES 65536
+#define DEVICE_TEST(name) cmocka_unit_test_setup_teardown(name, fixture_open, fixture_close)
 
 static inline int fixture_open(void **state)
 {
@@ -43,6 +45,11 @@ static inline int fixture_open(void **state)
     assert_ok(thrum_mem_alloc(f.device, FIXTURE_BYTES, (void **)&f.b));
     *state = &f;
     return 0;
+}
+
+static inline struct fixture *of(void **state)
+{
+    return *state;
 }
 
 static inline int fixture_close(void **state)
@@ -82,6 +89,33 @@ static inline thrum_status_t submit_signal(thrum_queue_t queue, uint64_t address
 static inline thrum_status_t finish(thrum_queue_t queue)
 {
     return thrum_queue_synchronize_for(queue, TEST_TIMEOUT_NS);
+}
+
+/* The queue has faulted: every call says so, there is one event, and the device's first fault is kept. */
+static inline void expect_fault(struct fixture *f, thrum_queue_t queue, enum thrum_ras_kind kind,
+                                thrum_status_t status, uint64_t address)
+{
+    static struct thrum_ras_event first_fault; /* of the device */
+    struct thrum_ras_event event, fault;
+    struct pollfd fd = {.fd = thrum_ras_event_fd(f->device), .events = POLLIN};
+    size_t n;
+
+    assert_status(finish(queue), status);
+    assert_non_null(strstr(thrum_last_error(), "sim"));
+    assert_status(finish(queue), status); /* again each time */
+    assert_status(thrum_fill(queue, f->a, 0, 1), status);
+    assert_int_equal(poll(&fd, 1, 0), 1);
+    assert_ok(thrum_ras_get_events(f->device, &event, 1, &n));
+    assert_int_equal(n, 1);
+    assert_int_equal(event.kind, kind);
+    assert_int_equal(event.queue_id, thrum_queue_id(queue));
+    assert_int_equal(event.address, address);
+    assert_true(event.ticket > 0 && event.timestamp_ns > 0 && event.generation == 1);
+    assert_ok(thrum_ras_get_fault(f->device, &fault));
+    if (event.sequence == 1) /* the first is kept, whatever comes later */
+        first_fault = event;
+    assert_memory_equal(&fault, &first_fault, sizeof fault);
+    assert_int_equal(poll(&fd, 1, 0), 0);
 }
 
 #endif
