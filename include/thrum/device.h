@@ -353,6 +353,14 @@ THRUM_MUST_CHECK thrum_status_t thrum_queue_synchronize_for(thrum_queue_t queue,
 
 /* Like synchronize, but returns THRUM_IN_PROGRESS instead of waiting. */
 THRUM_MUST_CHECK thrum_status_t thrum_queue_query(thrum_queue_t queue);
+/*
+ * How the submissions behind ticket `after`, or from the beginning for 0, up to `ticket` ended: IN_PROGRESS while `ticket`
+ * has not, else the first error among them, as often as it is asked for; the next synchronize returns it all the same. Of
+ * more than 1024 submissions the first are forgotten, and count as good. Errors: INVALID_QUEUE, RESET, INVALID_ARGUMENT
+ * (`ticket` has not been given).
+ */
+THRUM_MUST_CHECK thrum_status_t thrum_queue_query_tickets(thrum_queue_t queue, uint64_t after,
+                                                          uint64_t ticket);
 
 /*
  * Copy between plain host memory and device memory through an internal staging of `queue`'s device; returns when done.

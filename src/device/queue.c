@@ -233,11 +233,10 @@ static thrum_status_t explain(struct thrum_queue *queue, thrum_status_t status)
                       thrum_status_string(status));
 }
 
-/* The first error of the submissions since the last synchronize, up to `last`, which has ended. */
-static thrum_status_t first_error(struct thrum_queue *queue, uint64_t last,
+/* The first error of the submissions behind `ticket` up to `last`, which has ended. */
+static thrum_status_t first_error(struct thrum_queue *queue, uint64_t ticket, uint64_t last,
                                   thrum_status_t last_status)
 {
-    uint64_t ticket = atomic_load_explicit(&queue->synced_ticket, memory_order_relaxed);
     thrum_status_t status = THRUM_OK;
 
     if (last - ticket >= STATUS_KEPT)
@@ -283,8 +282,10 @@ static thrum_status_t collect(struct thrum_queue *queue, uint64_t last, thrum_st
     void (*hook)(struct thrum_queue *, thrum_status_t);
     thrum_status_t failure;
 
-    if (last > atomic_load_explicit(&queue->synced_ticket, memory_order_relaxed)) {
-        last_status = first_error(queue, last, last_status);
+    uint64_t synced = atomic_load_explicit(&queue->synced_ticket, memory_order_relaxed);
+
+    if (last > synced) {
+        last_status = first_error(queue, synced, last, last_status);
         queue_raise(&queue->synced_ticket, last);
     } else if (!is_sticky(last_status)) {
         last_status = THRUM_OK; /* an earlier synchronize has returned it */
@@ -341,4 +342,23 @@ thrum_status_t thrum_queue_query(thrum_queue_t queue)
     last = atomic_load_explicit(&queue->last_ticket, memory_order_acquire);
     status = last ? queue->ops->poll(queue->impl, last) : THRUM_OK;
     return status == THRUM_IN_PROGRESS ? status : collect(queue, last, status);
+}
+
+thrum_status_t thrum_queue_query_tickets(thrum_queue_t queue, uint64_t after, uint64_t ticket)
+{
+    thrum_status_t status = queue_check(queue);
+
+    if (!status)
+        status = capture_refuse(queue, "thrum_queue_query_tickets");
+    if (status)
+        return status;
+    if (ticket > atomic_load_explicit(&queue->last_ticket, memory_order_acquire))
+        return thrum_fail(THRUM_ERR_INVALID_ARGUMENT, "ticket=%llu has not been given",
+                          (unsigned long long)ticket);
+    if (ticket <= after)
+        return THRUM_OK;
+    status = queue->ops->poll(queue->impl, ticket);
+    if (status != THRUM_IN_PROGRESS)
+        status = first_error(queue, after, ticket, status);
+    return status < 0 ? explain(queue, status) : status;
 }

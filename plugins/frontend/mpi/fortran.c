@@ -120,19 +120,26 @@ static void give_request(int code, MPI_Request handle, MPI_Fint *request, MPI_Fi
 #include "function_rows.h"
 #undef X
 
-#ifdef HAVE_MPIX_PERSISTENT
+#if defined(HAVE_MPI_PERSISTENT)
+#define INIT(name) ompi_##name##_init_f
+#define INIT_NAMES(name) NAMES(ompi_##name##_init_f, mpi_##name##_init)
+#elif defined(HAVE_MPIX_PERSISTENT)
+#define INIT(name) ompix_##name##_init_f
+#define INIT_NAMES(name) NAMES(ompix_##name##_init_f, mpix_##name##_init)
+#endif
+#ifdef INIT
 #define X(NAME, Name, name) \
-    TMPI_EXPORT void ompix_##name##_init_f(FIELDS_##NAME(PARAMETER), MPI_Fint *info, \
-                                           MPI_Fint *request, MPI_Fint *error); \
-    void ompix_##name##_init_f(FIELDS_##NAME(PARAMETER), MPI_Fint *info, MPI_Fint *request, \
-                               MPI_Fint *error) \
+    TMPI_EXPORT void INIT(name)(FIELDS_##NAME(PARAMETER), MPI_Fint * info, MPI_Fint * request, \
+                                MPI_Fint * error); \
+    void INIT(name)(FIELDS_##NAME(PARAMETER), MPI_Fint * info, MPI_Fint * request, \
+                    MPI_Fint * error) \
     { \
         const struct tmpi_call call = CALL(NAME); \
         MPI_Request handle = MPI_REQUEST_NULL; \
         int code = tmpi_persistent(&call, PMPI_Info_f2c(*info), &handle); \
         give_request(code, handle, request, error); \
     } \
-    NAMES(ompix_##name##_init_f, mpix_##name##_init)
+    INIT_NAMES(name)
 #include "function_rows.h"
 #undef X
 #endif

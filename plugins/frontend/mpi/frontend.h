@@ -204,6 +204,7 @@ struct tmpi_comm {
     pthread_mutex_t lock;
     struct tmpi_request *first, *last; /* in flight or waiting to be issued, in order. lock */
     unsigned issued; /* of these how many are on the queue. lock */
+    uint64_t ticket; /* of the last that was issued. lock */
     struct tmpi_comm *next; /* of all; under the library's lock */
 };
 
@@ -488,7 +489,8 @@ struct tmpi_request {
     int code; /* once DONE: what MPI is told */
     thrum_status_t status; /* of code */
     _Atomic int state; /* enum tmpi_request_state; advanced under comm->lock */
-    _Atomic int reached; /* by the queue */
+    uint64_t after,
+        ticket; /* its submissions are behind the one and end with the other. comm->lock */
 };
 
 /* How many requests of ours live; 0: completion functions are MPI's. */

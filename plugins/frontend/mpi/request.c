@@ -83,15 +83,6 @@ static void unlock_comm(struct tmpi_comm *comm)
         pthread_mutex_unlock(&comm->lock);
 }
 
-/* On the device's queue, behind the call. */
-static thrum_status_t note_reached(void *argument)
-{
-    struct tmpi_request *request = argument;
-
-    atomic_store_explicit(&request->reached, 1, memory_order_release);
-    return THRUM_OK;
-}
-
 /* comm->lock is held. */
 static void finish(struct tmpi_request *request, thrum_status_t status)
 {
@@ -109,12 +100,15 @@ static void finish(struct tmpi_request *request, thrum_status_t status)
 
 static void issue(struct tmpi_request *request)
 {
+    const struct thrum_command end = {.opcode = THRUM_CMD_NOP};
     struct tmpi_comm *comm = request->comm;
     thrum_status_t status = tmpi_work_issue(&request->work);
 
     if (!status) {
-        status = thrum_queue_callback(comm->queue, note_reached, request);
+        status = thrum_queue_submit(comm->queue, &end, 1, &request->ticket);
         if (!status) {
+            request->after = comm->ticket;
+            comm->ticket = request->ticket;
             atomic_store_explicit(&request->state, TMPI_ISSUED, memory_order_release);
             comm->issued++;
             return;
@@ -136,30 +130,36 @@ static void issue_waiting(struct tmpi_comm *comm)
     }
 }
 
+/* Whether the communicator can say why a call failed, as it soon can; at the latest when the queue has nothing left to do. */
+static bool knows_cause(const struct tmpi_comm *comm)
+{
+    thrum_status_t cause;
+
+    return thrum_comm_async_error(comm->thrum, &cause, NULL) || cause ||
+           thrum_queue_query(comm->queue) != THRUM_IN_PROGRESS;
+}
+
+/* False: it has not ended. A call that failed is followed by the queue as one that did not. comm->lock is held. */
+static bool end_issued(struct tmpi_request *request)
+{
+    struct tmpi_comm *comm = request->comm;
+    thrum_status_t status = thrum_queue_query_tickets(comm->queue, request->after, request->ticket);
+
+    if (status == THRUM_IN_PROGRESS || (status && !knows_cause(comm)))
+        return false;
+    finish(request, status);
+    comm->issued--;
+    return true;
+}
+
 static void advance(struct tmpi_comm *comm)
 {
-    thrum_status_t status;
-
     lock_comm(comm);
-    if (!comm->first) {
-        unlock_comm(comm);
-        return;
-    }
-    status = comm->issued ? thrum_queue_query(comm->queue) : THRUM_OK;
     for (struct tmpi_request *request; (request = comm->first);) {
         int state = atomic_load_explicit(&request->state, memory_order_relaxed);
 
-        if (state == TMPI_ISSUED) {
-            if (atomic_load_explicit(&request->reached, memory_order_acquire))
-                finish(request, THRUM_OK);
-            else if (status != THRUM_IN_PROGRESS)
-                finish(request, status ? status : THRUM_ERR_ABORTED);
-            else
-                break;
-            comm->issued--;
-        } else if (state == TMPI_WAITING) {
+        if (state == TMPI_WAITING || (state == TMPI_ISSUED && !end_issued(request)))
             break;
-        }
         comm->first = request->next;
         if (!comm->first)
             comm->last = NULL;
@@ -175,7 +175,6 @@ static void put_in_line(struct tmpi_request *request)
     lock_comm(comm);
     request->next = NULL;
     request->code = MPI_SUCCESS;
-    atomic_store_explicit(&request->reached, 0, memory_order_relaxed);
     atomic_store_explicit(&request->state, TMPI_WAITING, memory_order_release);
     if (comm->last)
         comm->last->next = request;

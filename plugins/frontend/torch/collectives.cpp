@@ -70,6 +70,37 @@ thrum_status_t copy_parts(const Slot &slot, char *scratch, const std::vector<Ele
     return status;
 }
 
+/* Which way a call moves what is in a list of blocks. */
+enum class List { Read, Written };
+
+/*
+ * Calls `call` for parts of the list's blocks, of `own.count` elements each: where the blocks' parts lie one after the other,
+ * where the part of the own block lies, and its number of elements. Without blocks, at a rank that has none, NULL.
+ */
+template <typename Call>
+thrum_status_t by_blocks(const std::vector<Element> &blocks, List list, const Element &own,
+                         size_t n, Slot &slot, const Call &call)
+{
+    bool adjacent = is_adjacent(blocks);
+
+    return by_parts(n, own.count, own.bytes, kScratchBytes,
+                    [&](size_t first, size_t count, bool all) {
+                        bool direct = blocks.empty() || (all && adjacent);
+                        char *at = blocks.empty() ? nullptr
+                                   : direct       ? blocks[0].data
+                                                  : slot.need_scratch(n * count * own.bytes);
+                        thrum_status_t status = THRUM_OK;
+
+                        if (!direct && list == List::Read)
+                            status = copy_parts(slot, at, blocks, first, count, true);
+                        if (!status)
+                            status = call(at, own.data + first * own.bytes, count);
+                        if (!direct && list == List::Written && !status)
+                            status = copy_parts(slot, at, blocks, first, count, false);
+                        return status;
+                    });
+}
+
 /* What `call` does with the reduction, which lives as long as it is called. */
 template <typename Call>
 thrum_status_t with_op(thrum_comm_t comm, const Reduction &reduction, const Call &call)
@@ -273,15 +304,9 @@ thrum_status_t issue_allgather(const Element &in, const std::vector<Element> &ou
             });
         return status;
     }
-    return by_parts(
-        n, in.count, in.bytes, kScratchBytes, [&](size_t first, size_t count, bool all) {
-            bool direct = all && is_adjacent(out);
-            char *to = direct ? out[0].data : slot.need_scratch(n * count * in.bytes);
-            thrum_status_t status =
-                thrum_allgather(in.data + first * in.bytes, to, count, in.dtype, comm, slot.queue);
-
-            return status || direct ? status : copy_parts(slot, to, out, first, count, false);
-        });
+    return by_blocks(out, List::Written, in, n, slot, [&](char *to, char *from, size_t count) {
+        return thrum_allgather(from, to, count, in.dtype, comm, slot.queue);
+    });
 }
 
 thrum_status_t issue_reduce_scatter(const Element &in, const Element &out, size_t n,
@@ -319,17 +344,9 @@ thrum_status_t issue_reduce_scatter(const std::vector<Element> &in, const Elemen
         thrum_status_t status = THRUM_OK;
 
         if (is_alike(in))
-            return by_parts(
-                n, out.count, out.bytes, kScratchBytes, [&](size_t first, size_t count, bool all) {
-                    bool direct = all && is_adjacent(in);
-                    char *from = direct ? in[0].data : slot.need_scratch(n * count * out.bytes);
-                    thrum_status_t copied =
-                        direct ? THRUM_OK : copy_parts(slot, from, in, first, count, true);
-
-                    return copied ? copied
-                                  : thrum_reduce_scatter(from, out.data + first * out.bytes, count,
-                                                         out.dtype, op, comm, slot.queue);
-                });
+            return by_blocks(in, List::Read, out, n, slot, [&](char *from, char *to, size_t count) {
+                return thrum_reduce_scatter(from, to, count, out.dtype, op, comm, slot.queue);
+            });
         for (size_t r = 0; r < n && !status; r++)
             status = in_pieces(in[r], [&](char *at, size_t count) {
                 bool is_root = r == static_cast<size_t>(rank);
@@ -498,43 +515,50 @@ ProcessGroup::reduce_scatter_tensor_coalesced(Tensors &outputs, Tensors &inputs,
 
 /* ---- one rank and all others ---- */
 
+namespace
+{
+
+/* The root's list, a block like `own` for each rank; nothing at the others. */
+std::vector<Element> blocks_of_root(const char *title, const char *argument,
+                                    const std::vector<Tensors> &lists, const at::Tensor &own,
+                                    int64_t root, int rank, int size)
+{
+    std::vector<Element> blocks;
+    bool is_root = rank == root;
+
+    check_rank(title, "root", root, size);
+    TORCH_CHECK_VALUE(lists.size() == is_root, title, ": ", lists.size(), " lists of ", argument,
+                      "s at rank ", rank, "; the root, rank ", root, ", has one, the others none");
+    if (!is_root)
+        return blocks;
+    blocks = elements_of(title, argument, lists[0], static_cast<size_t>(size));
+    check_alike(title, own, lists[0][0]);
+    for (const Element &block : blocks)
+        check_count(title, argument, block.count, static_cast<size_t>(own.numel()));
+    return blocks;
+}
+
+} // namespace
+
 ProcessGroup::WorkPtr ProcessGroup::gather(std::vector<Tensors> &outputs, Tensors &inputs,
                                            const c10d::GatherOptions &options)
 {
     const char *title = "thrum:gather";
     const at::Tensor &input = one_tensor(title, inputs);
     Element in = element_of(title, input);
+    std::vector<Element> out =
+        blocks_of_root(title, "output", outputs, input, options.rootRank, rank_, size_);
     int root = static_cast<int>(options.rootRank);
-    bool is_root = rank_ == root;
-    std::vector<Element> out;
     size_t size = n();
 
-    check_rank(title, "root", options.rootRank, size_);
-    TORCH_CHECK_VALUE(outputs.size() == is_root, title, ": ", outputs.size(),
-                      " lists of outputs at rank ", rank_, "; the root, rank ", root,
-                      ", has one, the others none");
-    if (is_root) {
-        out = elements_of(title, "output", outputs[0], size);
-        check_alike(title, input, outputs[0][0]);
-        for (const Element &block : out)
-            check_count(title, "an output", block.count, in.count);
-    }
-    return start(
-        OpType::GATHER, title, inputs, outputs, options.timeout,
-        [=](thrum_comm_t comm, Slot &slot) {
-            return by_parts(
-                size, in.count, in.bytes, kScratchBytes, [&](size_t first, size_t count, bool all) {
-                    bool direct = !is_root || (all && is_adjacent(out));
-                    char *to = !is_root ? nullptr
-                               : direct ? out[0].data
-                                        : slot.need_scratch(size * count * in.bytes);
-                    thrum_status_t status = thrum_gather(in.data + first * in.bytes, to, count,
-                                                         in.dtype, root, comm, slot.queue);
-
-                    return status || direct ? status
-                                            : copy_parts(slot, to, out, first, count, false);
-                });
-        });
+    return start(OpType::GATHER, title, inputs, outputs, options.timeout,
+                 [=](thrum_comm_t comm, Slot &slot) {
+                     return by_blocks(out, List::Written, in, size, slot,
+                                      [&](char *to, char *from, size_t count) {
+                                          return thrum_gather(from, to, count, in.dtype, root, comm,
+                                                              slot.queue);
+                                      });
+                 });
 }
 
 ProcessGroup::WorkPtr ProcessGroup::scatter(Tensors &outputs, std::vector<Tensors> &inputs,
@@ -543,38 +567,18 @@ ProcessGroup::WorkPtr ProcessGroup::scatter(Tensors &outputs, std::vector<Tensor
     const char *title = "thrum:scatter";
     const at::Tensor &output = one_tensor(title, outputs);
     Element out = element_of(title, output);
+    std::vector<Element> in =
+        blocks_of_root(title, "input", inputs, output, options.rootRank, rank_, size_);
     int root = static_cast<int>(options.rootRank);
-    bool is_root = rank_ == root;
-    std::vector<Element> in;
     size_t size = n();
 
-    check_rank(title, "root", options.rootRank, size_);
-    TORCH_CHECK_VALUE(inputs.size() == is_root, title, ": ", inputs.size(),
-                      " lists of inputs at rank ", rank_, "; the root, rank ", root,
-                      ", has one, the others none");
-    if (is_root) {
-        in = elements_of(title, "input", inputs[0], size);
-        check_alike(title, inputs[0][0], output);
-        for (const Element &block : in)
-            check_count(title, "an input", block.count, out.count);
-    }
-    return start(OpType::SCATTER, title, is_root ? inputs[0] : Tensors(), {outputs},
+    return start(OpType::SCATTER, title, in.empty() ? Tensors() : inputs[0], {outputs},
                  options.timeout, [=](thrum_comm_t comm, Slot &slot) {
-                     return by_parts(
-                         size, out.count, out.bytes, kScratchBytes,
-                         [&](size_t first, size_t count, bool all) {
-                             bool direct = !is_root || (all && is_adjacent(in));
-                             char *from = !is_root ? nullptr
-                                          : direct ? in[0].data
-                                                   : slot.need_scratch(size * count * out.bytes);
-                             thrum_status_t status =
-                                 direct ? THRUM_OK : copy_parts(slot, from, in, first, count, true);
-
-                             return status
-                                        ? status
-                                        : thrum_scatter(from, out.data + first * out.bytes, count,
-                                                        out.dtype, root, comm, slot.queue);
-                         });
+                     return by_blocks(in, List::Read, out, size, slot,
+                                      [&](char *from, char *to, size_t count) {
+                                          return thrum_scatter(from, to, count, out.dtype, root,
+                                                               comm, slot.queue);
+                                      });
                  });
 }
 

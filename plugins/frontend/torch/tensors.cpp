@@ -14,69 +14,45 @@ namespace
 
 char nothing[64]; /* what empty tensors point to */
 
-/* As wide as the type, so that ranks that disagree are found; false: not a type that can be sent. */
-bool dtype_of(at::ScalarType type, thrum_datatype_t *out)
-{
-    switch (type) {
-    case at::kByte:
-    case at::kBool:
-        *out = THRUM_UINT8;
-        return true;
-    case at::kChar:
-        *out = THRUM_INT8;
-        return true;
-    case at::kShort:
-        *out = THRUM_INT16;
-        return true;
-    case at::kInt:
-        *out = THRUM_INT32;
-        return true;
-    case at::kLong:
-        *out = THRUM_INT64;
-        return true;
-    case at::kHalf:
-        *out = THRUM_FLOAT16;
-        return true;
-    case at::kBFloat16:
-        *out = THRUM_BFLOAT16;
-        return true;
-    case at::kFloat:
-        *out = THRUM_FLOAT32;
-        return true;
-    case at::kDouble:
-        *out = THRUM_FLOAT64;
-        return true;
-    case at::kComplexFloat:
-        *out = THRUM_COMPLEX64;
-        return true;
-    case at::kComplexDouble:
-        *out = THRUM_COMPLEX128;
-        return true;
-    case at::kComplexHalf: /* moved only: see reduction_of */
-        *out = THRUM_UINT32;
-        return true;
+/* As wide as the type, so that ranks that disagree are found. */
+constexpr struct {
+    at::ScalarType type;
+    thrum_datatype_t dtype;
+} types[] = {
+    {at::kByte, THRUM_UINT8},
+    {at::kBool, THRUM_UINT8},
+    {at::kChar, THRUM_INT8},
+    {at::kShort, THRUM_INT16},
+    {at::kInt, THRUM_INT32},
+    {at::kLong, THRUM_INT64},
+    {at::kHalf, THRUM_FLOAT16},
+    {at::kBFloat16, THRUM_BFLOAT16},
+    {at::kFloat, THRUM_FLOAT32},
+    {at::kDouble, THRUM_FLOAT64},
+    {at::kComplexFloat, THRUM_COMPLEX64},
+    {at::kComplexDouble, THRUM_COMPLEX128},
+    {at::kComplexHalf, THRUM_UINT32}, /* moved only: see reduction_of */
 #if TORCH_VERSION_MAJOR > 2 || (TORCH_VERSION_MAJOR == 2 && TORCH_VERSION_MINOR >= 1)
-    case at::kFloat8_e4m3fn:
-        *out = THRUM_FLOAT8_E4M3;
-        return true;
-    case at::kFloat8_e5m2:
-        *out = THRUM_FLOAT8_E5M2;
-        return true;
+    {at::kFloat8_e4m3fn, THRUM_FLOAT8_E4M3},
+    {at::kFloat8_e5m2, THRUM_FLOAT8_E5M2},
 #endif
 #if TORCH_VERSION_MAJOR > 2 || (TORCH_VERSION_MAJOR == 2 && TORCH_VERSION_MINOR >= 3)
-    case at::kUInt16:
-        *out = THRUM_UINT16;
-        return true;
-    case at::kUInt32:
-        *out = THRUM_UINT32;
-        return true;
-    case at::kUInt64:
-        *out = THRUM_UINT64;
-        return true;
+    {at::kUInt16, THRUM_UINT16},
+    {at::kUInt32, THRUM_UINT32},
+    {at::kUInt64, THRUM_UINT64},
 #endif
-    default:
-        return false;
+};
+
+/* False: not a type that can be sent. */
+bool dtype_of(at::ScalarType type, thrum_datatype_t *out)
+{
+    for (const auto &row : types) {
+        if (row.type != type)
+            continue;
+        *out = row.dtype;
+        return true;
     }
+    return false;
 }
 
 const char *name_of(c10d::ReduceOp::RedOpType op)

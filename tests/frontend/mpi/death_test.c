@@ -1,10 +1,11 @@
 /*
  * What happens when ranks disagree or die, by the first argument; see mpi-frontend. mismatch: counts differ, every rank gets
- * MPI_ERR_TRUNCATE and comes out; fatal: the same with rank 0's default handler, which ends the job; abort: rank 0 calls
+ * MPI_ERR_TRUNCATE and comes out; imismatch: the same in nonblocking calls, whatever is behind them; fatal: the same with rank 0's default handler, which ends the job; abort: rank 0 calls
  * MPI_Abort, kill: rank 1 is killed, while the others wait for it.
  */
 #include <mpi.h>
 #include <signal.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -17,6 +18,30 @@ static void mismatch(int rank, int *class)
     MPI_Error_class(
         MPI_Allreduce(values, sums, rank == 0 ? 2000 : 3000, MPI_FLOAT, MPI_SUM, MPI_COMM_WORLD),
         class);
+}
+
+/* Two that differ and `behind` that do not; each is waited for by itself. How many ended well, and the first one's class. */
+static int nonblocking_mismatch(MPI_Comm comm, int rank, int behind, int *first_class)
+{
+    enum { MOST = 40 };
+    static float sums_of[MOST][8192];
+    MPI_Request requests[MOST];
+    int good = 0, class;
+
+    for (int i = 0; i < 2 + behind; i++)
+        if (MPI_Iallreduce(values, sums_of[i], i < 2 && rank == 0 ? 2000 : 3000, MPI_FLOAT, MPI_SUM,
+                           comm, &requests[i]))
+            requests[i] = MPI_REQUEST_NULL; /* it has failed by then */
+    for (int i = 0; i < 2 + behind; i++) {
+        bool was_null = requests[i] == MPI_REQUEST_NULL;
+
+        class = MPI_SUCCESS;
+        MPI_Error_class(MPI_Wait(&requests[i], MPI_STATUS_IGNORE), &class);
+        if (i == 0)
+            *first_class = class;
+        good += !was_null && class == MPI_SUCCESS;
+    }
+    return good;
 }
 
 int main(int argc, char **argv)
@@ -39,6 +64,20 @@ int main(int argc, char **argv)
         MPI_Error_string(code, text, &length);
         printf("rank %d: %s\n", rank, text);
         fflush(stdout);
+    } else if (!strcmp(what, "imismatch")) {
+        for (int behind = 0; behind < 38; behind = 2 * behind + 1) {
+            MPI_Comm comm;
+            int good;
+
+            MPI_Comm_dup(MPI_COMM_WORLD, &comm);
+            MPI_Comm_set_errhandler(comm, MPI_ERRORS_RETURN);
+            for (int i = 0; i < 12; i++)
+                MPI_Allreduce(values, sums, 8192, MPI_FLOAT, MPI_SUM, comm);
+            good = nonblocking_mismatch(comm, rank, behind, &class);
+            printf("rank %d: %d behind: %d good, %s\n", rank, behind, good,
+                   class == MPI_ERR_TRUNCATE ? "truncate" : "other");
+            MPI_Comm_free(&comm);
+        }
     } else if (!strcmp(what, "fatal")) {
         if (rank > 0) /* mpirun loses words that several ranks say at once */
             MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);

@@ -19,6 +19,7 @@ from check import expect
 INTEGERS = [torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64]
 FLOATS = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 COMPLEX = [torch.complex64, torch.complex128]
+TORCH = tuple(int(part) for part in torch.__version__.split(".")[:2])
 COUNTS = [0, 1, 3, 17, 1000, 100003]
 
 
@@ -121,8 +122,13 @@ def coalesced(job):
 def factors(job):
     """PREMUL_SUM: by a factor of each rank's own, as a number and as a tensor."""
     pg = job.init()
+
+    def tensor_of(factor):
+        tensor = torch.tensor([factor], dtype=torch.float64)
+        return [tensor] if TORCH < (2,) else tensor
+
     for dtype in (torch.float32, torch.float64, torch.bfloat16):
-        for make in (float, lambda f: [torch.tensor([f], dtype=torch.float64)]):
+        for make in (float, tensor_of):
             tensor = data(job.rank, 1000, dtype)
             options = dist.AllreduceOptions()
             options.reduceOp = dist._make_nccl_premul_sum(make(job.rank + 1.0))
@@ -372,7 +378,8 @@ def objects(job):
     dist.broadcast_object_list(entries, 1)
     assert entries == [1, "of rank", 1]
     pg.monitored_barrier(timedelta(seconds=60))
-    assert pg.name() == "thrum" and pg._get_sequence_number_for_group() > 0
+    backend = pg if TORCH < (2,) else pg._get_backend(torch.device("cpu"))
+    assert dist.get_backend() == "thrum" and backend._get_sequence_number_for_group() > 0
     loader = torch.utils.data.DataLoader(list(range(8)), num_workers=1)
     assert sum(int(batch) for batch in loader) == 28
     tensor = torch.ones(3)
@@ -438,6 +445,122 @@ def ddp(job):
         assert torch.equal(mine, weight)
 
 
+def sharded(job):
+    """FSDP, old and new, beside DDP over gloo: the same losses and weights; in bfloat16; saved and loaded."""
+    from torch.distributed.checkpoint.state_dict import get_model_state_dict, set_model_state_dict, StateDictOptions
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import FullyShardedDataParallel, MixedPrecision, ShardingStrategy
+    from torch.distributed._composable.fsdp import fully_shard
+
+    job.init()
+    gloo = dist.new_group(backend="gloo")
+    cpu, mesh = torch.device("cpu"), init_device_mesh("cpu", (job.size,))
+
+    def replicated(model, pg):
+        return torch.nn.parallel.DistributedDataParallel(model, process_group=pg)
+
+    def old(strategy, **options):
+        return lambda model, pg: FullyShardedDataParallel(
+            model, device_id=cpu, sharding_strategy=strategy, use_orig_params=True, **options
+        )
+
+    # fully_shard of PyTorch 2.6 wants these, which a CPU's stream has not; with modules inside modules it fails over gloo, too
+    if not hasattr(torch.cpu.Stream, "record_event"):
+        torch.cpu.Stream.record_event = lambda stream, event=None: torch.cpu.Event()
+        torch.cpu.Stream.wait_event = lambda stream, event: None
+
+    def new(model, pg):
+        fully_shard(model, mesh=mesh)
+        new.model = model
+        return model
+
+    wanted, gloo_weights = train(gloo, job.rank, job.size, replicated)
+    for wrap in (old(ShardingStrategy.FULL_SHARD), old(ShardingStrategy.SHARD_GRAD_OP), old(ShardingStrategy.NO_SHARD), new):
+        losses, weights = train(None, job.rank, job.size, wrap)
+        assert all(abs(a - b) < 1e-5 for a, b in zip(losses, wanted)), (losses, wanted)
+    for got, weight in zip(weights, gloo_weights):
+        assert torch.allclose(got.full_tensor(), weight, rtol=1e-5, atol=1e-6)
+    half = MixedPrecision(param_dtype=torch.bfloat16, reduce_dtype=torch.bfloat16)
+    losses, _ = train(None, job.rank, job.size, old(ShardingStrategy.FULL_SHARD, mixed_precision=half))
+    assert all(abs(a - b) < 0.1 for a, b in zip(losses, wanted)), (losses, wanted)
+    whole = get_model_state_dict(new.model, options=StateDictOptions(full_state_dict=True))
+    set_model_state_dict(new.model, whole, options=StateDictOptions(full_state_dict=True, broadcast_from_rank0=True))
+    for got, weight in zip(new.model.parameters(), gloo_weights):
+        assert torch.allclose(got.full_tensor(), weight, rtol=1e-5, atol=1e-6)
+
+
+def newer(job):
+    """What came with PyTorch 2: a backend for each device, functional and coalesced collectives, meshes, DTensor."""
+    from torch.distributed import _functional_collectives as functional
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
+
+    job.init(backend="cpu:thrum")
+    size, rank = job.size, job.rank
+    total = sum(range(1, size + 1))
+    mine = torch.full((4,), rank + 1.0)
+    everybody = torch.arange(1.0, size + 1).repeat_interleave(4)
+
+    same(functional.all_reduce(mine, "sum", dist.group.WORLD).clone(), torch.full((4,), float(total)))
+    same(functional.all_reduce(mine, "avg", dist.group.WORLD).clone(), torch.full((4,), total / size))
+    same(functional.all_gather_tensor(mine, 0, dist.group.WORLD).clone(), everybody)
+    same(functional.reduce_scatter_tensor(everybody, "sum", 0, dist.group.WORLD).clone(), mine * size)
+    same(functional.broadcast(mine, size - 1, dist.group.WORLD).clone(), torch.full((4,), float(size)))
+    swapped = functional.all_to_all_single(everybody, None, None, dist.group.WORLD).clone()
+    same(swapped, torch.full((4 * size,), rank + 1.0))
+    for gathered in functional.all_gather_into_tensor_coalesced([mine, mine], dist.group.WORLD):
+        same(gathered.clone(), everybody)
+
+    for asynchronous in (False, True):
+        tensors = [mine.clone() * i for i in range(5)]
+        with dist._coalescing_manager(async_ops=asynchronous) as manager:
+            for tensor in tensors:
+                dist.all_reduce(tensor)
+        if asynchronous:
+            manager.wait()
+        for i, tensor in enumerate(tensors):
+            same(tensor, torch.full((4,), float(total * i)))
+    parts, wholes = [torch.empty(4) for _ in range(3)], [torch.empty(4 * size) for _ in range(3)]
+    with dist._coalescing_manager():
+        for whole in wholes:
+            dist.all_gather_into_tensor(whole, mine)
+    with dist._coalescing_manager():
+        for part, whole in zip(parts, wholes):
+            dist.reduce_scatter_tensor(part, whole)
+    for part, whole in zip(parts, wholes):
+        same(whole, everybody)
+        same(part, mine * size)
+    for whole in wholes:  # in place
+        dist.all_gather_into_tensor(whole, whole[4 * rank : 4 * rank + 4])
+        same(whole, everybody)
+
+    group = dist.new_group(timeout=timedelta(seconds=1), group_desc="impatient")
+    if rank == 0:
+        with expect(dist.DistBackendError, "has not ended within 1000 ms"):
+            dist.all_reduce(mine.clone(), group=group)
+        job.tell("seen")
+    else:
+        job.await_told("seen")
+    with expect(RuntimeError, "split"):
+        dist.split_group(split_ranks=[[r] for r in range(size)])
+    narrow = torch.full((8,), 1.5).to(torch.float8_e4m3fn)
+    gathered = [torch.empty_like(narrow) for _ in range(size)]
+    dist.all_gather(gathered, narrow)
+    assert all(part.float()[0] == 1.5 for part in gathered)
+
+    mesh = init_device_mesh("cpu", (size // 2, 2), mesh_dim_names=("outer", "inner"))
+    tensor = torch.ones(3)
+    dist.all_reduce(tensor, group=mesh.get_group("inner"))
+    assert tensor[0] == 2
+    line = init_device_mesh("cpu", (size,))
+    matrix = torch.arange(6.0 * size * size).reshape(2 * size, 3 * size)
+    rows = distribute_tensor(matrix, line, [Shard(0)])
+    columns = rows.redistribute(line, [Shard(1)])
+    same(columns.to_local(), matrix.chunk(size, 1)[rank])
+    product = (rows @ distribute_tensor(matrix.t(), line, [Replicate()])).full_tensor()
+    assert isinstance(rows, DTensor) and torch.allclose(product, matrix @ matrix.t())
+
+
 def example(job):
     """The example trains, and prints over gloo what it prints over Thrum, to the last digit."""
     sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "..", "..", "examples"))
@@ -475,7 +598,8 @@ def bad_arguments(job):
     with expect(TypeError, "no AVG of"):
         dist.all_reduce(torch.ones(4, dtype=torch.bool), op=ReduceOp.AVG)
     with expect(TypeError, "elements of type"):
-        pg.allreduce([torch.quantize_per_tensor(good, 0.1, 0, torch.qint8)])
+        odd = torch.quantize_per_tensor(good, 0.1, 0, torch.qint8) if TORCH < (2, 2) else good.to(torch.float8_e4m3fnuz)
+        pg.allreduce([odd])
     with expect(ValueError, "outside the group"):
         options = dist.BroadcastOptions()
         options.rootRank = size
@@ -510,6 +634,28 @@ def left_open(job):
     job.works[0].get_future()
 
 
+def unless(test, reason):
+    """For a case that can only run where `test` does: the reason why it cannot, or None."""
+    try:
+        test()
+    except Exception as error:
+        return f"{reason}: {error}".splitlines()[0]
+
+
+def import_fsdp():
+    import torch.distributed.fsdp
+
+    if TORCH < (2, 6):
+        raise ImportError("FSDP for the CPU and its new interface are later")
+
+
+def import_tensor():
+    import torch.distributed.tensor
+
+
+sharded.missing = unless(import_fsdp, f"PyTorch {torch.__version__} cannot do this")
+newer.missing = unless(import_tensor, f"PyTorch {torch.__version__} cannot do this")
+
 CASES = [
     (allreduce, (2, 3), {}),
     (coalesced, (2, 3), {}),
@@ -523,6 +669,8 @@ CASES = [
     (groups, (2, 4), {}),
     (objects, (2,), {}),
     (ddp, (2, 3), {}),
+    (sharded, (2,), {}),
+    (newer, (2, 4), {}),
     (example, (2,), {}),
     (bad_arguments, (2,), {}),
     (left_open, (2,), {}),

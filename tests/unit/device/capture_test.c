@@ -198,6 +198,10 @@ static thrum_status_t call_query(struct fixture *f)
 {
     return thrum_queue_query(f->queue);
 }
+static thrum_status_t call_query_tickets(struct fixture *f)
+{
+    return thrum_queue_query_tickets(f->queue, 0, 1);
+}
 static thrum_status_t call_to_host(struct fixture *f)
 {
     char byte;
@@ -223,11 +227,14 @@ static void test_refused(void **state)
     static const struct {
         const char *name;
         thrum_status_t (*call)(struct fixture *f);
-    } rows[] = {
-        {"thrum_queue_synchronize:", call_sync},   {"thrum_queue_synchronize_for:", call_sync_for},
-        {"thrum_queue_query:", call_query},        {"thrum_copy_to_host:", call_to_host},
-        {"thrum_copy_to_device:", call_to_device}, {"thrum_queue_capture_begin:", call_begin},
-        {"thrum_queue_destroy:", call_destroy}};
+    } rows[] = {{"thrum_queue_synchronize:", call_sync},
+                {"thrum_queue_synchronize_for:", call_sync_for},
+                {"thrum_queue_query:", call_query},
+                {"thrum_copy_to_host:", call_to_host},
+                {"thrum_copy_to_device:", call_to_device},
+                {"thrum_queue_capture_begin:", call_begin},
+                {"thrum_queue_destroy:", call_destroy},
+                {"thrum_queue_query_tickets:", call_query_tickets}};
     thrum_graph_t graph = (thrum_graph_t)f;
 
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {

@@ -224,6 +224,44 @@ static void test_lines(void **state)
     thrum_queue_destroy(other);
 }
 
+/* How single submissions ended, whatever others did. */
+static void test_tickets(void **state)
+{
+    struct fixture *f = of(state);
+    struct thrum_command end = {.opcode = THRUM_CMD_NOP};
+    uint64_t line = 0x100 + 7, good, bad, behind, last;
+    thrum_semaphore_t semaphore;
+    thrum_queue_t other;
+
+    assert_ok(thrum_semaphore_create(f->device, 0, &semaphore));
+    assert_ok(thrum_queue_create(f->device, 0, &other));
+    assert_ok(thrum_copy_to_device(f->queue, f->a, &line, 8));
+    assert_ok(thrum_queue_submit(f->queue, &end, 1, &good));
+    assert_ok(wait_line(f->queue, f->a, 0x200 + 7, 0xff)); /* another signature */
+    assert_ok(thrum_queue_submit(f->queue, &end, 1, &bad));
+    assert_ok(thrum_queue_submit(f->queue, &end, 1, &behind));
+    assert_ok(thrum_queue_wait(f->queue, semaphore, 1));
+    assert_ok(thrum_queue_submit(f->queue, &end, 1, &last));
+    while (thrum_queue_query_tickets(f->queue, bad, behind) == THRUM_IN_PROGRESS)
+        ;
+    for (int i = 0; i < 2; i++) { /* as often as it is asked for */
+        assert_ok(thrum_queue_query_tickets(f->queue, 0, good));
+        assert_status(thrum_queue_query_tickets(f->queue, good, bad), THRUM_ERR_MISMATCH);
+        assert_status(thrum_queue_query_tickets(f->queue, 0, behind), THRUM_ERR_MISMATCH);
+        assert_ok(thrum_queue_query_tickets(f->queue, bad, behind));
+        assert_ok(thrum_queue_query_tickets(f->queue, bad, bad));
+        assert_status(thrum_queue_query_tickets(f->queue, behind, last), THRUM_IN_PROGRESS);
+    }
+    assert_status(thrum_queue_query_tickets(f->queue, 0, last + 1), THRUM_ERR_INVALID_ARGUMENT);
+    assert_status(thrum_queue_query_tickets(NULL, 0, 1), THRUM_ERR_INVALID_QUEUE);
+    assert_ok(thrum_queue_signal(other, semaphore, 1));
+    assert_status(finish(f->queue), THRUM_ERR_MISMATCH); /* told all the same */
+    assert_ok(thrum_queue_query_tickets(f->queue, behind, last));
+    assert_status(thrum_queue_query_tickets(f->queue, good, bad), THRUM_ERR_MISMATCH);
+    thrum_queue_destroy(other);
+    thrum_semaphore_destroy(semaphore);
+}
+
 static thrum_status_t count_down(void *argument)
 {
     _Atomic int *n = argument;
@@ -434,6 +472,7 @@ int main(void)
         DEVICE_TEST(test_indirect_and_multicast),
         DEVICE_TEST(test_semaphores),
         DEVICE_TEST(test_lines),
+        DEVICE_TEST(test_tickets),
         DEVICE_TEST(test_callback),
         DEVICE_TEST(test_events),
         DEVICE_TEST(test_engine_progresses),

@@ -12,6 +12,16 @@ from torch.distributed import TCPStore
 from . import _C
 
 
+def _store(*args, **kwargs):
+    try:
+        return TCPStore(*args, wait_for_workers=False, **kwargs)
+    except RuntimeError as error:
+        if "libuv" not in str(error):
+            raise
+        # PyTorch wants libuv by default, also where it was built without, as Debian's 2.6 is
+        return TCPStore(*args, wait_for_workers=False, use_libuv=False, **kwargs)
+
+
 def _meet(url, timeout=None, **kwargs):
     """Handler for init_method: as torch's, a generator of (store, rank, world size)."""
     rank, size, _ = _C.launched()
@@ -21,13 +31,11 @@ def _meet(url, timeout=None, **kwargs):
     host = socket.gethostname()
     store = None
     if rank == 0:
-        store = TCPStore("127.0.0.1", 0, size, True, wait_for_workers=False, **extra)
+        store = _store("127.0.0.1", 0, size, True, **extra)
     said = _C.spread(f"{host} {store.port}" if store else "")
     if not store:
         root, port = said.split()
-        store = TCPStore(
-            "127.0.0.1" if root == host else root, int(port), size, False, wait_for_workers=False, **extra
-        )
+        store = _store("127.0.0.1" if root == host else root, int(port), size, False, **extra)
     yield (store, rank, size)
     raise RuntimeError("thrum://: ranks cannot meet again")
 
