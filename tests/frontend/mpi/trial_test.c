@@ -12,19 +12,17 @@
 
 #define SETTLED 40 /* calls after which the faster one is known */
 #define MORE 10
-#define DELAY_NS 300000
+#define SLOW_NS 5000000 /* slower than either is on a loaded machine */
+#define LATE_NS 100000
 
 static int mpi_calls, thrum_calls;
 static bool mpi_is_slow, thrum_is_slow;
 
-static void be_slow(void)
+static void be_late(long ns)
 {
-    struct timespec begin, t;
+    const struct timespec t = {.tv_nsec = ns};
 
-    clock_gettime(CLOCK_MONOTONIC, &begin);
-    do {
-        clock_gettime(CLOCK_MONOTONIC, &t);
-    } while ((t.tv_sec - begin.tv_sec) * 1000000000 + t.tv_nsec - begin.tv_nsec < DELAY_NS);
+    nanosleep(&t, NULL);
 }
 
 static void *real(const char *name)
@@ -46,7 +44,7 @@ int PMPI_Bcast(void *buffer, int count, MPI_Datatype type, int root, MPI_Comm co
         *(void **)&function = real("PMPI_Bcast");
     mpi_calls++;
     if (mpi_is_slow)
-        be_slow();
+        be_late(SLOW_NS);
     return function(buffer, count, type, root, comm);
 }
 
@@ -60,7 +58,7 @@ thrum_status_t thrum_broadcast(const void *send, void *recv, uint64_t count, thr
         *(void **)&function = real("thrum_broadcast");
     thrum_calls++;
     if (thrum_is_slow)
-        be_slow();
+        be_late(SLOW_NS);
     return function(send, recv, count, dtype, root, comm, queue);
 }
 
@@ -110,7 +108,7 @@ static void ranks_agree(void)
         int n = 1 << i % 11;
 
         if ((i * 7 + check_rank) % 5 == 0)
-            be_slow();
+            be_late(LATE_NS);
         for (int k = 0; k < n; k++)
             values[k] = i + k + check_rank;
         MPI_Allreduce(values, sums, n, MPI_LONG_LONG, MPI_SUM, MPI_COMM_WORLD);
