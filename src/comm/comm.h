@@ -398,6 +398,26 @@ void comm_endpoint_put(struct comm_endpoint *endpoint);
 /* Name of a fabric that the device has an endpoint of; "" if it has none. */
 void comm_endpoint_in_use(const struct thrum_device *device, char *name_out, size_t bytes);
 
+/* ---- exchange.c ---- */
+
+/* First round: devices and areas. Then everybody says whether it can load and store everywhere. */
+thrum_status_t comm_exchange_devices(struct thrum_comm *comm, thrum_status_t area_status);
+/* Second round, only without peer access: endpoints and the keys of areas. */
+thrum_status_t comm_exchange_fabric(struct thrum_comm *comm);
+/* Makes the peer usable (opens its window or connects); blocks for milliseconds the first time. user. */
+thrum_status_t comm_reach(struct thrum_comm *comm, int peer);
+
+/* FNV-1a: adds bytes to a hash that began with COMM_HASH_START. */
+#define COMM_HASH_START 0xcbf29ce484222325u
+static inline uint64_t comm_hash(uint64_t h, const void *data, size_t bytes)
+{
+    const uint8_t *p = data;
+
+    for (size_t i = 0; i < bytes; i++)
+        h = (h ^ p[i]) * 0x100000001b3u;
+    return h;
+}
+
 /* ---- offer.c ---- */
 
 /* Of a rank, to use verbs. Exchanged. */
@@ -502,9 +522,6 @@ thrum_status_t comm_failure(struct thrum_comm *comm);
  */
 void comm_fail(struct thrum_comm *comm, thrum_status_t status, int culprit, bool tell,
                const char *message);
-
-/* Makes the peer usable (opens its window or connects); blocks for milliseconds the first time. user. */
-thrum_status_t comm_reach(struct thrum_comm *comm, int peer);
 
 /* ---- messages.c: point-to-point operations that do not end. Under retire_lock, but for comm_compare_messages ---- */
 
