@@ -10,15 +10,22 @@
 static bool started;
 static char reason[160];
 
-const char *perf_mpi_start(int rank, int nranks)
+const char *perf_mpi_start(void)
 {
-    int mpi_rank, mpi_ranks, initialized;
+    int initialized;
 
     MPI_Initialized(&initialized);
     if (!initialized && MPI_Init(NULL, NULL) != MPI_SUCCESS)
         return "MPI_Init failed";
     started = !initialized;
     MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
+    return NULL;
+}
+
+const char *perf_mpi_same_ranks(int rank, int nranks)
+{
+    int mpi_rank, mpi_ranks;
+
     MPI_Comm_rank(MPI_COMM_WORLD, &mpi_rank);
     MPI_Comm_size(MPI_COMM_WORLD, &mpi_ranks);
     if (mpi_rank == rank && mpi_ranks == nranks)
@@ -249,11 +256,16 @@ int perf_mpi_exscan(const struct perf_call *c)
 
 #else
 
-const char *perf_mpi_start(int rank, int nranks)
+const char *perf_mpi_start(void)
+{
+    return "thrum-perf was built without MPI";
+}
+
+const char *perf_mpi_same_ranks(int rank, int nranks)
 {
     (void)rank;
     (void)nranks;
-    return "thrum-perf was built without MPI";
+    return NULL;
 }
 
 void perf_mpi_stop(void) {}

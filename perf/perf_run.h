@@ -116,8 +116,13 @@ size_t perf_recv_elems(const struct perf_case *what, int nranks);
 
 /* ---- MPI, for --compare mpi ---- */
 
-/* Starts MPI; returns NULL, or why it cannot be used. */
-const char *perf_mpi_start(int rank, int nranks);
+/*
+ * Starts MPI; returns NULL, or why it cannot be used. Before Thrum joins: Open MPI 5 does not start in a process whose
+ * launcher someone else has talked to.
+ */
+const char *perf_mpi_start(void);
+/* NULL, or why MPI's ranks are not those of Thrum. */
+const char *perf_mpi_same_ranks(int rank, int nranks);
 void perf_mpi_stop(void);
 bool perf_mpi_can(const struct perf_case *what); /* MPI has the type and the op */
 void perf_mpi_barrier(void);

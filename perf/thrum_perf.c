@@ -462,8 +462,10 @@ static thrum_status_t join(thrum_device_t device, bool launched, thrum_comm_t *c
 static void open_context(struct perf_context *x, const struct options *o, bool launched,
                          struct thrum_device_properties *device)
 {
-    const char *problem;
+    const char *problem = NULL;
 
+    if (o->compare_mpi && (problem = perf_mpi_start()))
+        perf_die(PERF_EXIT_FAILED, "--compare mpi: %s", problem);
     perf_check(thrum_device_open(THRUM_DEVICE_ANY, &x->device), "open a device");
     perf_check(thrum_device_get_properties(x->device, device), "device properties");
     perf_check(thrum_queue_create(x->device, o->queue_flags, &x->queue), "create a queue");
@@ -474,6 +476,7 @@ static void open_context(struct perf_context *x, const struct options *o, bool l
     if (o->root >= x->nranks) {
         if (x->rank == 0)
             fprintf(stderr, "thrum-perf: --root %ld: there are %d ranks\n", o->root, x->nranks);
+        perf_mpi_stop();
         exit(PERF_EXIT_USAGE);
     }
     x->memory = o->memory;
@@ -487,11 +490,8 @@ static void open_context(struct perf_context *x, const struct options *o, bool l
     x->control_bytes = sizeof(double) * 2 * PERF_MAX_BATCHES;
     perf_check(thrum_mem_alloc(x->device, x->control_bytes * (size_t)x->nranks, &x->control),
                "allocate device memory");
-    if (x->compare_mpi) {
-        problem = perf_mpi_start(x->rank, x->nranks);
-        if (problem)
-            perf_die(PERF_EXIT_FAILED, "--compare mpi: %s", problem);
-    }
+    if (x->compare_mpi && (problem = perf_mpi_same_ranks(x->rank, x->nranks)))
+        perf_die(PERF_EXIT_FAILED, "--compare mpi: %s", problem);
 }
 
 static void close_context(struct perf_context *x)
