@@ -144,23 +144,31 @@ static thrum_status_t check_self(const struct thrum_comm *comm, const struct p2p
     }
 }
 
-static void add_message(struct round *round, const struct message *m)
+/*
+ * The first message of a pair and direction is a rendezvous, whatever its length. After it both ends have connected: a
+ * sender of lines may leave, and they are received all the same.
+ */
+static void add_message(const struct thrum_comm *comm, struct round *round, const struct message *m)
 {
+    const struct comm_peer *peer = &comm->peers[m->call.peer];
+    bool is_first = !(m->call.is_send ? peer->messages_sent : peer->messages_received);
     int i = round->np2p++;
 
     round->p2p[i] = (struct plan_p2p){.peer = m->call.peer,
                                       .is_send = m->call.is_send,
                                       .dtype = (uint8_t)m->call.dtype,
                                       .kind = (uint8_t)m->call.kind,
+                                      .meets = is_first,
                                       .bytes = m->bytes,
                                       .offset = (uint64_t)i};
     round->addresses[i] = m->address;
     round->what[i] = (uint64_t)(uint32_t)m->call.peer << 32 | (uint64_t)m->call.dtype << 16 |
-                     (uint64_t)m->call.kind << 8 | m->call.is_send;
+                     (uint64_t)m->call.kind << 8 | (uint64_t)is_first << 1 | m->call.is_send;
     round->bytes[i] = m->bytes;
 }
 
-static void collect(const struct message *messages, size_t n, int index, struct round *round)
+static void collect(const struct thrum_comm *comm, const struct message *messages, size_t n,
+                    int index, struct round *round)
 {
     round->np2p = 0;
     round->nin = round->nout = 0;
@@ -173,7 +181,7 @@ static void collect(const struct message *messages, size_t n, int index, struct 
 
         if (m->round != index)
             continue;
-        add_message(round, m);
+        add_message(comm, round, m);
         if (m->kind == THRUM_MEM_DEVICE)
             continue;
         if (m->call.is_send)
@@ -191,7 +199,7 @@ static thrum_status_t fill_arrivals(struct thrum_comm *comm, const struct round 
         const struct plan_p2p *p = &round->p2p[i];
         struct comm_arrival *arrival = &program->arrivals[i];
 
-        if (p->is_send || p->peer == comm->rank || p->bytes <= comm->line_bytes)
+        if (p->is_send || p->peer == comm->rank || (!p->meets && p->bytes <= comm->line_bytes))
             continue;
         arrival->recv_offset = round->addresses[i] - comm->device->own_base;
         arrival->count = p->bytes / thrum_datatype_size((thrum_datatype_t)p->dtype);
@@ -491,7 +499,7 @@ thrum_status_t p2p_step(struct p2p_work *work)
         work->status = await_others(work->comm, work->queue, &work->others, &work->join);
     if (work->status)
         return work->status;
-    collect(work->messages, work->n, work->at++, &work->round);
+    collect(work->comm, work->messages, work->n, work->at++, &work->round);
     work->status = run_round(work->comm, &work->round, work->queue);
     return work->status ? work->status : THRUM_IN_PROGRESS;
 }

@@ -394,8 +394,10 @@ thrum_status_t comm_endpoint_get(struct thrum_device *device, const char *fabric
                                  struct comm_endpoint **endpoint_out,
                                  const struct thrum_fabric_ops **fabric_out, void **handle_out,
                                  struct thrum_fabric_address *address_out);
+/* A communicator uses it, not only offers to. */
+void comm_endpoint_choose(struct comm_endpoint *endpoint);
 void comm_endpoint_put(struct comm_endpoint *endpoint);
-/* Name of a fabric that the device has an endpoint of; "" if it has none. */
+/* Name of a fabric that communicators of the device use; "" if there is none. */
 void comm_endpoint_in_use(const struct thrum_device *device, char *name_out, size_t bytes);
 
 /* ---- exchange.c ---- */

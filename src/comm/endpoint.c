@@ -22,6 +22,7 @@ struct comm_endpoint {
     void *handle;
     struct thrum_fabric_address address;
     int users;
+    bool chosen; /* by a communicator; else it was opened to offer it only */
 };
 
 static struct {
@@ -54,13 +55,13 @@ static thrum_status_t make(struct thrum_device *device, const char *fabric,
     return THRUM_OK;
 }
 
-/* Under lock. `fabric` NULL: any. */
+/* Under lock. `fabric` NULL: any that a communicator has chosen. */
 static struct comm_endpoint *find(const struct thrum_device *device, const char *fabric)
 {
     struct comm_endpoint *endpoint = endpoints.first;
 
     while (endpoint && (endpoint->device != device || endpoint->pid != getpid() ||
-                        (fabric && strcmp(endpoint->name, fabric))))
+                        (fabric ? strcmp(endpoint->name, fabric) != 0 : !endpoint->chosen)))
         endpoint = endpoint->next;
     return endpoint;
 }
@@ -96,6 +97,13 @@ thrum_status_t comm_endpoint_get(struct thrum_device *device, const char *fabric
     }
     pthread_mutex_unlock(&endpoints.lock);
     return status;
+}
+
+void comm_endpoint_choose(struct comm_endpoint *endpoint)
+{
+    pthread_mutex_lock(&endpoints.lock);
+    endpoint->chosen = true;
+    pthread_mutex_unlock(&endpoints.lock);
 }
 
 void comm_endpoint_put(struct comm_endpoint *endpoint)

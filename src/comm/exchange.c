@@ -307,6 +307,8 @@ static thrum_status_t open_endpoint(struct thrum_comm *comm, struct exchange_fab
                           &comm->endpoint, &mine->address);
 
     if (!status)
+        comm_endpoint_choose(comm->shared_endpoint);
+    if (!status)
         status = comm->ops->port_attach(comm->device->impl, comm->fabric, comm->endpoint);
     if (!status)
         status = exec_region(comm, comm->area, &mine->area_key, &mine->area_put_offset);

@@ -626,6 +626,8 @@ static bool oldest_pending(struct thrum_comm *comm, struct pending *out)
     pending = comm_done(comm) < out->operation.number;
     if (pending && out->operation.nmessages)
         look_at_messages(comm, out);
+    /* the device goes on meanwhile: lines that were looked at may already be those of later messages */
+    pending = pending && comm_done(comm) < out->operation.number;
     pthread_mutex_unlock(&comm->retire_lock);
     return pending;
 }

@@ -173,6 +173,7 @@ thrum_status_t exec_cache_insert(struct exec_cache *cache, const struct exec_key
         exec_program_free(program);
         return thrum_fail(THRUM_ERR_NO_MEMORY, "no host memory for a plan");
     }
+    program->host_bytes += key->counts ? 2 * (size_t)key->nranks * sizeof *entry.blocks : 0;
     make_room(cache, program->host_bytes);
     for (int way = 0; way < WAYS && victim->program; way++)
         if (!set[way].program || set[way].used < victim->used)

@@ -382,6 +382,9 @@ thrum_status_t exec_compile(struct thrum_comm *comm, const struct plan *plan,
         lower_note_messages(&b);
     if (!b.status)
         resolve_operands(&b);
+    if (!b.status)
+        b.program->host_bytes += narrivals * sizeof *b.program->arrivals +
+                                 b.program->nmessages * sizeof *b.program->messages;
     if (!b.status) /* once, for submit_checked */
         b.status = comm->ops->check(comm->device->impl, b.program->commands, b.program->ncommands);
     free(b.delta_of);

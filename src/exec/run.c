@@ -484,15 +484,28 @@ static thrum_status_t hand_on_messages(struct thrum_comm *comm, const struct exe
     memcpy(messages, program->messages, program->nmessages * sizeof *messages);
     for (uint32_t i = 0; i < program->nmessages; i++) {
         struct comm_message *m = &messages[i];
-        struct comm_peer *peer = &comm->peers[m->peer];
+        const struct comm_peer *peer = &comm->peers[m->peer];
 
-        m->number = m->is_send ? ++peer->messages_sent : ++peer->messages_received;
+        m->number = (m->is_send ? peer->messages_sent : peer->messages_received) + 1;
         watch_message(comm, m);
     }
     operation->has_more = true;
     operation->messages = messages;
     operation->nmessages = program->nmessages;
     return THRUM_OK;
+}
+
+/* They were submitted. */
+static void count_messages(struct thrum_comm *comm, const struct exec_program *program)
+{
+    for (uint32_t i = 0; i < program->nmessages; i++) {
+        struct comm_peer *peer = &comm->peers[program->messages[i].peer];
+
+        if (program->messages[i].is_send)
+            peer->messages_sent++;
+        else
+            peer->messages_received++;
+    }
 }
 
 /* Written anew for each operation; only those that have lanes, messages or host memory touch more than a line of it. */
@@ -551,6 +564,7 @@ thrum_status_t exec_run(struct thrum_comm *comm, struct exec_program *program,
         return status;
     }
     queue_raise(&queue->last_ticket, operation->ticket);
+    count_messages(comm, program);
     if (program->nlanes > 1)
         status = submit_lanes(comm, program, operation);
     advance_pairs(program, comm->ranks_per_core > 1);

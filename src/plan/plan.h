@@ -119,6 +119,7 @@ struct plan_p2p {
     bool is_send;
     uint8_t dtype; /* thrum_datatype_t: both ends must name the same */
     uint8_t kind; /* enum message_kind of comm.h: the same */
+    bool meets; /* rendezvous, also if it fits a line: see api/p2p.c */
     uint64_t bytes;
     uint64_t offset;
 };
@@ -243,10 +244,10 @@ static inline bool plan_reaches(const struct plan_params *params, int a, int b)
            (params->layout && params->layout->host[a] == params->layout->host[b]);
 }
 
-/* Whether a message of SENDRECV fits a line, by both ends' reckoning. */
+/* Whether a message of SENDRECV goes in a line, by both ends' reckoning. */
 static inline bool plan_is_eager(const struct plan_params *params, const struct plan_p2p *p2p)
 {
-    return p2p->bytes <= plan_line_bytes(params);
+    return !p2p->meets && p2p->bytes <= plan_line_bytes(params);
 }
 
 static inline struct plan_operand plan_at(enum plan_space space, int rank, uint64_t offset)

@@ -358,6 +358,12 @@ static inline bool tmpi_has_type(enum tmpi_function function)
                                1u << TMPI_SCATTERV));
 }
 
+/* Nonblocking calls that have not ended. */
+static inline bool tmpi_has_requests(const struct tmpi_comm *comm)
+{
+    return __atomic_load_n(&comm->first, __ATOMIC_RELAXED) != NULL;
+}
+
 /* Whether trials have shown that MPI is faster. */
 static inline bool tmpi_settled_for_mpi(const struct tmpi_comm *comm, enum tmpi_function function,
                                         uint64_t bytes)
@@ -382,6 +388,8 @@ static inline __attribute__((always_inline)) bool tmpi_passes(const struct tmpi_
 
     if (!memory)
         return false;
+    if (mode == TMPI_BLOCKING && tmpi_has_requests(memory->comm))
+        return false; /* see tmpi_blocking */
     range = &memory->policy->ranges[mode != TMPI_BLOCKING][call->function];
     tried = mode == TMPI_BLOCKING && memory->policy->tried >> call->function & 1;
     if (!range->to && !tried)

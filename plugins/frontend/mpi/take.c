@@ -344,7 +344,6 @@ static enum tmpi_reason look(const struct tmpi_call *call, enum tmpi_mode mode,
     type = tmpi_goes_by_recv(call, comm) ? taken->recvtype : taken->sendtype;
     bytes = tmpi_policy_bytes(call, comm, type ? type->size : 0);
     in_range = bytes >= range->from && bytes <= range->to;
-    tried &= !taken->is_user_op;
     if (!bytes || (!in_range && !tried))
         return TMPI_POLICY;
     if (staged_bytes(call->function, bytes, (uint64_t)comm->size) > comm->stage_bytes)

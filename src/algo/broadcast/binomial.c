@@ -64,7 +64,7 @@ void algo_broadcast_binomial_build(struct plan *plan)
 struct algo_cost algo_broadcast_binomial_cost(const struct plan_params *params)
 {
     double levels = algo_log2_ceil(params->nranks), bytes = (double)algo_count_bytes(params);
-    if (bytes <= plan_line_bytes(params))
+    if (bytes <= (double)plan_line_bytes(params))
         return (struct algo_cost){.steps = levels,
                                   .turns = ALGO_TURNS_ONE_WAY * levels,
                                   .messages = 2 * levels,

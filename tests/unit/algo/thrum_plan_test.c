@@ -129,6 +129,7 @@ static const char *const every_algorithm[] = {
     "-c reduce_scatter -a pairwise --counts 5,0,1,7,3",
     "-c barrier -a inline",
     "-c barrier -a dissemination",
+    "-c sendrecv -a eager --count 12",
     "-c sendrecv -a rendezvous --count 12",
     "-c reduce -a inline --root 1 --count 2",
     "-c reduce -a direct --root 1",
