@@ -487,12 +487,14 @@ static void describe_fault(struct thrum_comm *comm, const struct comm_operation 
              (unsigned long long)fault.address);
 }
 
-/* The first connection that broke: to whom, and what the fabric says. THRUM_OK: none has. */
-static thrum_status_t broken_connection(const struct thrum_comm *comm, int *rank_out,
+/* The first connection that broke, of all or to `only`: to whom, and what the fabric says. THRUM_OK: none has. */
+static thrum_status_t broken_connection(const struct thrum_comm *comm, int only, int *rank_out,
                                         const char **message_out)
 {
     for (int r = 0; r < comm->nranks && comm->endpoint; r++) {
-        void *peer = __atomic_load_n(&comm->peers[r].fabric_peer, __ATOMIC_ACQUIRE);
+        void *peer = only < 0 || r == only
+                         ? __atomic_load_n(&comm->peers[r].fabric_peer, __ATOMIC_ACQUIRE)
+                         : NULL;
         thrum_status_t status = peer ? comm->fabric->peer_error(peer, message_out) : THRUM_OK;
 
         *rank_out = r;
@@ -507,17 +509,27 @@ static void describe_connection(const struct thrum_comm *comm, char *text, size_
     const char *why = "";
     int rank = 0;
 
-    if (broken_connection(comm, &rank, &why))
+    if (broken_connection(comm, -1, &rank, &why))
         snprintf(text, bytes, "rank %d: %s", rank, why);
 }
 
+/* Of whom it waits: a rank, or -1 for all. Others may have left. */
+static int awaited_by(const struct pending *pending)
+{
+    const struct call_record *record = &pending->operation.call;
+
+    if (record->sequence)
+        return -1;
+    return record->state == EXEC_MESSAGES ? pending->awaited : record->root;
+}
+
 /* A rank that waits for data puts nothing, so nobody tells it that its peer cannot be reached any more. */
-static bool fail_broken(struct thrum_comm *comm)
+static bool fail_broken(struct thrum_comm *comm, const struct pending *pending)
 {
     char message[COMM_MESSAGE_BYTES];
     const char *why = "";
     int rank = 0;
-    thrum_status_t status = broken_connection(comm, &rank, &why);
+    thrum_status_t status = broken_connection(comm, awaited_by(pending), &rank, &why);
 
     if (!status)
         return false;
@@ -658,7 +670,7 @@ static void on_tick(void *argument, int64_t now)
         return;
     }
     stalled = now - comm->stalled_since_ns;
-    if (stalled > BROKEN_NS && fail_broken(comm))
+    if (stalled > BROKEN_NS && fail_broken(comm, &oldest))
         return;
     ask_after = (int64_t)min_u64((uint64_t)comm->deadline_ns / 3, FIRST_QUERY_NS);
     if (stalled > comm->deadline_ns)
