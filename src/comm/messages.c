@@ -62,10 +62,14 @@ static bool shows_another(struct thrum_comm *comm, const struct comm_message *m,
     enum comm_channel channel = m->is_send ? CHANNEL_P2P : CHANNEL_EAGER;
     struct thrum_line line;
     struct comm_arrival arrival;
+    uint64_t flag;
     size_t size;
 
-    if (!m->line || comm->ops->mem_peek(comm->device->impl, m->line, &line, sizeof line) ||
-        line.flag == m->flag || line.flag < (m->flag & exec_sequence_mask(channel)))
+    /* the rest of the line only when its flag says that it is another's and has come: it may be on its way */
+    if (!m->line || (flag = peek(comm, m->line)) == m->flag ||
+        flag < (m->flag & exec_sequence_mask(channel)))
+        return false;
+    if (comm->ops->mem_peek(comm->device->impl, m->line, &line, sizeof line) || line.flag != flag)
         return false;
     if (!m->is_send && !m->is_eager && is_met(comm, m))
         return false; /* it is one that came later */
