@@ -118,8 +118,10 @@ struct thrum_fabric_ops {
     thrum_status_t (*peer_error)(void *peer, const char **message_out);
     /* Takes up to `max` events of the endpoint's ports, oldest first; returns how many. One load if there are none. */
     size_t (*get_events)(void *endpoint, struct thrum_fabric_event *events_out, size_t max);
-    /* OK, or UNREACHABLE with a message: whether an endpoint at `from` reaches one at `to`, by what both addresses say
-     * alone, so that all who have them come to the same answer. */
+    /*
+     * Optional: OK, or UNREACHABLE with a message: whether an endpoint at `from` reaches one at `to`, by what both addresses
+     * say alone, so that all who have them come to the same answer. Without it all do.
+     */
     thrum_status_t (*reaches)(const struct thrum_fabric_address *from,
                               const struct thrum_fabric_address *to);
     /*

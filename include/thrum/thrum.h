@@ -338,7 +338,7 @@ THRUM_MUST_CHECK thrum_status_t thrum_barrier(thrum_comm_t comm, thrum_queue_t q
  * Point to point: the i-th send from a to b meets the i-th recv of b from a; counts and types must agree. A rank may
  * send to itself inside a group. Sends and receives that wait for each other belong into one group. There a second
  * message of this rank to or from one peer begins when the first ones of all its peers have ended. A send may end before
- * its receive has begun, if what it sends is short.
+ * its receive has begun, if what it sends is short and it is not the first one to that peer.
  */
 THRUM_MUST_CHECK thrum_status_t thrum_send(const void *send, size_t count, thrum_datatype_t dtype,
                                            int peer, thrum_comm_t comm, thrum_queue_t queue);

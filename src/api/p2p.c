@@ -199,7 +199,7 @@ static thrum_status_t fill_arrivals(struct thrum_comm *comm, const struct round 
         const struct plan_p2p *p = &round->p2p[i];
         struct comm_arrival *arrival = &program->arrivals[i];
 
-        if (p->is_send || p->peer == comm->rank || (!p->meets && p->bytes <= comm->line_bytes))
+        if (p->is_send || p->peer == comm->rank || plan_is_eager(p, comm->line_bytes))
             continue;
         arrival->recv_offset = round->addresses[i] - comm->device->own_base;
         arrival->count = p->bytes / thrum_datatype_size((thrum_datatype_t)p->dtype);

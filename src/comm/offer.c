@@ -1,6 +1,6 @@
 /*
  * Whether ranks on several hosts that leave the choice of a fabric to the library put through verbs: each of them opens
- * an endpoint if it can, all look at all the addresses, and so come to the same answer. Called by comm.c.
+ * an endpoint if it can, all look at all the addresses, and so come to the same answer. Called by exchange.c and comm.c.
  */
 #include "comm/comm.h"
 

@@ -280,9 +280,8 @@ static bool is_sticky(thrum_status_t status)
 static thrum_status_t collect(struct thrum_queue *queue, uint64_t last, thrum_status_t last_status)
 {
     void (*hook)(struct thrum_queue *, thrum_status_t);
-    thrum_status_t failure;
-
     uint64_t synced = atomic_load_explicit(&queue->synced_ticket, memory_order_relaxed);
+    thrum_status_t failure;
 
     if (last > synced) {
         last_status = first_error(queue, synced, last, last_status);

@@ -384,7 +384,7 @@ void lower_note_messages(struct builder *b)
     }
     for (int i = 0; i < params->np2p; i++) {
         const struct plan_p2p *m = &params->p2p[i];
-        bool is_eager = plan_is_eager(params, m);
+        bool is_eager = plan_is_eager(m, plan_line_bytes(params));
 
         if (m->peer != b->comm->rank)
             p->messages[p->nmessages++] = (struct comm_message){

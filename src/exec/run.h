@@ -16,6 +16,7 @@ thrum_status_t exec_find_region(struct thrum_comm *comm, uint64_t address,
 /* Before an operation is submitted: what the queue holds. */
 void exec_follow_row(struct thrum_comm *comm, const struct exec_program *program,
                      const struct exec_staging *staging, const struct thrum_queue *queue);
+/* Whether its lines may go although others before it still wait. Only of a program that has such (nahead). */
 bool exec_may_run_ahead(const struct thrum_comm *comm, const struct exec_program *program,
                         const struct exec_buffers *buffers, const struct thrum_queue *queue);
 /*

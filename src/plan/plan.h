@@ -245,9 +245,9 @@ static inline bool plan_reaches(const struct plan_params *params, int a, int b)
 }
 
 /* Whether a message of SENDRECV goes in a line, by both ends' reckoning. */
-static inline bool plan_is_eager(const struct plan_params *params, const struct plan_p2p *p2p)
+static inline bool plan_is_eager(const struct plan_p2p *p2p, uint64_t line_bytes)
 {
-    return !p2p->meets && p2p->bytes <= plan_line_bytes(params);
+    return !p2p->meets && p2p->bytes <= line_bytes;
 }
 
 static inline struct plan_operand plan_at(enum plan_space space, int rank, uint64_t offset)

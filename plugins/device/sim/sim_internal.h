@@ -67,7 +67,7 @@ struct sim_shared {
     /* Threads of any process that sleep until a semaphore or line in this device's memory changes. */
     _Alignas(CACHE_LINE_BYTES) _Atomic uint32_t sleepers;
     _Atomic uint32_t wake_sequence; /* the futex word */
-    /* The core that the owner was last seen on, where ranks share cores; -1: not known. Written by the owner. */
+    /* The core that the owner was last seen waiting on; -1: not known. Written by the owner. */
     _Alignas(CACHE_LINE_BYTES) _Atomic int core;
 };
 
@@ -562,7 +562,7 @@ static inline bool sim_is_deferred(const struct thrum_command *command)
 bool sim_step_near(struct sim_queue *queue, const struct thrum_command *command);
 /* Whether who is to write what the queue waits for was last seen on this core. By the queue's owner. */
 bool sim_writer_is_here(const struct sim_queue *queue);
-/* Tells peers where this process runs, where ranks share cores. */
+/* Tells peers where this process runs; sim_publish_core: where ranks share cores. */
 void sim_publish_core_now(struct sim_device *device);
 static inline void sim_publish_core(struct sim_device *device)
 {

@@ -178,27 +178,30 @@ static inline bool spin(const struct sim_queue *queue, char *cpu, uint64_t value
     return false;
 }
 
-/* The core on which the device that is to write the word was seen; -1: not known. */
-static int writer_core(const struct sim_queue *queue, uint64_t writer)
+/* The device that is to write a word; NULL: not known, or not one that may be looked at. */
+static const struct sim_shared *writer_of(const struct sim_queue *queue, uint64_t writer)
 {
     unsigned slot = sim_address_slot(writer);
 
-    if (!sim_is_device_address(writer) ||
-        !atomic_load_explicit(&queue->device->rights[slot], memory_order_acquire))
-        return -1;
-    return atomic_load_explicit(&sim_slots[slot].shared->core, memory_order_relaxed);
+    return sim_is_device_address(writer) &&
+                   atomic_load_explicit(&queue->device->rights[slot], memory_order_acquire)
+               ? sim_slots[slot].shared
+               : NULL;
 }
 
+/* It was not seen on this core. */
 static bool is_apart(const struct sim_queue *queue, const struct thrum_command *c)
 {
-    return sim_is_device_address(c->writer) && writer_core(queue, c->writer) != sched_getcpu();
+    const struct sim_shared *writer = writer_of(queue, c->writer);
+
+    return writer && atomic_load_explicit(&writer->core, memory_order_relaxed) != sched_getcpu();
 }
 
 bool sim_writer_is_here(const struct sim_queue *queue)
 {
-    int core = writer_core(queue, queue->awaited_writer);
+    const struct sim_shared *writer = writer_of(queue, queue->awaited_writer);
 
-    return core >= 0 && core == sched_getcpu();
+    return writer && atomic_load_explicit(&writer->core, memory_order_relaxed) == sched_getcpu();
 }
 
 static bool await_in_crowd(struct sim_queue *queue, const struct thrum_command *c, char *cpu,

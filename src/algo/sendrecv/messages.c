@@ -26,6 +26,11 @@ static void copy_own(struct plan *plan)
                   send->bytes);
 }
 
+static bool goes_in_line(const struct plan *plan, bool lines, const struct plan_p2p *p2p)
+{
+    return lines && plan_is_eager(p2p, plan_line_bytes(&plan->params));
+}
+
 /* Lines, and arrivals. */
 static void begin_messages(struct plan *plan, bool lines)
 {
@@ -33,7 +38,7 @@ static void begin_messages(struct plan *plan, bool lines)
     const struct plan_p2p *p2p = params->p2p;
     int rank = params->rank;
     for (int i = 0; i < params->np2p; i++) {
-        bool in_line = lines && plan_is_eager(params, &p2p[i]);
+        bool in_line = goes_in_line(plan, lines, &p2p[i]);
         if (p2p[i].peer == rank)
             continue;
         if (p2p[i].is_send && in_line)
@@ -63,7 +68,7 @@ static void build(struct plan *plan, bool lines)
     copy_own(plan);
     for (int i = 0; i < params->np2p; i++) {
         int peer = p2p[i].peer;
-        if (!p2p[i].is_send || peer == rank || (lines && plan_is_eager(params, &p2p[i])))
+        if (!p2p[i].is_send || peer == rank || goes_in_line(plan, lines, &p2p[i]))
             continue;
         plan_wait_arrival(plan, 0, peer);
         plan_put(plan, 0, peer, algo_recv_at(peer, 0), algo_send_at(rank, p2p[i].offset),
@@ -71,7 +76,7 @@ static void build(struct plan *plan, bool lines)
     }
     for (int i = 0; i < params->np2p; i++)
         if (!p2p[i].is_send && p2p[i].peer != rank)
-            end_receive(plan, &p2p[i], lines && plan_is_eager(params, &p2p[i]));
+            end_receive(plan, &p2p[i], goes_in_line(plan, lines, &p2p[i]));
 }
 
 void algo_sendrecv_rendezvous_build(struct plan *plan)
