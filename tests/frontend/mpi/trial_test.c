@@ -14,6 +14,7 @@
 #define MORE 10
 #define SLOW_NS 5000000 /* slower than either is on a loaded machine */
 #define LATE_NS 100000
+#define COUNT 2048
 
 static int mpi_calls, thrum_calls;
 static bool mpi_is_slow, thrum_is_slow;
@@ -153,22 +154,23 @@ static void largest(void *in, void *inout, int *n, MPI_Datatype *type)
  */
 static void ranks_that_look_differently(void)
 {
-    double values[128], results[128];
+    static double values[COUNT], results[COUNT]; /* of a size that nobody has settled yet */
     long long many[64], sums[64];
     MPI_Request requests[64];
     MPI_Op op;
 
     MPI_Op_create(largest, 1, &op);
     thrum_is_slow = true;
-    for (int i = 0; i < 128; i++)
+    for (int i = 0; i < COUNT; i++)
         values[i] = check_rank + i;
     for (int i = 0; i < SETTLED + 5; i++)
-        MPI_Allreduce(values, results, 128, MPI_DOUBLE, MPI_SUM, MPI_COMM_WORLD);
+        MPI_Allreduce(values, results, COUNT, MPI_DOUBLE, MPI_SUM, MPI_COMM_WORLD);
     thrum_is_slow = false;
     for (int i = 0; i < 5; i++) {
-        MPI_Allreduce(values, results, 128, MPI_DOUBLE, op, MPI_COMM_WORLD);
-        check(results[127] > check_size + 125.5 && results[127] < check_size + 126.5, "largest: %f",
-              results[127]);
+        MPI_Allreduce(values, results, COUNT, MPI_DOUBLE, op, MPI_COMM_WORLD);
+        check(results[COUNT - 1] > check_size + COUNT - 2.5 &&
+                  results[COUNT - 1] < check_size + COUNT - 1.5,
+              "largest: %f", results[COUNT - 1]);
     }
     MPI_Op_free(&op);
     for (int i = 0; i < 64; i++) {
@@ -177,7 +179,7 @@ static void ranks_that_look_differently(void)
     }
     if (check_rank)
         MPI_Waitall(64, requests, MPI_STATUSES_IGNORE);
-    MPI_Allreduce(values, results, 128, MPI_DOUBLE, MPI_SUM, MPI_COMM_WORLD);
+    MPI_Allreduce(values, results, COUNT, MPI_DOUBLE, MPI_SUM, MPI_COMM_WORLD);
     if (!check_rank)
         MPI_Waitall(64, requests, MPI_STATUSES_IGNORE);
     for (int i = 0; i < 64; i++)
