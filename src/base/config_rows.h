@@ -44,6 +44,14 @@ X(OFI_INTERFACE, "THRUM_OFI_INTERFACE", CONFIG_STRING, "", 0, 0, "",
 X(OFI_ORDER, "THRUM_OFI_ORDER", CONFIG_CHOICE, "auto", 0, 0, "auto|wait",
   "How the fabric ofi keeps data before its signal. auto: by the provider's order of writes where "
   "it has one; wait: always by waiting until the data is at the peer, which is slower.")
+X(TCP_INTERFACE, "THRUM_TCP_INTERFACE", CONFIG_STRING, "", 0, 0, "",
+  "Network interfaces that the fabric tcp uses: names, addresses or subnets such as 10.0.0.0/8, "
+  "comma-separated; without it all that are up, that of the default route first.")
+X(TCP_TIMEOUT_MS, "THRUM_TCP_TIMEOUT_MS", CONFIG_INT, "20000", 0, 3600000, "ms",
+  "How long the fabric tcp waits for an acknowledgement before a connection counts as broken; at "
+  "most half of THRUM_DEADLINE_MS. 0: as long as the kernel does.")
+X(TCP_BUFFER_BYTES, "THRUM_TCP_BUFFER_BYTES", CONFIG_INT, "0", 0, 1073741824, "bytes",
+  "Socket buffers of the fabric tcp. 0: the kernel finds a size by itself.")
 X(VERBS_GID, "THRUM_VERBS_GID", CONFIG_STRING, "auto", 0, 0, "",
   "GID of a port that the fabric verbs uses: auto, ipv4, ipv6, or an index of its table. auto: "
   "IPv4 "
