@@ -52,6 +52,9 @@ X(TCP_TIMEOUT_MS, "THRUM_TCP_TIMEOUT_MS", CONFIG_INT, "20000", 0, 3600000, "ms",
   "most half of THRUM_DEADLINE_MS. 0: as long as the kernel does.")
 X(TCP_BUFFER_BYTES, "THRUM_TCP_BUFFER_BYTES", CONFIG_INT, "0", 0, 1073741824, "bytes",
   "Socket buffers of the fabric tcp. 0: the kernel finds a size by itself.")
+X(TCP_CONGESTION, "THRUM_TCP_CONGESTION", CONFIG_STRING, "auto", 0, 0, "",
+  "Congestion control of the fabric tcp, such as cubic or bbr. auto: the kernel's, but instead of "
+  "bbr, which slows down short exchanges, cubic or reno.")
 X(VERBS_GID, "THRUM_VERBS_GID", CONFIG_STRING, "auto", 0, 0, "",
   "GID of a port that the fabric verbs uses: auto, ipv4, ipv6, or an index of its table. auto: "
   "IPv4 "

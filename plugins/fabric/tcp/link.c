@@ -269,6 +269,7 @@ static int connect_to(struct dial *dial, const struct tcp_candidate *to)
     dial->fd = socket(name.ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (dial->fd < 0)
         return errno;
+    tcp_socket_tune(dial->endpoint, dial->fd);
     bind_to_choice(dial, dial->fd, to);
     if (!connect(dial->fd, (const struct sockaddr *)&name, length))
         return 0;
@@ -480,7 +481,6 @@ static thrum_status_t reach(struct tcp_endpoint *endpoint, const struct tcp_addr
         return *link_out ? THRUM_OK : status;
     }
     if (verdict == TCP_TAKEN) {
-        tcp_socket_tune(endpoint, fd);
         status = tcp_link_add(endpoint, fd, address->id, address->pid, address->host, link_out);
         if (!status)
             return THRUM_OK;

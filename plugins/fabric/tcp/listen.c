@@ -35,10 +35,36 @@ static void set_option(int fd, int level, int option, int value)
     (void)setsockopt(fd, level, option, &value, sizeof value);
 }
 
+/*
+ * To be called before there is a connection: a socket that has begun with bbr stays paced. Its pacing, by timers, takes half
+ * of the rate between hosts that are near each other.
+ */
+static void choose_congestion_control(int fd)
+{
+    static const char *const others[] = {"cubic", "reno"};
+    const char *wanted = thrum_plugin_config("THRUM_TCP_CONGESTION");
+    char name[32] = "";
+    socklen_t length = sizeof name - 1;
+
+    if (wanted && strcmp(wanted, "auto") != 0) {
+        if (setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, wanted, (socklen_t)strlen(wanted)))
+            thrum_plugin_log(THRUM_LOG_WARN, "tcp: THRUM_TCP_CONGESTION=%s: %s", wanted,
+                             strerror(errno));
+        return;
+    }
+    if (getsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, name, &length) || strncmp(name, "bbr", 3) != 0)
+        return;
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++)
+        if (!setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, others[i], (socklen_t)strlen(others[i])))
+            return;
+}
+
+/* Of a socket that is not connected yet. What accept returns inherits it. */
 void tcp_socket_tune(const struct tcp_endpoint *endpoint, int fd)
 {
     int seconds = endpoint->timeout_ms / 1000;
 
+    choose_congestion_control(fd);
     set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1);
     if (endpoint->buffer_bytes) {
         set_option(fd, SOL_SOCKET, SO_SNDBUF, endpoint->buffer_bytes);
@@ -101,7 +127,6 @@ static void welcome(struct tcp_endpoint *endpoint, int fd, struct tcp_hello *hel
     bool crossed;
 
     hello->host[sizeof hello->host - 1] = 0;
-    tcp_socket_tune(endpoint, fd);
     pthread_mutex_lock(&endpoint->lock);
     crossed = is_crossed(endpoint, hello->id);
     if (crossed)
@@ -326,6 +351,7 @@ static thrum_status_t bind_socket(struct tcp_endpoint *endpoint)
     if (fd < 0)
         return tcp_fail_errno(THRUM_ERR_SYSTEM, "tcp: no descriptor for an endpoint");
     endpoint->listen_fd = fd;
+    tcp_socket_tune(endpoint, fd);
     if (at->family == 6)
         set_option(fd, IPPROTO_IPV6, IPV6_V6ONLY, 0);
     length = tcp_socket_address(at, 0, &name);
