@@ -32,7 +32,8 @@ X(PEER_ACCESS, "THRUM_PEER_ACCESS", CONFIG_CHOICE, "auto", 0, 0, "auto|none",
 X(FABRIC, "THRUM_FABRIC", CONFIG_STRING, "auto", 0, 0, "",
   "Fabric plugin to use where there is no peer access. auto: loopback if all ranks are on one "
   "host, "
-  "else verbs if every rank has an active port in a network with a port of every other, else ofi.")
+  "else verbs if every rank has an active port in a network with a port of every other, else ofi "
+  "if libfabric has a provider with RDMA on every rank or THRUM_OFI_* are set, else tcp.")
 X(FABRIC_DEVICE, "THRUM_FABRIC_DEVICE", CONFIG_STRING, "", 0, 0, "",
   "Device or provider of the fabric plugin.")
 X(OFI_PROVIDER, "THRUM_OFI_PROVIDER", CONFIG_STRING, "", 0, 0, "",
