@@ -150,12 +150,12 @@ static void sharing_body(struct node *node)
         for (int i = 0; i < 8; i++) /* more than any socket holds */
             if (node->ops->put_signal(node->peers[1], &large) == THRUM_IN_PROGRESS)
                 atomic_store(&node->board->stage, 1);
-        memset(data, 0x43, sizeof data);
+        memset(data, 0x43, 1000);
         small.local = data;
         small.flags = THRUM_PUT_INLINE;
         node_expect(node, atomic_load(&node->board->stage) == 1, "the socket is full");
         node_expect(node, node->ops->put_signal(other, &small) == THRUM_OK, "accepted");
-        memset(data, 0, sizeof data); /* it has been read */
+        memset(data, 0, 1000); /* it has been read */
         atomic_store(&node->board->stage, 2);
         while (atomic_load(&node->board->stage) == 2)
             node_poll(node);
