@@ -84,6 +84,18 @@ static ssize_t hear(const struct node *node, int fd, void *out, size_t bytes)
     return n < 0 && errno == ECONNRESET ? 0 : n;
 }
 
+/* Afterwards a node's service thread has done all that it was doing, and has closed what it was closing. */
+static void settle(const struct node *node, int index)
+{
+    int fd = call_bare(node, index);
+    char byte;
+
+    node_expect(node, send(fd, &(struct tcp_hello){0}, sizeof(struct tcp_hello), MSG_NOSIGNAL) > 0,
+                "send");
+    node_expect(node, !hear(node, fd, &byte, 1), "the end of a connection");
+    close(fd);
+}
+
 /* ---- one connection ---- */
 
 /* Both nodes open an endpoint and call the other's at the same moment, many times. */
@@ -111,6 +123,7 @@ static void crossing_body(struct node *node)
                     node->ops->connect(fresh.endpoint, &node->board->address[2 + other], &peer) ==
                         THRUM_OK,
                     "connect");
+        settle(node, 2 + other);
         node_barrier(node);
         node_expect(node,
                     node->ops->connect(fresh.endpoint, &node->board->address[2 + other], &again) ==
@@ -140,6 +153,7 @@ static void sharing_body(struct node *node)
 {
     struct thrum_fabric_put large = node_make_put(node, 1, 0, 4u << 20, 0, 0, 1);
     struct thrum_fabric_put small = node_make_put(node, 1, 0, 1000, 6u << 20, 1, 1);
+    char *data = node->memory + (5u << 20);
     void *other = NULL;
 
     if (node->index == 0) {
@@ -189,6 +203,7 @@ static void own_limit_body(struct node *node)
     if (node->index == 1) {
         node_expect(node, node->ops->open(NULL, &endpoint, &address) == THRUM_OK, "open");
         node->board->address[2] = address;
+        settle(node, 0);
     }
     node_barrier(node);
     if (node->index == 0) {
@@ -218,10 +233,13 @@ static void their_limit_body(struct node *node)
     struct thrum_fabric_address unused;
     void *endpoint = NULL, *out = NULL;
 
+    if (node->index == 0) {
+        node_expect(node, node->ops->open(NULL, &endpoint, &unused) == THRUM_OK, "open");
+        settle(node, 1);
+    }
+    node_barrier(node);
     if (node->index == 1)
         use_up_descriptors();
-    else
-        node_expect(node, node->ops->open(NULL, &endpoint, &unused) == THRUM_OK, "open");
     node_barrier(node);
     if (node->index == 0) {
         for (int i = 0; i < 3; i++)
