@@ -104,6 +104,8 @@ static void crossing_body(struct node *node)
     const int other = !node->index, rounds = 40;
     struct thrum_fabric_address own;
 
+    settle(node, other);
+    node_barrier(node);
     for (int i = 1; i <= rounds; i++) {
         struct node fresh = *node; /* endpoint and keys of this round */
         struct thrum_fabric_put put;
