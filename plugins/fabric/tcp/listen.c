@@ -97,7 +97,7 @@ static bool say(struct tcp_endpoint *endpoint, int fd, enum tcp_verdict verdict,
                 thrum_status_t status, const char *text)
 {
     struct tcp_welcome welcome = {
-        .magic = TCP_MAGIC, .version = TCP_VERSION, .verdict = verdict, .status = status};
+        .magic = TCP_MAGIC, .version = TCP_VERSION, .verdict = (int32_t)verdict, .status = status};
 
     memcpy(welcome.id, endpoint->address.id, sizeof welcome.id);
     snprintf(welcome.text, sizeof welcome.text, "%s", text);
