@@ -1,7 +1,8 @@
 /*
  * The service thread of an endpoint, asleep otherwise: it accepts who calls and knows the endpoint's secret, whatever the
- * process computes, and hears of cables that are pulled and put back. Who calls and says nothing, or something else, is
- * dropped after a while and holds up nobody. Called by tcp.c when an endpoint opens and closes.
+ * process computes, hears of cables that are pulled and put back, and ends links that have gone silent. Who calls and says
+ * nothing, or something else, is dropped after a while and holds up nobody. Called by tcp.c when an endpoint opens and
+ * closes.
  */
 #include "tcp.h"
 
@@ -21,6 +22,7 @@
 #include <unistd.h>
 
 #define CALLERS 64 /* at once; one more, and the oldest is dropped */
+#define LOOKS_IN_A_TIMEOUT 4
 #define FIXED 3 /* descriptors before those of callers */
 
 struct tcp_caller {
@@ -72,8 +74,7 @@ void tcp_socket_tune(const struct tcp_endpoint *endpoint, int fd)
     }
     if (!endpoint->timeout_ms)
         return;
-    /* What is sent and not acknowledged counts, and where nothing is sent, what is asked now and then. */
-    set_option(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, endpoint->timeout_ms);
+    /* Where nothing is sent, the kernel asks now and then; else see watch_silence. */
     set_option(fd, SOL_SOCKET, SO_KEEPALIVE, 1);
     set_option(fd, IPPROTO_TCP, TCP_KEEPIDLE, seconds / 3 + 1);
     set_option(fd, IPPROTO_TCP, TCP_KEEPINTVL, seconds / 3 + 1);
@@ -261,17 +262,52 @@ static void watch_links(struct tcp_endpoint *endpoint)
         endpoint->up[i] = true;
 }
 
+/* ---- silence ---- */
+
+/*
+ * Nothing comes back for what was sent. TCP_USER_TIMEOUT would say so, too, but also of a process that computes or is stopped
+ * and whose kernel says that it has no room; and that may last as long as the deadline of the operation. Under lock.
+ */
+static bool is_silent(struct tcp_link *link, int64_t now)
+{
+    struct tcp_info info = {0};
+    socklen_t length = sizeof info;
+    int64_t for_ms = (now - link->silent_since_ns) / 1000000;
+
+    if (getsockopt(link->fd, IPPROTO_TCP, TCP_INFO, &info, &length) ||
+        (!(info.tcpi_unacked && info.tcpi_retransmits) && !info.tcpi_probes))
+        link->silent_since_ns = 0;
+    else if (!link->silent_since_ns || info.tcpi_last_ack_recv < for_ms)
+        link->silent_since_ns = now;
+    else
+        return for_ms > link->endpoint->timeout_ms;
+    return false;
+}
+
+static void watch_silence(struct tcp_endpoint *endpoint)
+{
+    int64_t now = now_ns();
+
+    pthread_mutex_lock(&endpoint->lock);
+    for (struct tcp_link *link = endpoint->links; link; link = link->next)
+        if (!link->ended && is_silent(link, now))
+            tcp_link_end(link, ETIMEDOUT);
+    pthread_mutex_unlock(&endpoint->lock);
+}
+
 /* ---- the thread ---- */
 
-/* Until the first of the callers has been silent for too long. */
+/* Until the first of the callers has been silent for too long, or the links are to be looked at. -1: for ever. */
 static int milliseconds_left(const struct tcp_endpoint *endpoint)
 {
+    int look_ms = endpoint->timeout_ms ? endpoint->timeout_ms / LOOKS_IN_A_TIMEOUT + 1 : -1;
     int64_t left;
 
     if (!endpoint->ncallers)
-        return -1;
+        return look_ms;
     left = endpoint->callers[0].deadline_ns - now_ns(); /* they are in the order of their time */
-    return left > 0 ? (int)(left / 1000000) + 1 : 0;
+    left = left > 0 ? left / 1000000 + 1 : 0;
+    return look_ms < 0 || left < look_ms ? (int)left : look_ms;
 }
 
 static void serve_callers(struct tcp_endpoint *endpoint, const struct pollfd *fds)
@@ -314,6 +350,8 @@ static void *serve(void *argument)
             accept_one(endpoint);
         if (fds[2].revents)
             hear_of_links(endpoint);
+        if (endpoint->timeout_ms)
+            watch_silence(endpoint);
     }
 }
 
