@@ -1,6 +1,6 @@
 /*
  * What the tcp fabric promises beyond every fabric: one connection between two endpoints, also where both call at once;
- * connections of one link that fail alone and do not hold each other up; limits, strangers, secrets, damaged frames.
+ * connections of one link do not hold each other up; a busy peer, limits, strangers, secrets, damaged frames.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -193,6 +193,38 @@ static void large_puts_do_not_hold_up_other_connections(void **state)
 {
     (void)state;
     assert_true(nodes_run(2, -1, sharing_body));
+}
+
+/* A process that takes nothing for far longer than a connection may be silent is no broken connection. */
+#define SILENCE_MS 250
+static void busy_body(struct node *node)
+{
+    struct thrum_fabric_put large = node_make_put(node, 1, 0, 7u << 20, 0, 0, 1);
+    int64_t end = now_ns() + 5ll * SILENCE_MS * 1000000;
+
+    if (node->index == 0) {
+        memset(node->memory, 0x17, 7u << 20);
+        node_put(node, 1, &large);
+        while (now_ns() < end)
+            node_poll(node);
+        node_expect(node, node->ops->flush(node->peers[1]) == THRUM_IN_PROGRESS,
+                    "there is no room for all of it, and the connection is good");
+        atomic_store(&node->board->stage, 1);
+        node_flush(node, 1);
+    } else {
+        while (!atomic_load(&node->board->stage))
+            usleep(1000);
+        node_wait_signal(node, 0, 1);
+        for (size_t i = 0; i < 7u << 20; i++)
+            node_expect(node, node->memory[i] == 0x17, "data");
+    }
+    node_barrier(node);
+}
+
+static void a_busy_peer_is_not_taken_for_dead(void **state)
+{
+    (void)state;
+    assert_true(nodes_run(2, -1, busy_body));
 }
 
 /* ---- limits ---- */
@@ -437,6 +469,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(two_that_call_at_once_get_one_connection),
         cmocka_unit_test(large_puts_do_not_hold_up_other_connections),
+        cmocka_unit_test(a_busy_peer_is_not_taken_for_dead),
         cmocka_unit_test(own_descriptor_limit_is_named),
         cmocka_unit_test(descriptor_limit_of_the_peer_is_named),
         cmocka_unit_test(strangers_do_not_disturb),
@@ -446,6 +479,7 @@ int main(void)
 
     setenv("THRUM_PLUGIN_PATH", TCP_PLUGIN_DIR, 1);
     setenv("THRUM_LOG", "error", 0);
+    setenv("THRUM_TCP_TIMEOUT_MS", "250", 1); /* SILENCE_MS */
     if (fabric_plugin_load("tcp", &nodes_ops)) {
         fprintf(stderr, "%s\n", thrum_last_error());
         return 1;

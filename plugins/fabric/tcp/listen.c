@@ -23,6 +23,7 @@
 
 #define CALLERS 64 /* at once; one more, and the oldest is dropped */
 #define LOOKS_IN_A_TIMEOUT 4
+#define REPEATS 2 /* that nobody answers */
 #define FIXED 3 /* descriptors before those of callers */
 
 struct tcp_caller {
@@ -265,23 +266,27 @@ static void watch_links(struct tcp_endpoint *endpoint)
 /* ---- silence ---- */
 
 /*
- * Nothing comes back for what was sent. TCP_USER_TIMEOUT would say so, too, but also of a process that computes or is stopped
- * and whose kernel says that it has no room; and that may last as long as the deadline of the operation. Under lock.
+ * Nothing comes back for what was sent, again and again. TCP_USER_TIMEOUT would say so, too, but also of a process that
+ * computes or is stopped and whose kernel says that it has no room; and that may last as long as the deadline of the
+ * operation. Under lock.
  */
 static bool is_silent(struct tcp_link *link, int64_t now)
 {
     struct tcp_info info = {0};
     socklen_t length = sizeof info;
     int64_t for_ms = (now - link->silent_since_ns) / 1000000;
+    unsigned repeats;
 
-    if (getsockopt(link->fd, IPPROTO_TCP, TCP_INFO, &info, &length) ||
-        (!(info.tcpi_unacked && info.tcpi_retransmits) && !info.tcpi_probes))
-        link->silent_since_ns = 0;
-    else if (!link->silent_since_ns || info.tcpi_last_ack_recv < for_ms)
+    if (getsockopt(link->fd, IPPROTO_TCP, TCP_INFO, &info, &length))
+        return false;
+    repeats = info.tcpi_retransmits + info.tcpi_probes;
+    if (!repeats || repeats < link->repeats || info.tcpi_last_ack_recv < for_ms ||
+        !link->silent_since_ns) {
         link->silent_since_ns = now;
-    else
-        return for_ms > link->endpoint->timeout_ms;
-    return false;
+        link->repeats = repeats;
+    }
+    return repeats >= link->repeats + REPEATS &&
+           now - link->silent_since_ns > (int64_t)link->endpoint->timeout_ms * 1000000;
 }
 
 static void watch_silence(struct tcp_endpoint *endpoint)

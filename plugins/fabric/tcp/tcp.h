@@ -161,7 +161,8 @@ struct tcp_link {
     /* Under the endpoint's lock. */
     struct tcp_link *next;
     bool ended; /* nothing more comes */
-    int64_t silent_since_ns; /* nothing has come back for what was sent since; 0: it has */
+    int64_t silent_since_ns; /* when something had come back last, at a look; */
+    unsigned repeats; /* and how often something had been sent again then */
     bool watches_room; /* the epoll descriptor tells of room to send, too */
     struct tcp_frame in; /* whose payload is being received, while in_left */
     size_t in_done, in_left;
