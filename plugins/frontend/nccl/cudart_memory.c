@@ -224,24 +224,28 @@ static cudaError_t reach_peer(struct cudart_device *device, const void *pointer,
 }
 
 /* Memory that the program has from Thrum itself. */
-static bool is_thrums(struct cudart_device *device, const void *pointer,
-                      struct thrum_mem_info *info)
+static bool is_thrums(const struct thrum_mem_info *info)
 {
-    *info = (struct thrum_mem_info){.size = sizeof *info};
-    return !thrum_mem_query(atomic_load(&device->device), pointer, info) &&
-           info->kind != THRUM_MEM_HOST;
+    return info->kind != THRUM_MEM_HOST && info->kind != THRUM_MEM_NONE;
 }
 
 cudaError_t cudart_reach(struct cudart_device *device, const char *argument, const void *pointer,
                          size_t bytes, uint64_t *address_out, bool *host_out)
 {
     struct cudart_range range = cudart_range_of(pointer);
-    struct thrum_mem_info info;
+    struct thrum_mem_info info = {.size = sizeof info};
 
     if (!pointer)
         return cudart_fail(cudaErrorInvalidValue, "%s=NULL", argument);
     *address_out = (uint64_t)(uintptr_t)pointer;
-    if (range.kind == CUDART_PAGEABLE && is_thrums(device, pointer, &info)) {
+    if (range.kind == CUDART_PAGEABLE &&
+        thrum_mem_query(atomic_load(&device->device), pointer, &info))
+        return cudaErrorInvalidValue;
+    if (info.kind == THRUM_MEM_NONE)
+        return cudart_fail(cudaErrorInvalidValue,
+                           "%s=%p is no live device memory: it was freed, or never allocated",
+                           argument, pointer);
+    if (range.kind == CUDART_PAGEABLE && is_thrums(&info)) {
         range.base = (uintptr_t)info.base;
         range.bytes = info.bytes;
         range.kind =

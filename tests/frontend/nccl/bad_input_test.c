@@ -280,6 +280,9 @@ static void one_wrong_argument(void **state)
         a.send = NULL;
         if (rows[i].uses & SEND)
             refused(&rows[i], &a, ncclInvalidArgument, "send");
+        a.send = (void *)0x1000; /* of no process */
+        if (rows[i].uses & SEND)
+            refused(&rows[i], &a, ncclInvalidArgument, "send");
         a.send = right.send;
         a.recv = NULL;
         if (rows[i].uses & RECV)

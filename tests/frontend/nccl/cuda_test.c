@@ -139,8 +139,11 @@ static void copies(void **state)
     FAILS(cudaMemset(host, 0, 4), cudaErrorInvalidValue, "is not device memory");
     FAILS(cudaMemcpyPeer(device, 1, other, 1, 4), cudaErrorInvalidValue, "memory of device 1");
     OK(cudaMemcpy(NULL, NULL, 0, cudaMemcpyDefault));
-    OK(cudaFree(device));
     OK(cudaFree(other)); /* with an import of it at device 0 */
+    FAILS(cudaMemcpy(other, device, 4, cudaMemcpyDefault), cudaErrorInvalidValue, "was freed");
+    FAILS(cudaMemcpy(back, other, 4, cudaMemcpyDefault), cudaErrorInvalidValue, "was freed");
+    OK(cudaMemcpy(back, device, 4, cudaMemcpyDefault)); /* the device goes on */
+    OK(cudaFree(device));
     OK(cudaFreeHost(pinned));
 }
 
@@ -343,7 +346,8 @@ static void graphs(void **state)
     unsigned long long id = 0;
     enum cudaStreamCaptureStatus status;
     cudaGraphExec_t executable;
-    cudaStream_t stream;
+    cudaStream_t stream, other;
+    cudaEvent_t event;
     cudaGraph_t graph;
     int one = 1, *device, host[2];
 
@@ -353,6 +357,8 @@ static void graphs(void **state)
     OK(cudaMalloc((void **)&device, 8));
     OK(cudaMemset(device, 0, 8));
     OK(cudaStreamCreate(&stream));
+    OK(cudaStreamCreate(&other));
+    OK(cudaEventCreate(&event));
     FAILS(cudaStreamEndCapture(stream, &graph), cudaErrorStreamCaptureUnmatched,
           "does not capture");
     OK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal));
@@ -371,8 +377,16 @@ static void graphs(void **state)
     OK(cudaLaunchHostFunc(stream, pass_gate, &one));
     FAILS(cudaMemcpyAsync(host, device, 4, cudaMemcpyDeviceToHost, stream),
           cudaErrorStreamCaptureUnsupported, "waits");
+    OK(cudaEventRecord(event, stream));
+    OK(cudaStreamWaitEvent(stream, event, 0));
+    FAILS(cudaStreamWaitEvent(other, event, 0), cudaErrorStreamCaptureUnsupported, "without forks");
     OK(cudaMemcpyAsync(device + 1, device, 4, cudaMemcpyDeviceToDevice, stream));
     OK(cudaStreamEndCapture(stream, &graph));
+    FAILS(cudaStreamWaitEvent(other, event, 0), cudaErrorStreamCaptureUnsupported, "without forks");
+    OK(cudaEventRecord(event, stream));
+    OK(cudaStreamWaitEvent(other, event, 0));
+    OK(cudaEventDestroy(event));
+    OK(cudaStreamDestroy(other));
     OK(cudaGraphInstantiate(&executable, graph, 0));
     OK(cudaGraphDestroy(graph));
     OK(cudaMemcpy(host, device, 8, cudaMemcpyDeviceToHost));
