@@ -27,8 +27,8 @@ static ncclResult_t of_cuda(const char *function, cudaError_t error)
 
 ncclResult_t ncclMemAlloc(void **ptr, size_t size)
 {
-    if (!ptr || !size)
-        return nccl_fail(ncclInvalidArgument, "ncclMemAlloc: ptr=%p, size=%zu", (void *)ptr, size);
+    if (!ptr)
+        return nccl_fail(ncclInvalidArgument, "ncclMemAlloc: ptr=NULL");
     return of_cuda("ncclMemAlloc", cudaMalloc(ptr, size));
 }
 NCCL_TWIN(ncclMemAlloc);
