@@ -11,6 +11,7 @@
 #include <thrum/plugin.h>
 
 #define PAGE ((size_t)4096)
+#define PITCH ((size_t)512) /* of rows, as CUDA devices have it */
 
 /* Another device's view of it: of device memory an import, of host memory that it is registered there too. */
 struct import {
@@ -293,6 +294,24 @@ cudaError_t cudaMalloc(void **pointer, size_t bytes)
     }
     *pointer = address;
     return cudaSuccess;
+}
+
+cudaError_t cudaMallocPitch(void **pointer, size_t *pitch, size_t width, size_t height)
+{
+    size_t row, bytes;
+    cudaError_t error;
+
+    if (!pitch || __builtin_add_overflow(width, PITCH - 1, &row))
+        return cudart_result(
+            cudart_fail(cudaErrorInvalidValue, "pitch=%p, width=%zu", (void *)pitch, width));
+    row = row / PITCH * PITCH;
+    if (__builtin_mul_overflow(row, height, &bytes))
+        return cudart_result(cudart_fail(cudaErrorMemoryAllocation,
+                                         "%zu rows of %zu bytes are too much", height, row));
+    error = cudaMalloc(pointer, bytes);
+    if (!error)
+        *pitch = row;
+    return error;
 }
 
 cudaError_t cudaFree(void *pointer)

@@ -96,6 +96,8 @@ static void errors(void **state)
 static void copies(void **state)
 {
     int host[N], back[N], *device, *other, *pinned;
+    char *pitched;
+    size_t pitch;
 
     (void)state;
     for (int i = 0; i < N; i++)
@@ -129,6 +131,21 @@ static void copies(void **state)
     assert_int_equal(back[199], 992);
     FAILS(cudaMemcpy2D(back, 4, device, 40, 8, 2, cudaMemcpyDeviceToHost),
           cudaErrorInvalidPitchValue, "width=8");
+    OK(cudaMemset2D(device, 40, 0xff, 8, 3));
+    OK(cudaMemcpy(back, device, BYTES, cudaMemcpyDeviceToHost));
+    for (int i = 0; i < 40; i++)
+        assert_int_equal(back[i], i % 10 < 2 && i < 30 ? -1 : i);
+    FAILS(cudaMemset2D(device, 4, 0, 8, 2), cudaErrorInvalidValue, "width=8");
+    FAILS(cudaMemset2D(device, 40, 0, 8, 1000), cudaErrorInvalidValue, "leave the allocation");
+    OK(cudaMallocPitch((void **)&pitched, &pitch, 100, 3));
+    assert_true(pitch >= 100 && pitch % 256 == 0);
+    OK(cudaMemset2DAsync(pitched, pitch, 1, pitch, 3, NULL));
+    FAILS(cudaMemset2DAsync(pitched, pitch, 1, pitch, 4, NULL), cudaErrorInvalidValue,
+          "leave the allocation");
+    OK(cudaStreamSynchronize(NULL));
+    OK(cudaFree(pitched));
+    FAILS(cudaMallocPitch((void **)&pitched, &pitch, SIZE_MAX - 1, 1), cudaErrorInvalidValue,
+          "width=");
     FAILS(cudaMemcpy(device, host, BYTES + 1, cudaMemcpyHostToDevice), cudaErrorInvalidValue,
           "leave the allocation");
     FAILS(cudaMemcpy(host, back, 4, cudaMemcpyHostToDevice), cudaErrorInvalidValue, "kind=1");
