@@ -620,6 +620,7 @@ int fabric_conformance(const char *plugin, const char *device)
         cmocka_unit_test(threads_share_an_endpoint),
         cmocka_unit_test(regions_may_be_sparse),
         cmocka_unit_test(connect_does_not_wait_for_progress),
+        cmocka_unit_test(dmabufs_are_registered_or_refused),
         cmocka_unit_test(bad_keys_and_ranges_fail_the_connection_only),
         cmocka_unit_test(stale_keys_are_refused),
         cmocka_unit_test(bad_arguments_are_refused_at_the_call),
