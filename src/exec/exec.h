@@ -279,6 +279,8 @@ struct exec_repeat *exec_cache_remember(struct exec_cache *cache, const struct c
                                         uint64_t epoch, struct exec_program *program,
                                         const struct exec_placement *placement,
                                         const struct call_record *call);
+/* How often a program was dropped: what has been found stays while this does not change. */
+uint64_t exec_cache_drops(const struct exec_cache *cache);
 uint64_t exec_cache_bytes(const struct exec_cache *cache);
 #define EXEC_CACHE_LIMIT_BYTES (16u << 20)
 

@@ -477,8 +477,10 @@ static void watch_message(const struct thrum_comm *comm, struct comm_message *m)
 static thrum_status_t hand_on_messages(struct thrum_comm *comm, const struct exec_program *program,
                                        struct comm_operation *operation)
 {
-    struct comm_message *messages = malloc(program->nmessages * sizeof *messages);
+    struct comm_message *messages = operation->few;
 
+    if (program->nmessages > COMM_FEW_MESSAGES)
+        messages = malloc(program->nmessages * sizeof *messages);
     if (!messages)
         return thrum_fail(THRUM_ERR_NO_MEMORY, "no host memory for an operation");
     memcpy(messages, program->messages, program->nmessages * sizeof *messages);
@@ -513,7 +515,7 @@ static void begin_operation(struct comm_operation *operation, uint64_t number,
                             struct thrum_queue *queue, const struct call_record *call)
 {
     if (operation->has_more)
-        memset(operation, 0, sizeof *operation);
+        memset(operation, 0, offsetof(struct comm_operation, few));
     operation->number = number;
     operation->queue = queue;
     operation->call.sequence =

@@ -117,6 +117,26 @@ static thrum_status_t mixed(int r)
     return status ? status : thrum_barrier(comms[r], queues[r]);
 }
 
+/* A message each way, which both fits a line and does not. */
+static thrum_status_t exchange(int r, size_t count)
+{
+    int other = RANKS - 1 - r;
+    thrum_status_t status = thrum_group_start();
+
+    if (!status)
+        status = thrum_send(sends[r], count, THRUM_FLOAT32, other, comms[r], queues[r]);
+    if (!status)
+        status = thrum_recv(recvs[r], count, THRUM_FLOAT32, other, comms[r], queues[r]);
+    return status ? status : thrum_group_end();
+}
+
+static thrum_status_t messages(int r)
+{
+    thrum_status_t status = exchange(r, 2);
+
+    return status ? status : exchange(r, COUNT);
+}
+
 static thrum_status_t rounds(round_fn one, int n)
 {
     for (int i = 0; i < n; i++) {
@@ -159,6 +179,12 @@ static void mixed_takes_no_allocation_and_no_lock(void **state)
 {
     (void)state;
     count_library_calls(mixed, RANKS * ROUNDS * 4);
+}
+
+static void messages_take_no_allocation_and_no_lock(void **state)
+{
+    (void)state;
+    count_library_calls(messages, RANKS * ROUNDS * 2);
 }
 
 /* ---- system calls ---- */
@@ -236,6 +262,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(tiny_takes_no_allocation_and_no_lock, make, unmake),
         cmocka_unit_test_setup_teardown(mixed_takes_no_allocation_and_no_lock, make, unmake),
+        cmocka_unit_test_setup_teardown(messages_take_no_allocation_and_no_lock, make, unmake),
         cmocka_unit_test_setup_teardown(tiny_takes_no_system_call, make, unmake),
     };
 
