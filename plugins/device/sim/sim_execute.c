@@ -778,12 +778,13 @@ size_t sim_execute_now(struct sim_queue *queue, const struct thrum_command *comm
     size_t done = 0;
 
     sim_publish_core(queue->device);
-    for (; done < n; done++) {
+    for (;; done++) {
         thrum_status_t status;
 
-        if (sim_likely(quick && !atomic_load_explicit(&queue->attention, memory_order_acquire)) &&
-            sim_step_near(queue, &commands[done]))
-            continue;
+        if (sim_likely(quick))
+            done += sim_execute_near(queue, &commands[done], n - done);
+        if (sim_likely(done == n))
+            break;
         run.command = &commands[done];
         status = step(&run);
         quick = quick && !queue->ending;

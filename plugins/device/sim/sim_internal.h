@@ -558,8 +558,8 @@ static inline bool sim_is_deferred(const struct thrum_command *command)
 {
     return command->opcode == THRUM_CMD_WAIT_LINE && command->flags & THRUM_CMD_FLAG_DEFER;
 }
-/* True if the command is one of the simple ones, and is done. */
-bool sim_step_near(struct sim_queue *queue, const struct thrum_command *command);
+/* Executes commands as long as they are simple ones and nothing else asks for attention: how many are done. */
+size_t sim_execute_near(struct sim_queue *queue, const struct thrum_command *commands, size_t n);
 /* Whether who is to write what the queue waits for was last seen on this core. By the queue's owner. */
 bool sim_writer_is_here(const struct sim_queue *queue);
 /* Tells peers where this process runs; sim_publish_core: where ranks share cores. */
