@@ -258,7 +258,7 @@ static thrum_status_t make_program(struct thrum_comm *comm, const struct round *
 
     if (status)
         return status;
-    status = exec_compile(comm, &plan, CHANNEL_P2P, program_out);
+    status = exec_compile(comm, &plan, CHANNEL_P2P, 0, program_out);
     plan_fini(&plan);
     return status ? status : exec_cache_insert(comm->cache, key, *program_out);
 }

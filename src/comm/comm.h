@@ -107,7 +107,7 @@ struct comm_lines {
     uint64_t units; /* that they took */
     uint64_t known_free; /* sender: so many are free again when the next operation begins */
     uint64_t told; /* receiver: the newest credit */
-    uint32_t slot; /* of the next line */
+    uint64_t slot; /* of the next line */
 };
 
 /* What both ends of a pair advance alike. user. */

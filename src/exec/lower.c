@@ -145,7 +145,7 @@ static uint64_t message_signature(const struct plan_p2p *p, enum comm_channel ch
                                     : exec_signature(&call);
 }
 
-/* The p2p message whose line goes to or comes from the peer; its signature goes into the patch. */
+/* Of the call, or of the p2p message whose line goes to or comes from the peer. It goes into the patch. */
 static uint64_t line_signature(const struct builder *b, const struct plan_op *op)
 {
     const struct plan_params *params = &b->plan->params;
@@ -153,6 +153,8 @@ static uint64_t line_signature(const struct builder *b, const struct plan_op *op
     /* data go with the message, arrivals against it */
     bool is_send = (op->opcode != PLAN_WAIT) == is_inline;
 
+    if (b->program->channel == CHANNEL_COLLECTIVE)
+        return b->signature;
     for (int i = 0; i < params->np2p; i++)
         if (params->p2p[i].peer == op->peer && params->p2p[i].is_send == is_send)
             return message_signature(&params->p2p[i], builder_line_channel(b, is_inline));
