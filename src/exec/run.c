@@ -283,15 +283,14 @@ static inline struct credits bind_credits(struct exec_program *program)
     struct credits credits = {false, false};
 
     for (uint32_t i = 0; i < program->ncredits; i++) {
-        uint64_t awaited = awaited_credit(&program->deltas[i]);
-        uint64_t given = given_credit(&program->deltas[i]);
+        const struct exec_delta *delta = &program->deltas[i];
+        uint64_t awaited = awaited_credit(delta), given = given_credit(delta);
 
         if (awaited) {
             waits[i].value = awaited;
             credits.awaited = true;
         }
-        gifts[i].value =
-            given ? given : program->deltas[i].pair->in.told; /* if given with others */
+        gifts[i].value = given ? given : delta->pair->in.told; /* if given with others */
         credits.given |= given != 0;
     }
     return credits;

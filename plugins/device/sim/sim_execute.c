@@ -609,12 +609,12 @@ static thrum_status_t run_throttled(struct run *run)
     return status;
 }
 
-/* Whether commands have to be looked at one by one: a fault script, a reset, a bad packet may be among them. */
-static inline bool is_watchful(const struct run *run)
+/* Whether even good commands have to be looked at one by one, for a fault script or a reset. */
+static inline bool is_watchful(struct sim_device *device)
 {
-    return run->unchecked | atomic_load_explicit(&run->device->reset_wanted, memory_order_relaxed) |
-           atomic_load_explicit(&run->device->ras.armed, memory_order_relaxed) |
-           atomic_load_explicit(&run->device->ras.throttled, memory_order_relaxed);
+    return atomic_load_explicit(&device->reset_wanted, memory_order_relaxed) |
+           atomic_load_explicit(&device->ras.armed, memory_order_relaxed) |
+           atomic_load_explicit(&device->ras.throttled, memory_order_relaxed);
 }
 
 static thrum_status_t run_watchfully(struct run *run)
@@ -688,7 +688,8 @@ static inline thrum_status_t step(struct run *run)
     if (sim_unlikely(atomic_load_explicit(&queue->attention, memory_order_acquire)))
         heed(run);
     if (sim_likely(!queue->ending)) {
-        status = sim_unlikely(is_watchful(run)) ? run_watchfully(run) : run_engine(run);
+        status = sim_unlikely(run->unchecked || is_watchful(run->device)) ? run_watchfully(run)
+                                                                          : run_engine(run);
         if (status > 0)
             return status;
         if (sim_unlikely(status))
@@ -766,25 +767,21 @@ bool sim_execute_patiently(struct sim_queue *queue)
     return state == SIM_EMPTY;
 }
 
-size_t sim_execute_now(struct sim_queue *queue, const struct thrum_command *commands, size_t n,
-                       uint64_t ticket, bool unchecked)
+/* From command `done` on, which is no simple one. */
+static __attribute__((noinline)) size_t execute_rest(struct sim_queue *queue,
+                                                     const struct thrum_command *commands, size_t n,
+                                                     size_t done, uint64_t ticket, bool unchecked,
+                                                     bool quick)
 {
     struct run run = {.queue = queue,
                       .device = queue->device,
                       .ticket = ticket,
                       .budget = SIM_BUDGET_SUBMIT,
                       .unchecked = unchecked};
-    bool quick = !is_watchful(&run) && !queue->ending;
-    size_t done = 0;
 
-    sim_publish_core(queue->device);
-    for (;; done++) {
+    for (; done < n; done++) {
         thrum_status_t status;
 
-        if (sim_likely(quick))
-            done += sim_execute_near(queue, &commands[done], n - done);
-        if (sim_likely(done == n))
-            break;
         run.command = &commands[done];
         status = step(&run);
         quick = quick && !queue->ending;
@@ -794,7 +791,23 @@ size_t sim_execute_now(struct sim_queue *queue, const struct thrum_command *comm
         }
         if (status)
             break;
+        if (quick)
+            done += sim_execute_near(queue, &commands[done + 1], n - done - 1);
     }
+    return done;
+}
+
+size_t sim_execute_now(struct sim_queue *queue, const struct thrum_command *commands, size_t n,
+                       uint64_t ticket, bool unchecked)
+{
+    bool quick = !unchecked && !is_watchful(queue->device) && !queue->ending;
+    size_t done = 0;
+
+    sim_publish_core(queue->device);
+    if (sim_likely(quick))
+        done = sim_execute_near(queue, commands, n);
+    if (sim_unlikely(done < n))
+        done = execute_rest(queue, commands, n, done, ticket, unchecked, quick);
     sim_count(&queue->commands, done);
     sim_count(&queue->progress, done);
     if (done == n)
