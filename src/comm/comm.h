@@ -108,6 +108,7 @@ struct comm_lines {
     uint64_t known_free; /* sender: so many are free again when the next operation begins */
     uint64_t told; /* receiver: the newest credit */
     uint64_t slot; /* of the next line */
+    uint64_t slot_after; /* of the one that follows it, if that is as long */
 };
 
 /* What both ends of a pair advance alike. user. */

@@ -309,6 +309,10 @@ static uint32_t count_words(const struct builder *b, const struct exec_patch *pa
         count_line(patch, lines_in, &operand->base, 0, &out[0]);
         count_flag(b, patch, lines_in, &command->value, &out[1]);
         return 2;
+    case PATCH_LINE_NEXT:
+        *out = (struct exec_counted){&command->next, &lines_out->slot_after, patch->base,
+                                     patch->stride};
+        return 1;
     case PATCH_LINE_DATA:
         count_line(patch, lines_in, &operand->base, patch->addend, out);
         return 1;

@@ -40,6 +40,7 @@ enum patch_kind {
     PATCH_LINE_PUT, /* the same for a line that is put: payload, and the flag as its signal */
     PATCH_LINE_PUT_FAR, /* the same without its payload */
     PATCH_LINE_IN, /* WAIT_LINE: operand.base = next own slot of peer; command.value = flag */
+    PATCH_LINE_NEXT, /* command.next = slot at peer of the line after next */
     PATCH_LINE_DATA, /* operand.base = payload of the own slot of peer */
     PATCH_LINE_ROOM, /* operand.base = room of the next line's payload at peer: address, or offset of a put */
     PATCH_RAISE, /* command.value = base of what was sent to peer on lane + addend */

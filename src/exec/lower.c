@@ -266,17 +266,19 @@ static void lower_line(struct builder *b, const struct plan_op *op)
 
 static void lower_wait_line(struct builder *b, const struct plan_op *op)
 {
+    enum comm_channel channel = builder_line_channel(b, op->flags & PLAN_INLINE);
     uint32_t first = b->program->noperands;
     struct thrum_command *command;
 
     builder_operand(b, 0);
     command = builder_command(b, THRUM_CMD_WAIT_LINE, first, 0, 1);
-    command->mask = exec_sequence_mask(builder_line_channel(b, op->flags & PLAN_INLINE));
+    command->mask = exec_sequence_mask(channel);
     command->writer = b->comm->peers[op->peer].window_base;
     if (b->program->nahead)
         command->flags = THRUM_CMD_FLAG_DEFER; /* the calls that follow may be sent meanwhile */
-    builder_patch_line(b, PATCH_LINE_IN, builder_line_channel(b, op->flags & PLAN_INLINE), op->peer,
-                       op->lane, line_signature(b, op));
+    builder_patch_line(b, PATCH_LINE_IN, channel, op->peer, op->lane, line_signature(b, op));
+    if (b->comm->peers[op->peer].loads && builder_delta(b, op->peer, channel)->sends_units)
+        builder_patch_line(b, PATCH_LINE_NEXT, channel, op->peer, op->lane, 0);
 }
 
 void lower_note_lines(struct builder *b)

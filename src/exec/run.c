@@ -106,6 +106,7 @@ static inline void advance_lines(struct comm_lines *lines, uint64_t units, bool 
         lines->units =
             (lines->units + COMM_CREDIT_UNITS - 1) / COMM_CREDIT_UNITS * COMM_CREDIT_UNITS;
     lines->slot = lines->units % COMM_UNITS;
+    lines->slot_after = (lines->slot + (answered ? COMM_CREDIT_UNITS : units)) % COMM_UNITS;
 }
 
 static inline void advance_credited(const struct exec_delta *delta)
@@ -133,6 +134,7 @@ static inline void advance_rendezvous(struct comm_lines *lines)
 {
     lines->count++;
     lines->slot = lines->count % COMM_LINES_P2P;
+    lines->slot_after = (lines->slot + 1) % COMM_LINES_P2P;
 }
 
 /* The operation is over for the host. */

@@ -275,6 +275,19 @@ static inline bool wait_near(struct sim_queue *queue, const struct thrum_command
     return sim_load_word(cpu) >= c->value || await_near(queue, c, cpu, UINT64_MAX);
 }
 
+/*
+ * What has come says that the peer has read what this device wrote before: its copy of the line that is written next is of
+ * no use to it any more, and on the way here while there are other things to do.
+ */
+static inline void fetch_next(struct sim_queue *queue, const struct thrum_command *c)
+{
+    const struct thrum_operand next = {.base = c->next};
+    const struct sim_tlb_entry *entry = find_near(queue, &next, THRUM_LINE_BYTES);
+
+    if (c->next && entry)
+        cpu_prefetch_for_write(near_cpu(entry, &next));
+}
+
 static inline bool wait_line_near(struct sim_queue *queue, const struct thrum_command *c)
 {
     const struct sim_tlb_entry *entry = find_near(queue, &c->operands[0], THRUM_LINE_BYTES);
@@ -283,8 +296,11 @@ static inline bool wait_line_near(struct sim_queue *queue, const struct thrum_co
     if (sim_unlikely(!entry))
         return false;
     cpu = near_cpu(entry, &c->operands[0]);
-    return sim_load_word(cpu) == c->value ||
-           (await_near(queue, c, cpu, c->mask) && sim_load_word(cpu) == c->value);
+    if (sim_load_word(cpu) != c->value &&
+        !(await_near(queue, c, cpu, c->mask) && sim_load_word(cpu) == c->value))
+        return false;
+    fetch_next(queue, c);
+    return true;
 }
 
 static inline bool step_near(struct sim_queue *queue, const struct thrum_command *c)
