@@ -307,8 +307,11 @@ struct thrum_command {
     union {
         uint64_t
             divisor; /* REDUCE with THRUM_AVG: the sum is divided by it once, before it is rounded; 0 means 1 */
-        uint64_t
-            writer; /* WAIT, WAIT_LINE: an address of the device that will write there, as a hint; 0: not known */
+        struct { /* hints; 0: not known */
+            uint64_t writer; /* WAIT, WAIT_LINE: an address of the device that will write there */
+            uint64_t
+                next; /* WAIT_LINE: a line that this device is about to write when this has come */
+        };
         struct thrum_port_put put; /* PUT */
         struct {
             thrum_callback_t callback;

@@ -114,7 +114,7 @@ struct p2p_call {
 thrum_status_t p2p_run(struct thrum_comm *comm, const struct p2p_call *calls, size_t n);
 
 /* What p2p_run would refuse before anything is enqueued: messages to oneself, queues; buffers. */
-thrum_status_t p2p_check(const struct thrum_comm *comm, const struct p2p_call *calls, size_t n);
+thrum_status_t p2p_check(struct thrum_comm *comm, const struct p2p_call *calls, size_t n);
 thrum_status_t p2p_check_buffers(struct thrum_comm *comm, const struct p2p_call *calls, size_t n);
 
 /*

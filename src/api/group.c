@@ -18,16 +18,21 @@ struct group_call {
     enum { CALL_COLLECTIVE, CALL_PERSISTENT, CALL_MESSAGE, CALL_ONE_SIDED } kind;
     struct thrum_comm *comm;
     size_t index; /* in call order */
-    struct coll_args collective;
     struct coll_args *copy; /* owned: holds the arrays of `collective`; NULL: it has none */
-    struct thrum_persistent *persistent; /* one reference */
-    struct p2p_call message;
-    struct one_sided_call one_sided;
+    union {
+        struct coll_args collective;
+        struct thrum_persistent *persistent; /* one reference */
+        struct p2p_call message;
+        struct one_sided_call one_sided;
+    };
 };
+
+#define FEW_CALLS 2 /* as of a send and a receive: a group of so many needs no allocation */
 
 static _Thread_local BASE_FAST_TLS struct {
     int depth;
-    struct group_call *calls;
+    struct group_call few[FEW_CALLS];
+    struct group_call *calls; /* `few` or from malloc; NULL: none yet */
     size_t n, capacity;
     struct setup_call *setups;
     size_t nsetups;
@@ -51,18 +56,34 @@ static thrum_status_t refuse(thrum_status_t status)
 
 /* ---- collecting ---- */
 
-static thrum_status_t add(struct group_call call)
+static bool grow(void)
 {
-    if (group.n == group.capacity) {
-        size_t capacity = group.capacity ? group.capacity * 2 : 16;
-        struct group_call *calls = realloc(group.calls, capacity * sizeof *calls);
-        if (!calls)
-            return refuse(thrum_fail(THRUM_ERR_NO_MEMORY, "no host memory for a group"));
-        group.calls = calls;
-        group.capacity = capacity;
+    size_t capacity = group.capacity < 16 ? 16 : group.capacity * 2;
+    bool is_few = group.calls == group.few;
+    struct group_call *calls;
+
+    if (!group.calls) {
+        group.calls = group.few;
+        group.capacity = FEW_CALLS;
+        return true;
     }
-    call.index = group.n;
-    group.calls[group.n++] = call;
+    calls = realloc(is_few ? NULL : group.calls, capacity * sizeof *calls);
+    if (!calls)
+        return false;
+    if (is_few)
+        memcpy(calls, group.few, sizeof group.few);
+    group.calls = calls;
+    group.capacity = capacity;
+    return true;
+}
+
+static thrum_status_t add(const struct group_call *call)
+{
+    if (group.n == group.capacity && !grow())
+        return refuse(thrum_fail(THRUM_ERR_NO_MEMORY, "no host memory for a group"));
+    group.calls[group.n] = *call;
+    group.calls[group.n].index = group.n;
+    group.n++;
     return THRUM_OK;
 }
 
@@ -79,7 +100,7 @@ thrum_status_t group_add_collective(const struct coll_args *args, thrum_status_t
             return refuse(thrum_fail(THRUM_ERR_NO_MEMORY, "no host memory for a group"));
         call.collective = *call.copy;
     }
-    status = add(call);
+    status = add(&call);
     if (status)
         free(call.copy);
     return status;
@@ -91,7 +112,7 @@ thrum_status_t group_add_persistent(struct thrum_persistent *persistent, thrum_s
 
     if (check)
         return refuse(check);
-    status = add((struct group_call){
+    status = add(&(struct group_call){
         .kind = CALL_PERSISTENT, .comm = persistent_comm(persistent), .persistent = persistent});
     if (!status)
         persistent_hold(persistent);
@@ -104,7 +125,7 @@ thrum_status_t group_add_messages(struct thrum_comm *comm, const struct p2p_call
     if (check)
         return refuse(check);
     for (size_t i = 0; i < n && !check; i++)
-        check = add((struct group_call){.kind = CALL_MESSAGE, .comm = comm, .message = calls[i]});
+        check = add(&(struct group_call){.kind = CALL_MESSAGE, .comm = comm, .message = calls[i]});
     return check;
 }
 
@@ -113,7 +134,7 @@ thrum_status_t group_add_one_sided(struct thrum_comm *comm, const struct one_sid
 {
     if (check)
         return refuse(check);
-    return add((struct group_call){.kind = CALL_ONE_SIDED, .comm = comm, .one_sided = *one_sided});
+    return add(&(struct group_call){.kind = CALL_ONE_SIDED, .comm = comm, .one_sided = *one_sided});
 }
 
 thrum_status_t group_add_setup(const struct setup_call *call, thrum_status_t check)
@@ -166,30 +187,40 @@ struct comm_work {
     size_t ncaptured;
 };
 
+static thrum_status_t keep_for_graph(struct comm_work *work, const struct p2p_call *messages,
+                                     size_t n)
+{
+    work->captured = malloc(n * sizeof *messages);
+    if (!work->captured)
+        return thrum_fail(THRUM_ERR_NO_MEMORY, "no host memory for %zu messages", n);
+    memcpy(work->captured, messages, n * sizeof *messages);
+    work->ncaptured = n;
+    return THRUM_OK;
+}
+
 static thrum_status_t open_messages(struct comm_work *work)
 {
-    struct p2p_call *messages = malloc(work->n * sizeof *messages);
+    struct p2p_call few[FEW_CALLS], *messages = few;
+    struct thrum_comm *comm = work->calls[0].comm;
     size_t n = 0;
-    bool captured = false;
-    thrum_status_t status = THRUM_OK;
+    bool captured;
+    thrum_status_t status;
 
+    if (work->n > FEW_CALLS)
+        messages = malloc(work->n * sizeof *messages);
     if (!messages)
         return thrum_fail(THRUM_ERR_NO_MEMORY, "no host memory for a group of %zu calls", work->n);
     for (size_t i = 0; i < work->n; i++)
         if (work->calls[i].kind == CALL_MESSAGE)
             messages[n++] = work->calls[i].message;
-    if (n)
-        status = p2p_check(work->calls[0].comm, messages, n);
-    if (!status)
-        status = p2p_check_capture(messages, n, &captured);
-    if (!status && captured) {
-        work->captured = messages;
-        work->ncaptured = n;
-        return THRUM_OK;
-    }
+    status = n ? p2p_check(comm, messages, n) : THRUM_OK;
     if (n && !status)
-        status = p2p_open(work->calls[0].comm, messages, n, &work->p2p);
-    free(messages);
+        status = p2p_check_capture(messages, n, &captured);
+    if (n && !status)
+        status =
+            captured ? keep_for_graph(work, messages, n) : p2p_open(comm, messages, n, &work->p2p);
+    if (messages != few)
+        free(messages);
     return status;
 }
 
@@ -275,13 +306,19 @@ static size_t split_works(struct group_call *calls, size_t ncalls, struct comm_w
 
 static thrum_status_t run_calls(struct group_call *calls, size_t ncalls)
 {
-    struct comm_work *works = calloc(ncalls + 1, sizeof *works);
+    struct comm_work few[FEW_CALLS], *works = few;
     size_t n, first = 0;
     thrum_status_t status = THRUM_OK, end;
 
+    if (ncalls > FEW_CALLS)
+        works = malloc(ncalls * sizeof *works);
     if (!works)
         return thrum_fail(THRUM_ERR_NO_MEMORY, "no host memory for a group of %zu calls", ncalls);
-    qsort(calls, ncalls, sizeof *calls, by_comm);
+    for (size_t i = 1; i < ncalls; i++)
+        if (calls[i].comm != calls[0].comm) {
+            qsort(calls, ncalls, sizeof *calls, by_comm);
+            break;
+        }
     n = split_works(calls, ncalls, works);
     for (size_t i = 0; i < n && !status; i++)
         status = open_work(&works[i]);
@@ -297,7 +334,8 @@ static thrum_status_t run_calls(struct group_call *calls, size_t ncalls)
         end = close_messages(&works[i]);
         status = status ? status : end;
     }
-    free(works);
+    if (works != few)
+        free(works);
     return status;
 }
 
@@ -360,7 +398,8 @@ static void drop_calls(void)
         if (group.calls[i].kind == CALL_PERSISTENT)
             persistent_release(group.calls[i].persistent);
     }
-    free(group.calls);
+    if (group.calls != group.few)
+        free(group.calls);
     free(group.setups);
     free(group.message);
     group.message = NULL;

@@ -31,6 +31,7 @@ struct round {
     uint64_t *what, *bytes; /* for the cache: what they are, but for the addresses */
     struct exec_copy *in, *out;
     int np2p;
+    bool meets; /* one of them is the first of its pair and direction */
     size_t nin, nout;
 };
 
@@ -73,19 +74,22 @@ static thrum_status_t place_messages(struct thrum_comm *comm, struct message *me
     return THRUM_OK;
 }
 
-/* Gives each message the round in which its turn with its peer comes; returns the number of rounds. */
-static int assign_rounds(struct message *messages, size_t n, int *next_send, int *next_recv)
+/* Gives each message the round in which its turn with its peer comes. NO_MEMORY. */
+static thrum_status_t assign_rounds(const struct thrum_comm *comm, struct message *messages,
+                                    size_t n, int *rounds_out)
 {
-    int rounds = 0;
+    int *next = calloc(2 * (size_t)comm->nranks, sizeof *next); /* of each peer and direction */
 
+    if (!next)
+        return thrum_fail(THRUM_ERR_NO_MEMORY, "no host memory for %zu messages", n);
+    *rounds_out = 0;
     for (size_t i = 0; i < n; i++) {
-        int *next = messages[i].call.is_send ? next_send : next_recv;
-
-        messages[i].round = next[messages[i].call.peer]++;
-        if (messages[i].round >= rounds)
-            rounds = messages[i].round + 1;
+        messages[i].round = next[2 * messages[i].call.peer + messages[i].call.is_send]++;
+        if (messages[i].round >= *rounds_out)
+            *rounds_out = messages[i].round + 1;
     }
-    return rounds;
+    free(next);
+    return THRUM_OK;
 }
 
 /* The next message of this rank to itself, from *at on; NULL if there is none. */
@@ -154,6 +158,8 @@ static void add_message(const struct thrum_comm *comm, struct round *round, cons
     bool is_first = !(m->call.is_send ? peer->messages_sent : peer->messages_received);
     int i = round->np2p++;
 
+    round->meets |= is_first;
+
     round->p2p[i] = (struct plan_p2p){.peer = m->call.peer,
                                       .is_send = m->call.is_send,
                                       .dtype = (uint8_t)m->call.dtype,
@@ -171,6 +177,7 @@ static void collect(const struct thrum_comm *comm, const struct message *message
                     int index, struct round *round)
 {
     round->np2p = 0;
+    round->meets = false;
     round->nin = round->nout = 0;
     for (size_t i = 0; i < n; i++) {
         const struct message *m = &messages[i];
@@ -251,31 +258,33 @@ static thrum_status_t make_program(struct thrum_comm *comm, const struct round *
 
     if (status)
         return status;
-    status = exec_compile(comm, &plan, CHANNEL_P2P, program_out);
+    status = exec_compile(comm, &plan, CHANNEL_P2P, 0, program_out);
     plan_fini(&plan);
     return status ? status : exec_cache_insert(comm->cache, key, *program_out);
 }
 
+static thrum_status_t find_program(struct thrum_comm *comm, const struct round *round,
+                                   struct exec_program **program_out)
+{
+    const struct exec_key key = key_of(round);
+
+    *program_out = exec_cache_find(comm->cache, &key);
+    return *program_out ? THRUM_OK : make_program(comm, round, &key, program_out);
+}
+
 static thrum_status_t run_round(struct thrum_comm *comm, const struct round *round,
-                                struct thrum_queue *queue)
+                                struct exec_program *program, struct thrum_queue *queue)
 {
     const struct call_record call = {
         .collective = COLL_SENDRECV, .root = round->p2p[0].peer, .redop = round->p2p[0].kind};
     const struct exec_buffers buffers = {.messages = round->addresses};
     const struct exec_staging staging = {round->in,   round->out, round->nin,
                                          round->nout, NULL,       false};
-    const struct exec_key key = key_of(round);
-    struct exec_program *program = exec_cache_find(comm->cache, &key);
-    thrum_status_t status = THRUM_OK;
+    thrum_status_t status = program->arrives ? fill_arrivals(comm, round, program) : THRUM_OK;
 
-    if (!program)
-        status = make_program(comm, round, &key, &program);
-    if (!status)
-        status = fill_arrivals(comm, round, program);
-    if (!status)
-        status = exec_run(comm, program, &buffers, round->nin + round->nout ? &staging : NULL,
-                          queue, &call);
-    return status;
+    return status ? status
+                  : exec_run(comm, program, &buffers, round->nin + round->nout ? &staging : NULL,
+                             queue, &call);
 }
 
 /* ---- several queues in one group: the first carries the messages, the others wait for it and it for them ---- */
@@ -398,52 +407,46 @@ static thrum_status_t release_others(struct thrum_comm *comm, const struct other
 
 /* ---- an operation of its own for each round ---- */
 
+/* In one block, for free(). */
 struct p2p_work {
     struct thrum_comm *comm;
-    struct message *messages;
     size_t n;
-    int *next; /* of each peer: sends, then receives given a round so far */
-    struct round round;
     int rounds, at;
+    struct round round;
     struct thrum_queue *queue;
     struct other_queues others;
     struct join join;
     uint64_t before; /* operations when it began */
     thrum_status_t status;
+    /*
+     * What is known of the buffers holds while these are equal, as in struct exec_repeat; so does the program of the only
+     * round (NULL: not known) while the cache has dropped nothing.
+     */
+    uint64_t epoch, stage_moves, drops;
+    bool is_staged;
+    struct exec_program *program;
+    struct message messages[]; /* n, and behind them the arrays of `round` */
 };
 
-static void work_free(struct p2p_work *work)
+static size_t work_bytes(size_t n)
 {
-    free(work->messages);
-    free(work->next);
-    free(work->round.p2p);
-    free(work->round.addresses);
-    free(work->round.in);
-    free(work->round.out);
-    free(work);
+    return sizeof(struct p2p_work) + n * (sizeof(struct message) + sizeof(struct plan_p2p) +
+                                          2 * sizeof(struct exec_copy) + 3 * sizeof(uint64_t));
 }
 
 static struct p2p_work *work_alloc(struct thrum_comm *comm, const struct p2p_call *calls, size_t n)
 {
-    struct p2p_work *work = calloc(1, sizeof *work);
+    struct p2p_work *work = calloc(1, work_bytes(n));
 
     if (!work)
         return NULL;
     work->comm = comm;
     work->n = n;
     work->queue = calls[0].queue;
-    work->before = atomic_load(&comm->issued);
-    work->messages = calloc(n, sizeof *work->messages);
-    work->next = calloc(2 * (size_t)comm->nranks, sizeof *work->next);
-    work->round.p2p = calloc(n, sizeof *work->round.p2p);
-    work->round.addresses = calloc(3 * n, sizeof *work->round.addresses);
-    work->round.in = calloc(n, sizeof *work->round.in);
-    work->round.out = calloc(n, sizeof *work->round.out);
-    if (!work->messages || !work->next || !work->round.p2p || !work->round.addresses ||
-        !work->round.in || !work->round.out) {
-        work_free(work);
-        return NULL;
-    }
+    work->round.p2p = (struct plan_p2p *)(void *)(work->messages + n);
+    work->round.in = (struct exec_copy *)(void *)(work->round.p2p + n);
+    work->round.out = work->round.in + n;
+    work->round.addresses = (uint64_t *)(void *)(work->round.out + n);
     work->round.what = work->round.addresses + n;
     work->round.bytes = work->round.what + n;
     for (size_t i = 0; i < n; i++)
@@ -451,11 +454,61 @@ static struct p2p_work *work_alloc(struct thrum_comm *comm, const struct p2p_cal
     return work;
 }
 
-thrum_status_t p2p_check(const struct thrum_comm *comm, const struct p2p_call *calls, size_t n)
+/* ---- work that is done is kept for the next group of the same messages ---- */
+
+/* Where the work of these calls is kept; larger work is not. */
+static struct p2p_work **kept_at(struct thrum_comm *comm, const struct p2p_call *calls, size_t n)
+{
+    uint64_t h = ((uint64_t)(uintptr_t)calls[0].buffer ^ (uint64_t)calls[0].peer << 7 ^
+                  calls[0].count << 1 ^ calls[0].is_send) *
+                 0x9e3779b97f4a7c15u;
+
+    return work_bytes(n) <= COMM_KEPT_WORK_BYTES
+               ? &comm->kept_works[h >> 32 & (COMM_KEPT_WORKS - 1)]
+               : NULL;
+}
+
+static bool same_call(const struct p2p_call *a, const struct p2p_call *b)
+{
+    return a->buffer == b->buffer && a->count == b->count && a->peer == b->peer &&
+           a->is_send == b->is_send && a->dtype == b->dtype && a->kind == b->kind &&
+           a->queue == b->queue;
+}
+
+/* The kept work of these calls, if it still holds, which is where it is kept. */
+static struct p2p_work *find_kept(struct thrum_comm *comm, const struct p2p_call *calls, size_t n)
+{
+    struct p2p_work **at = kept_at(comm, calls, n), *work = at ? *at : NULL;
+
+    if (!work || work->n != n || work->epoch != device_memory_epoch(comm->device) ||
+        (work->is_staged && (work->stage_moves != comm->stage_moves || comm->old_stages)))
+        return NULL;
+    for (size_t i = 0; i < n; i++)
+        if (!same_call(&work->messages[i].call, &calls[i]))
+            return NULL;
+    return work;
+}
+
+static void keep(struct p2p_work *work)
+{
+    struct p2p_work **at = kept_at(work->comm, &work->messages[0].call, work->n);
+
+    if (at) {
+        struct p2p_work *other = *at;
+        *at = work;
+        work = other;
+    }
+    free(work);
+}
+
+thrum_status_t p2p_check(struct thrum_comm *comm, const struct p2p_call *calls, size_t n)
 {
     struct other_queues others;
-    thrum_status_t status = check_self(comm, calls, n);
+    thrum_status_t status;
 
+    if (find_kept(comm, calls, n))
+        return THRUM_OK; /* it was looked at */
+    status = check_self(comm, calls, n);
     return status ? status : find_others(calls, n, &others);
 }
 
@@ -471,36 +524,79 @@ thrum_status_t p2p_check_buffers(struct thrum_comm *comm, const struct p2p_call 
     return status;
 }
 
-thrum_status_t p2p_open(struct thrum_comm *comm, const struct p2p_call *calls, size_t n,
-                        struct p2p_work **work_out)
+static thrum_status_t make_work(struct thrum_comm *comm, const struct p2p_call *calls, size_t n,
+                                struct p2p_work **work_out)
 {
     struct p2p_work *work = work_alloc(comm, calls, n);
     thrum_status_t status;
 
     if (!work)
         return thrum_fail(THRUM_ERR_NO_MEMORY, "no host memory for %zu messages", n);
+    work->epoch = device_memory_epoch(comm->device); /* before the buffers are looked at */
     status = place_messages(comm, work->messages, n);
     if (!status)
         status = find_others(calls, n, &work->others);
+    if (!status)
+        status = assign_rounds(comm, work->messages, n, &work->rounds);
     if (status) {
-        work_free(work);
+        free(work);
         return status;
     }
-    work->rounds = assign_rounds(work->messages, n, work->next, work->next + comm->nranks);
+    for (size_t i = 0; i < n; i++)
+        work->is_staged |= work->messages[i].kind != THRUM_MEM_DEVICE;
+    work->stage_moves = comm->stage_moves;
     *work_out = work;
     return THRUM_OK;
 }
 
+thrum_status_t p2p_open(struct thrum_comm *comm, const struct p2p_call *calls, size_t n,
+                        struct p2p_work **work_out)
+{
+    struct p2p_work *work = find_kept(comm, calls, n);
+    thrum_status_t status = THRUM_OK;
+
+    if (work)
+        *kept_at(comm, calls, n) = NULL;
+    else
+        status = make_work(comm, calls, n, &work);
+    if (status)
+        return status;
+    work->at = 0;
+    work->join = (struct join){{NULL}, {0}};
+    work->before = atomic_load_explicit(&comm->issued, memory_order_relaxed);
+    *work_out = work;
+    return THRUM_OK;
+}
+
+/* The program of the round whose turn it is, which is collected if need be. */
+static thrum_status_t next_program(struct p2p_work *work, struct exec_program **program_out)
+{
+    struct exec_cache *cache = work->comm->cache;
+    thrum_status_t status;
+
+    *program_out = work->program;
+    if (work->program && work->drops == exec_cache_drops(cache))
+        return THRUM_OK;
+    collect(work->comm, work->messages, work->n, work->at, &work->round);
+    status = find_program(work->comm, &work->round, program_out);
+    work->program = work->rounds == 1 && !work->round.meets && !status ? *program_out : NULL;
+    work->drops = exec_cache_drops(cache);
+    return status;
+}
+
 thrum_status_t p2p_step(struct p2p_work *work)
 {
+    struct exec_program *program;
+
     if (work->status || work->at == work->rounds)
         return work->status;
     if (!work->at)
         work->status = await_others(work->comm, work->queue, &work->others, &work->join);
-    if (work->status)
-        return work->status;
-    collect(work->comm, work->messages, work->n, work->at++, &work->round);
-    work->status = run_round(work->comm, &work->round, work->queue);
+    if (!work->status)
+        work->status = next_program(work, &program);
+    if (!work->status)
+        work->status = run_round(work->comm, &work->round, program, work->queue);
+    work->at++;
     return work->status ? work->status : THRUM_IN_PROGRESS;
 }
 
@@ -508,11 +604,14 @@ thrum_status_t p2p_close(struct p2p_work *work)
 {
     thrum_status_t status = work->status;
 
-    if (work->at || status)
+    if (work->others.n && (work->at || status))
         guard_join(work->comm, &work->join, work->before, status);
     if (work->at && !status)
         status = release_others(work->comm, &work->others);
-    work_free(work);
+    if (status)
+        free(work);
+    else
+        keep(work);
     return status;
 }
 

@@ -93,10 +93,8 @@ static thrum_status_t build_program(const struct coll_args *args, bool in_place,
     status = algo_build(algo, &params, &plan);
     if (status)
         return status;
-    status = exec_compile(args->comm, &plan, CHANNEL_COLLECTIVE, program_out);
+    status = exec_compile(args->comm, &plan, CHANNEL_COLLECTIVE, exec_signature(call), program_out);
     plan_fini(&plan);
-    if (!status)
-        (*program_out)->signature = exec_signature(call);
     return status;
 }
 

@@ -55,6 +55,16 @@ static inline int64_t now_ns(void)
 /* For the few words of a thread that every call looks at: no call into the loader. */
 #define BASE_FAST_TLS __attribute__((tls_model("initial-exec")))
 
+/* The line at p is about to be written: it may come here now. Any p will do. */
+static inline void cpu_prefetch_for_write(const void *p)
+{
+#if defined(__x86_64__)
+    __asm__ volatile("prefetchw %0" : : "m"(*(const char *)p)); /* the builtin would only read */
+#else
+    __builtin_prefetch(p, 1);
+#endif
+}
+
 static inline void cpu_pause(void)
 {
 #if defined(__x86_64__) || defined(__i386__)

@@ -206,6 +206,8 @@ static void release(struct thrum_comm *comm)
     if (comm->area)
         (void)comm->ops->mem_free(comm->device->impl, comm->area);
     exec_cache_destroy(comm->cache);
+    for (int i = 0; i < COMM_KEPT_WORKS; i++)
+        free(comm->kept_works[i]);
     free(comm->redops);
     for (struct comm_link *link = comm->links; link; link = link->next)
         link->comm = NULL;

@@ -26,6 +26,8 @@
 #define COMM_MESSAGE_BYTES 768
 #define COMM_IN_FLIGHT 256 /* operations that the host may be ahead of the device; a power of two */
 #define COMM_HISTORY 64 /* call records kept for the control plane; a power of two */
+#define COMM_KEPT_WORKS 8 /* groups of messages that may be run again as they are; a power of two */
+#define COMM_KEPT_WORK_BYTES 8192 /* of one, at most */
 
 /*
  * The area: one allocation of device memory per rank, laid out alike on all ranks.
@@ -105,7 +107,8 @@ struct comm_lines {
     uint64_t units; /* that they took */
     uint64_t known_free; /* sender: so many are free again when the next operation begins */
     uint64_t told; /* receiver: the newest credit */
-    uint32_t slot; /* of the next line */
+    uint64_t slot; /* of the next line */
+    uint64_t slot_after; /* of the one that follows it, if that is as long */
 };
 
 /* What both ends of a pair advance alike. user. */
@@ -169,6 +172,8 @@ struct comm_message {
         flag; /* that it should carry; of a rendezvous that is received the sequence alone means something */
 };
 
+#define COMM_FEW_MESSAGES 2 /* that an operation has room for */
+
 /* One operation that was handed to queues and has not been seen to end. */
 struct comm_operation {
     uint64_t number; /* in issue order, from 1; the area's `done` reaches it when it ends */
@@ -183,14 +188,23 @@ struct comm_operation {
         *join_queue[PLAN_MAX_LANES]; /* NULL: none; point-to-point on several queues */
     uint64_t join_ticket[PLAN_MAX_LANES]; /* what lets the operation begin: see p2p.c */
     void *host_memory; /* freed when it ends; NULL: none */
-    struct comm_message *messages; /* the same; of a point-to-point operation */
+    struct comm_message *messages; /* of a point-to-point operation: its `few`, or as host_memory */
     uint32_t nmessages;
+    struct comm_message few[COMM_FEW_MESSAGES];
 };
 
 /* A stage that became too small; freed when operation `number` has ended. */
 struct comm_old_stage {
     struct comm_old_stage *next;
     uint64_t address, bytes, number;
+};
+
+/* Memory of the device, or registered with it, that a buffer was found in. Holds while device_memory_epoch is `epoch`. */
+#define COMM_KNOWN_MEMORY 4 /* a power of two */
+struct comm_memory {
+    uint64_t start, end;
+    uint64_t epoch;
+    enum thrum_mem_kind kind;
 };
 
 /* A rank's part of a window. */
@@ -224,6 +238,7 @@ struct thrum_window {
 };
 
 struct exec_cache;
+struct p2p_work;
 struct comm_endpoint;
 struct exec_list;
 
@@ -301,6 +316,7 @@ struct thrum_comm {
     int nregions;
 
     struct exec_cache *cache; /* user */
+    struct p2p_work *kept_works[COMM_KEPT_WORKS]; /* user: blocks of p2p.c; NULL: free */
     thrum_queue_t lane_queues[PLAN_MAX_LANES]; /* user; made when first used; [0] is never used */
     uint64_t stage[2], stage_bytes[2]; /* user: device memory that stands for host buffers */
     uint64_t stage_moves; /* user: how often a stage got a new address */
@@ -308,6 +324,7 @@ struct thrum_comm {
     uint64_t old_stage_bytes; /* user */
     void *bounce; /* user: registered host memory between plain and device */
     struct exec_list *list; /* user: of the submission with staging that is being made */
+    struct comm_memory known_memory[COMM_KNOWN_MEMORY]; /* user */
     struct thrum_window *windows; /* user: open ones */
     int place_fd; /* fixed: keeps the own place; -1: none */
     struct comm_shrink *shrinks; /* user: of every set of ranks that was excluded */

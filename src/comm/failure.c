@@ -32,7 +32,8 @@ void comm_free_operation(struct comm_operation *operation)
     if (!operation->has_more)
         return;
     free(operation->host_memory);
-    free(operation->messages);
+    if (operation->messages != operation->few)
+        free(operation->messages);
     operation->host_memory = NULL;
     operation->messages = NULL;
     operation->nmessages = 0;

@@ -20,30 +20,39 @@ static _Atomic uint64_t registry_serial; /* grows whenever a communicator ends *
 
 #define KNOWN 16 /* handles that a thread has used lately; a power of two */
 
-bool comm_is_valid(const struct thrum_comm *comm)
+static _Thread_local BASE_FAST_TLS struct known {
+    const struct thrum_comm *comm;
+    uint64_t serial;
+} known[KNOWN];
+
+/* Looks it up, and notes it in known[i] or its neighbour. */
+static __attribute__((noinline)) bool find_valid(const struct thrum_comm *comm, size_t i)
 {
-    static _Thread_local BASE_FAST_TLS struct {
-        const struct thrum_comm *comm;
-        uint64_t serial;
-    } known[KNOWN];
-    size_t i = ((uintptr_t)comm >> 4) * 0x9e3779b97f4a7c15u >> 60; /* or its neighbour */
-    uint64_t serial = atomic_load(&registry_serial);
     bool found = false;
 
-    if (comm && ((known[i].comm == comm && known[i].serial == serial) ||
-                 (known[i ^ 1].comm == comm && known[i ^ 1].serial == serial)))
-        return true;
     pthread_mutex_lock(&registry.lock);
     for (int k = 0; k < registry.n && !found; k++)
         found = registry.comms[k] == comm;
     if (found) {
+        uint64_t serial = atomic_load(&registry_serial);
+
         if (known[i].comm && known[i].serial == serial)
             i ^= 1;
-        known[i].comm = comm;
-        known[i].serial = atomic_load(&registry_serial);
+        known[i] = (struct known){comm, serial};
     }
     pthread_mutex_unlock(&registry.lock);
     return found;
+}
+
+bool comm_is_valid(const struct thrum_comm *comm)
+{
+    size_t i = ((uintptr_t)comm >> 4) * 0x9e3779b97f4a7c15u >> 60;
+    uint64_t serial = atomic_load(&registry_serial);
+
+    if (comm && ((known[i].comm == comm && known[i].serial == serial) ||
+                 (known[i ^ 1].comm == comm && known[i ^ 1].serial == serial)))
+        return true;
+    return find_valid(comm, i);
 }
 
 /* A child of fork has none of our threads: its copies of communicators would wait for them for ever. */

@@ -63,6 +63,7 @@ static uint64_t line_base(const struct builder *b, enum patch_kind kind, enum co
     case PATCH_LINE_OUT:
     case PATCH_LINE_PUT:
     case PATCH_LINE_PUT_FAR:
+    case PATCH_LINE_NEXT:
         return there + comm_line_offset(channel, b->comm->rank);
     case PATCH_LINE_ROOM:
         return there + comm_room_offset(b->comm, channel, b->comm->rank);

@@ -8,6 +8,7 @@
 struct builder {
     struct thrum_comm *comm;
     const struct plan *plan;
+    uint64_t signature; /* of a collective's call */
     struct exec_program *program;
     uint32_t commands_capacity, operands_capacity, patches_capacity;
     struct exec_delta *

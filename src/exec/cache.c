@@ -23,7 +23,7 @@ struct entry {
 struct exec_cache {
     struct exec_repeat repeats[REPEATS];
     struct entry entries[SETS][WAYS];
-    uint64_t clock, bytes;
+    uint64_t clock, bytes, drops;
 };
 
 struct exec_cache *exec_cache_create(void)
@@ -36,8 +36,10 @@ static void drop(struct exec_cache *cache, struct entry *entry)
     for (int i = 0; i < REPEATS && entry->program; i++)
         if (cache->repeats[i].program == entry->program)
             cache->repeats[i].program = NULL;
-    if (entry->program)
+    if (entry->program) {
         cache->bytes -= entry->program->host_bytes;
+        cache->drops++;
+    }
     exec_program_free(entry->program);
     free(entry->blocks);
     entry->program = NULL;
@@ -194,6 +196,11 @@ void exec_cache_forget_redop(struct exec_cache *cache, thrum_redop_t redop)
         if (entry->program && entry->key.redop == redop)
             drop(cache, entry);
     }
+}
+
+uint64_t exec_cache_drops(const struct exec_cache *cache)
+{
+    return cache->drops;
 }
 
 uint64_t exec_cache_bytes(const struct exec_cache *cache)

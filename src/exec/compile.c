@@ -12,6 +12,7 @@
 
 #define DONE_OFFSET offsetof(struct comm_own_block, done)
 #define STARTED_OFFSET offsetof(struct comm_own_block, lanes_started)
+#define ARRIVAL_FIELD(field) (EXEC_LINE_PAYLOAD + offsetof(struct comm_arrival, field))
 #define LANE_DONE_OFFSET(l) \
     (offsetof(struct comm_own_block, lane_done) + (size_t)(l)*COMM_SEMAPHORE_STRIDE)
 
@@ -124,6 +125,8 @@ static void sort_deltas(struct builder *b)
 
         if (d.channel == CHANNEL_P2P)
             continue;
+        d.answers = d.sends_units && d.receives_units && d.channel == CHANNEL_COLLECTIVE &&
+                    b->comm->ranks_per_core <= 1; /* nobody runs ahead */
         p->deltas[i] = p->deltas[p->ncredits];
         p->deltas[p->ncredits++] = d;
     }
@@ -247,69 +250,104 @@ static void sort_patches(struct exec_program *p)
     }
 }
 
-/* Fills `out` and returns true if the patch is about a line and nothing else. */
-static bool as_line_patch(struct exec_program *p, const struct exec_patch *patch,
-                          struct exec_line_patch *out)
-{
-    struct thrum_command *command = &p->commands[patch->command];
-    struct thrum_operand *operand = &p->operands[patch->operand];
+/* Counted words of one patch, at most. */
+#define COUNTED_WORDS 3
 
-    *out = (struct exec_line_patch){.address = &operand->indirect,
-                                    .slot = &patch->pair->in.slot,
-                                    .first = patch->base + EXEC_LINE_PAYLOAD,
-                                    .stride = patch->stride};
-    switch ((enum patch_kind)patch->kind) {
-    case PATCH_PEER_SEND:
-        out->first += offsetof(struct comm_arrival, send_offset);
-        return true;
-    case PATCH_PEER_RECV:
-        out->first += offsetof(struct comm_arrival, recv_offset);
-        return true;
-    case PATCH_LINE_DATA:
-        out->address = &operand->base;
-        out->first = patch->base + patch->addend;
-        return true;
-    case PATCH_LINE_ROOM:
-        out->address = &operand->base;
-        out->slot = &patch->pair->out.slot;
-        out->first = patch->base;
-        return true;
-    case PATCH_LINE_PUT_FAR:
-        out->address = &command->put.signal_offset;
-        out->value = &command->value;
-        out->slot = &patch->pair->out.slot;
-        out->first = patch->base;
-        return true;
-    case PATCH_LINE_OUT:
-        out->slot = &patch->pair->out.slot; /* fall through */
-    case PATCH_LINE_IN:
-        out->address = &operand->base;
-        out->value = &command->value;
-        out->first = patch->base;
-        return true;
-    default:
-        return false;
-    }
+static void count_line(const struct exec_patch *patch, const struct comm_lines *lines,
+                       uint64_t *word, uint64_t offset, struct exec_counted *out)
+{
+    *out = (struct exec_counted){word, &lines->slot, patch->base + offset, patch->stride};
 }
 
-/* Programs of collectives are run again and again: their lines are patched in a few instructions each. */
-static void make_line_patches(struct builder *b)
+/* The flag of a line: see exec_signature_bits. */
+static void count_flag(const struct builder *b, const struct exec_patch *patch,
+                       const struct comm_lines *lines, uint64_t *word, struct exec_counted *out)
+{
+    uint64_t stride = (uint64_t)1 << exec_signature_bits((enum comm_channel)patch->channel);
+    const uint64_t *counter =
+        b->program->channel == CHANNEL_COLLECTIVE ? &b->comm->sequence : &lines->count;
+
+    *out = (struct exec_counted){word, counter, stride | patch->addend, stride};
+}
+
+/* Writes what the patch comes down to; returns how many words these are. 0: it is none of these kinds. */
+static uint32_t count_words(const struct builder *b, const struct exec_patch *patch,
+                            struct exec_counted *out)
+{
+    struct thrum_command *command = &b->program->commands[patch->command];
+    struct thrum_operand *operand = &b->program->operands[patch->operand];
+    const struct comm_lines *lines_in = &patch->pair->in, *lines_out = &patch->pair->out;
+
+    switch ((enum patch_kind)patch->kind) {
+    case PATCH_SEND:
+    case PATCH_RECV:
+    case PATCH_MESSAGE:
+    case PATCH_REGION:
+        return 0;
+    case PATCH_PEER_SEND:
+        count_line(patch, lines_in, &operand->indirect, ARRIVAL_FIELD(send_offset), out);
+        return 1;
+    case PATCH_PEER_RECV:
+        count_line(patch, lines_in, &operand->indirect, ARRIVAL_FIELD(recv_offset), out);
+        return 1;
+    case PATCH_PEER_PUT:
+        count_line(patch, lines_in, &operand->indirect, ARRIVAL_FIELD(recv_put_offset), &out[0]);
+        count_line(patch, lines_in, &command->put.remote_key_indirect, ARRIVAL_FIELD(recv_key),
+                   &out[1]);
+        return 2;
+    case PATCH_LINE_OUT:
+        count_line(patch, lines_out, &operand->base, 0, &out[0]);
+        count_flag(b, patch, lines_out, &command->value, &out[1]);
+        return 2;
+    case PATCH_LINE_PUT:
+    case PATCH_LINE_PUT_FAR:
+        count_line(patch, lines_out, &command->put.signal_offset, 0, &out[0]);
+        count_flag(b, patch, lines_out, &command->value, &out[1]);
+        count_line(patch, lines_out, &operand->base, EXEC_LINE_PAYLOAD, &out[2]);
+        return patch->kind == PATCH_LINE_PUT ? 3 : 2;
+    case PATCH_LINE_IN:
+        count_line(patch, lines_in, &operand->base, 0, &out[0]);
+        count_flag(b, patch, lines_in, &command->value, &out[1]);
+        return 2;
+    case PATCH_LINE_NEXT:
+        *out = (struct exec_counted){&command->next, &lines_out->slot_after, patch->base,
+                                     patch->stride};
+        return 1;
+    case PATCH_LINE_DATA:
+        count_line(patch, lines_in, &operand->base, patch->addend, out);
+        return 1;
+    case PATCH_LINE_ROOM:
+        count_line(patch, lines_out, &operand->base, 0, out);
+        return 1;
+    case PATCH_RAISE:
+        *out = (struct exec_counted){&command->value, &patch->pair->sent[patch->lane],
+                                     patch->addend, 1};
+        return 1;
+    case PATCH_AWAIT:
+        *out = (struct exec_counted){&command->value, &patch->pair->received[patch->lane],
+                                     patch->addend, 1};
+        return 1;
+    }
+    return 0;
+}
+
+/* Programs are run again and again: what goes with a counter is patched in a few instructions each. */
+static void split_counted(struct builder *b)
 {
     struct exec_program *p = b->program;
     uint32_t left = 0;
 
-    if (p->channel != CHANNEL_COLLECTIVE)
-        return;
-    p->line_patches = malloc((p->npatches + 1u) * sizeof *p->line_patches);
-    if (!p->line_patches) {
+    p->counted = malloc((COUNTED_WORDS * p->npatches + 1u) * sizeof *p->counted);
+    if (!p->counted) {
         b->status = thrum_fail(THRUM_ERR_NO_MEMORY, "no host memory for a plan");
         return;
     }
     for (uint32_t i = 0; i < p->npatches; i++) {
-        if (as_line_patch(p, &p->patches[i], &p->line_patches[p->nline_patches]))
-            p->nline_patches++;
-        else
+        uint32_t n = count_words(b, &p->patches[i], &p->counted[p->ncounted]);
+
+        if (!n)
             p->patches[left++] = p->patches[i];
+        p->ncounted += n;
     }
     p->npatches = left;
 }
@@ -322,7 +360,7 @@ static void resolve_operands(struct builder *b)
     if (deltas)
         p->deltas = deltas;
     sort_patches(p);
-    make_line_patches(b);
+    split_counted(b);
     p->head_value = &p->commands[p->lanes[0].first_command].value;
     p->head_again = p->head_value;
     if (p->nahead)
@@ -332,15 +370,15 @@ static void resolve_operands(struct builder *b)
         p->commands[i].operands = &p->operands[b->first_operand[i]];
     p->host_bytes = sizeof *p + b->commands_capacity * sizeof *p->commands +
                     b->operands_capacity * sizeof *p->operands +
-                    b->patches_capacity * sizeof *p->patches +
-                    p->nline_patches * sizeof *p->line_patches + p->ndeltas * sizeof *p->deltas +
-                    p->npoints * sizeof *p->points;
+                    b->patches_capacity * sizeof *p->patches + p->ncounted * sizeof *p->counted +
+                    p->ndeltas * sizeof *p->deltas + p->npoints * sizeof *p->points;
 }
 
 thrum_status_t exec_compile(struct thrum_comm *comm, const struct plan *plan,
-                            enum comm_channel channel, struct exec_program **program_out)
+                            enum comm_channel channel, uint64_t signature,
+                            struct exec_program **program_out)
 {
-    struct builder b = {.comm = comm, .plan = plan};
+    struct builder b = {.comm = comm, .plan = plan, .signature = signature};
     size_t narrivals = channel == CHANNEL_P2P ? (size_t)plan->params.np2p + 1 : 1;
     size_t ndeltas = (channel == CHANNEL_P2P ? 2 : 1) * (size_t)comm->nranks;
 
@@ -406,7 +444,7 @@ void exec_program_free(struct exec_program *program)
     free(program->operands);
     free(program->patches);
     free(program->points);
-    free(program->line_patches);
+    free(program->counted);
     free(program->deltas);
     free(program->arrivals);
     free(program->messages);

@@ -27,11 +27,12 @@ struct coll_args {
     struct thrum_queue *queue;
 };
 
-/* What a call has to patch in a program before it is submitted. */
+/* What a call has to patch in a program before it is submitted. All but the first four are counted. */
 enum patch_kind {
     PATCH_SEND, /* operand.base = own send + addend */
     PATCH_RECV, /* operand.base = own recv + addend */
     PATCH_MESSAGE, /* operand.base = buffer of the message of index addend */
+    PATCH_REGION, /* PUT: put.local_region of the source operand, after it was patched */
     PATCH_PEER_SEND, /* operand.indirect = send_offset in peer's arrival line (base is fixed) */
     PATCH_PEER_RECV, /* the same with recv_offset */
     PATCH_PEER_PUT, /* operand.indirect = recv_put_offset, put.remote_key_indirect = recv_key */
@@ -39,11 +40,11 @@ enum patch_kind {
     PATCH_LINE_PUT, /* the same for a line that is put: payload, and the flag as its signal */
     PATCH_LINE_PUT_FAR, /* the same without its payload */
     PATCH_LINE_IN, /* WAIT_LINE: operand.base = next own slot of peer; command.value = flag */
+    PATCH_LINE_NEXT, /* command.next = slot at peer of the line after next */
     PATCH_LINE_DATA, /* operand.base = payload of the own slot of peer */
     PATCH_LINE_ROOM, /* operand.base = room of the next line's payload at peer: address, or offset of a put */
     PATCH_RAISE, /* command.value = base of what was sent to peer on lane + addend */
-    PATCH_AWAIT, /* command.value = base of what was received from peer on lane + addend */
-    PATCH_REGION /* PUT: put.local_region of the source operand, after it was patched */
+    PATCH_AWAIT /* command.value = base of what was received from peer on lane + addend */
 };
 
 struct exec_patch {
@@ -59,15 +60,14 @@ struct exec_patch {
 };
 
 /*
- * What moves from call to call in programs of collectives: an address in one of a pair's line slots, which take turns,
- * and the flag of the call. Patches of lines come down to this.
+ * Most of what changes from call to call goes with a counter of the communicator or of a pair: slots of lines, which take
+ * turns, the flags in them, the values of semaphores. *word = first + *counter * stride. Patches of these kinds come down
+ * to this.
  */
-struct exec_line_patch {
-    uint64_t *address; /* an operand's base or indirect */
-    uint64_t *value; /* of the command; NULL: it has no flag */
-    const uint32_t *slot; /* of the pair's next line in this direction */
-    uint64_t first; /* the address in the first slot */
-    uint64_t stride; /* of slots */
+struct exec_counted {
+    uint64_t *word; /* of a command or an operand */
+    const uint64_t *counter;
+    uint64_t first, stride;
 };
 
 /* What a program adds to the counters of a pair. */
@@ -77,6 +77,7 @@ struct exec_delta {
     uint8_t channel; /* enum comm_channel */
     uint8_t sends_units, receives_units; /* of a line; 0: there is none */
     bool receives_room; /* its payload is not in the line */
+    bool answers; /* lines of this operation say what credits do elsewhere */
     uint64_t sent[PLAN_MAX_LANES], received[PLAN_MAX_LANES];
 };
 
@@ -118,8 +119,8 @@ struct exec_program {
     struct exec_lane lanes[PLAN_MAX_LANES];
     uint32_t ncommands, noperands, npatches, ndeltas, nlanes;
     uint32_t nbuffer_patches;
-    struct exec_line_patch *line_patches; /* of collectives; they are not among `patches` then */
-    uint32_t nline_patches;
+    struct exec_counted *counted;
+    uint32_t ncounted;
     /*
      * Lines that may be sent ahead of the operation's turn: so many commands behind lane 0's first, which stands once
      * more behind them. 0: none.
@@ -129,15 +130,18 @@ struct exec_program {
     uint64_t send_bytes, recv_bytes;
     uint64_t bound_send, bound_recv; /* what the buffers' patches hold now; 0: nothing */
     bool arrives; /* sends arrival lines */
-    uint64_t signature; /* of the call; collectives only */
     uint64_t *head_value, *tail_value; /* of lane 0's first and last command */
     uint64_t *head_again; /* of the first's twin, see nahead; else the same */
     size_t host_bytes;
 };
 
-/* Lowers a checked or trusted plan. The caller frees by exec_program_free. Reaches all peers that the plan names. */
+/*
+ * Lowers a checked or trusted plan. `signature` is that of a collective's call, else 0. The caller frees by
+ * exec_program_free. Reaches all peers that the plan names.
+ */
 thrum_status_t exec_compile(struct thrum_comm *comm, const struct plan *plan,
-                            enum comm_channel channel, struct exec_program **program_out);
+                            enum comm_channel channel, uint64_t signature,
+                            struct exec_program **program_out);
 void exec_program_free(struct exec_program *program); /* takes NULL */
 
 /*
@@ -279,6 +283,8 @@ struct exec_repeat *exec_cache_remember(struct exec_cache *cache, const struct c
                                         uint64_t epoch, struct exec_program *program,
                                         const struct exec_placement *placement,
                                         const struct call_record *call);
+/* How often a program was dropped: what has been found stays while this does not change. */
+uint64_t exec_cache_drops(const struct exec_cache *cache);
 uint64_t exec_cache_bytes(const struct exec_cache *cache);
 #define EXEC_CACHE_LIMIT_BYTES (16u << 20)
 

@@ -145,7 +145,7 @@ static uint64_t message_signature(const struct plan_p2p *p, enum comm_channel ch
                                     : exec_signature(&call);
 }
 
-/* The p2p message whose line goes to or comes from the peer; its signature goes into the patch. */
+/* Of the call, or of the p2p message whose line goes to or comes from the peer. It goes into the patch. */
 static uint64_t line_signature(const struct builder *b, const struct plan_op *op)
 {
     const struct plan_params *params = &b->plan->params;
@@ -153,6 +153,8 @@ static uint64_t line_signature(const struct builder *b, const struct plan_op *op
     /* data go with the message, arrivals against it */
     bool is_send = (op->opcode != PLAN_WAIT) == is_inline;
 
+    if (b->program->channel == CHANNEL_COLLECTIVE)
+        return b->signature;
     for (int i = 0; i < params->np2p; i++)
         if (params->p2p[i].peer == op->peer && params->p2p[i].is_send == is_send)
             return message_signature(&params->p2p[i], builder_line_channel(b, is_inline));
@@ -264,17 +266,19 @@ static void lower_line(struct builder *b, const struct plan_op *op)
 
 static void lower_wait_line(struct builder *b, const struct plan_op *op)
 {
+    enum comm_channel channel = builder_line_channel(b, op->flags & PLAN_INLINE);
     uint32_t first = b->program->noperands;
     struct thrum_command *command;
 
     builder_operand(b, 0);
     command = builder_command(b, THRUM_CMD_WAIT_LINE, first, 0, 1);
-    command->mask = exec_sequence_mask(builder_line_channel(b, op->flags & PLAN_INLINE));
+    command->mask = exec_sequence_mask(channel);
     command->writer = b->comm->peers[op->peer].window_base;
     if (b->program->nahead)
         command->flags = THRUM_CMD_FLAG_DEFER; /* the calls that follow may be sent meanwhile */
-    builder_patch_line(b, PATCH_LINE_IN, builder_line_channel(b, op->flags & PLAN_INLINE), op->peer,
-                       op->lane, line_signature(b, op));
+    builder_patch_line(b, PATCH_LINE_IN, channel, op->peer, op->lane, line_signature(b, op));
+    if (b->comm->peers[op->peer].loads && builder_delta(b, op->peer, channel)->sends_units)
+        builder_patch_line(b, PATCH_LINE_NEXT, channel, op->peer, op->lane, 0);
 }
 
 void lower_note_lines(struct builder *b)

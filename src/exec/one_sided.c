@@ -14,6 +14,7 @@ struct short_program {
     struct thrum_command commands[4]; /* head, the command, flush of a put, tail */
     struct thrum_operand operands[5];
     struct exec_patch patch;
+    struct exec_counted counted;
     struct exec_delta delta;
 };
 
@@ -44,6 +45,7 @@ static void begin(struct short_program *s, struct thrum_comm *comm, int peer)
                                        .commands = s->commands,
                                        .operands = s->operands,
                                        .patches = &s->patch,
+                                       .counted = &s->counted,
                                        .deltas = &s->delta,
                                        .nlanes = 1};
     s->delta.pair = &comm->peers[peer].pairs[CHANNEL_ONE_SIDED];
@@ -69,19 +71,23 @@ static thrum_status_t end(struct short_program *s, struct thrum_comm *comm,
     return exec_run(comm, &s->program, &none, staging, queue, call);
 }
 
-/* Of the newest command. */
-static void patch(struct short_program *s, struct thrum_comm *comm, enum patch_kind kind, int peer,
-                  uint64_t addend)
+/* The newest command's value is so much more than the counter. */
+static void count_value(struct short_program *s, const uint64_t *counter, uint64_t more)
+{
+    s->counted =
+        (struct exec_counted){&s->commands[s->program.ncommands - 1].value, counter, more, 1};
+    s->program.ncounted = 1;
+}
+
+/* The newest command, a put, needs the region of its source. */
+static void patch_region(struct short_program *s)
 {
     uint32_t command = s->program.ncommands - 1;
 
     s->patch =
-        (struct exec_patch){.kind = (uint8_t)kind,
-                            .peer = peer,
+        (struct exec_patch){.kind = PATCH_REGION,
                             .command = command,
-                            .operand = (uint32_t)(s->commands[command].operands - s->operands),
-                            .addend = addend,
-                            .pair = &comm->peers[peer].pairs[CHANNEL_ONE_SIDED]};
+                            .operand = (uint32_t)(s->commands[command].operands - s->operands)};
     s->program.npatches = 1;
 }
 
@@ -123,7 +129,7 @@ thrum_status_t exec_put(struct thrum_comm *comm, int peer, uint64_t source,
         command = add_put(&s, comm, peer, 1, 1);
         command->bytes = bytes;
         command->put.remote_key = part->key;
-        patch(&s, comm, PATCH_REGION, peer, 0);
+        patch_region(&s);
         add_put(&s, comm, peer, 0, 0)->flags = THRUM_CMD_FLAG_FLUSH;
     }
     return end(&s, comm, staging, queue, call);
@@ -150,7 +156,7 @@ thrum_status_t exec_signal(struct thrum_comm *comm, int peer, struct thrum_queue
         command->put.signal_key = other->area_key;
         command->put.signal_offset = other->area_put_offset + offset;
     }
-    patch(&s, comm, PATCH_RAISE, peer, 1);
+    count_value(&s, &s.delta.pair->sent[0], 1);
     s.delta.sent[0] = 1;
     s.program.ndeltas = 1;
     return end(&s, comm, NULL, queue, call);
@@ -164,7 +170,7 @@ thrum_status_t exec_wait_signal(struct thrum_comm *comm, int peer, uint64_t n,
     begin(&s, comm, peer);
     s.operands[1].base = comm->area + comm_semaphore_offset(CHANNEL_ONE_SIDED, peer, 0);
     add(&s, THRUM_CMD_WAIT, 0, 1);
-    patch(&s, comm, PATCH_AWAIT, peer, n);
+    count_value(&s, &s.delta.pair->received[0], n);
     s.delta.received[0] = n;
     s.program.ndeltas = 1;
     return end(&s, comm, NULL, queue, call);

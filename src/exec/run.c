@@ -22,127 +22,56 @@ uint64_t exec_signature(const struct call_record *call)
     return h >> (64 - EXEC_SIGNATURE_BITS);
 }
 
-/* Everything that patches of one run need. */
-struct binding {
-    struct thrum_comm *comm;
-    struct exec_program *program;
-    const struct exec_buffers *buffers;
-    uint64_t flag; /* of collectives */
-};
-
-/* Where the pair's next line goes to or comes to; patch->base is the first slot. */
-static inline uint64_t line_slot(const struct exec_patch *patch, const struct comm_lines *lines)
+static thrum_status_t patch_region(struct thrum_comm *comm, struct thrum_command *command,
+                                   const struct thrum_operand *operand)
 {
-    return patch->base + lines->slot * (uint64_t)patch->stride;
+    struct comm_region *region;
+    thrum_status_t status = exec_find_region(comm, operand[1].base, &region);
+
+    if (!status)
+        command->put.local_region = region->region;
+    return status;
 }
 
-/* A field of the arrival line that has come from the peer. */
-static inline uint64_t arrival_field(const struct exec_patch *patch, size_t field)
+/* A patch that is not counted. */
+static inline thrum_status_t apply(struct thrum_comm *comm, const struct exec_program *program,
+                                   const struct exec_buffers *buffers,
+                                   const struct exec_patch *patch)
 {
-    return line_slot(patch, &patch->pair->in) + EXEC_LINE_PAYLOAD + field;
-}
-
-static inline uint64_t line_flag(const struct binding *b, const struct exec_patch *patch,
-                                 const struct comm_lines *lines)
-{
-    if (b->program->channel == CHANNEL_COLLECTIVE)
-        return b->flag;
-    return (lines->count + 1) << exec_signature_bits((enum comm_channel)patch->channel) |
-           patch->addend;
-}
-
-static inline thrum_status_t apply(const struct binding *b, const struct exec_patch *patch)
-{
-    struct thrum_command *command = &b->program->commands[patch->command];
-    struct thrum_operand *operand = &b->program->operands[patch->operand];
-    const struct comm_pair *pair = patch->pair;
+    struct thrum_operand *operand = &program->operands[patch->operand];
 
     switch ((enum patch_kind)patch->kind) {
     case PATCH_SEND:
-        operand->base = b->buffers->send + patch->addend;
-        break;
+        operand->base = buffers->send + patch->addend;
+        return THRUM_OK;
     case PATCH_RECV:
-        operand->base = b->buffers->recv + patch->addend;
-        break;
+        operand->base = buffers->recv + patch->addend;
+        return THRUM_OK;
     case PATCH_MESSAGE:
-        operand->base = b->buffers->messages[patch->addend];
-        break;
-    case PATCH_PEER_SEND:
-        operand->indirect = arrival_field(patch, offsetof(struct comm_arrival, send_offset));
-        break;
-    case PATCH_PEER_RECV:
-        operand->indirect = arrival_field(patch, offsetof(struct comm_arrival, recv_offset));
-        break;
-    case PATCH_PEER_PUT:
-        operand->indirect = arrival_field(patch, offsetof(struct comm_arrival, recv_put_offset));
-        command->put.remote_key_indirect =
-            arrival_field(patch, offsetof(struct comm_arrival, recv_key));
-        break;
-    case PATCH_LINE_OUT:
-        operand->base = line_slot(patch, &pair->out);
-        command->value = line_flag(b, patch, &pair->out);
-        break;
-    case PATCH_LINE_PUT:
-        command->put.signal_offset = line_slot(patch, &pair->out);
-        operand->base = command->put.signal_offset + EXEC_LINE_PAYLOAD;
-        command->value = line_flag(b, patch, &pair->out);
-        break;
-    case PATCH_LINE_PUT_FAR:
-        command->put.signal_offset = line_slot(patch, &pair->out);
-        command->value = line_flag(b, patch, &pair->out);
-        break;
-    case PATCH_LINE_IN:
-        operand->base = line_slot(patch, &pair->in);
-        command->value = line_flag(b, patch, &pair->in);
-        break;
-    case PATCH_LINE_DATA:
-        operand->base = line_slot(patch, &pair->in) + patch->addend;
-        break;
-    case PATCH_LINE_ROOM:
-        operand->base = line_slot(patch, &pair->out);
-        break;
-    case PATCH_RAISE:
-        command->value = pair->sent[patch->lane] + patch->addend;
-        break;
-    case PATCH_AWAIT:
-        command->value = pair->received[patch->lane] + patch->addend;
-        break;
-    case PATCH_REGION: {
-        struct comm_region *region;
-        thrum_status_t status = exec_find_region(b->comm, operand[1].base, &region);
-        if (status)
-            return status;
-        command->put.local_region = region->region;
-        break;
-    }
-    }
-    return THRUM_OK;
-}
-
-static inline void bind_lines(const struct exec_program *p, uint64_t flag)
-{
-    for (uint32_t i = 0; i < p->nline_patches; i++) {
-        const struct exec_line_patch *l = &p->line_patches[i];
-
-        *l->address = l->first + *l->slot * l->stride;
-        if (l->value)
-            *l->value = flag;
+        operand->base = buffers->messages[patch->addend];
+        return THRUM_OK;
+    default:
+        return patch_region(comm, &program->commands[patch->command], operand);
     }
 }
 
-static inline thrum_status_t bind(const struct binding *b)
+static inline thrum_status_t bind(struct thrum_comm *comm, struct exec_program *p,
+                                  const struct exec_buffers *buffers)
 {
-    struct exec_program *p = b->program;
     uint32_t i = 0;
 
-    bind_lines(p, b->flag);
-    if ((p->bound_send || p->bound_recv) && p->bound_send == b->buffers->send &&
-        p->bound_recv == b->buffers->recv)
+    for (uint32_t k = 0; k < p->ncounted; k++) {
+        const struct exec_counted *c = &p->counted[k];
+
+        *c->word = c->first + *c->counter * c->stride;
+    }
+    if ((p->bound_send || p->bound_recv) && p->bound_send == buffers->send &&
+        p->bound_recv == buffers->recv)
         i = p->nbuffer_patches;
-    p->bound_send = b->buffers->send;
-    p->bound_recv = b->buffers->recv;
+    p->bound_send = buffers->send;
+    p->bound_recv = buffers->recv;
     for (; i < p->npatches; i++) {
-        thrum_status_t status = apply(b, &p->patches[i]);
+        thrum_status_t status = apply(comm, p, buffers, &p->patches[i]);
         if (status)
             return status;
     }
@@ -160,20 +89,13 @@ static inline uint64_t awaited_credit(const struct exec_delta *delta)
     return (end - COMM_UNITS + COMM_CREDIT_UNITS - 1) / COMM_CREDIT_UNITS * COMM_CREDIT_UNITS;
 }
 
-/* Whether lines of this operation say what credits do elsewhere. */
-static inline bool answers(const struct exec_delta *delta, bool run_ahead)
-{
-    return delta->sends_units && delta->receives_units && !run_ahead &&
-           delta->channel == CHANNEL_COLLECTIVE;
-}
-
 /* The credit that the operation's end is worth; 0: none. */
-static inline uint64_t given_credit(const struct exec_delta *delta, bool run_ahead)
+static inline uint64_t given_credit(const struct exec_delta *delta)
 {
     const struct comm_lines *in = &delta->pair->in;
     uint64_t full = (in->units + delta->receives_units) / COMM_CREDIT_UNITS * COMM_CREDIT_UNITS;
 
-    return delta->receives_units && full > in->told && !answers(delta, run_ahead) ? full : 0;
+    return delta->receives_units && full > in->told && !delta->answers ? full : 0;
 }
 
 static inline void advance_lines(struct comm_lines *lines, uint64_t units, bool answered)
@@ -183,21 +105,27 @@ static inline void advance_lines(struct comm_lines *lines, uint64_t units, bool 
     if (answered)
         lines->units =
             (lines->units + COMM_CREDIT_UNITS - 1) / COMM_CREDIT_UNITS * COMM_CREDIT_UNITS;
-    lines->slot = (uint32_t)(lines->units % COMM_UNITS);
+    lines->slot = lines->units % COMM_UNITS;
+    lines->slot_after = (lines->slot + (answered ? COMM_CREDIT_UNITS : units)) % COMM_UNITS;
 }
 
-static inline void advance_credited(const struct exec_delta *delta, bool run_ahead)
+static inline void advance_credited(const struct exec_delta *delta)
 {
     struct comm_lines *out = &delta->pair->out, *in = &delta->pair->in;
-    bool answered = answers(delta, run_ahead);
 
+    if (delta->answers) {
+        out->known_free = out->units;
+        advance_lines(out, delta->sends_units, true);
+        advance_lines(in, delta->receives_units, true);
+        return;
+    }
     if (delta->sends_units) {
-        out->known_free = max_u64(out->known_free, answered ? out->units : awaited_credit(delta));
-        advance_lines(out, delta->sends_units, answered);
+        out->known_free = max_u64(out->known_free, awaited_credit(delta));
+        advance_lines(out, delta->sends_units, false);
     }
     if (delta->receives_units) {
-        in->told = max_u64(in->told, given_credit(delta, run_ahead));
-        advance_lines(in, delta->receives_units, answered);
+        in->told = max_u64(in->told, given_credit(delta));
+        advance_lines(in, delta->receives_units, false);
     }
 }
 
@@ -205,18 +133,19 @@ static inline void advance_credited(const struct exec_delta *delta, bool run_ahe
 static inline void advance_rendezvous(struct comm_lines *lines)
 {
     lines->count++;
-    lines->slot = (uint32_t)(lines->count % COMM_LINES_P2P);
+    lines->slot = lines->count % COMM_LINES_P2P;
+    lines->slot_after = (lines->slot + 1) % COMM_LINES_P2P;
 }
 
 /* The operation is over for the host. */
-static inline void advance_pairs(const struct exec_program *program, bool run_ahead)
+static inline void advance_pairs(const struct exec_program *program)
 {
     for (uint32_t i = 0; i < program->ndeltas; i++) {
         const struct exec_delta *delta = &program->deltas[i];
         struct comm_pair *pair = delta->pair;
 
         if (delta->channel != CHANNEL_P2P) {
-            advance_credited(delta, run_ahead);
+            advance_credited(delta);
         } else {
             if (delta->sends_units)
                 advance_rendezvous(&pair->out);
@@ -233,21 +162,20 @@ static inline void advance_pairs(const struct exec_program *program, bool run_ah
 }
 
 /* The arrival line of a collective: the call, and where the buffers are. */
-static thrum_status_t fill_arrival(const struct binding *b, const struct call_record *call)
+static thrum_status_t fill_arrival(struct thrum_comm *comm, struct comm_arrival *arrival,
+                                   const struct exec_buffers *buffers,
+                                   const struct call_record *call)
 {
-    struct comm_arrival *arrival = &b->program->arrivals[0];
-    struct thrum_comm *comm = b->comm;
-
-    arrival->send_offset = b->buffers->peer_send - comm->device->own_base;
-    arrival->recv_offset = b->buffers->peer_recv - comm->device->own_base;
+    arrival->send_offset = buffers->peer_send - comm->device->own_base;
+    arrival->recv_offset = buffers->peer_recv - comm->device->own_base;
     arrival->count = call->count;
     arrival->root = call->root;
     arrival->collective = call->collective;
     arrival->dtype = call->dtype;
     arrival->redop = call->redop;
-    if (comm->peer_access || !b->buffers->peer_recv)
+    if (comm->peer_access || !buffers->peer_recv)
         return THRUM_OK;
-    return exec_region(comm, b->buffers->peer_recv, &arrival->recv_key, &arrival->recv_put_offset);
+    return exec_region(comm, buffers->peer_recv, &arrival->recv_key, &arrival->recv_put_offset);
 }
 
 /* ---- operations in flight ---- */
@@ -350,22 +278,21 @@ struct credits {
     bool awaited, given;
 };
 
-static inline struct credits bind_credits(struct exec_program *program, bool run_ahead)
+static inline struct credits bind_credits(struct exec_program *program)
 {
     struct thrum_command *waits = program->commands;
     struct thrum_command *gifts = waits + program->ncredits + program->lanes[0].ncommands;
     struct credits credits = {false, false};
 
     for (uint32_t i = 0; i < program->ncredits; i++) {
-        uint64_t awaited = awaited_credit(&program->deltas[i]);
-        uint64_t given = given_credit(&program->deltas[i], run_ahead);
+        const struct exec_delta *delta = &program->deltas[i];
+        uint64_t awaited = awaited_credit(delta), given = given_credit(delta);
 
         if (awaited) {
             waits[i].value = awaited;
             credits.awaited = true;
         }
-        gifts[i].value =
-            given ? given : program->deltas[i].pair->in.told; /* if given with others */
+        gifts[i].value = given ? given : delta->pair->in.told; /* if given with others */
         credits.given |= given != 0;
     }
     return credits;
@@ -432,7 +359,7 @@ static thrum_status_t submit(struct thrum_comm *comm, struct exec_program *progr
                              struct thrum_queue *queue, struct comm_operation *operation)
 {
     bool crowded = comm->ranks_per_core > 1;
-    struct credits credits = bind_credits(program, crowded);
+    struct credits credits = bind_credits(program);
     thrum_status_t status;
 
     number_lane0(program, operation->number);
@@ -477,8 +404,10 @@ static void watch_message(const struct thrum_comm *comm, struct comm_message *m)
 static thrum_status_t hand_on_messages(struct thrum_comm *comm, const struct exec_program *program,
                                        struct comm_operation *operation)
 {
-    struct comm_message *messages = malloc(program->nmessages * sizeof *messages);
+    struct comm_message *messages = operation->few;
 
+    if (program->nmessages > COMM_FEW_MESSAGES)
+        messages = malloc(program->nmessages * sizeof *messages);
     if (!messages)
         return thrum_fail(THRUM_ERR_NO_MEMORY, "no host memory for an operation");
     memcpy(messages, program->messages, program->nmessages * sizeof *messages);
@@ -513,7 +442,7 @@ static void begin_operation(struct comm_operation *operation, uint64_t number,
                             struct thrum_queue *queue, const struct call_record *call)
 {
     if (operation->has_more)
-        memset(operation, 0, sizeof *operation);
+        memset(operation, 0, offsetof(struct comm_operation, few));
     operation->number = number;
     operation->queue = queue;
     operation->call.sequence =
@@ -534,7 +463,6 @@ thrum_status_t exec_run(struct thrum_comm *comm, struct exec_program *program,
 {
     uint64_t number = atomic_load_explicit(&comm->issued, memory_order_relaxed) + 1;
     struct comm_operation *operation = &comm->operations[number % COMM_IN_FLIGHT];
-    struct binding binding = {.comm = comm, .program = program, .buffers = buffers};
     thrum_status_t status = THRUM_OK;
 
     if (queue_is_capturing(queue))
@@ -545,11 +473,10 @@ thrum_status_t exec_run(struct thrum_comm *comm, struct exec_program *program,
         status = exec_hold_queue(comm, queue);
     if (status)
         return status;
-    binding.flag = call->sequence << EXEC_SIGNATURE_BITS | program->signature;
     if (program->channel == CHANNEL_COLLECTIVE && program->arrives)
-        status = fill_arrival(&binding, call);
+        status = fill_arrival(comm, &program->arrivals[0], buffers, call);
     if (!status)
-        status = bind(&binding);
+        status = bind(comm, program, buffers);
     if (status)
         return status;
 
@@ -567,7 +494,7 @@ thrum_status_t exec_run(struct thrum_comm *comm, struct exec_program *program,
     count_messages(comm, program);
     if (program->nlanes > 1)
         status = submit_lanes(comm, program, operation);
-    advance_pairs(program, comm->ranks_per_core > 1);
+    advance_pairs(program);
     comm->last_queue = queue;
     atomic_store_explicit(&comm->issued, number, memory_order_release);
     if (status)

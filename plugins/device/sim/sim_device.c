@@ -63,8 +63,7 @@ static void stop_queues(struct sim_device *device, thrum_status_t status)
 {
     for (unsigned i = 0; i < sim_queue_high(); i++) {
         struct sim_queue *queue = sim_queue_at(i);
-        if (atomic_load_explicit(&queue->owner, memory_order_acquire) != SIM_DEAD &&
-            queue->device == device)
+        if (sim_queue_is_alive(queue) && queue->device == device)
             sim_queue_stop(queue, status);
     }
 }
@@ -142,8 +141,7 @@ static void sim_close(void *handle)
     unlock_devices();
     for (unsigned i = 0; i < sim_queue_high(); i++) {
         struct sim_queue *queue = sim_queue_at(i);
-        if (atomic_load_explicit(&queue->owner, memory_order_acquire) != SIM_DEAD &&
-            queue->device == device)
+        if (sim_queue_is_alive(queue) && queue->device == device)
             sim_queue_destroy(queue);
     }
     device_free(device);

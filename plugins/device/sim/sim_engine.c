@@ -30,8 +30,7 @@ struct engine {
 
 static bool is_ours(const struct engine *engine, struct sim_queue *queue)
 {
-    return atomic_load_explicit(&queue->owner, memory_order_acquire) != SIM_DEAD &&
-           queue->device == engine->device;
+    return sim_queue_is_alive(queue) && queue->device == engine->device;
 }
 
 static bool any_pending(const struct engine *engine)
@@ -55,7 +54,7 @@ static bool is_left(struct sim_queue *queue, bool *same_out)
                 progress;
     return sim_queue_pending(queue) &&
            !atomic_load_explicit(&queue->waiters, memory_order_relaxed) &&
-           atomic_load_explicit(&queue->owner, memory_order_relaxed) == SIM_FREE;
+           !sim_queue_has_owner(queue);
 }
 
 enum outcome { OUTCOME_NOTHING, OUTCOME_MOVED, OUTCOME_BLOCKED };

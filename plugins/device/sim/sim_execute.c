@@ -454,11 +454,11 @@ static thrum_status_t run_callback(struct run *run)
 /* ---- PORT engine ----------------------------------------------------------------------------------------------- */
 
 /* Whether commands have to be looked at one by one: a fault script, a reset, a bad packet may be among them. */
-static inline bool is_watchful(const struct run *run)
+static inline bool is_watchful(struct sim_device *device)
 {
-    return run->unchecked | atomic_load_explicit(&run->device->reset_wanted, memory_order_relaxed) |
-           atomic_load_explicit(&run->device->ras.armed, memory_order_relaxed) |
-           atomic_load_explicit(&run->device->ras.throttled, memory_order_relaxed);
+    return atomic_load_explicit(&device->reset_wanted, memory_order_relaxed) |
+           atomic_load_explicit(&device->ras.armed, memory_order_relaxed) |
+           atomic_load_explicit(&device->ras.throttled, memory_order_relaxed);
 }
 
 static thrum_status_t run_put(struct run *run)
@@ -470,9 +470,10 @@ static thrum_status_t run_put(struct run *run)
     if (!atomic_load_explicit(&run->device->nports, memory_order_acquire))
         return report(run, THRUM_RAS_BAD_PACKET, 0);
     if (c->flags & THRUM_CMD_FLAG_FLUSH)
-        status = sim_put_flush(run->queue, c,
-                               !is_watchful(run) && !atomic_load_explicit(&run->queue->attention,
-                                                                          memory_order_relaxed));
+        status =
+            sim_put_flush(run->queue, c,
+                          !run->unchecked && !is_watchful(run->device) &&
+                              !atomic_load_explicit(&run->queue->attention, memory_order_relaxed));
     else
         status = sim_put_run(run->queue, c, &bad);
     if (status == THRUM_ERR_FAULT && bad != SIM_NO_ADDRESS)
@@ -632,7 +633,8 @@ static inline thrum_status_t step(struct run *run)
     if (sim_unlikely(atomic_load_explicit(&queue->attention, memory_order_acquire)))
         heed(run);
     if (sim_likely(!queue->ending)) {
-        status = sim_unlikely(is_watchful(run)) ? run_watchfully(run) : run_engine(run);
+        status = sim_unlikely(run->unchecked || is_watchful(run->device)) ? run_watchfully(run)
+                                                                          : run_engine(run);
         if (status > 0)
             return status;
         if (sim_unlikely(status))
@@ -712,24 +714,21 @@ bool sim_execute_patiently(struct sim_queue *queue)
     return state == SIM_EMPTY;
 }
 
-size_t sim_execute_now(struct sim_queue *queue, const struct thrum_command *commands, size_t n,
-                       uint64_t ticket, bool unchecked)
+/* From command `done` on, which is no simple one. */
+static __attribute__((noinline)) size_t execute_rest(struct sim_queue *queue,
+                                                     const struct thrum_command *commands, size_t n,
+                                                     size_t done, uint64_t ticket, bool unchecked,
+                                                     bool quick)
 {
     struct run run = {.queue = queue,
                       .device = queue->device,
                       .ticket = ticket,
                       .budget = SIM_BUDGET_SUBMIT,
                       .unchecked = unchecked};
-    bool quick = !is_watchful(&run) && !queue->ending;
-    size_t done = 0;
 
-    sim_publish_core(queue->device);
     for (; done < n; done++) {
         thrum_status_t status;
 
-        if (sim_likely(quick && !atomic_load_explicit(&queue->attention, memory_order_acquire)) &&
-            sim_step_near(queue, &commands[done]))
-            continue;
         run.command = &commands[done];
         status = step(&run);
         quick = quick && !queue->ending;
@@ -739,7 +738,23 @@ size_t sim_execute_now(struct sim_queue *queue, const struct thrum_command *comm
         }
         if (status)
             break;
+        if (quick)
+            done += sim_execute_near(queue, &commands[done + 1], n - done - 1);
     }
+    return done;
+}
+
+size_t sim_execute_now(struct sim_queue *queue, const struct thrum_command *commands, size_t n,
+                       uint64_t ticket, bool unchecked)
+{
+    bool quick = !unchecked && !is_watchful(queue->device) && !queue->ending;
+    size_t done = 0;
+
+    sim_publish_core(queue->device);
+    if (sim_likely(quick))
+        done = sim_execute_near(queue, commands, n);
+    if (sim_unlikely(done < n))
+        done = execute_rest(queue, commands, n, done, ticket, unchecked, quick);
     sim_count(&queue->commands, done);
     sim_count(&queue->progress, done);
     if (done == n)

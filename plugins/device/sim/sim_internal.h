@@ -175,7 +175,11 @@ struct sim_cancel {
     thrum_status_t status;
 };
 
-enum sim_owner { SIM_DEAD, SIM_FREE, SIM_OWNED };
+/*
+ * Who has a queue: one executes (owns it), one submits. Both in one word, so that a submission that is executed at once
+ * takes one atomic operation. Not alive: destroyed.
+ */
+enum { SIM_ALIVE = 1, SIM_OWNED = 2, SIM_SUBMITTING = 4 };
 
 /*
  * A queue's translations of the pages that its commands name again and again. An entry holds while the memory's owner
@@ -215,14 +219,13 @@ struct sim_queue {
     struct sim_queue *next_free; /* under the queues lock */
     unsigned table_index;
 
-    /* Producer side: under submit_lock, read by anyone. */
-    _Alignas(CACHE_LINE_BYTES) _Atomic uint32_t submit_lock;
+    _Alignas(CACHE_LINE_BYTES) _Atomic uint32_t state; /* SIM_ALIVE and so on */
+    /* Producer side: written by who submits, read by anyone. */
     _Atomic uint64_t tail; /* slots published: the doorbell */
     _Atomic uint64_t last_ticket;
 
     /* Consumer side: written by the owner, read by anyone. */
-    _Alignas(CACHE_LINE_BYTES) _Atomic uint32_t owner; /* enum sim_owner */
-    _Atomic uint32_t
+    _Alignas(CACHE_LINE_BYTES) _Atomic uint32_t
         attention; /* cancels are waiting, or stop is set: look before the next packet */
     _Atomic uint64_t head;
     _Atomic uint64_t done_ticket;
@@ -499,16 +502,27 @@ static inline bool sim_queue_pending(struct sim_queue *queue)
     return atomic_load_explicit(&queue->head, memory_order_relaxed) !=
            atomic_load_explicit(&queue->tail, memory_order_relaxed);
 }
+static inline bool sim_queue_is_alive(struct sim_queue *queue)
+{
+    return atomic_load_explicit(&queue->state, memory_order_acquire) & SIM_ALIVE;
+}
+static inline bool sim_queue_has_owner(struct sim_queue *queue)
+{
+    return atomic_load_explicit(&queue->state, memory_order_relaxed) & SIM_OWNED;
+}
 static inline bool sim_queue_try_own(struct sim_queue *queue)
 {
-    uint32_t free = SIM_FREE;
-    return atomic_load_explicit(&queue->owner, memory_order_relaxed) == SIM_FREE &&
-           atomic_compare_exchange_strong_explicit(&queue->owner, &free, SIM_OWNED,
-                                                   memory_order_acquire, memory_order_relaxed);
+    uint32_t state = atomic_load_explicit(&queue->state, memory_order_relaxed);
+
+    while ((state & (SIM_ALIVE | SIM_OWNED)) == SIM_ALIVE)
+        if (atomic_compare_exchange_weak_explicit(&queue->state, &state, state | SIM_OWNED,
+                                                  memory_order_acquire, memory_order_relaxed))
+            return true;
+    return false;
 }
 static inline void sim_queue_disown(struct sim_queue *queue)
 {
-    atomic_store_explicit(&queue->owner, SIM_FREE, memory_order_release);
+    atomic_fetch_and_explicit(&queue->state, ~(uint32_t)SIM_OWNED, memory_order_release);
 }
 /* For control: blocks until no one executes it. false: the queue is dead. */
 bool sim_queue_own(struct sim_queue *queue);
@@ -601,8 +615,8 @@ static inline bool sim_is_deferred(const struct thrum_command *command)
 {
     return command->opcode == THRUM_CMD_WAIT_LINE && command->flags & THRUM_CMD_FLAG_DEFER;
 }
-/* True if the command is one of the simple ones, and is done. */
-bool sim_step_near(struct sim_queue *queue, const struct thrum_command *command);
+/* Executes commands as long as they are simple ones and nothing else asks for attention: how many are done. */
+size_t sim_execute_near(struct sim_queue *queue, const struct thrum_command *commands, size_t n);
 /* Whether who is to write what the queue waits for was last seen on this core. By the queue's owner. */
 bool sim_writer_is_here(const struct sim_queue *queue);
 /* Tells peers where this process runs; sim_publish_core: where ranks share cores. */

@@ -61,50 +61,80 @@ void sim_patience_end(struct sim_queue *queue, bool was_in_time)
 
 /* ---- one command ------------------------------------------------------------------------------------------------- */
 
-struct near {
-    char *cpu; /* NULL: not near */
-    struct sim_shared *shared;
-};
-
-static inline struct near find_near(struct sim_queue *queue, const struct thrum_command *c,
-                                    unsigned i, uint64_t bytes)
+/* The translation of an operand that is simple and known; NULL: there is none. */
+static inline struct sim_tlb_entry *find_near(struct sim_queue *queue,
+                                              const struct thrum_operand *o, uint64_t bytes)
 {
-    const struct thrum_operand *o = &c->operands[i];
     struct sim_tlb_entry *entry = sim_tlb_entry(queue, o->base);
 
-    if (sim_unlikely(o->indirect || !sim_tlb_holds(entry, o->base, bytes)))
-        return (struct near){c->flags & THRUM_CMD_FLAG_HOST && !o->indirect &&
-                                     !sim_is_device_address(o->base)
-                                 ? (char *)(uintptr_t)o->base
-                                 : NULL,
-                             NULL};
-    return (struct near){entry->cpu + (o->base & (SIM_PAGE_BYTES - 1)), entry->shared};
+    return sim_likely(!o->indirect && sim_tlb_holds(entry, o->base, bytes)) ? entry : NULL;
 }
 
-static inline void store_word(struct near at, uint64_t value)
+static inline char *near_cpu(const struct sim_tlb_entry *entry, const struct thrum_operand *o)
 {
-    atomic_store_explicit((_Atomic uint64_t *)(void *)at.cpu, value, memory_order_release);
-    sim_wake(at.shared);
+    return entry->cpu + (o->base & (SIM_PAGE_BYTES - 1));
+}
+
+/* What data are copied from or to; NULL: not near. */
+static inline char *find_data(struct sim_queue *queue, const struct thrum_command *c, unsigned i,
+                              uint64_t bytes)
+{
+    const struct thrum_operand *o = &c->operands[i];
+    const struct sim_tlb_entry *entry = find_near(queue, o, bytes);
+
+    if (sim_likely(entry != NULL))
+        return near_cpu(entry, o);
+    return c->flags & THRUM_CMD_FLAG_HOST && !o->indirect && !sim_is_device_address(o->base)
+               ? (char *)(uintptr_t)o->base
+               : NULL;
+}
+
+static inline void store_word(char *cpu, uint64_t value, struct sim_shared *shared)
+{
+    atomic_store_explicit((_Atomic uint64_t *)(void *)cpu, value, memory_order_release);
+    sim_wake(shared);
+}
+
+static inline bool signal_near(struct sim_queue *queue, const struct thrum_command *c)
+{
+    const struct sim_tlb_entry *entry = find_near(queue, &c->operands[0], 8);
+    char *cpu;
+
+    if (!entry || !(c->flags & THRUM_CMD_FLAG_SET))
+        return false;
+    cpu = near_cpu(entry, &c->operands[0]);
+    if (sim_load_word(cpu) >= c->value)
+        return false;
+    store_word(cpu, c->value, entry->shared);
+    return true;
 }
 
 static inline bool write_line_near(struct sim_queue *queue, const struct thrum_command *c)
 {
     const uint64_t head = offsetof(struct thrum_line, payload);
     bool apart = c->ndst == 2;
-    struct near line = find_near(queue, c, 0, apart ? THRUM_LINE_BYTES : head + c->bytes);
-    struct near room = apart ? find_near(queue, c, 1, c->bytes) : line;
-    char *source = (char *)(uintptr_t)c->payload, *payload;
+    const struct sim_tlb_entry *entry =
+        find_near(queue, &c->operands[0], apart ? THRUM_LINE_BYTES : head + c->bytes);
+    const char *source = c->payload;
+    char *line, *payload;
 
-    if (c->nsrc && c->bytes)
-        source = find_near(queue, c, c->ndst, c->bytes).cpu;
-    if (!line.shared || !room.shared || (c->bytes && !source))
+    if (sim_unlikely(!entry))
         return false;
-    payload = apart ? room.cpu : line.cpu + head;
-    if (c->bytes == 8)
-        memcpy(payload, source, 8);
-    else if (c->bytes)
-        memmove(payload, source, c->bytes);
-    store_word(line, c->value);
+    line = near_cpu(entry, &c->operands[0]);
+    payload = line + head;
+    if (c->bytes) {
+        if (apart)
+            payload = find_data(queue, c, 1, c->bytes);
+        if (c->nsrc)
+            source = find_data(queue, c, c->ndst, c->bytes);
+        if (sim_unlikely(!payload || !source))
+            return false;
+        if (c->bytes == 8)
+            memcpy(payload, source, 8);
+        else
+            memmove(payload, source, c->bytes);
+    }
+    store_word(line, c->value, entry->shared);
     return true;
 }
 
@@ -119,7 +149,7 @@ static inline bool find_all_near(struct sim_queue *queue, const struct thrum_com
         (c->flags & ~(unsigned)(THRUM_CMD_FLAG_CONTAIN | THRUM_CMD_FLAG_HOST)))
         return false;
     for (unsigned i = 0; i < n; i++) {
-        cpu[i] = find_near(queue, c, i, c->bytes).cpu;
+        cpu[i] = find_data(queue, c, i, c->bytes);
         if (!cpu[i])
             return false;
     }
@@ -144,8 +174,8 @@ static inline bool overlaps(void *const *dst, unsigned ndst, void *const *src, u
 {
     for (unsigned d = 0; d < ndst; d++)
         for (unsigned s = 0; s < nsrc; s++) {
-            uintptr_t x = (uintptr_t)dst[d], y = (uintptr_t)src[s];
-            if (x != y && (x < y ? y - x : x - y) < bytes)
+            uintptr_t apart = (uintptr_t)dst[d] - (uintptr_t)src[s];
+            if (apart && apart + bytes - 1 < 2 * bytes - 1)
                 return true;
         }
     return false;
@@ -234,26 +264,54 @@ static bool await_near(struct sim_queue *queue, const struct thrum_command *c, c
     return came;
 }
 
-bool sim_step_near(struct sim_queue *queue, const struct thrum_command *c)
+static inline bool wait_near(struct sim_queue *queue, const struct thrum_command *c)
 {
-    struct near at;
+    const struct sim_tlb_entry *entry = find_near(queue, &c->operands[0], 8);
+    char *cpu;
 
+    if (sim_unlikely(!entry))
+        return false;
+    cpu = near_cpu(entry, &c->operands[0]);
+    return sim_load_word(cpu) >= c->value || await_near(queue, c, cpu, UINT64_MAX);
+}
+
+/*
+ * What has come says that the peer has read what this device wrote before: its copy of the line that is written next is of
+ * no use to it any more, and on the way here while there are other things to do.
+ */
+static inline void fetch_next(struct sim_queue *queue, const struct thrum_command *c)
+{
+    const struct thrum_operand next = {.base = c->next};
+    const struct sim_tlb_entry *entry = find_near(queue, &next, THRUM_LINE_BYTES);
+
+    if (c->next && entry)
+        cpu_prefetch_for_write(near_cpu(entry, &next));
+}
+
+static inline bool wait_line_near(struct sim_queue *queue, const struct thrum_command *c)
+{
+    const struct sim_tlb_entry *entry = find_near(queue, &c->operands[0], THRUM_LINE_BYTES);
+    char *cpu;
+
+    if (sim_unlikely(!entry))
+        return false;
+    cpu = near_cpu(entry, &c->operands[0]);
+    if (sim_load_word(cpu) != c->value &&
+        !(await_near(queue, c, cpu, c->mask) && sim_load_word(cpu) == c->value))
+        return false;
+    fetch_next(queue, c);
+    return true;
+}
+
+static inline bool step_near(struct sim_queue *queue, const struct thrum_command *c)
+{
     switch (c->opcode) {
     case THRUM_CMD_WAIT:
-        at = find_near(queue, c, 0, 8);
-        return at.cpu &&
-               (sim_load_word(at.cpu) >= c->value || await_near(queue, c, at.cpu, UINT64_MAX));
+        return wait_near(queue, c);
     case THRUM_CMD_WAIT_LINE:
-        at = find_near(queue, c, 0, THRUM_LINE_BYTES);
-        return at.cpu &&
-               (sim_load_word(at.cpu) == c->value ||
-                (await_near(queue, c, at.cpu, c->mask) && sim_load_word(at.cpu) == c->value));
+        return wait_line_near(queue, c);
     case THRUM_CMD_SIGNAL:
-        at = find_near(queue, c, 0, 8);
-        if (!at.cpu || !(c->flags & THRUM_CMD_FLAG_SET) || sim_load_word(at.cpu) >= c->value)
-            return false;
-        store_word(at, c->value);
-        return true;
+        return signal_near(queue, c);
     case THRUM_CMD_WRITE_LINE:
         return write_line_near(queue, c);
     case THRUM_CMD_COPY:
@@ -263,4 +321,13 @@ bool sim_step_near(struct sim_queue *queue, const struct thrum_command *c)
     default:
         return false;
     }
+}
+
+size_t sim_execute_near(struct sim_queue *queue, const struct thrum_command *commands, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        if (sim_unlikely(atomic_load_explicit(&queue->attention, memory_order_acquire)) ||
+            !step_near(queue, &commands[i]))
+            return i;
+    return n;
 }

@@ -114,7 +114,6 @@ thrum_status_t sim_queue_create(void *handle, unsigned flags, void **queue_out)
     memset(queue->tlb, 0, sizeof queue->tlb);
     sim_patience_end(queue, true);
     queue->ncancels = 0;
-    atomic_store_explicit(&queue->submit_lock, 0, memory_order_relaxed);
     atomic_store_explicit(&queue->tail, 0, memory_order_relaxed);
     atomic_store_explicit(&queue->head, 0, memory_order_relaxed);
     atomic_store_explicit(&queue->last_ticket, 0, memory_order_relaxed);
@@ -128,7 +127,7 @@ thrum_status_t sim_queue_create(void *handle, unsigned flags, void **queue_out)
     atomic_store_explicit(&queue->bytes_put, 0, memory_order_relaxed);
     for (unsigned i = 0; i < SIM_STATUS_KEPT; i++)
         atomic_store_explicit(&queue->status[i], 0, memory_order_relaxed);
-    atomic_store_explicit(&queue->owner, SIM_FREE, memory_order_release);
+    atomic_store_explicit(&queue->state, SIM_ALIVE, memory_order_release);
     *queue_out = queue;
     return THRUM_OK;
 }
@@ -138,8 +137,7 @@ bool sim_queue_own(struct sim_queue *queue)
     bool owned = false;
 
     atomic_fetch_add_explicit(&queue->wanted, 1, memory_order_relaxed);
-    while (atomic_load_explicit(&queue->owner, memory_order_acquire) != SIM_DEAD &&
-           !(owned = sim_queue_try_own(queue)))
+    while (sim_queue_is_alive(queue) && !(owned = sim_queue_try_own(queue)))
         sched_yield();
     atomic_fetch_sub_explicit(&queue->wanted, 1, memory_order_relaxed);
     return owned;
@@ -193,7 +191,8 @@ void sim_queue_destroy(void *handle)
     queue->operands = NULL;
     queue->cancels = NULL;
     queue->ncancels = queue->cancels_capacity = 0;
-    atomic_store_explicit(&queue->owner, SIM_DEAD, memory_order_release);
+    atomic_fetch_and_explicit(&queue->state, ~(uint32_t)(SIM_ALIVE | SIM_OWNED),
+                              memory_order_release);
     wake_waiters(queue);
     give_struct(queue);
 }
@@ -207,7 +206,7 @@ void sim_quiesce(struct sim_device *device)
 {
     for (unsigned i = 0; i < sim_queue_high(); i++) {
         struct sim_queue *queue = sim_queue_at(i);
-        if (atomic_load_explicit(&queue->owner, memory_order_acquire) == SIM_DEAD)
+        if (!sim_queue_is_alive(queue))
             continue;
         if (!sim_queue_own(queue))
             continue;
@@ -222,7 +221,8 @@ void sim_quiesce(struct sim_device *device)
 static void submit_lock(struct sim_queue *queue)
 {
     for (unsigned spins = 0;
-         atomic_exchange_explicit(&queue->submit_lock, 1, memory_order_acquire);) {
+         atomic_fetch_or_explicit(&queue->state, SIM_SUBMITTING, memory_order_acquire) &
+         SIM_SUBMITTING;) {
         if (++spins % 64)
             cpu_pause();
         else
@@ -232,7 +232,23 @@ static void submit_lock(struct sim_queue *queue)
 
 static void submit_unlock(struct sim_queue *queue)
 {
-    atomic_store_explicit(&queue->submit_lock, 0, memory_order_release);
+    atomic_fetch_and_explicit(&queue->state, ~(uint32_t)SIM_SUBMITTING, memory_order_release);
+}
+
+/* submit_lock and sim_queue_try_own at once, if nobody has either. */
+static inline bool take_whole(struct sim_queue *queue)
+{
+    uint32_t none = SIM_ALIVE;
+
+    return atomic_compare_exchange_strong_explicit(&queue->state, &none,
+                                                   SIM_ALIVE | SIM_OWNED | SIM_SUBMITTING,
+                                                   memory_order_acquire, memory_order_relaxed);
+}
+
+/* Gives up the ownership of who has both; while he does nobody else writes the word. `state`: what is left. */
+static inline void give_whole(struct sim_queue *queue, uint32_t state)
+{
+    atomic_store_explicit(&queue->state, state, memory_order_release);
 }
 
 static thrum_status_t refuse(struct sim_queue *queue, thrum_status_t status)
@@ -339,44 +355,35 @@ static void execute_small(struct sim_queue *queue)
         sim_engine_notice(queue->device);
 }
 
-/*
- * With nothing left in the ring a submission need not go through it: what can be executed now is, on the submitter's
- * time. Returns how many commands are done. Under submit_lock.
- */
-static size_t execute_at_once(struct sim_queue *queue, const struct thrum_command *commands,
-                              size_t n, uint64_t ticket, bool unchecked)
-{
-    size_t done = 0;
-
-    if (!sim_queue_try_own(queue))
-        return 0;
-    if (!sim_queue_pending(queue) || sim_execute_patiently(queue))
-        done = sim_execute_now(queue, commands, n, ticket, unchecked);
-    sim_queue_disown(queue);
-    return done;
-}
-
 static thrum_status_t submit(struct sim_queue *queue, const struct thrum_command *commands,
                              size_t n, bool unchecked, uint64_t *ticket_out)
 {
     static const struct thrum_command nop = {.opcode = THRUM_CMD_NOP};
+    bool whole = take_whole(queue), owned = whole;
     uint64_t ticket;
-    size_t done;
+    size_t done = 0;
 
     if (sim_unlikely(!n)) { /* a ticket all the same, so that it can be waited for */
         commands = &nop;
         n = 1;
     }
-    submit_lock(queue);
+    if (sim_unlikely(!whole)) {
+        submit_lock(queue);
+        owned = sim_queue_try_own(queue);
+    }
     ticket = atomic_load_explicit(&queue->last_ticket, memory_order_relaxed) + 1;
     atomic_store_explicit(&queue->last_ticket, ticket, memory_order_relaxed);
     if (ticket_out)
         *ticket_out = ticket;
-    done = execute_at_once(queue, commands, n, ticket, unchecked);
+    /* with nothing left in the ring a submission need not go through it: what can be executed now is */
+    if (sim_likely(owned) && (!sim_queue_pending(queue) || sim_execute_patiently(queue)))
+        done = sim_execute_now(queue, commands, n, ticket, unchecked);
     if (sim_likely(done == n)) {
-        submit_unlock(queue);
+        give_whole(queue, SIM_ALIVE);
         return THRUM_OK;
     }
+    if (owned)
+        give_whole(queue, SIM_ALIVE | SIM_SUBMITTING);
     encode_all(queue, commands + done, n - done, ticket);
     submit_unlock(queue);
     execute_small(queue);
@@ -460,8 +467,7 @@ void sim_cancel(void *handle, uint64_t first, uint64_t last, thrum_status_t stat
     struct sim_cancel *cancels;
     bool known = false;
 
-    if (status >= THRUM_OK || last < first ||
-        atomic_load_explicit(&queue->owner, memory_order_acquire) == SIM_DEAD)
+    if (status >= THRUM_OK || last < first || !sim_queue_is_alive(queue))
         return;
     if (last == UINT64_MAX) { /* all that will ever be submitted: nothing more is taken */
         sim_queue_stop(queue, status);

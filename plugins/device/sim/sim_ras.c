@@ -103,8 +103,7 @@ thrum_status_t sim_counters(void *handle, struct thrum_ras_counters *counters_ou
     counters.bytes_put = device->old_put;
     for (unsigned i = 0; i < sim_queue_high(); i++) {
         struct sim_queue *queue = sim_queue_at(i);
-        if (atomic_load_explicit(&queue->owner, memory_order_acquire) == SIM_DEAD ||
-            queue->device != device)
+        if (!sim_queue_is_alive(queue) || queue->device != device)
             continue;
         counters.commands += atomic_load_explicit(&queue->commands, memory_order_relaxed);
         counters.bytes_copied += atomic_load_explicit(&queue->bytes_copied, memory_order_relaxed);

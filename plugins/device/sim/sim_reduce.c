@@ -174,7 +174,8 @@ static unsigned enter_arithmetic(void)
 static void leave_arithmetic(unsigned mode)
 {
 #if SIM_HAVE_X86
-    _mm_setcsr(mode); /* exceptions that it has raised, too */
+    if (_mm_getcsr() != mode) /* which is much cheaper to read than to write */
+        _mm_setcsr(mode); /* exceptions that it has raised, too */
 #else
     (void)mode;
 #endif

@@ -71,8 +71,7 @@ static bool help_one(struct sim_queue *queue)
     uint64_t before;
     bool moved;
 
-    if (atomic_load_explicit(&queue->owner, memory_order_relaxed) != SIM_FREE ||
-        !sim_queue_pending(queue) || !sim_queue_try_own(queue))
+    if (sim_queue_has_owner(queue) || !sim_queue_pending(queue) || !sim_queue_try_own(queue))
         return false;
     before = atomic_load_explicit(&queue->progress, memory_order_relaxed);
     (void)sim_execute(queue, SIM_BUDGET_SLICE, true);

@@ -227,6 +227,69 @@ static void group_meets_calls(void **unused)
     end();
 }
 
+/* Ranks 0 and 1 send each other so many bytes; rank 0 has both in one group. */
+static void exchange(size_t bytes)
+{
+    ok(thrum_group_start());
+    send_slot(0, 1, 0, bytes);
+    recv_slot(1, 0, 1, bytes);
+    ok(thrum_group_end());
+    recv_slot(0, 1, 0, bytes);
+    send_slot(1, 0, 1, bytes);
+    ok(thrum_queue_synchronize(queues[0]));
+    ok(thrum_queue_synchronize(queues[1]));
+}
+
+/* What was found out about a group holds for the next one of the same calls. */
+static void the_same_again(void **unused)
+{
+    static const enum memory kinds[] = {MEMORY_DEVICE, MEMORY_REGISTERED, MEMORY_HOST};
+    static const size_t lengths[] = {8, 0, 4000, SLOT};
+
+    (void)unused;
+    for (unsigned k = 0; k < 3; k++) {
+        begin(kinds[k], 2, &patient);
+        for (size_t i = 0; i < 40; i++) {
+            size_t bytes = lengths[i / 3 % 4];
+
+            memset(image, 0, 2 * SLOT);
+            buffer_write(&recvs[0], image, 2 * SLOT);
+            buffer_write(&recvs[1], image, 2 * SLOT);
+            exchange(bytes);
+            buffer_read(&recvs[0], image, 2 * SLOT);
+            check_slot(1, 0, 1, bytes);
+            buffer_read(&recvs[1], image, 2 * SLOT);
+            check_slot(0, 1, 0, bytes);
+        }
+        end();
+    }
+}
+
+/* But not when its memory was given back. */
+static void the_same_without_its_memory(void **unused)
+{
+    (void)unused;
+    begin(MEMORY_DEVICE, 2, &patient);
+    for (int i = 0; i < 3; i++)
+        exchange(8);
+    buffer_free(&sends[0]);
+    assert_int_equal(thrum_send(sends[0].address, 8, THRUM_UINT8, 1, comms[0], queues[0]),
+                     THRUM_ERR_INVALID_POINTER);
+    ok(thrum_group_start());
+    assert_int_equal(thrum_send(sends[0].address, 8, THRUM_UINT8, 1, comms[0], queues[0]),
+                     THRUM_ERR_INVALID_POINTER);
+    recv_slot(1, 0, 1, 8);
+    assert_int_equal(thrum_group_end(), THRUM_ERR_INVALID_POINTER);
+    buffer_make(&sends[0], 0, MEMORY_DEVICE, 2 * SLOT);
+    for (size_t i = 0; i < 2 * SLOT; i++)
+        image[i] = byte_of(0, i);
+    buffer_write(&sends[0], image, 2 * SLOT);
+    exchange(8);
+    buffer_read(&recvs[1], image, 2 * SLOT);
+    check_slot(0, 1, 0, 8);
+    end();
+}
+
 /* ---- what goes wrong ---- */
 
 static void fails_with(int rank, thrum_status_t status, const char *text)
@@ -315,6 +378,8 @@ int main(int argc, char **argv)
         cmocka_unit_test(more_than_there_is_room_for),
         cmocka_unit_test(groups_both_ways),
         cmocka_unit_test(group_meets_calls),
+        cmocka_unit_test(the_same_again),
+        cmocka_unit_test(the_same_without_its_memory),
         cmocka_unit_test(lengths_that_differ),
         cmocka_unit_test(later_line_is_none),
         cmocka_unit_test(nobody_receives),
