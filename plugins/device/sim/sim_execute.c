@@ -453,7 +453,7 @@ static thrum_status_t run_callback(struct run *run)
 
 /* ---- PORT engine ----------------------------------------------------------------------------------------------- */
 
-/* Whether commands have to be looked at one by one: a fault script, a reset, a bad packet may be among them. */
+/* Whether even good commands have to be looked at one by one, for a fault script or a reset. */
 static inline bool is_watchful(struct sim_device *device)
 {
     return atomic_load_explicit(&device->reset_wanted, memory_order_relaxed) |
