@@ -186,6 +186,7 @@ static int on_finalize(MPI_Comm self, int key, void *state, void *extra)
     (void)self, (void)key, (void)state, (void)extra;
     atomic_store(&tmpi.ready, -1);
     atomic_fetch_add(&tmpi_generation, 1);
+    tmpi_issuer_stop();
     while (comms) {
         struct tmpi_comm *comm = comms;
 

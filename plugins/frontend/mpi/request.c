@@ -6,7 +6,9 @@
  * first (complete.c), and tell MPI that they are complete. The device's own thread moves the data meanwhile.
  *
  * The queue takes only so many calls at a time without making the caller wait, which a nonblocking call may not do: what
- * comes on top waits in the communicator's list until there is room.
+ * comes on top waits in the communicator's list until there is room. Whoever completes requests issues it, and a thread of
+ * the library's own (issuer.c), since the caller may first wait for something else, in a function that is MPI's. So what
+ * needs MPI, packing and unpacking, is done before a call is put in line and after it has been found to have ended.
  */
 #include "frontend.h"
 
@@ -83,18 +85,28 @@ static void unlock_comm(struct tmpi_comm *comm)
         pthread_mutex_unlock(&comm->lock);
 }
 
-/* comm->lock is held. */
-static void finish(struct tmpi_request *request, thrum_status_t status)
+/* What the thread that finds out knows of a failure. comm->lock is held. */
+static void note_end(struct tmpi_request *request, thrum_status_t status)
 {
     const char *message;
 
-    request->code = tmpi_work_finish(&request->work, !status);
     request->status = status;
     if (status) {
-        status = tmpi_explain(request->comm, status, &message);
+        request->status = tmpi_explain(request->comm, status, &message);
+        request->message = strdup(message); /* NULL: the status has a text of its own */
         thrum_plugin_log(THRUM_LOG_INFO, "MPI: %s", message);
-        request->code = tmpi_code_of(status, message);
     }
+    atomic_store_explicit(&request->state, TMPI_ENDED, memory_order_release);
+}
+
+/* comm->lock is held. */
+static void finish(struct tmpi_request *request)
+{
+    request->code = tmpi_work_finish(&request->work, !request->status);
+    if (request->status)
+        request->code = tmpi_code_of(request->status, request->message ? request->message : "");
+    free(request->message);
+    request->message = NULL;
     atomic_store_explicit(&request->state, TMPI_DONE, memory_order_release);
 }
 
@@ -115,7 +127,7 @@ static void issue(struct tmpi_request *request)
         }
     }
     tmpi_tell_others(comm, status);
-    finish(request, status);
+    note_end(request, status);
 }
 
 /* Issues what there is room for, in order. comm->lock is held. */
@@ -147,42 +159,76 @@ static bool end_issued(struct tmpi_request *request)
 
     if (status == THRUM_IN_PROGRESS || (status && !knows_cause(comm)))
         return false;
-    finish(request, status);
+    note_end(request, status);
     comm->issued--;
     return true;
 }
 
+/* comm->lock is held. tmpi_has_requests looks at it without. */
+static void set_first(struct tmpi_comm *comm, struct tmpi_request *request)
+{
+    __atomic_store_n(&comm->first, request, __ATOMIC_RELEASE);
+}
+
+/* comm->lock is held. */
 static void advance(struct tmpi_comm *comm)
 {
-    lock_comm(comm);
     for (struct tmpi_request *request; (request = comm->first);) {
         int state = atomic_load_explicit(&request->state, memory_order_relaxed);
 
         if (state == TMPI_WAITING || (state == TMPI_ISSUED && !end_issued(request)))
             break;
-        comm->first = request->next;
-        if (!comm->first)
+        if (!request->next)
             comm->last = NULL;
+        set_first(comm, request->next);
     }
     issue_waiting(comm);
+}
+
+/* Calls are issued in order: if any waits the last does. comm->lock is held. */
+static bool is_any_waiting(const struct tmpi_comm *comm)
+{
+    return comm->last &&
+           atomic_load_explicit(&comm->last->state, memory_order_relaxed) == TMPI_WAITING;
+}
+
+bool tmpi_requests_advance(struct tmpi_comm *comm)
+{
+    bool waiting;
+
+    lock_comm(comm);
+    advance(comm);
+    waiting = is_any_waiting(comm);
     unlock_comm(comm);
+    return waiting;
 }
 
 static void put_in_line(struct tmpi_request *request)
 {
     struct tmpi_comm *comm = request->comm;
+    thrum_status_t status = tmpi_work_prepare(&request->work, request->numbers);
+    bool waiting;
 
     lock_comm(comm);
     request->next = NULL;
     request->code = MPI_SUCCESS;
+    if (status) {
+        tmpi_tell_others(comm, status);
+        note_end(request, status);
+        unlock_comm(comm);
+        return;
+    }
     atomic_store_explicit(&request->state, TMPI_WAITING, memory_order_release);
     if (comm->last)
         comm->last->next = request;
     else
-        comm->first = request;
+        set_first(comm, request);
     comm->last = request;
     issue_waiting(comm);
+    waiting = is_any_waiting(comm);
     unlock_comm(comm);
+    if (TMPI_UNLIKELY(waiting))
+        tmpi_issuer_want(comm);
 }
 
 static bool is_done(const struct tmpi_request *request)
@@ -192,8 +238,13 @@ static bool is_done(const struct tmpi_request *request)
 
 bool tmpi_request_poll(struct tmpi_request *request)
 {
-    if (!is_done(request))
+    if (!is_done(request)) {
+        lock_comm(request->comm);
         advance(request->comm);
+        if (atomic_load_explicit(&request->state, memory_order_relaxed) == TMPI_ENDED)
+            finish(request);
+        unlock_comm(request->comm);
+    }
     return is_done(request);
 }
 
@@ -211,23 +262,10 @@ void tmpi_request_wait(struct tmpi_request *request)
         tmpi_request_pause(request->comm, round);
 }
 
-thrum_status_t tmpi_requests_flush(struct tmpi_comm *comm)
+void tmpi_requests_flush(struct tmpi_comm *comm)
 {
-    bool waiting = true;
-
-    if (!comm->first)
-        return THRUM_OK;
-    for (unsigned round = 1; waiting; round++) {
-        waiting = false;
-        advance(comm);
-        lock_comm(comm);
-        for (struct tmpi_request *request = comm->first; request; request = request->next)
-            waiting |= atomic_load_explicit(&request->state, memory_order_relaxed) == TMPI_WAITING;
-        unlock_comm(comm);
-        if (waiting)
-            tmpi_request_pause(comm, round);
-    }
-    return THRUM_OK;
+    for (unsigned round = 1; tmpi_has_requests(comm) && tmpi_requests_advance(comm); round++)
+        tmpi_request_pause(comm, round);
 }
 
 /* ---- life ---- */
@@ -257,6 +295,14 @@ static int cancel(void *argument, int complete)
     return MPI_SUCCESS;
 }
 
+static bool need_numbers(struct tmpi_request *request)
+{
+    size_t n = tmpi_work_numbers(&request->work);
+
+    request->numbers = n ? malloc(n * sizeof *request->numbers) : NULL;
+    return !n || request->numbers;
+}
+
 int tmpi_request_begin(const struct tmpi_call *call, const struct tmpi_taken *taken,
                        MPI_Request *request_out)
 {
@@ -268,8 +314,13 @@ int tmpi_request_begin(const struct tmpi_call *call, const struct tmpi_taken *ta
     request->comm = taken->comm;
     request->work.call = *call;
     request->work.taken = *taken;
+    if (!need_numbers(request)) {
+        free(request);
+        return tmpi_raise(call->comm, THRUM_ERR_NO_MEMORY, "no host memory for a request");
+    }
     code = PMPI_Grequest_start(query, release, cancel, request, &request->handle);
     if (code) {
+        free(request->numbers);
         free(request);
         return code;
     }
@@ -287,6 +338,7 @@ int tmpi_request_tell(struct tmpi_request *request)
         atomic_store_explicit(&request->state, TMPI_IDLE, memory_order_release);
     } else {
         strike(request);
+        free(request->numbers);
         (void)PMPI_Grequest_complete(request->handle); /* `request` goes with the handle */
     }
     return code;
@@ -325,12 +377,14 @@ int tmpi_request_init(const struct tmpi_call *call, const struct tmpi_taken *tak
     request->is_persistent = true;
     request->work.call = *call;
     request->work.taken = *taken;
-    if (!keep_arrays(request)) {
+    if (!need_numbers(request) || !keep_arrays(request)) {
+        free(request->numbers);
         free(request);
         return tmpi_raise(call->comm, THRUM_ERR_NO_MEMORY, "no host memory for a request");
     }
     code = tmpi_fall_persistent(&barrier, info, &request->handle);
     if (code) {
+        free(request->numbers);
         free(request->arrays);
         free(request);
         return code;
@@ -351,12 +405,14 @@ thrum_status_t tmpi_request_start(struct tmpi_request *request)
 void tmpi_request_destroy(struct tmpi_request *request)
 {
     strike(request);
+    free(request->numbers);
     free(request->arrays);
     free(request);
 }
 
 void tmpi_requests_drop(struct tmpi_comm *comm)
 {
+    tmpi_issuer_forget(comm);
     while (comm->first) { /* only if the program has left some; what it waits for may never come */
         struct tmpi_request *request = comm->first;
 
