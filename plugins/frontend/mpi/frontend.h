@@ -89,6 +89,7 @@ struct tmpi_type {
     thrum_datatype_t
         dtype; /* of elements in reductions; class NONE: stands for `size` bytes, for operations of the caller's */
     bool has_dtype;
+    bool derived;
 };
 
 /* The predefined types, found by their handles. Filled once, from tmpi_ready. */
@@ -123,6 +124,12 @@ bool tmpi_types_init(void);
 void tmpi_types_fini(void);
 /* NULL: null, not committed, or otherwise nothing for Thrum. Borrowed until the type is freed. */
 const struct tmpi_type *tmpi_type_of(MPI_Datatype type);
+/*
+ * Keeps a borrowed type beyond that, until it is released, with a handle of its own where one is needed to pack. NULL is
+ * allowed. False: no memory.
+ */
+bool tmpi_type_keep(const struct tmpi_type *type, MPI_Datatype *handle);
+void tmpi_type_release(const struct tmpi_type *type, MPI_Datatype *handle);
 /*
  * Whether Thrum has the operation for the type. *user_out: it is the caller's own, and *commutes_out whether it
  * commutes.
@@ -186,7 +193,7 @@ static inline unsigned tmpi_size_class(uint64_t bytes)
  * threads that complete requests meanwhile. Fields without a note belong to the thread that calls.
  */
 struct tmpi_comm {
-    MPI_Comm handle;
+    MPI_Comm handle; /* MPI_COMM_NULL: freed, but not all of its requests have ended */
     int rank, size;
     bool made; /* `why` is final */
     enum tmpi_reason why; /* TAKEN: `thrum` is there */
@@ -205,6 +212,8 @@ struct tmpi_comm {
     struct tmpi_request *first, *last; /* in flight or waiting to be issued, in order. lock */
     unsigned issued; /* of these how many are on the queue. lock */
     uint64_t ticket; /* of the last that was issued. lock */
+    unsigned requests; /* that live. Under the lock of request.c's table, as is the next one */
+    bool freed; /* by the program: goes with its last request */
     struct tmpi_comm *next_wanting; /* the issuer's lock, as is the next one */
     bool wants_issuer;
     struct tmpi_comm *next; /* of all; under the library's lock */
@@ -281,6 +290,8 @@ static inline struct tmpi_comm *tmpi_comm_of(MPI_Comm handle)
  * collective or the initialisation of a persistent one.
  */
 void tmpi_comm_make(struct tmpi_comm *comm);
+/* No request needs it any more, and MPI has freed the communicator. */
+void tmpi_comm_destroy(struct tmpi_comm *comm);
 /* Lets MPI make progress on what it has in flight: a wait for Thrum must not stop messages. */
 void tmpi_progress_mpi(void);
 
@@ -526,6 +537,8 @@ void tmpi_request_wait(struct tmpi_request *request);
 void tmpi_request_pause(const struct tmpi_comm *comm, unsigned round);
 /* DONE: the generalized request is complete for MPI and no longer ours; a persistent one is idle. Returns its code. */
 int tmpi_request_tell(struct tmpi_request *request);
+/* Whose error handler hears of it: that of its communicator, or when that has been freed, as MPI says, of MPI_COMM_WORLD. */
+MPI_Comm tmpi_request_blames(const struct tmpi_request *request);
 thrum_status_t tmpi_request_start(struct tmpi_request *request);
 /* Of a persistent one that is idle. */
 void tmpi_request_destroy(struct tmpi_request *request);
@@ -538,6 +551,8 @@ int tmpi_request_init(const struct tmpi_call *call, const struct tmpi_taken *tak
 void tmpi_requests_flush(struct tmpi_comm *comm);
 /* Ends and issues what it can. Calls nothing of MPI. Returns whether requests still wait for room. */
 bool tmpi_requests_advance(struct tmpi_comm *comm);
+/* The program has freed the communicator. False: it has requests, and is destroyed with the last of them. */
+bool tmpi_requests_leave(struct tmpi_comm *comm);
 /* Before the communicator goes: lets go of what is left. */
 void tmpi_requests_drop(struct tmpi_comm *comm);
 

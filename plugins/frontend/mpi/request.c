@@ -41,20 +41,28 @@ static void enter(struct tmpi_request *request)
     pthread_mutex_lock(&table_lock);
     request->hash_next = *bucket;
     *bucket = request;
+    request->comm->requests++;
     atomic_fetch_add(&tmpi_requests_live, 1);
     pthread_mutex_unlock(&table_lock);
 }
 
+/* May be the end of its communicator. */
 static void strike(struct tmpi_request *request)
 {
+    struct tmpi_comm *comm = request->comm;
+    bool last = false;
+
     pthread_mutex_lock(&table_lock);
     for (struct tmpi_request **link = bucket_of(request->handle); *link; link = &(*link)->hash_next)
         if (*link == request) {
             *link = request->hash_next;
+            last = --comm->requests == 0 && comm->freed;
             atomic_fetch_sub(&tmpi_requests_live, 1);
             break;
         }
     pthread_mutex_unlock(&table_lock);
+    if (last)
+        tmpi_comm_destroy(comm);
 }
 
 struct tmpi_request *tmpi_request_find(MPI_Request handle)
@@ -295,32 +303,63 @@ static int cancel(void *argument, int complete)
     return MPI_SUCCESS;
 }
 
-static bool need_numbers(struct tmpi_request *request)
+static bool keep_types(struct tmpi_work *work)
 {
-    size_t n = tmpi_work_numbers(&request->work);
+    if (!tmpi_type_keep(work->taken.sendtype, &work->call.sendtype))
+        return false;
+    if (tmpi_type_keep(work->taken.recvtype, &work->call.recvtype))
+        return true;
+    tmpi_type_release(work->taken.sendtype, &work->call.sendtype);
+    return false;
+}
 
-    request->numbers = n ? malloc(n * sizeof *request->numbers) : NULL;
-    return !n || request->numbers;
+static void release_types(struct tmpi_work *work)
+{
+    tmpi_type_release(work->taken.sendtype, &work->call.sendtype);
+    tmpi_type_release(work->taken.recvtype, &work->call.recvtype);
+}
+
+/* With what the call needs until it has ended, whatever becomes of the caller's. NULL: no memory; has been raised. */
+static struct tmpi_request *create(const struct tmpi_call *call, const struct tmpi_taken *taken,
+                                   int *code_out)
+{
+    struct tmpi_request *request = calloc(1, sizeof *request);
+    size_t n;
+
+    if (request) {
+        request->comm = taken->comm;
+        request->work.call = *call;
+        request->work.taken = *taken;
+        n = tmpi_work_numbers(&request->work);
+        request->numbers = n ? malloc(n * sizeof *request->numbers) : NULL;
+        if ((!n || request->numbers) && keep_types(&request->work))
+            return request;
+        free(request->numbers);
+        free(request);
+    }
+    *code_out = tmpi_raise(call->comm, THRUM_ERR_NO_MEMORY, "no host memory for a request");
+    return NULL;
+}
+
+/* All but the request itself. */
+static void let_go(struct tmpi_request *request)
+{
+    release_types(&request->work);
+    free(request->numbers);
+    free(request->arrays);
 }
 
 int tmpi_request_begin(const struct tmpi_call *call, const struct tmpi_taken *taken,
                        MPI_Request *request_out)
 {
-    struct tmpi_request *request = calloc(1, sizeof *request);
     int code;
+    struct tmpi_request *request = create(call, taken, &code);
 
     if (!request)
-        return tmpi_raise(call->comm, THRUM_ERR_NO_MEMORY, "no host memory for a request");
-    request->comm = taken->comm;
-    request->work.call = *call;
-    request->work.taken = *taken;
-    if (!need_numbers(request)) {
-        free(request);
-        return tmpi_raise(call->comm, THRUM_ERR_NO_MEMORY, "no host memory for a request");
-    }
+        return code;
     code = PMPI_Grequest_start(query, release, cancel, request, &request->handle);
     if (code) {
-        free(request->numbers);
+        let_go(request);
         free(request);
         return code;
     }
@@ -338,7 +377,7 @@ int tmpi_request_tell(struct tmpi_request *request)
         atomic_store_explicit(&request->state, TMPI_IDLE, memory_order_release);
     } else {
         strike(request);
-        free(request->numbers);
+        let_go(request);
         (void)PMPI_Grequest_complete(request->handle); /* `request` goes with the handle */
     }
     return code;
@@ -368,24 +407,20 @@ int tmpi_request_init(const struct tmpi_call *call, const struct tmpi_taken *tak
                       MPI_Request *request_out)
 {
     const struct tmpi_call barrier = {.function = TMPI_BARRIER, .comm = call->comm};
-    struct tmpi_request *request = calloc(1, sizeof *request);
     int code;
+    struct tmpi_request *request = create(call, taken, &code);
 
     if (!request)
-        return tmpi_raise(call->comm, THRUM_ERR_NO_MEMORY, "no host memory for a request");
-    request->comm = taken->comm;
+        return code;
     request->is_persistent = true;
-    request->work.call = *call;
-    request->work.taken = *taken;
-    if (!need_numbers(request) || !keep_arrays(request)) {
-        free(request->numbers);
+    if (!keep_arrays(request)) {
+        let_go(request);
         free(request);
         return tmpi_raise(call->comm, THRUM_ERR_NO_MEMORY, "no host memory for a request");
     }
     code = tmpi_fall_persistent(&barrier, info, &request->handle);
     if (code) {
-        free(request->numbers);
-        free(request->arrays);
+        let_go(request);
         free(request);
         return code;
     }
@@ -405,19 +440,38 @@ thrum_status_t tmpi_request_start(struct tmpi_request *request)
 void tmpi_request_destroy(struct tmpi_request *request)
 {
     strike(request);
-    free(request->numbers);
-    free(request->arrays);
+    let_go(request);
     free(request);
+}
+
+MPI_Comm tmpi_request_blames(const struct tmpi_request *request)
+{
+    return request->comm->handle != MPI_COMM_NULL ? request->comm->handle : MPI_COMM_WORLD;
+}
+
+bool tmpi_requests_leave(struct tmpi_comm *comm)
+{
+    bool none;
+
+    pthread_mutex_lock(&table_lock);
+    comm->freed = true;
+    none = !comm->requests;
+    pthread_mutex_unlock(&table_lock);
+    return none;
 }
 
 void tmpi_requests_drop(struct tmpi_comm *comm)
 {
     tmpi_issuer_forget(comm);
-    while (comm->first) { /* only if the program has left some; what it waits for may never come */
-        struct tmpi_request *request = comm->first;
-
-        comm->first = request->next;
-        strike(request);
-    }
-    comm->last = NULL;
+    pthread_mutex_lock(&table_lock);
+    for (size_t i = 0; i < BUCKETS && comm->requests; i++) /* the program has left some */
+        for (struct tmpi_request **link = &table[i]; *link;)
+            if ((*link)->comm == comm) {
+                *link = (*link)->hash_next;
+                comm->requests--;
+                atomic_fetch_sub(&tmpi_requests_live, 1);
+            } else {
+                link = &(*link)->hash_next;
+            }
+    pthread_mutex_unlock(&table_lock);
 }
