@@ -5,7 +5,7 @@
  * anyhow; take.c decides whether Thrum or the MPI below serves the rest, trial.c measures which is faster, comm.c has the
  * Thrum communicator of an MPI communicator, type.c knows what data types and operations are in Thrum, give.c places
  * buffers, work.c issues and finishes a call, request.c makes nonblocking and persistent calls MPI requests, issuer.c issues
- * those that had to wait, fall.c hands a call down, report.c counts.
+ * those that had to wait, fall.c hands a call down, report.c counts, other.c has what is counted only.
  *
  * Whatever decides between Thrum and MPI must come out alike on all ranks with nothing said: it may depend only on what
  * MPI wants to be equal on all of them, and on what the ranks agreed on when the communicator was made.
@@ -43,6 +43,15 @@ enum tmpi_function {
 #include "function_rows.h"
 #undef X
     TMPI_FUNCTIONS
+};
+
+/* Those that Thrum does not have, beside them in the report. */
+enum tmpi_other {
+    TMPI_BEFORE_OTHERS = TMPI_FUNCTIONS - 1,
+#define X(Name, name, parameters) TMPI_OTHER_##Name,
+#include "other_rows.h"
+#undef X
+    TMPI_ALL_FUNCTIONS
 };
 
 enum tmpi_mode { TMPI_BLOCKING, TMPI_NONBLOCKING, TMPI_PERSISTENT, TMPI_MODES };
@@ -579,7 +588,8 @@ int tmpi_persistent(const struct tmpi_call *call, MPI_Info info, MPI_Request *re
 
 extern bool tmpi_reporting;
 void tmpi_report_init(void);
-void tmpi_report_count(enum tmpi_function function, enum tmpi_mode mode, enum tmpi_reason reason);
+/* `function`: also one of enum tmpi_other. */
+void tmpi_report_count(unsigned function, enum tmpi_mode mode, enum tmpi_reason reason);
 /* A function's size class is settled: what one call took, in ns, the mean of the ranks. */
 void tmpi_report_trial(const struct tmpi_comm *comm, enum tmpi_function function, unsigned class,
                        uint64_t mpi_ns, uint64_t thrum_ns, bool by_thrum);
