@@ -81,8 +81,10 @@ int tmpi_code_of(thrum_status_t status, const char *message)
         codes[index] = 0;
     code = codes[index];
     if (code) {
-        snprintf(text, sizeof text, "Thrum: %s",
-                 message[0] ? message : thrum_status_string(status));
+        /* Thrum does not know of calls that MPI has */
+        snprintf(text, sizeof text, "Thrum: %s%s",
+                 message[0] ? message : thrum_status_string(status),
+                 status == THRUM_ERR_TIMEOUT ? ", or has given one of another size to MPI" : "");
         (void)PMPI_Add_error_string(code, text);
     }
     pthread_mutex_unlock(&lock);
