@@ -207,8 +207,13 @@ static void print_choice(const char *name, const struct thrum_fabric_info *infos
         return;
     if (!strcmp(name, "loopback"))
         printf("  auto takes it where all ranks are on one host and may not load and store\n");
+    else if (!strcmp(name, "tcp"))
+        printf(
+            "  auto takes it between hosts, where neither verbs nor ofi has RDMA on every rank\n");
     else if (!strcmp(name, "ofi"))
-        printf("  auto takes it between hosts, where not every rank can use verbs\n");
+        printf(
+            "  auto takes it between hosts, where not every rank can use verbs, if libfabric has a "
+            "provider with RDMA on every rank or THRUM_OFI_* are set\n");
     else if (!strcmp(name, "verbs") && usable)
         printf("  auto takes it between hosts, if every rank has an active port in a network with "
                "one of every other\n");
@@ -260,9 +265,11 @@ int info_fabrics(bool json)
         show_plugin(*name, list);
     }
     if (!built_in && *chosen)
-        show_plugin(strcmp(chosen, "auto") ? chosen : "ofi", list); /* which serves other hosts */
-    if (!strcmp(chosen, "auto"))
+        show_plugin(strcmp(chosen, "auto") ? chosen : "tcp", list); /* which serves other hosts */
+    if (!strcmp(chosen, "auto")) {
+        show_plugin("ofi", list);
         show_plugin("verbs", list);
+    }
     return json ? info_print_json(list) : 0;
 }
 

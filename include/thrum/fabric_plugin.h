@@ -129,6 +129,12 @@ struct thrum_fabric_ops {
      * Lines of collectives and messages get as long as that.
      */
     size_t (*max_inline)(void *endpoint);
+    /*
+     * Optional: as flush, for what had been accepted when *mark was 0: then *mark becomes a number that stands for that, to
+     * call again with. So later puts can be on their way meanwhile. A fabric that has this keeps puts to the same bytes in
+     * the order in which it accepted them. NULL: the port flushes, and hands on no put before all earlier ones are done.
+     */
+    thrum_status_t (*flush_mark)(void *peer, uint64_t *mark_inout);
 };
 
 typedef const struct thrum_fabric_ops *(*thrum_fabric_plugin_fn)(uint32_t library_abi_version);

@@ -32,7 +32,8 @@ X(PEER_ACCESS, "THRUM_PEER_ACCESS", CONFIG_CHOICE, "auto", 0, 0, "auto|none",
 X(FABRIC, "THRUM_FABRIC", CONFIG_STRING, "auto", 0, 0, "",
   "Fabric plugin to use where there is no peer access. auto: loopback if all ranks are on one "
   "host, "
-  "else verbs if every rank has an active port in a network with a port of every other, else ofi.")
+  "else verbs if every rank has an active port in a network with a port of every other, else ofi "
+  "if libfabric has a provider with RDMA on every rank or THRUM_OFI_* are set, else tcp.")
 X(FABRIC_DEVICE, "THRUM_FABRIC_DEVICE", CONFIG_STRING, "", 0, 0, "",
   "Device or provider of the fabric plugin.")
 X(OFI_PROVIDER, "THRUM_OFI_PROVIDER", CONFIG_STRING, "", 0, 0, "",
@@ -44,6 +45,17 @@ X(OFI_INTERFACE, "THRUM_OFI_INTERFACE", CONFIG_STRING, "", 0, 0, "",
 X(OFI_ORDER, "THRUM_OFI_ORDER", CONFIG_CHOICE, "auto", 0, 0, "auto|wait",
   "How the fabric ofi keeps data before its signal. auto: by the provider's order of writes where "
   "it has one; wait: always by waiting until the data is at the peer, which is slower.")
+X(TCP_INTERFACE, "THRUM_TCP_INTERFACE", CONFIG_STRING, "", 0, 0, "",
+  "Network interfaces that the fabric tcp uses: names, addresses or subnets such as 10.0.0.0/8, "
+  "comma-separated; without it all that are up, that of the default route first.")
+X(TCP_TIMEOUT_MS, "THRUM_TCP_TIMEOUT_MS", CONFIG_INT, "20000", 0, 3600000, "ms",
+  "How long the fabric tcp waits for an acknowledgement before a connection counts as broken; at "
+  "most half of THRUM_DEADLINE_MS. 0: as long as the kernel does.")
+X(TCP_BUFFER_BYTES, "THRUM_TCP_BUFFER_BYTES", CONFIG_INT, "0", 0, 1073741824, "bytes",
+  "Socket buffers of the fabric tcp. 0: the kernel finds a size by itself.")
+X(TCP_CONGESTION, "THRUM_TCP_CONGESTION", CONFIG_STRING, "auto", 0, 0, "",
+  "Congestion control of the fabric tcp, such as cubic or bbr. auto: the kernel's, but instead of "
+  "bbr, which slows down short exchanges, cubic or reno.")
 X(VERBS_GID, "THRUM_VERBS_GID", CONFIG_STRING, "auto", 0, 0, "",
   "GID of a port that the fabric verbs uses: auto, ipv4, ipv6, or an index of its table. auto: "
   "IPv4 "

@@ -423,15 +423,16 @@ static inline uint64_t comm_hash(uint64_t h, const void *data, size_t bytes)
 
 /* ---- offer.c ---- */
 
-/* Of a rank, to use verbs. Exchanged. */
+/* Of a rank, to use verbs or ofi. Exchanged. */
 struct comm_offer {
     uint32_t made; /* 0: `why` says why not */
+    uint32_t ofi; /* what it has to say of the fabric ofi; see offer.c */
     struct thrum_fabric_address address;
     char why[160];
 };
 /* Opens an endpoint of verbs for it, where that can be. */
 void comm_offer_make(struct thrum_comm *comm, struct comm_offer *mine);
-/* With all ranks' offers: sets fabric_name to verbs if it can serve; the same answer on every rank. */
+/* With all ranks' offers: sets fabric_name to verbs or ofi if it is better than what is there; the same answer on every rank. */
 void comm_offer_decide(struct thrum_comm *comm, const struct comm_offer *offers);
 /* The endpoint that was opened is closed, unless it is used. */
 void comm_offer_drop(struct thrum_comm *comm);

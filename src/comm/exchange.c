@@ -15,7 +15,7 @@
 #include "select/select.h"
 #include "topo/topo.h"
 
-#define EXCHANGE_VERSION 9
+#define EXCHANGE_VERSION 10
 
 struct exchange {
     uint32_t version;
@@ -116,8 +116,8 @@ static thrum_status_t check_agreement(const struct thrum_comm *comm, const struc
 }
 
 /*
- * Which fabric serves where there is no peer access; the same answer on every rank. True: verbs is better if all ranks
- * can (offer.c).
+ * Which fabric serves where there is no peer access; the same answer on every rank. True: verbs or ofi is better if all
+ * ranks can (offer.c).
  */
 static bool choose_fabric(struct thrum_comm *comm, const struct exchange *all)
 {
@@ -126,10 +126,10 @@ static bool choose_fabric(struct thrum_comm *comm, const struct exchange *all)
 
     if (!strcmp(name, "auto")) {
         open = comm->local_ranks != comm->nranks;
-        name = open ? "ofi" : "loopback";
+        name = open ? "tcp" : "loopback";
         for (int r = 0; r < comm->nranks; r++)
-            if (!strncmp(all[r].fabric_in_use, "ofi", sizeof all[r].fabric_in_use) ||
-                !strncmp(all[r].fabric_in_use, "verbs", sizeof all[r].fabric_in_use)) {
+            if (*all[r].fabric_in_use &&
+                strncmp(all[r].fabric_in_use, "loopback", sizeof all[r].fabric_in_use) != 0) {
                 name = all[r].fabric_in_use;
                 open = false;
             }

@@ -341,6 +341,41 @@ static void flush_gives_the_source_back(void **state)
     assert_true(nodes_run(2, -1, flush_body));
 }
 
+/* The same with all puts on their way at once: each flush waits for those before its mark. */
+static void marks_body(struct node *node)
+{
+    const size_t bytes = 100000;
+    uint64_t marks[9] = {0};
+
+    for (uint64_t i = 1; i <= 8 && !node->index; i++) {
+        struct thrum_fabric_put put =
+            node_make_put(node, 1, i * bytes, bytes, (size_t)i * bytes, (int)i, i);
+        fill_pattern(node->memory + i * bytes, bytes, i);
+        node_put(node, 1, &put);
+        node_expect(node, node->ops->flush_mark(node->peers[1], &marks[i]) >= 0, "mark");
+        node_expect(node, marks[i] != 0, "a mark");
+    }
+    for (uint64_t i = 1; i <= 8 && !node->index; i++) {
+        while (node->ops->flush_mark(node->peers[1], &marks[i]) == THRUM_IN_PROGRESS)
+            node_poll(node);
+        memset(node->memory + i * bytes, 0xff, bytes);
+    }
+    if (node->index) {
+        node_wait_signal(node, 8, 8);
+        for (uint64_t i = 1; i <= 8; i++)
+            node_expect(node, holds_pattern(node->memory + i * bytes, bytes, i), "data");
+    }
+    node_barrier(node);
+}
+
+static void marks_give_sources_back_one_by_one(void **state)
+{
+    (void)state;
+    if (!nodes_ops->flush_mark)
+        skip();
+    assert_true(nodes_run(2, -1, marks_body));
+}
+
 /* All to all among eight, several rounds. */
 static void many_peers_body(struct node *node)
 {
@@ -578,12 +613,14 @@ int fabric_conformance(const char *plugin, const char *device)
         cmocka_unit_test(many_outstanding_puts_stay_in_order),
         cmocka_unit_test(large_puts_in_both_directions),
         cmocka_unit_test(flush_gives_the_source_back),
+        cmocka_unit_test(marks_give_sources_back_one_by_one),
         cmocka_unit_test(eight_peers_all_to_all),
         cmocka_unit_test(gets_read_remote_memory),
         cmocka_unit_test(get_sees_earlier_puts),
         cmocka_unit_test(threads_share_an_endpoint),
         cmocka_unit_test(regions_may_be_sparse),
         cmocka_unit_test(connect_does_not_wait_for_progress),
+        cmocka_unit_test(dmabufs_are_registered_or_refused),
         cmocka_unit_test(bad_keys_and_ranges_fail_the_connection_only),
         cmocka_unit_test(stale_keys_are_refused),
         cmocka_unit_test(bad_arguments_are_refused_at_the_call),

@@ -1,10 +1,11 @@
-/* The conformance suite of fabric plugins: its entry, and the tests of its second file. */
+/* The conformance suite of fabric plugins: its entry, and the tests of its other files. */
 #ifndef TESTS_FABRIC_CONFORMANCE_H
 #define TESTS_FABRIC_CONFORMANCE_H
 
 /* Runs the suite on a plugin and one of its devices (NULL: the best). The number of tests that failed. */
 int fabric_conformance(const char *plugin, const char *device);
 
+void dmabufs_are_registered_or_refused(void **state);
 void bad_keys_and_ranges_fail_the_connection_only(void **state);
 void stale_keys_are_refused(void **state);
 void bad_arguments_are_refused_at_the_call(void **state);

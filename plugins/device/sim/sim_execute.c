@@ -70,28 +70,12 @@ static thrum_status_t report(const struct run *run, enum thrum_ras_kind kind, ui
 
 /* ---- operands -------------------------------------------------------------------------------------------------- */
 
-/* Adds the word at `indirect`. On a fault *bad_out is the address that has none. */
-static inline bool resolve(const struct run *run, uint64_t base, uint64_t indirect,
-                           uint64_t *address_out, uint64_t *bad_out)
-{
-    if (indirect) {
-        void *cpu = indirect % 8 ? NULL : sim_lookup(run->queue, indirect, 8);
-        if (!cpu) {
-            *bad_out = indirect;
-            return false;
-        }
-        base += sim_load_word(cpu);
-    }
-    *address_out = base;
-    return true;
-}
-
 static inline bool operand_address(const struct run *run, unsigned i, uint64_t *address_out,
                                    uint64_t *bad_out)
 {
     const struct thrum_operand *o = &run->command->operands[i];
 
-    return resolve(run, o->base, o->indirect, address_out, bad_out);
+    return sim_resolve(run->queue, o->base, o->indirect, address_out, bad_out);
 }
 
 /* Where the engines find an operand; NULL: page fault. They are threads of the process: host memory is where it is. */
@@ -469,62 +453,30 @@ static thrum_status_t run_callback(struct run *run)
 
 /* ---- PORT engine ----------------------------------------------------------------------------------------------- */
 
-static thrum_status_t fill_put(struct run *run, const struct thrum_port_put *put,
-                               struct thrum_fabric_put *out)
+/* Whether commands have to be looked at one by one: a fault script, a reset, a bad packet may be among them. */
+static inline bool is_watchful(const struct run *run)
 {
-    const struct thrum_command *c = run->command;
-    uint64_t bad, source;
-
-    *out = (struct thrum_fabric_put){.local_region = put->local_region,
-                                     .bytes = c->bytes,
-                                     .signal_key = put->signal_key,
-                                     .signal_offset = put->signal_offset,
-                                     .signal_value = c->value};
-    if (!resolve(run, put->remote_key, put->remote_key_indirect, &out->remote_key, &bad))
-        return report(run, THRUM_RAS_PAGE_FAULT, bad);
-    if (c->ndst && !operand_address(run, 0, &out->remote_offset, &bad))
-        return report(run, THRUM_RAS_PAGE_FAULT, bad);
-    if (!c->bytes)
-        return THRUM_OK;
-    if (!c->nsrc) {
-        out->local = c->payload;
-        out->local_region = NULL;
-        out->flags = THRUM_PUT_INLINE;
-        return THRUM_OK;
-    }
-    if (!operand_address(run, c->ndst, &source, &bad))
-        return report(run, THRUM_RAS_PAGE_FAULT, bad);
-    out->local = sim_lookup(run->queue, source, c->bytes);
-    if (!out->local)
-        return report(run, THRUM_RAS_PAGE_FAULT, source);
-    if (!put->local_region)
-        out->flags = THRUM_PUT_INLINE;
-    return THRUM_OK;
+    return run->unchecked | atomic_load_explicit(&run->device->reset_wanted, memory_order_relaxed) |
+           atomic_load_explicit(&run->device->ras.armed, memory_order_relaxed) |
+           atomic_load_explicit(&run->device->ras.throttled, memory_order_relaxed);
 }
 
 static thrum_status_t run_put(struct run *run)
 {
     const struct thrum_command *c = run->command;
-    const struct thrum_port_put *put = &c->put;
-    const struct thrum_fabric_ops *fabric;
-    struct thrum_fabric_put request;
+    uint64_t bad = SIM_NO_ADDRESS;
     thrum_status_t status;
 
     if (!atomic_load_explicit(&run->device->nports, memory_order_acquire))
         return report(run, THRUM_RAS_BAD_PACKET, 0);
-    fabric = run->device->ports[0].fabric;
-    if (c->flags & THRUM_CMD_FLAG_FLUSH) {
-        status = fabric->flush(put->peer);
-    } else {
-        status = fill_put(run, put, &request);
-        if (status)
-            return status;
-        status = fabric->put_signal(put->peer, &request);
-        if (!status)
-            sim_count(&run->queue->bytes_put, c->bytes);
-        else if (status < 0 && c->flags & THRUM_CMD_FLAG_LENIENT_PUT)
-            status = THRUM_OK;
-    }
+    if (c->flags & THRUM_CMD_FLAG_FLUSH)
+        status = sim_put_flush(run->queue, c,
+                               !is_watchful(run) && !atomic_load_explicit(&run->queue->attention,
+                                                                          memory_order_relaxed));
+    else
+        status = sim_put_run(run->queue, c, &bad);
+    if (status == THRUM_ERR_FAULT && bad != SIM_NO_ADDRESS)
+        return report(run, THRUM_RAS_PAGE_FAULT, bad);
     return status > 0 ? blocked_elsewhere(run) : status;
 }
 
@@ -609,14 +561,6 @@ static thrum_status_t run_throttled(struct run *run)
     return status;
 }
 
-/* Whether commands have to be looked at one by one: a fault script, a reset, a bad packet may be among them. */
-static inline bool is_watchful(const struct run *run)
-{
-    return run->unchecked | atomic_load_explicit(&run->device->reset_wanted, memory_order_relaxed) |
-           atomic_load_explicit(&run->device->ras.armed, memory_order_relaxed) |
-           atomic_load_explicit(&run->device->ras.throttled, memory_order_relaxed);
-}
-
 static thrum_status_t run_watchfully(struct run *run)
 {
     thrum_status_t status = THRUM_OK;
@@ -695,6 +639,7 @@ static inline thrum_status_t step(struct run *run)
             queue->ending = status;
     }
     queue->counted = false;
+    queue->flush_mark = 0;
     queue->piece_offset = 0; /* one that failed may have done a part */
     return THRUM_OK;
 }
@@ -716,7 +661,8 @@ enum sim_state sim_execute(struct sim_queue *queue, uint64_t budget_bytes, bool 
 
         run.ticket = packet->ticket;
         if (!queue->decoded) {
-            sim_packet_decode(queue, head);
+            sim_packet_decode(queue, head, &queue->current, queue->operands);
+            queue->flush_mark = packet->form & SIM_PACKET_MARKED ? packet->value : 0;
             queue->decoded = true;
         }
         status = step(&run);

@@ -128,7 +128,9 @@ enum {
     SIM_PACKET_SHORT = 1 << 1, /* operands are base[], in the header */
     SIM_PACKET_PAYLOAD = 1 << 2, /* a payload slot follows the operand slots */
     SIM_PACKET_PUT = 1 << 3, /* then a put slot follows */
-    SIM_PACKET_MALFORMED = 1 << 4 /* could not even be encoded */
+    SIM_PACKET_MALFORMED = 1 << 4, /* could not even be encoded */
+    SIM_PACKET_MARKED =
+        1 << 5 /* a flush that was looked at ahead of its turn: `value` is its mark */
 };
 #define SIM_ALWAYS_FIT 32 /* operands of a command that any ring has room for */
 #define SIM_OPCODE_MALFORMED 255 /* of such a packet when it is met */
@@ -189,6 +191,17 @@ struct sim_tlb_entry {
     uint64_t seen; /* shared->unmapped when the entry was made */
 };
 
+/* What was looked at ahead of its turn, behind a flush that waits: see sim_put.c. */
+#define SIM_AHEAD_SIGNALS 4
+struct sim_passed_signal {
+    uint64_t address, value;
+};
+struct sim_ahead {
+    uint64_t position; /* up to here, if that is behind the head */
+    unsigned nsignals;
+    struct sim_passed_signal signals[SIM_AHEAD_SIGNALS]; /* that were met on the way */
+};
+
 struct sim_device;
 
 /* Queue structs are recycled and never freed, so that a thread that helps may look at a dead one. */
@@ -218,6 +231,8 @@ struct sim_queue {
     thrum_status_t ending; /* owner: what the current submission will end with */
     uint64_t piece_offset; /* owner: bytes done of the current COPY, FILL or REDUCE */
     bool decoded; /* owner: `current` is the packet at the head */
+    uint64_t flush_mark; /* owner: of the current flush; 0: not asked for yet */
+    struct sim_ahead ahead; /* owner */
     bool counted; /* owner: the current command has its command number, faults were looked up */
     unsigned
         patience; /* owner: how often a submission looks again before it leaves a wait to others */
@@ -316,6 +331,16 @@ struct sim_device {
     _Atomic uint64_t old_commands, old_copied, old_reduced, old_put; /* of destroyed queues */
     struct sim_ras ras;
 };
+
+/* ---- sim_put.c ------------------------------------------------------------------------------------------------- */
+
+/* A port is attached. FAULT with *bad_out set, which is SIM_NO_ADDRESS before: a page fault. IN_PROGRESS: no room now. */
+#define SIM_NO_ADDRESS UINT64_MAX
+thrum_status_t sim_put_run(struct sim_queue *queue, const struct thrum_command *command,
+                           uint64_t *bad_out);
+/* IN_PROGRESS: not all is done. may_look_ahead: puts behind it in the ring may go meanwhile. */
+thrum_status_t sim_put_flush(struct sim_queue *queue, const struct thrum_command *command,
+                             bool may_look_ahead);
 
 /* ---- sim_mmu.c ------------------------------------------------------------------------------------------------ */
 
@@ -500,7 +525,9 @@ void sim_packet_encode(struct sim_queue *queue, uint64_t position,
                        const struct thrum_command *command, unsigned slots, uint64_t ticket,
                        bool last);
 /* The reverse, into queue->current; its operands and payload may lie in the ring. Caller owns the queue. */
-void sim_packet_decode(struct sim_queue *queue, uint64_t position);
+/* `operands`: room for those that do not lie in the ring as they are needed. */
+void sim_packet_decode(const struct sim_queue *queue, uint64_t position,
+                       struct thrum_command *command_out, struct thrum_operand *operands);
 enum thrum_engine sim_opcode_engine(unsigned opcode);
 const char *sim_opcode_name(unsigned opcode);
 
@@ -508,6 +535,22 @@ const char *sim_opcode_name(unsigned opcode);
 static inline uint64_t sim_load_word(void *cpu)
 {
     return atomic_load_explicit((_Atomic uint64_t *)cpu, memory_order_acquire);
+}
+
+/* Adds the word at `indirect`. On a fault *bad_out is the address that has none. */
+static inline bool sim_resolve(struct sim_queue *queue, uint64_t base, uint64_t indirect,
+                               uint64_t *address_out, uint64_t *bad_out)
+{
+    if (indirect) {
+        void *cpu = indirect % 8 ? NULL : sim_lookup(queue, indirect, 8);
+        if (!cpu) {
+            *bad_out = indirect;
+            return false;
+        }
+        base += sim_load_word(cpu);
+    }
+    *address_out = base;
+    return true;
 }
 /* Counters of a queue have one writer at a time: its owner. */
 static inline void sim_count(_Atomic uint64_t *counter, uint64_t n)

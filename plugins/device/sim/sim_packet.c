@@ -331,10 +331,10 @@ void sim_packet_encode(struct sim_queue *queue, uint64_t position, const struct 
     p->form = (uint8_t)form;
 }
 
-void sim_packet_decode(struct sim_queue *queue, uint64_t position)
+void sim_packet_decode(const struct sim_queue *queue, uint64_t position, struct thrum_command *c,
+                       struct thrum_operand *operands)
 {
     const struct sim_packet *p = &queue->ring[position & queue->mask].packet;
-    struct thrum_command *c = &queue->current;
     unsigned n = (unsigned)p->ndst + p->nsrc;
     uint64_t at = position + 1;
 
@@ -347,20 +347,20 @@ void sim_packet_decode(struct sim_queue *queue, uint64_t position)
     c->bytes = p->bytes;
     c->value = p->value;
     c->mask = p->mask;
-    c->operands = queue->operands;
+    c->operands = operands;
     c->payload = NULL;
     if (p->form & SIM_PACKET_MALFORMED)
         return;
     if (p->form & SIM_PACKET_SHORT) {
-        queue->operands[0] = (struct thrum_operand){.base = p->base[0]};
-        queue->operands[1] = (struct thrum_operand){.base = p->base[1]};
+        operands[0] = (struct thrum_operand){.base = p->base[0]};
+        operands[1] = (struct thrum_operand){.base = p->base[1]};
     } else if ((at & queue->mask) + (n + 3) / 4 <= queue->depth) { /* in one piece in the ring */
         c->operands = queue->ring[at & queue->mask].operands;
         at += (n + 3) / 4;
     } else {
         for (unsigned i = 0; i < n; i += 4, at++)
-            memcpy(&queue->operands[i], queue->ring[at & queue->mask].operands,
-                   (n - i < 4 ? n - i : 4) * sizeof *queue->operands);
+            memcpy(&operands[i], queue->ring[at & queue->mask].operands,
+                   (n - i < 4 ? n - i : 4) * sizeof *operands);
     }
     if (is_reduce_by_callback(p->opcode, p->redop)) {
         c->reduce = p->reduce;

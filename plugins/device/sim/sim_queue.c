@@ -108,6 +108,8 @@ thrum_status_t sim_queue_create(void *handle, unsigned flags, void **queue_out)
     queue->ending = THRUM_OK;
     queue->piece_offset = 0;
     queue->counted = false;
+    queue->flush_mark = 0;
+    memset(&queue->ahead, 0, sizeof queue->ahead);
     queue->decoded = false;
     memset(queue->tlb, 0, sizeof queue->tlb);
     sim_patience_end(queue, true);

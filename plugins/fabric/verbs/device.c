@@ -20,7 +20,7 @@
 struct found {
     int index; /* of its device in libibverbs' list */
     bool usable; /* and else `why` says what stands against it */
-    bool active;
+    bool active, has_dmabuf;
     uint8_t number, gid_index, prefix;
     char name[IBV_SYSFS_NAME_MAX + 8], device[IBV_SYSFS_NAME_MAX], address[48], why[112];
     union ibv_gid gid;
@@ -190,6 +190,16 @@ static void choose_gid(struct ibv_context *context, const struct verbs_settings 
 
 /* ---- looking ---- */
 
+/* A driver that has no dmabuf says so before it looks at the descriptor. */
+static bool has_dmabuf(struct ibv_pd *pd)
+{
+    struct ibv_mr *mr = ibv_reg_dmabuf_mr(pd, 0, 4096, 0, -1, IBV_ACCESS_LOCAL_WRITE);
+
+    if (mr)
+        ibv_dereg_mr(mr);
+    return mr || errno == EBADF;
+}
+
 static void judge(struct ibv_context *context, const struct verbs_settings *settings,
                   struct found *port)
 {
@@ -225,9 +235,13 @@ static void look_at_device(struct found_list *list, int index,
                            const struct verbs_settings *settings)
 {
     struct ibv_context *context = ibv_open_device(list->devices[index]);
+    struct ibv_pd *pd = context ? ibv_alloc_pd(context) : NULL;
+    bool dmabuf = pd && has_dmabuf(pd);
     struct ibv_device_attr attr = {0};
     struct found *port;
 
+    if (pd)
+        ibv_dealloc_pd(pd);
     if (!context || ibv_query_device(context, &attr)) {
         port = add_found(list, index, 1);
         if (port)
@@ -236,8 +250,10 @@ static void look_at_device(struct found_list *list, int index,
     }
     for (int n = 1; n <= attr.phys_port_cnt; n++) {
         port = add_found(list, index, n);
-        if (port)
-            judge(context, settings, port);
+        if (!port)
+            break;
+        port->has_dmabuf = dmabuf;
+        judge(context, settings, port);
     }
     if (context)
         ibv_close_device(context);
@@ -290,9 +306,10 @@ static void describe(const struct found *port, struct thrum_fabric_info *out)
     out->bandwidth_gbps = gigabytes_per_second(&port->attr);
     out->max_inline_bytes = VERBS_INLINE_BYTES;
     if (port->usable)
-        snprintf(out->detail, sizeof out->detail, "%s: %s, GID %d, MTU %d%s", port->address,
+        snprintf(out->detail, sizeof out->detail, "%s: %s, GID %d, MTU %d, %s%s", port->address,
                  port->attr.link_layer == IBV_LINK_LAYER_ETHERNET ? "RoCE v2" : "InfiniBand",
                  port->gid_index, 128 << port->attr.active_mtu,
+                 port->has_dmabuf ? "dmabuf" : "no dmabuf",
                  port->active ? "" : "; down now: taken only if named");
     else
         snprintf(out->detail, sizeof out->detail, "%s", port->why);
@@ -362,16 +379,6 @@ static thrum_status_t fail_choice(const struct found_list *list, const char *nam
 static void set_nonblocking(int fd)
 {
     fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
-}
-
-/* A driver that has no dmabuf says so before it looks at the descriptor. */
-static bool has_dmabuf(struct ibv_pd *pd)
-{
-    struct ibv_mr *mr = ibv_reg_dmabuf_mr(pd, 0, 4096, 0, -1, IBV_ACCESS_LOCAL_WRITE);
-
-    if (mr)
-        ibv_dereg_mr(mr);
-    return mr || errno == EBADF;
 }
 
 static bool has_paging(struct ibv_context *context)

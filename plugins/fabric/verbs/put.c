@@ -170,21 +170,39 @@ thrum_status_t verbs_get(void *handle, void *local, void *local_region, size_t b
     return status;
 }
 
-/* Complete is complete even if the peer has gone since. */
-thrum_status_t verbs_flush(void *handle)
+/* Of the operations before `end`. Complete is complete even if the peer has gone since. Under lock. */
+static thrum_status_t flush_to(struct verbs_peer *peer, uint64_t end)
 {
-    struct verbs_peer *peer = handle;
-    thrum_status_t status = THRUM_OK;
-
-    pthread_mutex_lock(&peer->endpoint->lock);
-    if (!peer->status && peer->head != peer->tail) {
-        verbs_report_ask(peer);
+    if (!peer->status && peer->head < end) {
+        verbs_report_ask(peer, end);
         (void)verbs_send_locked(peer);
     }
     if (peer->status)
-        status = thrum_plugin_fail(peer->status, "%s", peer->message);
-    else if (peer->head != peer->tail)
-        status = THRUM_IN_PROGRESS;
+        return thrum_plugin_fail(peer->status, "%s", peer->message);
+    return peer->head < end ? THRUM_IN_PROGRESS : THRUM_OK;
+}
+
+thrum_status_t verbs_flush(void *handle)
+{
+    struct verbs_peer *peer = handle;
+    thrum_status_t status;
+
+    pthread_mutex_lock(&peer->endpoint->lock);
+    status = flush_to(peer, peer->tail);
+    pthread_mutex_unlock(&peer->endpoint->lock);
+    return status;
+}
+
+/* A mark is one more than the number of operations that were accepted. */
+thrum_status_t verbs_flush_mark(void *handle, uint64_t *mark_inout)
+{
+    struct verbs_peer *peer = handle;
+    thrum_status_t status;
+
+    pthread_mutex_lock(&peer->endpoint->lock);
+    if (!*mark_inout)
+        *mark_inout = peer->tail + 1;
+    status = flush_to(peer, *mark_inout - 1);
     pthread_mutex_unlock(&peer->endpoint->lock);
     return status;
 }

@@ -304,11 +304,7 @@ static bool post_op(struct verbs_peer *peer, struct verbs_op *op)
         add_signal(peer, lane, op, &chain);
     op->posted = true;
     op->mark = lane->posted + chain.n;
-    if (!chain.n) {
-        op->mark = 0;
-        return true;
-    }
-    return post(peer, (unsigned)peer->primary, &chain, op->bytes && !inlined);
+    return !chain.n || post(peer, (unsigned)peer->primary, &chain, op->bytes && !inlined);
 }
 
 static bool advance_cursor(struct verbs_peer *peer)
@@ -426,15 +422,15 @@ bool verbs_advance(struct verbs_peer *peer)
 }
 
 /* By an empty write behind the last work requests, which may be silent. */
-void verbs_report_ask(struct verbs_peer *peer)
+void verbs_report_ask(struct verbs_peer *peer, uint64_t end)
 {
     struct verbs_lane *lane;
     struct chain chain = {.n = 0};
 
-    if (peer->primary < 0 || peer->cursor != peer->tail)
+    if (peer->primary < 0 || peer->cursor < end)
         return;
     lane = &peer->lanes[peer->primary];
-    if (lane->posted == lane->asked || !room_on(lane))
+    if (verbs_op(peer, end - 1)->mark <= lane->asked || !room_on(lane))
         return;
     add(&chain, IBV_WR_RDMA_WRITE, NULL, 0, 0, peer->word, lane->arena_rkey);
     (void)post(peer, (unsigned)peer->primary, &chain, true);

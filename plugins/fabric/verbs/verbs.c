@@ -196,6 +196,7 @@ static const struct thrum_fabric_ops ops = {
     .put_signal = verbs_put_signal,
     .get = verbs_get,
     .flush = verbs_flush,
+    .flush_mark = verbs_flush_mark,
     .progress = progress,
     .wait_fd = wait_fd,
     .peer_error = verbs_peer_error,

@@ -402,13 +402,14 @@ thrum_status_t verbs_put_signal(void *peer, const struct thrum_fabric_put *put);
 thrum_status_t verbs_get(void *peer, void *local, void *local_region, size_t bytes,
                          uint64_t remote_key, uint64_t remote_offset);
 thrum_status_t verbs_flush(void *peer);
+thrum_status_t verbs_flush_mark(void *peer, uint64_t *mark_inout);
 
 /* send.c; under the endpoint's lock. True if something moved. */
 bool verbs_send_locked(struct verbs_peer *peer);
 /* Posts what can be posted. */
 bool verbs_advance(struct verbs_peer *peer);
-/* Has the last work requests report, which may be silent. */
-void verbs_report_ask(struct verbs_peer *peer);
+/* Has the work requests of the operations before `end` report, which may be silent. */
+void verbs_report_ask(struct verbs_peer *peer, uint64_t end);
 /* What `key` names at the peer, and whether [offset, +bytes) lies in it. IN_PROGRESS: it is being asked for. */
 thrum_status_t verbs_key_resolve(struct verbs_peer *peer, uint64_t key, uint64_t offset,
                                  size_t bytes, const struct verbs_entry **out);

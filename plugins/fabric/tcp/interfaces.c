@@ -1,0 +1,433 @@
+/*
+ * This host's network interfaces: which can serve, and which are named in an endpoint's address. Called by tcp.c when an
+ * endpoint opens, through the table by thrum-info, and by link.c for what addresses look like.
+ */
+#include "tcp.h"
+
+#include <arpa/inet.h>
+#include <fcntl.h>
+#include <ifaddrs.h>
+#include <net/if.h>
+#include <netinet/in.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define LAST_RESORT 4000000 /* a rank from here on: taken only if there is nothing else */
+
+/* ---- addresses ---- */
+
+socklen_t tcp_socket_address(const struct tcp_candidate *candidate, uint16_t port,
+                             struct sockaddr_storage *out)
+{
+    struct sockaddr_in in = {.sin_family = AF_INET, .sin_port = htons(port)};
+    struct sockaddr_in6 in6 = {.sin6_family = AF_INET6, .sin6_port = htons(port)};
+
+    memset(out, 0, sizeof *out);
+    if (candidate->family == 4) {
+        memcpy(&in.sin_addr, candidate->ip, 4);
+        memcpy(out, &in, sizeof in);
+        return sizeof in;
+    }
+    memcpy(&in6.sin6_addr, candidate->ip, 16);
+    memcpy(out, &in6, sizeof in6);
+    return sizeof in6;
+}
+
+void tcp_candidate_text(const struct tcp_candidate *candidate, char *text, size_t bytes)
+{
+    if (!inet_ntop(candidate->family == 4 ? AF_INET : AF_INET6, candidate->ip, text,
+                   (socklen_t)bytes))
+        snprintf(text, bytes, "?");
+}
+
+static bool same_bits(const uint8_t *a, const uint8_t *b, unsigned bits)
+{
+    unsigned whole = bits / 8, rest = bits % 8;
+
+    return !memcmp(a, b, whole) && (!rest || (a[whole] ^ b[whole]) >> (8 - rest) == 0);
+}
+
+bool tcp_same_subnet(const struct tcp_candidate *a, const struct tcp_candidate *b)
+{
+    unsigned most = a->family == 4 ? 32 : 128;
+
+    return a->family == b->family && a->prefix == b->prefix && a->prefix <= most &&
+           same_bits(a->ip, b->ip, a->prefix);
+}
+
+static bool is_loopback(const struct tcp_candidate *candidate)
+{
+    static const uint8_t six[16] = {[15] = 1};
+
+    return candidate->family == 4 ? candidate->ip[0] == 127 : !memcmp(candidate->ip, six, 16);
+}
+
+uint64_t tcp_network_hash(void)
+{
+    char boot[64] = "";
+    uint64_t h = 0xcbf29ce484222325u;
+    int fd = open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC);
+    ssize_t n = fd < 0 ? 0 : read(fd, boot, sizeof boot);
+    struct stat namespace = {0};
+
+    if (fd >= 0)
+        close(fd);
+    for (ssize_t i = 0; i < n; i++)
+        h = (h ^ (uint8_t)boot[i]) * 0x100000001b3u;
+    (void)stat("/proc/self/ns/net", &namespace);
+    return (h ^ namespace.st_ino) * 0x100000001b3u;
+}
+
+/* Of an address that came from elsewhere, some of which may be nonsense. */
+static bool is_plausible(const struct tcp_candidate *candidate)
+{
+    return candidate->family == 4 || candidate->family == 6;
+}
+
+thrum_status_t tcp_reaches(const struct thrum_fabric_address *from_bytes,
+                           const struct thrum_fabric_address *to_bytes)
+{
+    struct tcp_address from, to;
+
+    memcpy(&from, from_bytes->bytes, sizeof from);
+    memcpy(&to, to_bytes->bytes, sizeof to);
+    for (unsigned i = 0; i < from.ncandidates && i < TCP_CANDIDATES; i++)
+        for (unsigned k = 0; k < to.ncandidates && k < TCP_CANDIDATES; k++)
+            if (is_plausible(&to.candidates[k]) &&
+                from.candidates[i].family == to.candidates[k].family &&
+                (from.network == to.network || !is_loopback(&to.candidates[k])))
+                return THRUM_OK;
+    return thrum_plugin_fail(THRUM_ERR_UNREACHABLE,
+                             "tcp: %.15s and %.15s have no kind of address (IPv4, IPv6) in common",
+                             from.host, to.host);
+}
+
+/* ---- finding ---- */
+
+/* Interfaces that the default routes take, of both kinds; their names between spaces. */
+static void read_default_routes(char *names, size_t bytes)
+{
+    char line[512], name[33], destination[40], width[8];
+    FILE *file = fopen("/proc/net/route", "re");
+
+    *names = 0;
+    while (file && fgets(line, sizeof line, file))
+        if (sscanf(line, "%32s %39s", name, destination) == 2 && !strcmp(destination, "00000000"))
+            snprintf(names + strlen(names), bytes - strlen(names), " %s ", name);
+    if (file)
+        fclose(file);
+    file = fopen("/proc/net/ipv6_route", "re");
+    while (file && fgets(line, sizeof line, file))
+        if (sscanf(line, "%39s %7s %*s %*s %*s %*s %*s %*s %*s %32s", destination, width, name) ==
+                3 &&
+            !strcmp(width, "00") && strspn(destination, "0") == 32 && strcmp(name, "lo") != 0)
+            snprintf(names + strlen(names), bytes - strlen(names), " %s ", name);
+    if (file)
+        fclose(file);
+}
+
+/* Gigabytes per second, as the driver says; 0: it does not. */
+static double read_speed(const char *name)
+{
+    char path[96];
+    double megabits = 0;
+    FILE *file;
+
+    snprintf(path, sizeof path, "/sys/class/net/%s/speed", name);
+    file = fopen(path, "re");
+    if (file && fscanf(file, "%lf", &megabits) != 1)
+        megabits = 0;
+    if (file)
+        fclose(file);
+    return megabits > 0 ? megabits / 8000 : 0;
+}
+
+/* Bridges of containers and virtual machines lead to these, and not to other hosts. */
+static bool is_inner(const char *name)
+{
+    static const char *const prefixes[] = {"docker", "br-", "virbr", "cni", "flannel", "lxc"};
+
+    for (size_t i = 0; i < sizeof prefixes / sizeof *prefixes; i++)
+        if (!strncmp(name, prefixes[i], strlen(prefixes[i])))
+            return true;
+    return false;
+}
+
+static int rank_of(const struct tcp_interface *interface, const char *default_routes)
+{
+    const char *met = thrum_plugin_config("THRUM_BOOTSTRAP_INTERFACE");
+    char path[96], between[40];
+    int rank = interface->index;
+
+    snprintf(path, sizeof path, "/sys/class/net/%s/device", interface->name);
+    snprintf(between, sizeof between, " %s ", interface->name);
+    if (met && !strcmp(met, interface->name))
+        return rank; /* where the ranks met, others can be reached */
+    if (interface->loopback)
+        return rank + LAST_RESORT + 1000000; /* better than nothing: a host without a network */
+    if (is_inner(interface->name))
+        return rank + LAST_RESORT;
+    if (strstr(default_routes, between))
+        return rank + 1000000;
+    return rank + (access(path, F_OK) ? 3000000 : 2000000);
+}
+
+static struct tcp_interface *find_or_add(struct tcp_interfaces *found, const char *name)
+{
+    struct tcp_interface *interface;
+
+    for (size_t i = 0; i < found->n; i++)
+        if (!strcmp(found->list[i].name, name))
+            return &found->list[i];
+    if (found->n == TCP_INTERFACES)
+        return NULL;
+    interface = &found->list[found->n++];
+    *interface = (struct tcp_interface){.index = (int)if_nametoindex(name)};
+    snprintf(interface->name, sizeof interface->name, "%s", name);
+    return interface;
+}
+
+static uint8_t count_bits(const uint8_t *mask, size_t bytes)
+{
+    unsigned bits = 0;
+
+    for (size_t i = 0; i < bytes; i++)
+        bits += (unsigned)__builtin_popcount(mask[i]);
+    return (uint8_t)bits;
+}
+
+/* The first of each kind, IPv4 in front. Link-local ones mean nothing elsewhere. */
+static void add_address(struct tcp_interface *interface, const struct ifaddrs *entry)
+{
+    struct tcp_candidate candidate = {0};
+    struct sockaddr_in in, mask = {0};
+    struct sockaddr_in6 in6, mask6 = {0};
+
+    if (entry->ifa_addr->sa_family == AF_INET) {
+        memcpy(&in, entry->ifa_addr, sizeof in);
+        if (entry->ifa_netmask)
+            memcpy(&mask, entry->ifa_netmask, sizeof mask);
+        candidate.family = 4;
+        memcpy(candidate.ip, &in.sin_addr, 4);
+        candidate.prefix = count_bits((const uint8_t *)&mask.sin_addr, 4);
+        if (candidate.ip[0] == 169 && candidate.ip[1] == 254)
+            return;
+    } else {
+        memcpy(&in6, entry->ifa_addr, sizeof in6);
+        if (entry->ifa_netmask)
+            memcpy(&mask6, entry->ifa_netmask, sizeof mask6);
+        candidate.family = 6;
+        memcpy(candidate.ip, &in6.sin6_addr, 16);
+        candidate.prefix = count_bits((const uint8_t *)&mask6.sin6_addr, 16);
+        if (IN6_IS_ADDR_LINKLOCAL(&in6.sin6_addr))
+            return;
+    }
+    for (unsigned i = 0; i < interface->ncandidates; i++)
+        if (interface->candidates[i].family == candidate.family)
+            return;
+    if (interface->ncandidates && candidate.family == 4) {
+        interface->candidates[1] = interface->candidates[0];
+        interface->candidates[0] = candidate;
+    } else {
+        interface->candidates[interface->ncandidates] = candidate;
+    }
+    interface->ncandidates++;
+}
+
+static void judge(struct tcp_interface *interface, unsigned flags, const char *default_routes)
+{
+    interface->loopback = (flags & IFF_LOOPBACK) != 0;
+    interface->rank = rank_of(interface, default_routes);
+    interface->gigabytes_per_second = interface->loopback ? 0 : read_speed(interface->name);
+    if (!(flags & IFF_UP))
+        snprintf(interface->why, sizeof interface->why, "it is down");
+    else if (!(flags & IFF_RUNNING))
+        snprintf(interface->why, sizeof interface->why, "no carrier: is the cable in?");
+    else if (!interface->ncandidates)
+        snprintf(interface->why, sizeof interface->why, "it has no address that others can use");
+    else
+        interface->usable = true;
+}
+
+static int by_rank(const void *a, const void *b)
+{
+    const struct tcp_interface *one = a, *two = b;
+
+    if (one->usable != two->usable)
+        return two->usable - one->usable;
+    return (one->rank > two->rank) - (one->rank < two->rank);
+}
+
+thrum_status_t tcp_interfaces_find(struct tcp_interfaces *out)
+{
+    unsigned flags[TCP_INTERFACES] = {0};
+    char default_routes[512];
+    struct ifaddrs *list;
+
+    if (getifaddrs(&list))
+        return tcp_fail_errno(THRUM_ERR_SYSTEM, "tcp: cannot list network interfaces");
+    read_default_routes(default_routes, sizeof default_routes);
+    out->n = 0;
+    for (const struct ifaddrs *entry = list; entry; entry = entry->ifa_next) {
+        struct tcp_interface *interface = find_or_add(out, entry->ifa_name);
+        if (!interface)
+            continue;
+        flags[interface - out->list] = entry->ifa_flags;
+        if (entry->ifa_addr &&
+            (entry->ifa_addr->sa_family == AF_INET || entry->ifa_addr->sa_family == AF_INET6))
+            add_address(interface, entry);
+    }
+    freeifaddrs(list);
+    for (size_t i = 0; i < out->n; i++)
+        judge(&out->list[i], flags[i], default_routes);
+    qsort(out->list, out->n, sizeof *out->list, by_rank);
+    return THRUM_OK;
+}
+
+static void append(char *text, size_t bytes, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+static void append(char *text, size_t bytes, const char *format, ...)
+{
+    size_t used = strlen(text);
+    va_list arguments;
+
+    va_start(arguments, format);
+    vsnprintf(text + used, bytes - used, format, arguments);
+    va_end(arguments);
+}
+
+static void describe(const struct tcp_interface *interface, struct thrum_fabric_info *out)
+{
+    char ip[INET6_ADDRSTRLEN];
+
+    *out = (struct thrum_fabric_info){.usable = interface->usable,
+                                      .same_host_only = interface->loopback,
+                                      .bandwidth_gbps = interface->gigabytes_per_second,
+                                      .max_inline_bytes = TCP_INLINE_BYTES};
+    snprintf(out->name, sizeof out->name, "%s", interface->name);
+    for (unsigned i = 0; i < interface->ncandidates; i++) {
+        tcp_candidate_text(&interface->candidates[i], ip, sizeof ip);
+        append(out->detail, sizeof out->detail, "%s%s/%u", i ? ", " : "", ip,
+               interface->candidates[i].prefix);
+    }
+    append(out->detail, sizeof out->detail, "%s%s", *interface->why && *out->detail ? ": " : "",
+           interface->why);
+}
+
+thrum_status_t tcp_enumerate(struct thrum_fabric_info *info_out, size_t max, size_t *n_out)
+{
+    struct tcp_interfaces found;
+    thrum_status_t status = tcp_interfaces_find(&found);
+
+    if (status)
+        return status;
+    for (size_t i = 0; i < found.n && i < max; i++)
+        describe(&found.list[i], &info_out[i]);
+    *n_out = found.n;
+    return THRUM_OK;
+}
+
+/* ---- choosing ---- */
+
+/* "10.0.0.0/8", "10.0.0.7", "fd00::/64". */
+static bool parse_subnet(const char *text, struct tcp_candidate *out)
+{
+    char ip[INET6_ADDRSTRLEN + 1];
+    const char *slash = strchr(text, '/');
+    size_t length = slash ? (size_t)(slash - text) : strlen(text);
+    unsigned long bits, most;
+
+    if (length >= sizeof ip)
+        return false;
+    memcpy(ip, text, length);
+    ip[length] = 0;
+    memset(out, 0, sizeof *out);
+    if (inet_pton(AF_INET, ip, out->ip) == 1)
+        out->family = 4;
+    else if (inet_pton(AF_INET6, ip, out->ip) == 1)
+        out->family = 6;
+    else
+        return false;
+    most = out->family == 4 ? 32 : 128;
+    bits = slash ? strtoul(slash + 1, NULL, 10) : most;
+    out->prefix = (uint8_t)min_u64(bits, most);
+    return true;
+}
+
+/* Whether one word of a choice names the interface. */
+static bool is_called(const struct tcp_interface *interface, const char *word)
+{
+    struct tcp_candidate subnet;
+
+    if (!strcmp(interface->name, word))
+        return true;
+    if (!parse_subnet(word, &subnet))
+        return false;
+    for (unsigned i = 0; i < interface->ncandidates; i++)
+        if (interface->candidates[i].family == subnet.family &&
+            same_bits(interface->candidates[i].ip, subnet.ip, subnet.prefix))
+            return true;
+    return false;
+}
+
+/* Words are separated by commas. */
+static bool is_chosen(const struct tcp_interface *interface, const char *choice)
+{
+    char words[256], *rest = NULL;
+
+    snprintf(words, sizeof words, "%s", choice);
+    for (char *word = strtok_r(words, ",", &rest); word; word = strtok_r(NULL, ",", &rest))
+        if (is_called(interface, word))
+            return true;
+    return false;
+}
+
+static thrum_status_t fail_choice(const struct tcp_interfaces *found, const char *device,
+                                  const char *choice)
+{
+    char list[280] = "", wish[200] = "";
+
+    if (device)
+        append(wish, sizeof wish, " called \"%.60s\" (THRUM_FABRIC_DEVICE)", device);
+    if (*choice)
+        append(wish, sizeof wish, " of \"%.60s\" (THRUM_TCP_INTERFACE)", choice);
+    for (size_t i = 0; i < found->n && strlen(list) < 200; i++) {
+        const struct tcp_interface *interface = &found->list[i];
+        append(list, sizeof list, "%s%s", *list ? ", " : "", interface->name);
+        if (!interface->usable)
+            append(list, sizeof list, " (%s)", interface->why);
+    }
+    return thrum_plugin_fail(THRUM_ERR_NO_DEVICE,
+                             "fabric tcp: no usable network interface%s; there is: %s. "
+                             "thrum-info --fabrics lists all",
+                             wish, *list ? list : "none");
+}
+
+thrum_status_t tcp_interfaces_choose(struct tcp_endpoint *endpoint, const char *device)
+{
+    const char *choice = thrum_plugin_config("THRUM_TCP_INTERFACE");
+    struct tcp_address *address = &endpoint->address;
+    struct tcp_interfaces found;
+    thrum_status_t status = tcp_interfaces_find(&found);
+
+    if (status)
+        return status;
+    choice = choice ? choice : "";
+    endpoint->chosen = device || *choice;
+    for (size_t i = 0; i < found.n; i++) {
+        const struct tcp_interface *interface = &found.list[i];
+        if (!interface->usable || (device && !is_chosen(interface, device)) ||
+            (*choice && !is_chosen(interface, choice)) ||
+            (interface->rank >= LAST_RESORT && address->ncandidates && !endpoint->chosen) ||
+            address->ncandidates + interface->ncandidates > TCP_CANDIDATES)
+            continue;
+        endpoint->interfaces[endpoint->ninterfaces++] = *interface;
+        for (unsigned k = 0; k < interface->ncandidates; k++)
+            address->candidates[address->ncandidates++] = interface->candidates[k];
+    }
+    return address->ncandidates ? THRUM_OK : fail_choice(&found, device, choice);
+}

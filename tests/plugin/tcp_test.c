@@ -1,0 +1,488 @@
+/*
+ * What the tcp fabric promises beyond every fabric: one connection between two endpoints, also where both call at once;
+ * connections of one link do not hold each other up; a busy peer, limits, strangers, secrets, damaged frames.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <errno.h>
+#include <netinet/in.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "../../plugins/fabric/tcp/tcp.h"
+#include "fabric/fabric.h"
+#include "fabric_nodes.h"
+
+/* ---- tools ---- */
+
+/* Lets this process open no more descriptors than it has. */
+static void use_up_descriptors(void)
+{
+    struct rlimit limit;
+    int fd = dup(0), fds = fd;
+
+    getrlimit(RLIMIT_NOFILE, &limit);
+    close(fd);
+    limit.rlim_cur = (rlim_t)fds;
+    setrlimit(RLIMIT_NOFILE, &limit);
+}
+
+static struct tcp_address address_of(const struct node *node, int index)
+{
+    struct tcp_address address;
+
+    memcpy(&address, node->board->address[index].bytes, sizeof address);
+    return address;
+}
+
+/* A bare connection to a node's endpoint. */
+static int call_bare(const struct node *node, int index)
+{
+    struct tcp_address address = address_of(node, index);
+    struct sockaddr_in in = {.sin_family = AF_INET, .sin_port = htons(address.port)};
+    struct sockaddr_in6 in6 = {.sin6_family = AF_INET6, .sin6_port = htons(address.port)};
+    bool four = address.candidates[0].family == 4;
+    int fd = socket(four ? AF_INET : AF_INET6, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+    memcpy(&in.sin_addr, address.candidates[0].ip, 4);
+    memcpy(&in6.sin6_addr, address.candidates[0].ip, 16);
+    node_expect(node,
+                fd >= 0 && !connect(fd, four ? (struct sockaddr *)&in : (struct sockaddr *)&in6,
+                                    four ? sizeof in : sizeof in6),
+                "a bare connection");
+    return fd;
+}
+
+static struct tcp_hello good_hello(const struct node *node, int index, uint8_t id)
+{
+    struct tcp_address address = address_of(node, index);
+    struct tcp_hello hello = {.magic = TCP_MAGIC, .version = TCP_VERSION, .pid = 1, .host = "test"};
+
+    memcpy(hello.token, address.token, sizeof hello.token);
+    memset(hello.id, id, sizeof hello.id);
+    return hello;
+}
+
+/* What comes back, within 5 s; 0: the end. */
+static ssize_t hear(const struct node *node, int fd, void *out, size_t bytes)
+{
+    struct pollfd entry = {.fd = fd, .events = POLLIN};
+    ssize_t n;
+
+    node_expect(node, poll(&entry, 1, 20000) == 1, "an answer or an end");
+    n = recv(fd, out, bytes, MSG_WAITALL);
+    return n < 0 && errno == ECONNRESET ? 0 : n;
+}
+
+/* Afterwards a node's service thread has done all that it was doing, and has closed what it was closing. */
+static void settle(const struct node *node, int index)
+{
+    int fd = call_bare(node, index);
+    char byte;
+
+    node_expect(node, send(fd, &(struct tcp_hello){0}, sizeof(struct tcp_hello), MSG_NOSIGNAL) > 0,
+                "send");
+    node_expect(node, !hear(node, fd, &byte, 1), "the end of a connection");
+    close(fd);
+}
+
+/* ---- one connection ---- */
+
+/* Both nodes open an endpoint and call the other's at the same moment, many times. */
+static void crossing_body(struct node *node)
+{
+    const int other = !node->index, rounds = 40;
+    struct thrum_fabric_address own;
+
+    settle(node, other);
+    node_barrier(node);
+    for (int i = 1; i <= rounds; i++) {
+        struct node fresh = *node; /* endpoint and keys of this round */
+        struct thrum_fabric_put put;
+        void *again = NULL, *peer = NULL;
+        int before;
+
+        node_expect(node, node->ops->open(NULL, &fresh.endpoint, &own) == THRUM_OK, "open");
+        node_expect(node,
+                    node->ops->region_register(fresh.endpoint, node->memory, NODE_MEMORY_BYTES,
+                                               &fresh.region,
+                                               &node->board->key[2 + node->index]) == THRUM_OK,
+                    "region_register");
+        node->board->address[2 + node->index] = own;
+        before = nodes_count_descriptors();
+        node_barrier(node);
+        node_expect(node,
+                    node->ops->connect(fresh.endpoint, &node->board->address[2 + other], &peer) ==
+                        THRUM_OK,
+                    "connect");
+        settle(node, 2 + other);
+        node_barrier(node);
+        node_expect(node,
+                    node->ops->connect(fresh.endpoint, &node->board->address[2 + other], &again) ==
+                        THRUM_OK,
+                    "connect again");
+        node_expect(node, nodes_count_descriptors() == before + 1, "one connection for all of it");
+        put = node_make_put(&fresh, 2 + other, 0, 8, 64, 7, (uint64_t)i);
+        node_expect(node, node_try_put(&fresh, i % 2 ? peer : again, &put) == THRUM_OK, "put");
+        while (node_signal(node, 7) < (uint64_t)i)
+            node_poll(&fresh);
+        node_expect(node, node_try_flush(&fresh, i % 2 ? peer : again) == THRUM_OK, "flush");
+        node->ops->disconnect(peer);
+        node->ops->disconnect(again);
+        node_barrier(node);
+        node->ops->close(fresh.endpoint);
+    }
+}
+
+static void two_that_call_at_once_get_one_connection(void **state)
+{
+    (void)state;
+    assert_true(nodes_run(2, -1, crossing_body));
+}
+
+/* While a put of one connection is under way that nobody takes, one of another connection is accepted and arrives. */
+static void sharing_body(struct node *node)
+{
+    struct thrum_fabric_put large = node_make_put(node, 1, 0, 4u << 20, 0, 0, 1);
+    struct thrum_fabric_put small = node_make_put(node, 1, 0, 1000, 6u << 20, 1, 1);
+    char *data = node->memory + (5u << 20);
+    void *other = NULL;
+
+    if (node->index == 0) {
+        node_expect(
+            node, node->ops->connect(node->endpoint, &node->board->address[1], &other) == THRUM_OK,
+            "a second connection");
+        memset(node->memory, 0x42, 4u << 20);
+        for (int i = 0; i < 8; i++) /* more than any socket holds */
+            if (node->ops->put_signal(node->peers[1], &large) == THRUM_IN_PROGRESS)
+                atomic_store(&node->board->stage, 1);
+        memset(data, 0x43, 1000);
+        small.local = data;
+        small.flags = THRUM_PUT_INLINE;
+        node_expect(node, atomic_load(&node->board->stage) == 1, "the socket is full");
+        node_expect(node, node->ops->put_signal(other, &small) == THRUM_OK, "accepted");
+        memset(data, 0, 1000); /* it has been read */
+        atomic_store(&node->board->stage, 2);
+        while (atomic_load(&node->board->stage) == 2)
+            node_poll(node);
+        node->ops->disconnect(other);
+        node_flush(node, 1);
+    } else {
+        while (atomic_load(&node->board->stage) != 2)
+            sched_yield();
+        node_wait_signal(node, 1, 1);
+        for (size_t i = 0; i < 1000; i++)
+            node_expect(node, node->memory[(6u << 20) + i] == 0x43, "data of the small put");
+        atomic_store(&node->board->stage, 3);
+        node_wait_signal(node, 0, 1);
+    }
+    node_barrier(node);
+}
+
+static void large_puts_do_not_hold_up_other_connections(void **state)
+{
+    (void)state;
+    assert_true(nodes_run(2, -1, sharing_body));
+}
+
+/* A process that takes nothing for far longer than a connection may be silent is no broken connection. */
+#define SILENCE_MS 250
+static void busy_body(struct node *node)
+{
+    struct thrum_fabric_put large = node_make_put(node, 1, 0, 7u << 20, 0, 0, 1);
+    int64_t end = now_ns() + 5ll * SILENCE_MS * 1000000;
+
+    if (node->index == 0) {
+        memset(node->memory, 0x17, 7u << 20);
+        node_put(node, 1, &large);
+        while (now_ns() < end)
+            node_poll(node);
+        node_expect(node, node->ops->flush(node->peers[1]) == THRUM_IN_PROGRESS,
+                    "there is no room for all of it, and the connection is good");
+        atomic_store(&node->board->stage, 1);
+        node_flush(node, 1);
+    } else {
+        while (!atomic_load(&node->board->stage))
+            usleep(1000);
+        node_wait_signal(node, 0, 1);
+        for (size_t i = 0; i < 7u << 20; i++)
+            node_expect(node, node->memory[i] == 0x17, "data");
+    }
+    node_barrier(node);
+}
+
+static void a_busy_peer_is_not_taken_for_dead(void **state)
+{
+    (void)state;
+    assert_true(nodes_run(2, -1, busy_body));
+}
+
+/* ---- limits ---- */
+
+static void own_limit_body(struct node *node)
+{
+    struct thrum_fabric_address address, unused;
+    void *endpoint = NULL, *out = NULL;
+
+    if (node->index == 1) {
+        node_expect(node, node->ops->open(NULL, &endpoint, &address) == THRUM_OK, "open");
+        node->board->address[2] = address;
+        settle(node, 0);
+    }
+    node_barrier(node);
+    if (node->index == 0) {
+        use_up_descriptors();
+        node_expect(node,
+                    node->ops->connect(node->endpoint, &node->board->address[2], &out) ==
+                            THRUM_ERR_LIMIT &&
+                        !out,
+                    "connect says LIMIT");
+        node_expect(node, strstr(thrum_last_error(), "RLIMIT_NOFILE") != NULL, "names the limit");
+        node_expect(node, node->ops->open(NULL, &out, &unused) < 0 && !out, "open fails");
+    }
+    node_barrier(node);
+    node->ops->close(endpoint);
+}
+
+static void own_descriptor_limit_is_named(void **state)
+{
+    (void)state;
+    assert_true(nodes_run(2, -1, own_limit_body));
+}
+
+/* The limit of the process that is called; its other connections go on. */
+static void their_limit_body(struct node *node)
+{
+    struct thrum_fabric_put put = node_make_put(node, 1, 0, 8, 0, 0, 1);
+    struct thrum_fabric_address unused;
+    void *endpoint = NULL, *out = NULL;
+
+    if (node->index == 0) {
+        node_expect(node, node->ops->open(NULL, &endpoint, &unused) == THRUM_OK, "open");
+        settle(node, 1);
+    }
+    node_barrier(node);
+    if (node->index == 1)
+        use_up_descriptors();
+    node_barrier(node);
+    if (node->index == 0) {
+        for (int i = 0; i < 3; i++)
+            node_expect(node,
+                        node->ops->connect(endpoint, &node->board->address[1], &out) ==
+                                THRUM_ERR_LIMIT &&
+                            strstr(thrum_last_error(), "RLIMIT_NOFILE"),
+                        "connect says LIMIT and names it");
+        node_put(node, 1, &put);
+        node_flush(node, 1);
+    }
+    node_barrier(node);
+    node->ops->close(endpoint);
+}
+
+static void descriptor_limit_of_the_peer_is_named(void **state)
+{
+    (void)state;
+    assert_true(nodes_run(2, -1, their_limit_body));
+}
+
+/* ---- strangers ---- */
+
+/* Callers that say nothing, say junk or hang up, more than are kept, do not keep others out. */
+static void strangers_body(struct node *node)
+{
+    enum { STRANGERS = 150 };
+    struct thrum_fabric_address unused;
+    void *endpoint = NULL, *peer = NULL;
+    int fds[STRANGERS];
+
+    if (node->index == 0) {
+        for (int i = 0; i < STRANGERS; i++) {
+            fds[i] = call_bare(node, 1);
+            if (i % 3 == 1)
+                (void)!send(fds[i], "junk", 4, MSG_NOSIGNAL);
+            if (i % 3 == 2)
+                shutdown(fds[i], SHUT_RDWR);
+        }
+        node_expect(node, node->ops->open(NULL, &endpoint, &unused) == THRUM_OK, "open");
+        node_expect(node, node->ops->connect(endpoint, &node->board->address[1], &peer) == THRUM_OK,
+                    "connect past the strangers");
+        node->ops->close(endpoint);
+        for (int i = 0; i < STRANGERS; i++)
+            close(fds[i]);
+    }
+    node_barrier(node);
+}
+
+static void strangers_do_not_disturb(void **state)
+{
+    (void)state;
+    assert_true(nodes_run(2, -1, strangers_body));
+}
+
+/* Who does not know the secret gets no word; who speaks another version is told. */
+static void secret_body(struct node *node)
+{
+    if (node->index == 0) {
+        struct tcp_hello hello = good_hello(node, 1, 0x11);
+        struct tcp_welcome welcome;
+        struct thrum_fabric_address address = node->board->address[1];
+        void *peer = NULL;
+        int fd;
+
+        for (size_t bit = 0; bit < 8 * sizeof hello.token; bit += 17) {
+            struct tcp_hello wrong = hello;
+            wrong.token[bit / 8] ^= (uint8_t)(1 << bit % 8);
+            fd = call_bare(node, 1);
+            node_expect(node, send(fd, &wrong, sizeof wrong, MSG_NOSIGNAL) == sizeof wrong, "send");
+            node_expect(node, !hear(node, fd, &welcome, sizeof welcome), "no answer");
+            close(fd);
+        }
+        hello.version++;
+        fd = call_bare(node, 1);
+        node_expect(node, send(fd, &hello, sizeof hello, MSG_NOSIGNAL) == sizeof hello, "send");
+        node_expect(node, hear(node, fd, &welcome, sizeof welcome) == sizeof welcome, "an answer");
+        node_expect(node, welcome.verdict == TCP_REJECTED && welcome.status == THRUM_ERR_PROTOCOL,
+                    "another version is refused");
+        close(fd);
+        /* where another endpoint has come to the port */
+        address.bytes[offsetof(struct tcp_address, id)] ^= 1;
+        address.bytes[offsetof(struct tcp_address, token)] ^= 1;
+        node_expect(node,
+                    node->ops->connect(node->endpoint, &address, &peer) == THRUM_ERR_PEER_DEAD &&
+                        !peer && *thrum_last_error(),
+                    "an endpoint that is not there any more");
+    }
+    node_barrier(node);
+}
+
+static void who_calls_must_know_the_secret(void **state)
+{
+    (void)state;
+    assert_true(nodes_run(2, -1, secret_body));
+}
+
+/* ---- damage ---- */
+
+static uint64_t next_random(uint64_t *state)
+{
+    *state ^= *state << 13;
+    *state ^= *state >> 7;
+    *state ^= *state << 17;
+    return *state;
+}
+
+/* A frame that could be good, with something wrong in it; and as many bytes behind it as come to mind. */
+static size_t make_damage(const struct node *node, uint64_t *seed, char *out, size_t most)
+{
+    struct tcp_frame frame = {.kind = (uint8_t)(next_random(seed) % 8),
+                              .flags = (uint8_t)(next_random(seed) % 4),
+                              .channel = (uint32_t)(next_random(seed) % 3),
+                              .bytes = (uint32_t)(next_random(seed) % 5000),
+                              .key = node->board->key[2],
+                              .offset = next_random(seed) % 5000,
+                              .signal_key = node->board->key[2],
+                              .signal_offset = next_random(seed) % 5000,
+                              .signal_value = next_random(seed)};
+    uint64_t *const fields[] = {&frame.rest,       &frame.key,           &frame.offset,
+                                &frame.signal_key, &frame.signal_offset, &frame.signal_value};
+    size_t bytes = sizeof frame + next_random(seed) % 6000;
+
+    if (next_random(seed) % 2)
+        *fields[next_random(seed) % 6] = next_random(seed) >> next_random(seed) % 64;
+    if (next_random(seed) % 8 == 0)
+        frame.bytes = (uint32_t)next_random(seed);
+    for (size_t i = sizeof frame; i < bytes && i < most; i++)
+        out[i] = (char)next_random(seed);
+    memcpy(out, &frame, sizeof frame);
+    return min_u64(bytes, most);
+}
+
+/* Node 1 has a region of 4 KiB in the middle of its memory; whoever sends nonsense may write there, and nowhere else. */
+static void damage_body(struct node *node)
+{
+    const size_t from = 1u << 20, small = 4096;
+    uint64_t seed = 0x9e3779b97f4a7c15u, key = 0;
+    void *region = NULL;
+
+    if (node->index == 1) {
+        node_expect(node,
+                    node->ops->region_register(node->endpoint, node->memory + from, small, &region,
+                                               &key) == THRUM_OK,
+                    "region_register");
+        node->board->key[2] = key;
+    }
+    node_barrier(node);
+    if (node->index == 0) {
+        struct thrum_fabric_put last = node_make_put(node, 1, 0, 0, 0, 3, 1);
+
+        for (int i = 0; i < 200; i++) {
+            struct tcp_hello hello = good_hello(node, 1, (uint8_t)(i + 1));
+            struct tcp_welcome welcome;
+            int fd = call_bare(node, 1);
+            char junk[8192];
+
+            node_expect(node, send(fd, &hello, sizeof hello, MSG_NOSIGNAL) == sizeof hello, "send");
+            node_expect(node, hear(node, fd, &welcome, sizeof welcome) == sizeof welcome, "answer");
+            node_expect(node, welcome.verdict == TCP_TAKEN, "it is let in");
+            for (int k = 0; k < 8; k++) {
+                size_t bytes = make_damage(node, &seed, junk, sizeof junk);
+                if (send(fd, junk, bytes, MSG_NOSIGNAL) < 0)
+                    break; /* it was cut off, rightly */
+            }
+            close(fd);
+        }
+        node_put(node, 1, &last);
+        node_flush(node, 1);
+        while (!atomic_load(&node->board->stage))
+            node_poll(node);
+    } else {
+        node_wait_signal(node, 3, 1);
+        for (int i = 0; i < 3000; i++)
+            node_poll(node);
+        atomic_store(&node->board->stage, 1);
+        for (size_t i = 0; i < NODE_SIGNALS_AT; i++)
+            node_expect(node, !node->memory[i] || (i >= from && i < from + small),
+                        "memory outside of the region is untouched");
+        node->ops->region_deregister(node->endpoint, region);
+    }
+    node_barrier(node);
+}
+
+static void damaged_frames_harm_nobody(void **state)
+{
+    (void)state;
+    assert_true(nodes_run(2, -1, damage_body));
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(two_that_call_at_once_get_one_connection),
+        cmocka_unit_test(large_puts_do_not_hold_up_other_connections),
+        cmocka_unit_test(a_busy_peer_is_not_taken_for_dead),
+        cmocka_unit_test(own_descriptor_limit_is_named),
+        cmocka_unit_test(descriptor_limit_of_the_peer_is_named),
+        cmocka_unit_test(strangers_do_not_disturb),
+        cmocka_unit_test(who_calls_must_know_the_secret),
+        cmocka_unit_test(damaged_frames_harm_nobody),
+    };
+
+    setenv("THRUM_PLUGIN_PATH", TCP_PLUGIN_DIR, 1);
+    setenv("THRUM_LOG", "error", 0);
+    setenv("THRUM_TCP_TIMEOUT_MS", "250", 1); /* SILENCE_MS */
+    if (fabric_plugin_load("tcp", &nodes_ops)) {
+        fprintf(stderr, "%s\n", thrum_last_error());
+        return 1;
+    }
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
