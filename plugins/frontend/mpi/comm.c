@@ -5,7 +5,8 @@
  * in the same order, and may wait for each other there, which they may not in a nonblocking call. The calls are counted
  * alike on all ranks, so nothing has to be said. Either all ranks have a Thrum communicator afterwards or none.
  *
- * When it goes: with the MPI communicator, by the delete callback of an attribute; at the latest when MPI_Finalize begins,
+ * When it goes: with the MPI communicator, by the delete callback of an attribute, or with the last request that the program
+ * has left on it; at the latest when MPI_Finalize begins,
  * which MPI tells by deleting the attributes of MPI_COMM_SELF before anything else.
  */
 #include "frontend.h"
@@ -80,8 +81,10 @@ int tmpi_code_of(thrum_status_t status, const char *message)
         codes[index] = 0;
     code = codes[index];
     if (code) {
-        snprintf(text, sizeof text, "Thrum: %s",
-                 message[0] ? message : thrum_status_string(status));
+        /* Thrum does not know of calls that MPI has */
+        snprintf(text, sizeof text, "Thrum: %s%s",
+                 message[0] ? message : thrum_status_string(status),
+                 status == THRUM_ERR_TIMEOUT ? ", or has given one of another size to MPI" : "");
         (void)PMPI_Add_error_string(code, text);
     }
     pthread_mutex_unlock(&lock);
@@ -153,8 +156,20 @@ static int64_t deadline_of(const char *text)
     return strcmp(text, DEADLINE_DEFAULT) ? strtoll(text, NULL, 10) : DEADLINE_LONGEST_MS;
 }
 
-static void destroy(struct tmpi_comm *comm)
+static void unlink_comm(struct tmpi_comm *comm)
 {
+    pthread_mutex_lock(&lock);
+    for (struct tmpi_comm **link = &comms; *link; link = &(*link)->next)
+        if (*link == comm) {
+            *link = comm->next;
+            break;
+        }
+    pthread_mutex_unlock(&lock);
+}
+
+void tmpi_comm_destroy(struct tmpi_comm *comm)
+{
+    unlink_comm(comm);
     tmpi_requests_drop(comm);
     thrum_comm_destroy(comm->thrum);
     thrum_queue_destroy(comm->queue);
@@ -168,15 +183,10 @@ static int on_comm_free(MPI_Comm handle, int key, void *state, void *extra)
     struct tmpi_comm *comm = state;
 
     (void)handle, (void)key, (void)extra;
-    pthread_mutex_lock(&lock);
-    for (struct tmpi_comm **link = &comms; *link; link = &(*link)->next)
-        if (*link == comm) {
-            *link = comm->next;
-            break;
-        }
+    comm->handle = MPI_COMM_NULL;
     atomic_fetch_add(&tmpi_generation, 1);
-    pthread_mutex_unlock(&lock);
-    destroy(comm);
+    if (tmpi_requests_leave(comm) || atomic_load(&tmpi.ready) < 0)
+        tmpi_comm_destroy(comm);
     return MPI_SUCCESS;
 }
 
@@ -186,10 +196,14 @@ static int on_finalize(MPI_Comm self, int key, void *state, void *extra)
     (void)self, (void)key, (void)state, (void)extra;
     atomic_store(&tmpi.ready, -1);
     atomic_fetch_add(&tmpi_generation, 1);
+    tmpi_issuer_stop();
     while (comms) {
         struct tmpi_comm *comm = comms;
 
-        (void)PMPI_Comm_delete_attr(comm->handle, comm_keyval); /* calls on_comm_free */
+        if (comm->handle == MPI_COMM_NULL)
+            tmpi_comm_destroy(comm);
+        else
+            (void)PMPI_Comm_delete_attr(comm->handle, comm_keyval); /* calls on_comm_free */
         if (comms == comm)
             break;
     }

@@ -43,7 +43,7 @@ static struct tmpi_comm *comm_of_first(int count, const MPI_Request *requests)
 /* Has ended: the caller learns it, for one request. The error, if any, goes to the communicator's handler. */
 static int end_one(struct tmpi_request *request, MPI_Request *handle, MPI_Status *status)
 {
-    MPI_Comm comm = request->comm->handle;
+    MPI_Comm comm = tmpi_request_blames(request);
     int code = request->code, other;
 
     request->code = MPI_SUCCESS; /* MPI would raise it on another communicator */
@@ -125,7 +125,7 @@ static int tell_all(int count, MPI_Request *handles, MPI_Comm *comm_out)
             continue;
         if (request->is_persistent && request->code) {
             failed = request->code;
-            *comm_out = request->comm->handle;
+            *comm_out = tmpi_request_blames(request);
         }
         (void)tmpi_request_tell(request);
     }
@@ -261,7 +261,7 @@ static int add_persistent(int count, MPI_Request *handles, int n, int *indices,
 
         if (!request || !request->is_persistent || !tmpi_request_poll(request))
             continue;
-        *comm = request->comm->handle;
+        *comm = tmpi_request_blames(request);
         code = tmpi_request_tell(request);
         if (code)
             *failed = code;
@@ -317,7 +317,7 @@ static int start(struct tmpi_request *request)
 {
     if (!tmpi_request_start(request))
         return MPI_SUCCESS;
-    (void)PMPI_Comm_call_errhandler(request->comm->handle, MPI_ERR_REQUEST);
+    (void)PMPI_Comm_call_errhandler(tmpi_request_blames(request), MPI_ERR_REQUEST);
     return MPI_ERR_REQUEST;
 }
 

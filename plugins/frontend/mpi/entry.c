@@ -18,7 +18,7 @@ int tmpi_blocking(const struct tmpi_call *call)
         tmpi_report_count(call->function, TMPI_BLOCKING, reason);
     /* MPI would block with requests of Thrum's left that nobody issues, and others may wait for these first */
     if (reason && taken.comm && tmpi_has_requests(taken.comm))
-        (void)!tmpi_requests_flush(taken.comm);
+        tmpi_requests_flush(taken.comm);
     if (TMPI_UNLIKELY(taken.sample))
         return tmpi_trial_run(call, &taken, reason);
     return reason ? tmpi_fall(call) : tmpi_work_run(call, &taken);

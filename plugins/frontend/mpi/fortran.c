@@ -144,6 +144,13 @@ static void give_request(int code, MPI_Request handle, MPI_Fint *request, MPI_Fi
 #undef X
 #endif
 
+TMPI_EXPORT void ompi_finalize_f(MPI_Fint *error);
+void ompi_finalize_f(MPI_Fint *error)
+{
+    give_back(MPI_Finalize(), error);
+}
+NAMES(ompi_finalize_f, mpi_finalize)
+
 /* ---- requests ---- */
 
 /* C's arrays of Fortran's. */

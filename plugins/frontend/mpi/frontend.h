@@ -4,8 +4,8 @@
  * entry.c and fortran.c have MPI's entry points; they fill a struct tmpi_call. tmpi_passes sorts out quickly what MPI has
  * anyhow; take.c decides whether Thrum or the MPI below serves the rest, trial.c measures which is faster, comm.c has the
  * Thrum communicator of an MPI communicator, type.c knows what data types and operations are in Thrum, give.c places
- * buffers, work.c issues and finishes a call, request.c makes nonblocking and persistent calls MPI requests, fall.c hands a
- * call down, report.c counts.
+ * buffers, work.c issues and finishes a call, request.c makes nonblocking and persistent calls MPI requests, issuer.c issues
+ * those that had to wait, fall.c hands a call down, report.c counts, other.c has what is counted only.
  *
  * Whatever decides between Thrum and MPI must come out alike on all ranks with nothing said: it may depend only on what
  * MPI wants to be equal on all of them, and on what the ranks agreed on when the communicator was made.
@@ -43,6 +43,15 @@ enum tmpi_function {
 #include "function_rows.h"
 #undef X
     TMPI_FUNCTIONS
+};
+
+/* Those that Thrum does not have, beside them in the report. */
+enum tmpi_other {
+    TMPI_BEFORE_OTHERS = TMPI_FUNCTIONS - 1,
+#define X(Name, name, parameters) TMPI_OTHER_##Name,
+#include "other_rows.h"
+#undef X
+    TMPI_ALL_FUNCTIONS
 };
 
 enum tmpi_mode { TMPI_BLOCKING, TMPI_NONBLOCKING, TMPI_PERSISTENT, TMPI_MODES };
@@ -89,6 +98,7 @@ struct tmpi_type {
     thrum_datatype_t
         dtype; /* of elements in reductions; class NONE: stands for `size` bytes, for operations of the caller's */
     bool has_dtype;
+    bool derived;
 };
 
 /* The predefined types, found by their handles. Filled once, from tmpi_ready. */
@@ -123,6 +133,12 @@ bool tmpi_types_init(void);
 void tmpi_types_fini(void);
 /* NULL: null, not committed, or otherwise nothing for Thrum. Borrowed until the type is freed. */
 const struct tmpi_type *tmpi_type_of(MPI_Datatype type);
+/*
+ * Keeps a borrowed type beyond that, until it is released, with a handle of its own where one is needed to pack. NULL is
+ * allowed. False: no memory.
+ */
+bool tmpi_type_keep(const struct tmpi_type *type, MPI_Datatype *handle);
+void tmpi_type_release(const struct tmpi_type *type, MPI_Datatype *handle);
 /*
  * Whether Thrum has the operation for the type. *user_out: it is the caller's own, and *commutes_out whether it
  * commutes.
@@ -186,7 +202,7 @@ static inline unsigned tmpi_size_class(uint64_t bytes)
  * threads that complete requests meanwhile. Fields without a note belong to the thread that calls.
  */
 struct tmpi_comm {
-    MPI_Comm handle;
+    MPI_Comm handle; /* MPI_COMM_NULL: freed, but not all of its requests have ended */
     int rank, size;
     bool made; /* `why` is final */
     enum tmpi_reason why; /* TAKEN: `thrum` is there */
@@ -205,13 +221,18 @@ struct tmpi_comm {
     struct tmpi_request *first, *last; /* in flight or waiting to be issued, in order. lock */
     unsigned issued; /* of these how many are on the queue. lock */
     uint64_t ticket; /* of the last that was issued. lock */
+    unsigned requests; /* that live. Under the lock of request.c's table, as is the next one */
+    bool freed; /* by the program: goes with its last request */
+    struct tmpi_comm *next_wanting; /* the issuer's lock, as is the next one */
+    bool wants_issuer;
     struct tmpi_comm *next; /* of all; under the library's lock */
 };
 
 /* The library's state. Written by tmpi_ready and at finalization. */
 struct tmpi_state {
     _Atomic int ready; /* 0 not asked yet, 1 works, -1 does not */
-    bool threads; /* MPI_THREAD_MULTIPLE */
+    bool
+        threads; /* several at a time use communicators: MPI_THREAD_MULTIPLE, or issuer.c has begun */
     bool works; /* the settings are good */
     _Atomic bool
         device_used; /* the program has asked for the device: buffers may be in its memory */
@@ -278,6 +299,8 @@ static inline struct tmpi_comm *tmpi_comm_of(MPI_Comm handle)
  * collective or the initialisation of a persistent one.
  */
 void tmpi_comm_make(struct tmpi_comm *comm);
+/* No request needs it any more, and MPI has freed the communicator. */
+void tmpi_comm_destroy(struct tmpi_comm *comm);
 /* Lets MPI make progress on what it has in flight: a wait for Thrum must not stop messages. */
 void tmpi_progress_mpi(void);
 
@@ -361,7 +384,7 @@ static inline bool tmpi_has_type(enum tmpi_function function)
 /* Nonblocking calls that have not ended. */
 static inline bool tmpi_has_requests(const struct tmpi_comm *comm)
 {
-    return __atomic_load_n(&comm->first, __ATOMIC_RELAXED) != NULL;
+    return __atomic_load_n(&comm->first, __ATOMIC_ACQUIRE) != NULL;
 }
 
 /* Whether trials have shown that MPI is faster. */
@@ -434,15 +457,6 @@ int tmpi_trial_run(const struct tmpi_call *call, const struct tmpi_taken *taken,
 
 /* ---- doing (give.c, work.c) ---- */
 
-/* A call on its way: what Thrum is given, and what is to be done after it. */
-struct tmpi_work {
-    struct tmpi_call call;
-    struct tmpi_taken taken;
-    void *packed_send,
-        *packed_recv; /* from malloc; what Thrum reads and writes instead of the caller's memory */
-    size_t recv_bytes; /* of packed_recv */
-};
-
 /* Arguments of the Thrum call. */
 struct tmpi_given {
     const void *send;
@@ -451,11 +465,28 @@ struct tmpi_given {
     /* bytes for each rank; of alltoallv the ones to send too */
     size_t *counts, *displs, *sendcounts, *sdispls;
 };
+
+/* A call on its way: what Thrum is given, and what is to be done after it. */
+struct tmpi_work {
+    struct tmpi_call call;
+    struct tmpi_taken taken;
+    void *packed_send,
+        *packed_recv; /* from malloc; what Thrum reads and writes instead of the caller's memory */
+    size_t recv_bytes; /* of packed_recv */
+    struct tmpi_given given;
+};
 /* What Thrum is given for the call's buffers, packed where need be; the arrays of `given` are there (give.c). */
 thrum_status_t tmpi_give(struct tmpi_work *work, struct tmpi_given *given);
 /* What Thrum has left in packed_recv goes where the caller wants it. */
 thrum_status_t tmpi_unpack(struct tmpi_work *work);
-/* Packs and issues. On failure nothing was enqueued and nothing is held. */
+/* How many numbers about all ranks Thrum is given with the call; 0: none. */
+size_t tmpi_work_numbers(const struct tmpi_work *work);
+/*
+ * Packs, in a thread that may call MPI; `numbers` has that many, and is needed until the call is issued. On failure nothing
+ * is held.
+ */
+thrum_status_t tmpi_work_prepare(struct tmpi_work *work, size_t *numbers);
+/* Issues what was prepared, in any thread. On failure nothing was enqueued and nothing is held. */
 thrum_status_t tmpi_work_issue(struct tmpi_work *work);
 /* thrum_reduce_fn that calls the function of a struct tmpi_user_op */
 thrum_status_t tmpi_user_fold(const void *left, const void *right, void *result, size_t count,
@@ -479,6 +510,7 @@ enum tmpi_request_state {
     TMPI_IDLE, /* persistent, not started */
     TMPI_WAITING, /* for room on the queue */
     TMPI_ISSUED,
+    TMPI_ENDED, /* not finished, which only a thread that may call MPI does */
     TMPI_DONE /* finished; not yet told to the caller */
 };
 
@@ -493,9 +525,11 @@ struct tmpi_request {
     struct tmpi_comm *comm;
     struct tmpi_work work;
     int *arrays; /* persistent: copies of counts and displacements */
+    size_t *numbers; /* of tmpi_work_prepare */
     bool is_persistent;
     int code; /* once DONE: what MPI is told */
-    thrum_status_t status; /* of code */
+    thrum_status_t status; /* once ENDED. comm->lock */
+    char *message; /* of a status that is an error, until DONE. comm->lock */
     _Atomic int state; /* enum tmpi_request_state; advanced under comm->lock */
     uint64_t after,
         ticket; /* its submissions are behind the one and end with the other. comm->lock */
@@ -512,6 +546,8 @@ void tmpi_request_wait(struct tmpi_request *request);
 void tmpi_request_pause(const struct tmpi_comm *comm, unsigned round);
 /* DONE: the generalized request is complete for MPI and no longer ours; a persistent one is idle. Returns its code. */
 int tmpi_request_tell(struct tmpi_request *request);
+/* Whose error handler hears of it: that of its communicator, or when that has been freed, as MPI says, of MPI_COMM_WORLD. */
+MPI_Comm tmpi_request_blames(const struct tmpi_request *request);
 thrum_status_t tmpi_request_start(struct tmpi_request *request);
 /* Of a persistent one that is idle. */
 void tmpi_request_destroy(struct tmpi_request *request);
@@ -521,9 +557,21 @@ int tmpi_request_begin(const struct tmpi_call *call, const struct tmpi_taken *ta
 int tmpi_request_init(const struct tmpi_call *call, const struct tmpi_taken *taken, MPI_Info info,
                       MPI_Request *request_out);
 /* Waits until everything in front of a blocking call is on the queue. */
-thrum_status_t tmpi_requests_flush(struct tmpi_comm *comm);
+void tmpi_requests_flush(struct tmpi_comm *comm);
+/* Ends and issues what it can. Calls nothing of MPI. Returns whether requests still wait for room. */
+bool tmpi_requests_advance(struct tmpi_comm *comm);
+/* The program has freed the communicator. False: it has requests, and is destroyed with the last of them. */
+bool tmpi_requests_leave(struct tmpi_comm *comm);
 /* Before the communicator goes: lets go of what is left. */
 void tmpi_requests_drop(struct tmpi_comm *comm);
+
+/* ---- the thread that issues what waits (issuer.c) ---- */
+
+/* Requests wait on the communicator. */
+void tmpi_issuer_want(struct tmpi_comm *comm);
+/* The communicator goes. */
+void tmpi_issuer_forget(struct tmpi_comm *comm);
+void tmpi_issuer_stop(void);
 
 /* ---- handing down (fall.c) ---- */
 
@@ -540,7 +588,8 @@ int tmpi_persistent(const struct tmpi_call *call, MPI_Info info, MPI_Request *re
 
 extern bool tmpi_reporting;
 void tmpi_report_init(void);
-void tmpi_report_count(enum tmpi_function function, enum tmpi_mode mode, enum tmpi_reason reason);
+/* `function`: also one of enum tmpi_other. */
+void tmpi_report_count(unsigned function, enum tmpi_mode mode, enum tmpi_reason reason);
 /* A function's size class is settled: what one call took, in ns, the mean of the ranks. */
 void tmpi_report_trial(const struct tmpi_comm *comm, enum tmpi_function function, unsigned class,
                        uint64_t mpi_ns, uint64_t thrum_ns, bool by_thrum);

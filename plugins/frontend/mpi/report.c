@@ -1,4 +1,4 @@
-/* Counts calls by function, form and reason; prints them at the end if THRUM_MPI_REPORT asks for it. Called by entry.c, comm.c. */
+/* Counts calls by function, form and reason; prints them at the end if THRUM_MPI_REPORT asks for it. Called by entry.c, other.c, comm.c. */
 #include "frontend.h"
 
 #include <stdio.h>
@@ -8,7 +8,7 @@
 
 bool tmpi_reporting;
 static bool all_ranks;
-static _Atomic uint64_t counts[TMPI_FUNCTIONS][TMPI_MODES][TMPI_REASONS];
+static _Atomic uint64_t counts[TMPI_ALL_FUNCTIONS][TMPI_MODES][TMPI_REASONS];
 
 void tmpi_report_init(void)
 {
@@ -18,7 +18,7 @@ void tmpi_report_init(void)
     tmpi_reporting = all_ranks || (wanted && !strcmp(wanted, "1"));
 }
 
-void tmpi_report_count(enum tmpi_function function, enum tmpi_mode mode, enum tmpi_reason reason)
+void tmpi_report_count(unsigned function, enum tmpi_mode mode, enum tmpi_reason reason)
 {
     atomic_fetch_add_explicit(&counts[function][mode][reason], 1, memory_order_relaxed);
 }
@@ -26,6 +26,9 @@ void tmpi_report_count(enum tmpi_function function, enum tmpi_mode mode, enum tm
 static const char *const names[] = {
 #define X(NAME, Name, name) #Name,
 #include "function_rows.h"
+#undef X
+#define X(Name, name, parameters) #Name,
+#include "other_rows.h"
 #undef X
 };
 
@@ -52,7 +55,8 @@ void tmpi_report_trial(const struct tmpi_comm *comm, enum tmpi_function function
     pthread_mutex_unlock(&trials_lock);
 }
 
-static void print_function(FILE *stream, enum tmpi_function function, enum tmpi_mode mode)
+/* Returns whether there was something to print. */
+static bool print_function(FILE *stream, unsigned function, enum tmpi_mode mode)
 {
     static const char *const reasons[] = {
 #define X(name, text) text,
@@ -60,6 +64,7 @@ static void print_function(FILE *stream, enum tmpi_function function, enum tmpi_
 #undef X
     };
     char name[64];
+    bool called = false;
 
     snprintf(name, sizeof name, "MPI_%s%s%s", mode == TMPI_NONBLOCKING ? "I" : "", names[function],
              mode == TMPI_PERSISTENT ? "_init" : "");
@@ -71,12 +76,15 @@ static void print_function(FILE *stream, enum tmpi_function function, enum tmpi_
         if (n)
             fprintf(stream, "thrum-mpi: %-31s %10llu %s%s\n", name, (unsigned long long)n,
                     reason ? "to MPI: " : "", reason ? reasons[reason] : "by Thrum");
+        called |= n > 0;
     }
+    return called;
 }
 
 void tmpi_report_print(void)
 {
     char text[65536];
+    bool called = false;
     FILE *stream;
 
     if (!tmpi_reporting || (!all_ranks && tmpi.world_rank != 0))
@@ -86,9 +94,11 @@ void tmpi_report_print(void)
         return;
     fprintf(stream, "thrum-mpi: collectives of rank %d, Thrum %s\n", tmpi.world_rank,
             thrum_version());
-    for (int function = 0; function < TMPI_FUNCTIONS; function++)
+    for (unsigned function = 0; function < TMPI_ALL_FUNCTIONS; function++)
         for (int mode = 0; mode < TMPI_MODES; mode++)
-            print_function(stream, (enum tmpi_function)function, (enum tmpi_mode)mode);
+            called |= print_function(stream, function, (enum tmpi_mode)mode);
+    if (!called)
+        fputs("thrum-mpi: no collective was called\n", stream);
     fputs(trials, stream);
     fclose(stream);
     fputs(text, stderr);

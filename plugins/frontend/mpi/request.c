@@ -6,7 +6,9 @@
  * first (complete.c), and tell MPI that they are complete. The device's own thread moves the data meanwhile.
  *
  * The queue takes only so many calls at a time without making the caller wait, which a nonblocking call may not do: what
- * comes on top waits in the communicator's list until there is room.
+ * comes on top waits in the communicator's list until there is room. Whoever completes requests issues it, and a thread of
+ * the library's own (issuer.c), since the caller may first wait for something else, in a function that is MPI's. So what
+ * needs MPI, packing and unpacking, is done before a call is put in line and after it has been found to have ended.
  */
 #include "frontend.h"
 
@@ -39,20 +41,28 @@ static void enter(struct tmpi_request *request)
     pthread_mutex_lock(&table_lock);
     request->hash_next = *bucket;
     *bucket = request;
+    request->comm->requests++;
     atomic_fetch_add(&tmpi_requests_live, 1);
     pthread_mutex_unlock(&table_lock);
 }
 
+/* May be the end of its communicator. */
 static void strike(struct tmpi_request *request)
 {
+    struct tmpi_comm *comm = request->comm;
+    bool last = false;
+
     pthread_mutex_lock(&table_lock);
     for (struct tmpi_request **link = bucket_of(request->handle); *link; link = &(*link)->hash_next)
         if (*link == request) {
             *link = request->hash_next;
+            last = --comm->requests == 0 && comm->freed;
             atomic_fetch_sub(&tmpi_requests_live, 1);
             break;
         }
     pthread_mutex_unlock(&table_lock);
+    if (last)
+        tmpi_comm_destroy(comm);
 }
 
 struct tmpi_request *tmpi_request_find(MPI_Request handle)
@@ -83,18 +93,28 @@ static void unlock_comm(struct tmpi_comm *comm)
         pthread_mutex_unlock(&comm->lock);
 }
 
-/* comm->lock is held. */
-static void finish(struct tmpi_request *request, thrum_status_t status)
+/* What the thread that finds out knows of a failure. comm->lock is held. */
+static void note_end(struct tmpi_request *request, thrum_status_t status)
 {
     const char *message;
 
-    request->code = tmpi_work_finish(&request->work, !status);
     request->status = status;
     if (status) {
-        status = tmpi_explain(request->comm, status, &message);
+        request->status = tmpi_explain(request->comm, status, &message);
+        request->message = strdup(message); /* NULL: the status has a text of its own */
         thrum_plugin_log(THRUM_LOG_INFO, "MPI: %s", message);
-        request->code = tmpi_code_of(status, message);
     }
+    atomic_store_explicit(&request->state, TMPI_ENDED, memory_order_release);
+}
+
+/* comm->lock is held. */
+static void finish(struct tmpi_request *request)
+{
+    request->code = tmpi_work_finish(&request->work, !request->status);
+    if (request->status)
+        request->code = tmpi_code_of(request->status, request->message ? request->message : "");
+    free(request->message);
+    request->message = NULL;
     atomic_store_explicit(&request->state, TMPI_DONE, memory_order_release);
 }
 
@@ -115,7 +135,7 @@ static void issue(struct tmpi_request *request)
         }
     }
     tmpi_tell_others(comm, status);
-    finish(request, status);
+    note_end(request, status);
 }
 
 /* Issues what there is room for, in order. comm->lock is held. */
@@ -147,42 +167,76 @@ static bool end_issued(struct tmpi_request *request)
 
     if (status == THRUM_IN_PROGRESS || (status && !knows_cause(comm)))
         return false;
-    finish(request, status);
+    note_end(request, status);
     comm->issued--;
     return true;
 }
 
+/* comm->lock is held. tmpi_has_requests looks at it without. */
+static void set_first(struct tmpi_comm *comm, struct tmpi_request *request)
+{
+    __atomic_store_n(&comm->first, request, __ATOMIC_RELEASE);
+}
+
+/* comm->lock is held. */
 static void advance(struct tmpi_comm *comm)
 {
-    lock_comm(comm);
     for (struct tmpi_request *request; (request = comm->first);) {
         int state = atomic_load_explicit(&request->state, memory_order_relaxed);
 
         if (state == TMPI_WAITING || (state == TMPI_ISSUED && !end_issued(request)))
             break;
-        comm->first = request->next;
-        if (!comm->first)
+        if (!request->next)
             comm->last = NULL;
+        set_first(comm, request->next);
     }
     issue_waiting(comm);
+}
+
+/* Calls are issued in order: if any waits the last does. comm->lock is held. */
+static bool is_any_waiting(const struct tmpi_comm *comm)
+{
+    return comm->last &&
+           atomic_load_explicit(&comm->last->state, memory_order_relaxed) == TMPI_WAITING;
+}
+
+bool tmpi_requests_advance(struct tmpi_comm *comm)
+{
+    bool waiting;
+
+    lock_comm(comm);
+    advance(comm);
+    waiting = is_any_waiting(comm);
     unlock_comm(comm);
+    return waiting;
 }
 
 static void put_in_line(struct tmpi_request *request)
 {
     struct tmpi_comm *comm = request->comm;
+    thrum_status_t status = tmpi_work_prepare(&request->work, request->numbers);
+    bool waiting;
 
     lock_comm(comm);
     request->next = NULL;
     request->code = MPI_SUCCESS;
+    if (status) {
+        tmpi_tell_others(comm, status);
+        note_end(request, status);
+        unlock_comm(comm);
+        return;
+    }
     atomic_store_explicit(&request->state, TMPI_WAITING, memory_order_release);
     if (comm->last)
         comm->last->next = request;
     else
-        comm->first = request;
+        set_first(comm, request);
     comm->last = request;
     issue_waiting(comm);
+    waiting = is_any_waiting(comm);
     unlock_comm(comm);
+    if (TMPI_UNLIKELY(waiting))
+        tmpi_issuer_want(comm);
 }
 
 static bool is_done(const struct tmpi_request *request)
@@ -192,8 +246,13 @@ static bool is_done(const struct tmpi_request *request)
 
 bool tmpi_request_poll(struct tmpi_request *request)
 {
-    if (!is_done(request))
+    if (!is_done(request)) {
+        lock_comm(request->comm);
         advance(request->comm);
+        if (atomic_load_explicit(&request->state, memory_order_relaxed) == TMPI_ENDED)
+            finish(request);
+        unlock_comm(request->comm);
+    }
     return is_done(request);
 }
 
@@ -211,23 +270,10 @@ void tmpi_request_wait(struct tmpi_request *request)
         tmpi_request_pause(request->comm, round);
 }
 
-thrum_status_t tmpi_requests_flush(struct tmpi_comm *comm)
+void tmpi_requests_flush(struct tmpi_comm *comm)
 {
-    bool waiting = true;
-
-    if (!comm->first)
-        return THRUM_OK;
-    for (unsigned round = 1; waiting; round++) {
-        waiting = false;
-        advance(comm);
-        lock_comm(comm);
-        for (struct tmpi_request *request = comm->first; request; request = request->next)
-            waiting |= atomic_load_explicit(&request->state, memory_order_relaxed) == TMPI_WAITING;
-        unlock_comm(comm);
-        if (waiting)
-            tmpi_request_pause(comm, round);
-    }
-    return THRUM_OK;
+    for (unsigned round = 1; tmpi_has_requests(comm) && tmpi_requests_advance(comm); round++)
+        tmpi_request_pause(comm, round);
 }
 
 /* ---- life ---- */
@@ -257,19 +303,63 @@ static int cancel(void *argument, int complete)
     return MPI_SUCCESS;
 }
 
+static bool keep_types(struct tmpi_work *work)
+{
+    if (!tmpi_type_keep(work->taken.sendtype, &work->call.sendtype))
+        return false;
+    if (tmpi_type_keep(work->taken.recvtype, &work->call.recvtype))
+        return true;
+    tmpi_type_release(work->taken.sendtype, &work->call.sendtype);
+    return false;
+}
+
+static void release_types(struct tmpi_work *work)
+{
+    tmpi_type_release(work->taken.sendtype, &work->call.sendtype);
+    tmpi_type_release(work->taken.recvtype, &work->call.recvtype);
+}
+
+/* With what the call needs until it has ended, whatever becomes of the caller's. NULL: no memory; has been raised. */
+static struct tmpi_request *create(const struct tmpi_call *call, const struct tmpi_taken *taken,
+                                   int *code_out)
+{
+    struct tmpi_request *request = calloc(1, sizeof *request);
+    size_t n;
+
+    if (request) {
+        request->comm = taken->comm;
+        request->work.call = *call;
+        request->work.taken = *taken;
+        n = tmpi_work_numbers(&request->work);
+        request->numbers = n ? malloc(n * sizeof *request->numbers) : NULL;
+        if ((!n || request->numbers) && keep_types(&request->work))
+            return request;
+        free(request->numbers);
+        free(request);
+    }
+    *code_out = tmpi_raise(call->comm, THRUM_ERR_NO_MEMORY, "no host memory for a request");
+    return NULL;
+}
+
+/* All but the request itself. */
+static void let_go(struct tmpi_request *request)
+{
+    release_types(&request->work);
+    free(request->numbers);
+    free(request->arrays);
+}
+
 int tmpi_request_begin(const struct tmpi_call *call, const struct tmpi_taken *taken,
                        MPI_Request *request_out)
 {
-    struct tmpi_request *request = calloc(1, sizeof *request);
     int code;
+    struct tmpi_request *request = create(call, taken, &code);
 
     if (!request)
-        return tmpi_raise(call->comm, THRUM_ERR_NO_MEMORY, "no host memory for a request");
-    request->comm = taken->comm;
-    request->work.call = *call;
-    request->work.taken = *taken;
+        return code;
     code = PMPI_Grequest_start(query, release, cancel, request, &request->handle);
     if (code) {
+        let_go(request);
         free(request);
         return code;
     }
@@ -287,6 +377,7 @@ int tmpi_request_tell(struct tmpi_request *request)
         atomic_store_explicit(&request->state, TMPI_IDLE, memory_order_release);
     } else {
         strike(request);
+        let_go(request);
         (void)PMPI_Grequest_complete(request->handle); /* `request` goes with the handle */
     }
     return code;
@@ -316,22 +407,20 @@ int tmpi_request_init(const struct tmpi_call *call, const struct tmpi_taken *tak
                       MPI_Request *request_out)
 {
     const struct tmpi_call barrier = {.function = TMPI_BARRIER, .comm = call->comm};
-    struct tmpi_request *request = calloc(1, sizeof *request);
     int code;
+    struct tmpi_request *request = create(call, taken, &code);
 
     if (!request)
-        return tmpi_raise(call->comm, THRUM_ERR_NO_MEMORY, "no host memory for a request");
-    request->comm = taken->comm;
+        return code;
     request->is_persistent = true;
-    request->work.call = *call;
-    request->work.taken = *taken;
     if (!keep_arrays(request)) {
+        let_go(request);
         free(request);
         return tmpi_raise(call->comm, THRUM_ERR_NO_MEMORY, "no host memory for a request");
     }
     code = tmpi_fall_persistent(&barrier, info, &request->handle);
     if (code) {
-        free(request->arrays);
+        let_go(request);
         free(request);
         return code;
     }
@@ -351,17 +440,38 @@ thrum_status_t tmpi_request_start(struct tmpi_request *request)
 void tmpi_request_destroy(struct tmpi_request *request)
 {
     strike(request);
-    free(request->arrays);
+    let_go(request);
     free(request);
+}
+
+MPI_Comm tmpi_request_blames(const struct tmpi_request *request)
+{
+    return request->comm->handle != MPI_COMM_NULL ? request->comm->handle : MPI_COMM_WORLD;
+}
+
+bool tmpi_requests_leave(struct tmpi_comm *comm)
+{
+    bool none;
+
+    pthread_mutex_lock(&table_lock);
+    comm->freed = true;
+    none = !comm->requests;
+    pthread_mutex_unlock(&table_lock);
+    return none;
 }
 
 void tmpi_requests_drop(struct tmpi_comm *comm)
 {
-    while (comm->first) { /* only if the program has left some; what it waits for may never come */
-        struct tmpi_request *request = comm->first;
-
-        comm->first = request->next;
-        strike(request);
-    }
-    comm->last = NULL;
+    tmpi_issuer_forget(comm);
+    pthread_mutex_lock(&table_lock);
+    for (size_t i = 0; i < BUCKETS && comm->requests; i++) /* the program has left some */
+        for (struct tmpi_request **link = &table[i]; *link;)
+            if ((*link)->comm == comm) {
+                *link = (*link)->hash_next;
+                comm->requests--;
+                atomic_fetch_sub(&tmpi_requests_live, 1);
+            } else {
+                link = &(*link)->hash_next;
+            }
+    pthread_mutex_unlock(&table_lock);
 }

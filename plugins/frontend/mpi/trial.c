@@ -82,7 +82,7 @@ enum tmpi_reason tmpi_trial_decide(struct tmpi_taken *taken, enum tmpi_function 
                 taken->sample = &trial->ns[by_thrum][block / 2 * (calls - 1) + call - 1];
             return by_thrum ? TMPI_TAKEN : TMPI_TRIAL;
         }
-        (void)!tmpi_requests_flush(comm); /* as before every blocking call that goes to MPI */
+        tmpi_requests_flush(comm); /* as before every blocking call that goes to MPI */
         settle(comm, function, class, BLOCKS / 2 * (calls - 1), in_range);
     }
     return verdict->thrum >> class & 1 ? TMPI_TAKEN : TMPI_POLICY;

@@ -224,31 +224,94 @@ static bool is_committed(MPI_Datatype type)
     return PMPI_Pack(nothing, 0, type, nothing, 0, &position, tmpi.self) == MPI_SUCCESS;
 }
 
-static const struct tmpi_type *learn(MPI_Datatype type)
+/* The caller may free a type while calls that were given it are pending. */
+struct kept_type {
+    struct tmpi_type type;
+    _Atomic int users; /* the caller's handle, and calls */
+};
+
+static struct kept_type *kept(const struct tmpi_type *type)
 {
-    struct tmpi_type *info = calloc(1, sizeof *info);
+    return (struct kept_type *)((char *)(uintptr_t)type - offsetof(struct kept_type, type));
+}
+
+static void release(const struct tmpi_type *type)
+{
+    if (atomic_fetch_sub(&kept(type)->users, 1) == 1)
+        free(kept(type));
+}
+
+/* Not by MPI_Type_dup, which would call what the caller has attached to the type. */
+static bool make_like(MPI_Datatype type, MPI_Datatype *out)
+{
+    if (PMPI_Type_contiguous(1, type, out))
+        return false;
+    if (!PMPI_Type_commit(out))
+        return true;
+    (void)PMPI_Type_free(out);
+    return false;
+}
+
+bool tmpi_type_keep(const struct tmpi_type *type, MPI_Datatype *handle)
+{
+    MPI_Datatype like;
+
+    if (!type || !type->derived)
+        return true;
+    if (!type->dense) {
+        if (!make_like(*handle, &like))
+            return false;
+        *handle = like;
+    }
+    atomic_fetch_add(&kept(type)->users, 1);
+    return true;
+}
+
+/* The handle may be the last that refers to the type, which is then forgotten: not before this is through with it. */
+void tmpi_type_release(const struct tmpi_type *type, MPI_Datatype *handle)
+{
+    if (!type || !type->derived)
+        return;
+    if (!type->dense)
+        (void)PMPI_Type_free(handle);
+    release(type);
+}
+
+static bool describe(MPI_Datatype type, struct tmpi_type *info)
+{
     MPI_Aint lower;
     int size;
 
-    if (!info || !is_committed(type) || PMPI_Type_size(type, &size) || size < 0 ||
-        PMPI_Type_get_extent(type, &lower, &info->extent)) {
-        free(info);
-        return NULL;
-    }
+    if (!is_committed(type) || PMPI_Type_size(type, &size) || size < 0 ||
+        PMPI_Type_get_extent(type, &lower, &info->extent))
+        return false;
+    info->derived = true;
     info->size = (size_t)size;
     info->dense = is_dense(type);
     info->has_dtype = info->dense && stand_in(info->size, &info->dtype);
-    if (PMPI_Type_set_attr(type, keyval, info)) {
+    return true;
+}
+
+static const struct tmpi_type *learn(MPI_Datatype type)
+{
+    struct kept_type *info = calloc(1, sizeof *info);
+
+    if (!info || !describe(type, &info->type)) {
         free(info);
         return NULL;
     }
-    return info;
+    atomic_store(&info->users, 1);
+    if (PMPI_Type_set_attr(type, keyval, &info->type)) {
+        free(info);
+        return NULL;
+    }
+    return &info->type;
 }
 
 static int forget(MPI_Datatype type, int key, void *info, void *extra)
 {
     (void)type, (void)key, (void)extra;
-    free(info);
+    release(info);
     return MPI_SUCCESS;
 }
 

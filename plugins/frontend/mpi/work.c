@@ -7,6 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include <thrum/plugin.h>
+
 #define FEW_RANKS 64 /* whose counts fit the stack */
 
 /* ---- the call ---- */
@@ -20,9 +22,10 @@ static bool is_uniform(const struct tmpi_call *call, int n)
     return true;
 }
 
-static thrum_status_t call_thrum(const struct tmpi_work *work, const struct tmpi_given *g)
+static thrum_status_t call_thrum(const struct tmpi_work *work)
 {
     const struct tmpi_taken *taken = &work->taken;
+    const struct tmpi_given *g = &work->given;
     thrum_comm_t comm = taken->comm->thrum;
     thrum_queue_t queue = taken->comm->queue;
     thrum_datatype_t dtype = taken->sendtype ? taken->sendtype->dtype : THRUM_UINT8;
@@ -85,37 +88,57 @@ static void drop(struct tmpi_work *work)
     work->packed_send = work->packed_recv = NULL;
 }
 
-static thrum_status_t issue(struct tmpi_work *work, size_t *arrays)
+size_t tmpi_work_numbers(const struct tmpi_work *work)
 {
-    size_t n = (size_t)work->taken.comm->size;
-    struct tmpi_given given = {.counts = arrays,
-                               .displs = arrays + n,
-                               .sendcounts = arrays + 2 * n,
-                               .sdispls = arrays + 3 * n};
-    thrum_status_t status = tmpi_give(work, &given);
+    return has_counts(work->call.function) ? 4 * (size_t)work->taken.comm->size : 0;
+}
 
-    return status ? status : call_thrum(work, &given);
+thrum_status_t tmpi_work_prepare(struct tmpi_work *work, size_t *numbers)
+{
+    struct tmpi_given *given = &work->given;
+    size_t n = tmpi_work_numbers(work) / 4;
+    thrum_status_t status;
+
+    work->packed_send = work->packed_recv = NULL;
+    *given = (struct tmpi_given){.counts = numbers,
+                                 .displs = numbers + n,
+                                 .sendcounts = numbers + 2 * n,
+                                 .sdispls = numbers + 3 * n};
+    status = tmpi_give(work, given);
+    if (status)
+        drop(work);
+    return status;
 }
 
 thrum_status_t tmpi_work_issue(struct tmpi_work *work)
 {
-    size_t few[4 * FEW_RANKS], n = (size_t)work->taken.comm->size, *arrays = few;
     thrum_status_t status;
 
-    work->packed_send = work->packed_recv = NULL;
-    if (TMPI_UNLIKELY(has_counts(work->call.function) && n > FEW_RANKS)) {
-        arrays = malloc(4 * n * sizeof *arrays);
-        if (!arrays)
-            return THRUM_ERR_NO_MEMORY;
-    }
     if (work->taken.is_user_op)
         work->taken.comm->user =
             (struct tmpi_user_op){work->call.op, work->call.sendtype, work->taken.sendtype->size};
-    status = issue(work, arrays);
-    if (arrays != few)
-        free(arrays);
+    status = call_thrum(work);
     if (status)
         drop(work);
+    return status;
+}
+
+/* Of a blocking call. */
+static thrum_status_t prepare_and_issue(struct tmpi_work *work)
+{
+    size_t few[4 * FEW_RANKS], n = tmpi_work_numbers(work), *numbers = few;
+    thrum_status_t status;
+
+    if (TMPI_UNLIKELY(n > sizeof few / sizeof *few)) {
+        numbers = malloc(n * sizeof *numbers);
+        if (!numbers)
+            return thrum_plugin_fail(THRUM_ERR_NO_MEMORY, "no host memory for %zu counts", n);
+    }
+    status = tmpi_work_prepare(work, numbers);
+    if (!status)
+        status = tmpi_work_issue(work);
+    if (numbers != few)
+        free(numbers);
     return status;
 }
 
@@ -174,21 +197,23 @@ void tmpi_tell_others(const struct tmpi_comm *comm, thrum_status_t status)
 
 int tmpi_work_run(const struct tmpi_call *call, const struct tmpi_taken *taken)
 {
-    struct tmpi_work work = {.call = *call, .taken = *taken};
+    struct tmpi_work work;
     const char *message;
-    thrum_status_t status = tmpi_requests_flush(taken->comm);
+    thrum_status_t status;
     int code;
 
-    if (!status) {
-        status = tmpi_work_issue(&work);
-        if (TMPI_UNLIKELY(status)) {
-            message = thrum_last_error();
-            status = tmpi_explain(taken->comm, status, &message);
-            tmpi_tell_others(taken->comm, status);
-            return tmpi_raise(call->comm, status, message);
-        }
-        status = wait_for(taken->comm);
+    work.call = *call;
+    work.taken = *taken;
+    work.packed_send = work.packed_recv = NULL;
+
+    tmpi_requests_flush(taken->comm);
+    status = prepare_and_issue(&work);
+    if (TMPI_UNLIKELY(status)) {
+        status = tmpi_explain(taken->comm, status, &message);
+        tmpi_tell_others(taken->comm, status);
+        return tmpi_raise(call->comm, status, message);
     }
+    status = wait_for(taken->comm);
     code = tmpi_work_finish(&work, !status);
     if (TMPI_UNLIKELY(status)) {
         status = tmpi_explain(taken->comm, status, &message);

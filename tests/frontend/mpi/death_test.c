@@ -1,6 +1,6 @@
 /*
  * What happens when ranks disagree or die, by the first argument; see mpi-frontend. mismatch: counts differ, every rank gets
- * MPI_ERR_TRUNCATE and comes out; imismatch: the same in nonblocking calls, whatever is behind them; fatal: the same with rank 0's default handler, which ends the job; abort: rank 0 calls
+ * MPI_ERR_TRUNCATE and comes out; sides: they differ so that one rank's call is MPI's and the other's Thrum's, of which the deadline tells; imismatch: the same in nonblocking calls, whatever is behind them; fatal: the same with rank 0's default handler, which ends the job; abort: rank 0 calls
  * MPI_Abort, kill: rank 1 is killed, while the others wait for it.
  */
 #include <mpi.h>
@@ -51,6 +51,8 @@ int main(int argc, char **argv)
 
     MPI_Init(&argc, &argv);
     MPI_Comm_rank(MPI_COMM_WORLD, &rank);
+    if (!strcmp(what, "sides") && rank == 0)
+        MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
     for (int i = 0; i < 12; i++)
         MPI_Allreduce(values, sums, 8192, MPI_FLOAT, MPI_SUM, MPI_COMM_WORLD);
     if (!strcmp(what, "mismatch")) {
@@ -78,6 +80,12 @@ int main(int argc, char **argv)
                    class == MPI_ERR_TRUNCATE ? "truncate" : "other");
             MPI_Comm_free(&comm);
         }
+    } else if (!strcmp(what, "sides")) {
+        MPI_Allreduce(values, sums, rank == 0 ? 100 : 2000, MPI_FLOAT, MPI_SUM, MPI_COMM_WORLD);
+        if (rank > 0)
+            printf("came back\n");
+        else
+            pause(); /* MPI may refuse what comes of it, or wait */
     } else if (!strcmp(what, "fatal")) {
         if (rank > 0) /* mpirun loses words that several ranks say at once */
             MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
