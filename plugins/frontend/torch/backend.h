@@ -85,6 +85,7 @@ struct Slot {
     thrum_status_t copy(void *dst, const void *src, size_t bytes) const;
 };
 
+/* What puts an operation on the slot's queue. */
 using Issue = std::function<thrum_status_t(thrum_comm_t, Slot &)>;
 
 /* One operation. */
@@ -156,7 +157,10 @@ class Lane : public std::enable_shared_from_this<Lane>
     void join(const Meet &meet);
     /* The same on a thread of its own; operations are kept until then. */
     void join_later(Meet meet);
-    /* Issues, or keeps it until the lane has joined. Throws what is wrong with the call; the work is then void. */
+    /*
+     * Issues, or keeps it until the lane has joined and there is room for it: never waits for another rank. Throws what
+     * is wrong with the call; the work is then void.
+     */
     void submit(const WorkRef &work, Issue issue);
     /* Ends everything: gives what is in flight `grace` to end by itself, then aborts. */
     void close(Milliseconds grace);
@@ -167,14 +171,18 @@ class Lane : public std::enable_shared_from_this<Lane>
 
   private:
     friend class Work;
-    void issue(const WorkRef &work, const Issue &issue);
+    bool issue(const WorkRef &work, const Issue &issue);
     Slot *take_slot();
     Slot *new_slot();
     void give_slot(Slot *slot);
     void reap();
     void forget(const Work *work);
     WorkRef oldest();
-    void run_join(const Meet &meet);
+    WorkRef unfinished();
+    void start_issuer(Meet meet);
+    void run_issuer(const Meet &meet);
+    bool run_join(const Meet &meet);
+    void issue_backlog(std::unique_lock<std::mutex> &lock);
     void refuse_waiting(std::exception_ptr exception);
     [[noreturn]] void fail_issue(thrum_status_t status, Slot *slot);
     thrum_status_t cause(thrum_status_t status, std::string *message) const;
@@ -187,15 +195,17 @@ class Lane : public std::enable_shared_from_this<Lane>
     std::shared_ptr<Device> device_;
     thrum_comm_t comm_ = nullptr; /* written by join, freed by close */
 
-    std::mutex issue_; /* one thread at a time in the communicator; guards the next five */
-    std::condition_variable issued_; /* something left backlog_ */
-    std::deque<std::pair<WorkRef, Issue>> backlog_; /* while joining */
+    std::mutex issue_; /* one thread at a time in the communicator; guards the next eight */
+    std::condition_variable issued_; /* something left backlog_, or the lane has joined */
+    std::condition_variable kept_; /* something came to backlog_ */
+    std::deque<std::pair<WorkRef, Issue>> backlog_; /* not issued yet, in order */
     bool joining_ = false;
     std::exception_ptr broken_; /* it could not be joined */
     uint64_t number_ = 0;
+    bool issuing_ = false; /* issuer_ looks after backlog_ */
+    std::thread issuer_;
     std::atomic<bool> closing_{false};
     std::mutex close_; /* one thread closes, the others wait for it */
-    std::thread joiner_;
 
     std::mutex pool_; /* guards the next three */
     std::vector<std::unique_ptr<Slot>> slots_;

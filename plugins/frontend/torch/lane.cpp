@@ -14,7 +14,8 @@ namespace thrum_torch
 namespace
 {
 
-constexpr size_t kMostSlots = 64; /* operations of a lane in flight; more wait for the first */
+constexpr size_t kMostSlots = 64; /* operations of a lane in flight; more wait in its backlog */
+constexpr Milliseconds kIssuerLingers{200}; /* a thread that has nothing to issue */
 constexpr size_t kMostWatchers = 64;
 constexpr size_t kKeptScratchBytes = 16u << 20;
 constexpr Milliseconds kShortestDeadline{10}, kLongestDeadline{86400000}; /* Thrum's limits */
@@ -139,8 +140,8 @@ std::shared_ptr<Lane> Lane::make(LaneOptions options)
 
 Lane::~Lane()
 {
-    if (joiner_.joinable())
-        joiner_.detach();
+    if (issuer_.joinable())
+        issuer_.detach();
     for (std::thread &watcher : watchers_)
         watcher.detach();
 }
@@ -171,13 +172,14 @@ void Lane::join(const Meet &meet)
 
 void Lane::join_later(Meet meet)
 {
+    std::lock_guard<std::mutex> lock(issue_);
+
     joining_ = true;
-    joiner_ =
-        std::thread([lane = shared_from_this(), meet = std::move(meet)] { lane->run_join(meet); });
+    start_issuer(std::move(meet));
 }
 
-/* The joiner: then issues what has come meanwhile, in order. */
-void Lane::run_join(const Meet &meet)
+/* False: it has not come about, and what waited for it has been refused. */
+bool Lane::run_join(const Meet &meet)
 {
     std::exception_ptr exception;
 
@@ -186,24 +188,12 @@ void Lane::run_join(const Meet &meet)
     } catch (...) {
         exception = std::current_exception();
     }
-    if (exception) {
+    if (exception)
         refuse_waiting(exception);
-        return;
-    }
-    std::unique_lock<std::mutex> lock(issue_);
-    while (!backlog_.empty()) {
-        WorkRef work = backlog_.front().first;
-
-        try {
-            issue(work, backlog_.front().second);
-        } catch (...) {
-            work->refuse(std::current_exception());
-        }
-        backlog_.pop_front();
-    }
+    std::lock_guard<std::mutex> lock(issue_);
     joining_ = false;
-    lock.unlock();
     issued_.notify_all();
+    return !exception;
 }
 
 /* The lane has not come about. */
@@ -214,15 +204,10 @@ void Lane::refuse_waiting(std::exception_ptr exception)
     {
         std::lock_guard<std::mutex> lock(issue_);
         broken_ = exception;
-        joining_ = false;
         waiting.swap(backlog_);
     }
     for (auto &entry : waiting)
         entry.first->refuse(exception);
-    {
-        std::lock_guard<std::mutex> lock(issue_); /* nobody is between looking and waiting */
-    }
-    issued_.notify_all();
 }
 
 void Lane::close(Milliseconds grace)
@@ -233,14 +218,19 @@ void Lane::close(Milliseconds grace)
     if (is_foreign())
         return;
     closing_.store(true);
-    if (joiner_.joinable())
-        joiner_.join();
-    for (WorkRef work; (work = oldest());)
+    {
+        std::unique_lock<std::mutex> lock(issue_);
+        issued_.wait(lock, [this] { return !joining_; });
+        kept_.notify_all();
+    }
+    for (WorkRef work; (work = unfinished());)
         if (!work->drive(&until)) {
             if (thrum_comm_abort(comm_))
                 break;
             until = Clock::now() + kLongestDeadline; /* they end at once */
         }
+    if (issuer_.joinable())
+        issuer_.join();
     end_watchers();
     std::lock_guard<std::mutex> lock(issue_);
     thrum_comm_destroy(comm_);
@@ -292,25 +282,19 @@ Slot *Lane::new_slot()
     return slots_.back().get();
 }
 
-/* Newest first: the communicator knows the last queue. Under issue_. */
+/* Newest first: the communicator knows the last queue. NULL: all are in use. Under issue_. */
 Slot *Lane::take_slot()
 {
-    for (;;) {
-        {
-            std::lock_guard<std::mutex> lock(pool_);
+    std::lock_guard<std::mutex> lock(pool_);
+    Slot *slot;
 
-            if (free_.empty() && slots_.size() < kMostSlots)
-                free_.push_back(new_slot());
-            if (!free_.empty()) {
-                Slot *slot = free_.back();
-
-                free_.pop_back();
-                return slot;
-            }
-        }
-        if (WorkRef work = oldest())
-            work->drive(nullptr);
-    }
+    if (free_.empty() && slots_.size() < kMostSlots)
+        free_.push_back(new_slot());
+    if (free_.empty())
+        return nullptr;
+    slot = free_.back();
+    free_.pop_back();
+    return slot;
 }
 
 void Lane::give_slot(Slot *slot)
@@ -330,6 +314,15 @@ WorkRef Lane::oldest()
     std::lock_guard<std::mutex> lock(pool_);
 
     return inflight_.empty() ? WorkRef() : inflight_.front();
+}
+
+/* What has been submitted and has not ended, NULL if there is nothing. */
+WorkRef Lane::unfinished()
+{
+    std::lock_guard<std::mutex> lock(issue_); /* what leaves backlog_ is in flight */
+    WorkRef work = oldest();
+
+    return work || backlog_.empty() ? work : backlog_.front().first;
 }
 
 void Lane::forget(const Work *work)
@@ -367,11 +360,15 @@ void Lane::fail_issue(thrum_status_t status, Slot *slot)
                      : message);
 }
 
-void Lane::issue(const WorkRef &work, const Issue &issue)
+/* False: there is no room for it. */
+bool Lane::issue(const WorkRef &work, const Issue &issue)
 {
     Slot *slot = take_slot();
-    thrum_status_t status = issue(comm_, *slot);
+    thrum_status_t status;
 
+    if (!slot)
+        return false;
+    status = issue(comm_, *slot);
     if (status)
         fail_issue(status, slot);
     work->slot_ = slot;
@@ -380,6 +377,7 @@ void Lane::issue(const WorkRef &work, const Issue &issue)
         inflight_.push_back(work);
     }
     work->issued_.store(true, std::memory_order_release);
+    return true;
 }
 
 void Lane::submit(const WorkRef &work, Issue call)
@@ -392,12 +390,67 @@ void Lane::submit(const WorkRef &work, Issue call)
         std::rethrow_exception(broken_);
     work->lane_ = shared_from_this();
     work->number_ = ++number_;
-    if (joining_) {
-        backlog_.emplace_back(work, std::move(call));
-        return;
+    if (!joining_ && backlog_.empty()) {
+        reap();
+        if (issue(work, call))
+            return;
     }
-    reap();
-    issue(work, call);
+    if (!issuing_)
+        start_issuer(nullptr);
+    backlog_.emplace_back(work, std::move(call));
+    kept_.notify_one();
+}
+
+/* ---- lanes: the backlog ---- */
+
+/*
+ * The issuer is a thread that issues, in order, what could not be issued when it was submitted. It ends when nothing more has come
+ * for a while: most lanes need it for joining only, or never. Under issue_.
+ */
+void Lane::start_issuer(Meet meet)
+{
+    if (issuer_.joinable())
+        issuer_.join(); /* it has no more to do than to end */
+    issuing_ = true;
+    issuer_ = std::thread(
+        [lane = shared_from_this(), meet = std::move(meet)] { lane->run_issuer(meet); });
+}
+
+void Lane::run_issuer(const Meet &meet)
+{
+    bool joined = !meet || run_join(meet);
+    std::unique_lock<std::mutex> lock(issue_);
+
+    while (joined && !backlog_.empty()) {
+        issue_backlog(lock);
+        kept_.wait_for(lock, kIssuerLingers,
+                       [this] { return !backlog_.empty() || closing_.load(); });
+    }
+    issuing_ = false;
+}
+
+/* `lock`, of issue_, is not held while waiting for room. */
+void Lane::issue_backlog(std::unique_lock<std::mutex> &lock)
+{
+    while (!backlog_.empty()) {
+        WorkRef work = backlog_.front().first;
+        bool issued = true;
+
+        try {
+            issued = issue(work, backlog_.front().second);
+        } catch (...) {
+            work->refuse(std::current_exception());
+        }
+        if (issued)
+            backlog_.pop_front();
+        issued_.notify_all();
+        if (issued)
+            continue;
+        lock.unlock();
+        if ((work = oldest()))
+            work->drive(nullptr);
+        lock.lock();
+    }
 }
 
 /* ---- lanes: futures ---- */

@@ -69,6 +69,20 @@ def death(job):
         dist.broadcast(torch.ones(4), 0)
 
 
+def death_with_backlog(job):
+    """A rank is killed while others have more operations waiting than fit in flight: every one of them raises."""
+    job.init()
+    dist.all_reduce(torch.ones(4))
+    if job.rank == 1:
+        job.await_told("waiting")
+        os.kill(os.getpid(), signal.SIGKILL)
+    works = [dist.all_reduce(torch.ones(4), async_op=True) for _ in range(200)]
+    job.tell("waiting")
+    for i in reversed(range(200)):
+        with expect(RuntimeError, "rank 1 has died"):
+            works[i].wait()
+
+
 def dead_sender(job):
     """The sender of a message that is waited for dies: the receive raises and says so."""
     job.init()
@@ -195,6 +209,7 @@ CASES = [
     (deadline, (2,), {}),
     (stopped, (2,), {}),
     (death, (3,), {2: -signal.SIGKILL}),
+    (death_with_backlog, (2,), {1: -signal.SIGKILL}),
     (dead_sender, (2,), {1: -signal.SIGKILL}),
     (absent_sender, (2,), {}),
     (mismatch, (2,), {}),
