@@ -168,6 +168,8 @@ class Lane : public std::enable_shared_from_this<Lane>
     static void close_all(Milliseconds grace);
     bool is_foreign() const; /* in a child of the process that made it */
     const std::string &name() const { return options_.name; }
+    /* Why the communicator has failed; empty if it has not. */
+    std::string trouble();
 
   private:
     friend class Work;
@@ -183,8 +185,8 @@ class Lane : public std::enable_shared_from_this<Lane>
     void run_issuer(const Meet &meet);
     bool run_join(const Meet &meet);
     void issue_backlog(std::unique_lock<std::mutex> &lock);
-    void refuse_waiting(std::exception_ptr exception);
-    [[noreturn]] void fail_issue(thrum_status_t status, Slot *slot);
+    void refuse_waiting(const std::string &why);
+    [[noreturn]] void fail_issue(thrum_status_t status, const Work &work, Slot *slot);
     thrum_status_t cause(thrum_status_t status, std::string *message) const;
     void watch(const WorkRef &work);
     void add_watcher();
@@ -200,7 +202,7 @@ class Lane : public std::enable_shared_from_this<Lane>
     std::condition_variable kept_; /* something came to backlog_ */
     std::deque<std::pair<WorkRef, Issue>> backlog_; /* not issued yet, in order */
     bool joining_ = false;
-    std::exception_ptr broken_; /* it could not be joined */
+    std::string broken_; /* why it could not be joined */
     uint64_t number_ = 0;
     bool issuing_ = false; /* issuer_ looks after backlog_ */
     std::thread issuer_;
@@ -224,9 +226,16 @@ class Lane : public std::enable_shared_from_this<Lane>
 
 /* Rank 0 makes the id and leaves it, or why it could not, in the store. */
 thrum_unique_id meet_by_store(const StoreRef &store, int rank, Milliseconds timeout);
-/* As meet_by_store for two ranks of which one may come much later; gives up when `closing`. */
-thrum_unique_id meet_pair_by_store(const StoreRef &store, const std::string &prefix, int rank,
-                                   Milliseconds timeout, const std::atomic<bool> &closing);
+/* Two ranks of a group of which one may come much later. */
+struct Pair {
+    StoreRef store;
+    std::string prefix; /* of their keys */
+    int rank, peer; /* in the pair, 0 or 1; of the other one in the group */
+    Milliseconds timeout;
+    std::shared_ptr<Lane> group;
+};
+/* As meet_by_store; gives up when `closing`, and when the group has failed. */
+thrum_unique_id meet_pair_by_store(const Pair &pair, const std::atomic<bool> &closing);
 /* What a launcher other than torchrun says of this process; size 0: there is none. */
 std::tuple<int, int, int> launched();
 /* `bytes` of rank 0, on every rank of the launcher's job. */

@@ -14,6 +14,7 @@ namespace thrum_torch
 namespace
 {
 
+constexpr const char *kPrefix = "thrum: "; /* of all messages */
 constexpr size_t kMostSlots = 64; /* operations of a lane in flight; more wait in its backlog */
 constexpr Milliseconds kIssuerLingers{200}; /* a thread that has nothing to issue */
 constexpr size_t kMostWatchers = 64;
@@ -29,13 +30,22 @@ const char *kind_of(thrum_status_t status)
     return thrum_status_string(status);
 }
 
+/* Without what `fail` and torch put around it. */
+std::string text_of(const std::exception &error)
+{
+    auto torchs = dynamic_cast<const c10::Error *>(&error);
+    std::string text = torchs ? torchs->what_without_backtrace() : error.what();
+
+    return text.compare(0, strlen(kPrefix), kPrefix) ? text : text.substr(strlen(kPrefix));
+}
+
 } // namespace
 
 /* ---- errors ---- */
 
 void fail(thrum_status_t status, const std::string &message)
 {
-    std::string text = "thrum: " + (message.empty() ? std::string(kind_of(status)) : message);
+    std::string text = kPrefix + (message.empty() ? std::string(kind_of(status)) : message);
 
     switch (status) {
     case THRUM_ERR_INVALID_ARGUMENT:
@@ -181,33 +191,32 @@ void Lane::join_later(Meet meet)
 /* False: it has not come about, and what waited for it has been refused. */
 bool Lane::run_join(const Meet &meet)
 {
-    std::exception_ptr exception;
+    std::string why;
 
     try {
         join(meet);
-    } catch (...) {
-        exception = std::current_exception();
+    } catch (const std::exception &error) {
+        why = options_.name + ": " + text_of(error);
     }
-    if (exception)
-        refuse_waiting(exception);
+    if (!why.empty())
+        refuse_waiting(why);
     std::lock_guard<std::mutex> lock(issue_);
     joining_ = false;
     issued_.notify_all();
-    return !exception;
+    return why.empty();
 }
 
-/* The lane has not come about. */
-void Lane::refuse_waiting(std::exception_ptr exception)
+void Lane::refuse_waiting(const std::string &why)
 {
     std::deque<std::pair<WorkRef, Issue>> waiting;
 
     {
         std::lock_guard<std::mutex> lock(issue_);
-        broken_ = exception;
+        broken_ = why;
         waiting.swap(backlog_);
     }
     for (auto &entry : waiting)
-        entry.first->refuse(exception);
+        entry.first->refuse(failure(THRUM_ERR_SYSTEM, entry.first->describe() + ": " + why));
 }
 
 void Lane::close(Milliseconds grace)
@@ -268,6 +277,14 @@ thrum_status_t Lane::cause(thrum_status_t status, std::string *message) const
     if (text)
         *message = text;
     return first;
+}
+
+std::string Lane::trouble()
+{
+    std::unique_lock<std::mutex> lock(issue_, std::try_to_lock); /* or the next time */
+    std::string message;
+
+    return lock && cause(THRUM_OK, &message) ? message : "";
 }
 
 Slot *Lane::new_slot()
@@ -346,7 +363,7 @@ void Lane::reap()
 }
 
 /* Part of it may be on the queue, and the others may wait for the rest. */
-void Lane::fail_issue(thrum_status_t status, Slot *slot)
+void Lane::fail_issue(thrum_status_t status, const Work &work, Slot *slot)
 {
     std::string message = thrum_last_error();
 
@@ -355,9 +372,9 @@ void Lane::fail_issue(thrum_status_t status, Slot *slot)
         (void)!thrum_comm_abort(comm_);
     (void)!thrum_queue_synchronize(slot->queue);
     give_slot(slot);
-    fail(status, message.compare(0, options_.name.size(), options_.name)
-                     ? options_.name + ": " + message
-                     : message);
+    if (message.compare(0, options_.name.size(), options_.name))
+        message = options_.name + ": " + message;
+    fail(status, work.describe() + ": " + message);
 }
 
 /* False: there is no room for it. */
@@ -370,7 +387,7 @@ bool Lane::issue(const WorkRef &work, const Issue &issue)
         return false;
     status = issue(comm_, *slot);
     if (status)
-        fail_issue(status, slot);
+        fail_issue(status, *work, slot);
     work->slot_ = slot;
     {
         std::lock_guard<std::mutex> lock(pool_);
@@ -386,10 +403,10 @@ void Lane::submit(const WorkRef &work, Issue call)
 
     if (closing_.load() || is_foreign())
         fail(THRUM_ERR_INVALID_USAGE, options_.name + " has been destroyed");
-    if (broken_)
-        std::rethrow_exception(broken_);
     work->lane_ = shared_from_this();
     work->number_ = ++number_;
+    if (!broken_.empty())
+        fail(THRUM_ERR_SYSTEM, work->describe() + ": " + broken_);
     if (!joining_ && backlog_.empty()) {
         reap();
         if (issue(work, call))

@@ -105,21 +105,20 @@ std::shared_ptr<Lane> ProcessGroup::channel(int from, int to, int tag)
 
     if (!lane) {
         LaneOptions options;
-        std::string pair =
-            std::to_string(from) + "-" + std::to_string(to) + "-" + std::to_string(tag);
+        std::string key = "thrum/messages/" + std::to_string(from) + "-" + std::to_string(to) +
+                          "-" + std::to_string(tag);
+        Pair pair{store_, key, rank_ == to, rank_ == to ? from : to, timeout_, lane_};
 
         options.name = name_ + ", messages from rank " + std::to_string(from) +
                        " (0 here) to rank " + std::to_string(to) + " (1 here), tag " +
                        std::to_string(tag);
-        options.rank = rank_ == to;
+        options.rank = pair.rank;
         options.size = 2;
         options.timeout = timeout_;
         options.scratch_bytes = kMessageScratchBytes;
         lane = Lane::make(options);
-        lane->join_later([store = store_, pair, options](const std::atomic<bool> &closing) {
-            return meet_pair_by_store(store, "thrum/messages/" + pair, options.rank,
-                                      options.timeout, closing);
-        });
+        lane->join_later(
+            [pair](const std::atomic<bool> &closing) { return meet_pair_by_store(pair, closing); });
     }
     return lane;
 }

@@ -98,11 +98,43 @@ def dead_sender(job):
         work.wait()
 
 
+def never_met(job):
+    """The other side of messages that were never exchanged before dies: send and receive, made before and after, raise."""
+    job.init()
+    dist.all_reduce(torch.ones(4))
+    if job.rank == 1:
+        job.await_told("waiting")
+        os.kill(os.getpid(), signal.SIGKILL)
+    works = {"recv": dist.irecv(torch.ones(4), 1), "send": dist.isend(torch.ones(4), 1, tag=3)}
+    job.tell("waiting")
+    for name in works:
+        with expect(RuntimeError, f"{name} #1 of rank 0", "waiting for rank 1", "rank 1 has died"):
+            works[name].wait()
+    with expect(RuntimeError, "recv #1 of rank 0", "rank 1 has died"):
+        dist.recv(torch.ones(4), 1, tag=4)
+    with expect(RuntimeError, "recv #2 of rank 0", "rank 1 has died"):
+        dist.recv(torch.ones(4), 1, tag=4)
+
+
+def left_early(job):
+    """A rank that is through and has left does not matter to the first messages of others."""
+    job.init()
+    dist.barrier()
+    if job.rank == 2:
+        dist.destroy_process_group()
+        job.tell("left")
+        return
+    job.await_told("left")
+    tensor = torch.full((4,), float(job.rank))
+    dist.send(tensor, 1) if job.rank == 0 else dist.recv(tensor, 0)
+    assert tensor[0] == 0
+
+
 def absent_sender(job):
     """Nobody sends: the receive raises after the group's timeout, and the group goes without waiting."""
     job.init(timeout=1.0)
     if job.rank == 0:
-        with expect(RuntimeError, "has not come in time"):
+        with expect(RuntimeError, "recv #1 of rank 0", "rank 1 has not come in time"):
             dist.recv(torch.ones(4), 1)
         dist.irecv(torch.ones(4), 1, tag=5)  # is still waiting when the group is destroyed
         job.tell("seen")
@@ -211,6 +243,8 @@ CASES = [
     (death, (3,), {2: -signal.SIGKILL}),
     (death_with_backlog, (2,), {1: -signal.SIGKILL}),
     (dead_sender, (2,), {1: -signal.SIGKILL}),
+    (never_met, (2,), {1: -signal.SIGKILL}),
+    (left_early, (3,), {}),
     (absent_sender, (2,), {}),
     (mismatch, (2,), {}),
     (missing_at_init, (2,), {}),
