@@ -30,15 +30,6 @@ const char *kind_of(thrum_status_t status)
     return thrum_status_string(status);
 }
 
-/* Without what `fail` and torch put around it. */
-std::string text_of(const std::exception &error)
-{
-    auto torchs = dynamic_cast<const c10::Error *>(&error);
-    std::string text = torchs ? torchs->what_without_backtrace() : error.what();
-
-    return text.compare(0, strlen(kPrefix), kPrefix) ? text : text.substr(strlen(kPrefix));
-}
-
 } // namespace
 
 /* ---- errors ---- */
@@ -73,6 +64,14 @@ std::exception_ptr failure(thrum_status_t status, const std::string &message)
     } catch (...) {
         return std::current_exception();
     }
+}
+
+std::string text_of(const std::exception &error)
+{
+    auto torchs = dynamic_cast<const c10::Error *>(&error);
+    std::string text = torchs ? torchs->what_without_backtrace() : error.what();
+
+    return text.compare(0, strlen(kPrefix), kPrefix) ? text : text.substr(strlen(kPrefix));
 }
 
 /* ---- the device ---- */
@@ -363,32 +362,36 @@ void Lane::reap()
 }
 
 /* Part of it may be on the queue, and the others may wait for the rest. */
-void Lane::fail_issue(thrum_status_t status, const Work &work, Slot *slot)
+void Lane::fail_issue(thrum_status_t status, Work &work)
 {
+    Slot *slot = work.slot_;
     std::string message = thrum_last_error();
 
     status = cause(status, &message);
     if (status <= THRUM_ERR_UNSUPPORTED || thrum_queue_query(slot->queue) == THRUM_IN_PROGRESS)
         (void)!thrum_comm_abort(comm_);
     (void)!thrum_queue_synchronize(slot->queue);
+    work.slot_ = nullptr;
     give_slot(slot);
     if (message.compare(0, options_.name.size(), options_.name))
         message = options_.name + ": " + message;
     fail(status, work.describe() + ": " + message);
 }
 
-/* False: there is no room for it. */
+/* False: there is no room for it, or what it has on its queue has to end first. */
 bool Lane::issue(const WorkRef &work, const Issue &issue)
 {
-    Slot *slot = take_slot();
     thrum_status_t status;
 
-    if (!slot)
+    if (!work->slot_)
+        work->slot_ = take_slot();
+    if (!work->slot_)
         return false;
-    status = issue(comm_, *slot);
+    status = issue(comm_, *work->slot_);
+    if (status == THRUM_IN_PROGRESS)
+        return false;
     if (status)
-        fail_issue(status, *work, slot);
-    work->slot_ = slot;
+        fail_issue(status, *work);
     {
         std::lock_guard<std::mutex> lock(pool_);
         inflight_.push_back(work);
@@ -407,15 +410,14 @@ void Lane::submit(const WorkRef &work, Issue call)
     work->number_ = ++number_;
     if (!broken_.empty())
         fail(THRUM_ERR_SYSTEM, work->describe() + ": " + broken_);
-    if (!joining_ && backlog_.empty()) {
-        reap();
-        if (issue(work, call))
-            return;
+    if (joining_ || !backlog_.empty() || (reap(), !issue(work, call))) {
+        if (!issuing_)
+            start_issuer(nullptr);
+        backlog_.emplace_back(work, std::move(call));
+        kept_.notify_one();
     }
-    if (!issuing_)
-        start_issuer(nullptr);
-    backlog_.emplace_back(work, std::move(call));
-    kept_.notify_one();
+    if (work->finish_)
+        watch(work); /* it has not ended before somebody has called that */
 }
 
 /* ---- lanes: the backlog ---- */
@@ -446,14 +448,22 @@ void Lane::run_issuer(const Meet &meet)
     issuing_ = false;
 }
 
-/* `lock`, of issue_, is not held while waiting for room. */
+/* `lock`, of issue_, is not held while waiting. */
 void Lane::issue_backlog(std::unique_lock<std::mutex> &lock)
 {
     while (!backlog_.empty()) {
         WorkRef work = backlog_.front().first;
+        thrum_status_t status = THRUM_OK;
         bool issued = true;
 
+        if (work->slot_) { /* it has begun */
+            lock.unlock();
+            status = thrum_queue_synchronize(work->slot_->queue);
+            lock.lock();
+        }
         try {
+            if (status)
+                fail_issue(status, *work);
             issued = issue(work, backlog_.front().second);
         } catch (...) {
             work->refuse(std::current_exception());
@@ -461,7 +471,7 @@ void Lane::issue_backlog(std::unique_lock<std::mutex> &lock)
         if (issued)
             backlog_.pop_front();
         issued_.notify_all();
-        if (issued)
+        if (issued || work->slot_)
             continue;
         lock.unlock();
         if ((work = oldest()))
