@@ -70,16 +70,16 @@ def death(job):
 
 
 def death_with_backlog(job):
-    """A rank is killed while others have more operations waiting than fit in flight: every one of them raises."""
+    """A rank is killed while others have more operations waiting than fit in flight, sparse ones first: every one raises."""
     job.init()
-    dist.all_reduce(torch.ones(4))
     if job.rank == 1:
         job.await_told("waiting")
         os.kill(os.getpid(), signal.SIGKILL)
-    works = [dist.all_reduce(torch.ones(4), async_op=True) for _ in range(200)]
+    works = [dist.all_reduce(torch.eye(3).to_sparse(), async_op=True) for _ in range(2)]
+    works += [dist.all_reduce(torch.ones(4), async_op=True) for _ in range(200)]
     job.tell("waiting")
-    for i in reversed(range(200)):
-        with expect(RuntimeError, "rank 1 has died"):
+    for i in reversed(range(len(works))):
+        with expect(RuntimeError, f"all_reduce #{i + 1} of rank 0", "rank 1 has died"):
             works[i].wait()
 
 
