@@ -193,6 +193,7 @@ class Lane : public std::enable_shared_from_this<Lane>
     void refuse_waiting(const std::string &why);
     [[noreturn]] void fail_issue(thrum_status_t status, Work &work);
     thrum_status_t cause(thrum_status_t status, std::string *message) const;
+    std::string named(const std::string &message) const;
     void watch(const WorkRef &work);
     void add_watcher();
     void run_watcher();

@@ -18,6 +18,7 @@ constexpr const char *kPrefix = "thrum: "; /* of all messages */
 constexpr size_t kMostSlots = 64; /* operations of a lane in flight; more wait in its backlog */
 constexpr Milliseconds kIssuerLingers{200}; /* a thread that has nothing to issue */
 constexpr size_t kMostWatchers = 64;
+constexpr size_t kNameChars = 47; /* of a communicator; more may be too many for it */
 constexpr size_t kKeptScratchBytes = 16u << 20;
 constexpr Milliseconds kShortestDeadline{10}, kLongestDeadline{86400000}; /* Thrum's limits */
 
@@ -162,6 +163,7 @@ bool Lane::is_foreign() const
 
 void Lane::join(const Meet &meet)
 {
+    const std::string name = options_.name.substr(0, kNameChars);
     thrum_unique_id id = meet(closing_);
     thrum_comm_config config{};
     thrum_status_t status;
@@ -171,7 +173,7 @@ void Lane::join(const Meet &meet)
     config.size = sizeof config;
     config.deadline_ms = config.init_deadline_ms = deadline.count();
     config.scratch_bytes = options_.scratch_bytes;
-    config.name = options_.name.c_str();
+    config.name = name.c_str();
     status =
         thrum_comm_init_rank(&id, options_.size, options_.rank, device_->handle, &config, &comm_);
     if (status)
@@ -265,6 +267,15 @@ void Lane::close_all(Milliseconds grace)
 
 /* ---- lanes: issuing ---- */
 
+/* With the whole name in front, of which the communicator keeps a part only. */
+std::string Lane::named(const std::string &message) const
+{
+    std::string kept = options_.name.substr(0, kNameChars) + ": ";
+    bool has_it = !message.compare(0, kept.size(), kept);
+
+    return options_.name + ": " + (has_it ? message.substr(kept.size()) : message);
+}
+
 /* The communicator's own account of a failure, which is more than the queue's. */
 thrum_status_t Lane::cause(thrum_status_t status, std::string *message) const
 {
@@ -283,7 +294,7 @@ std::string Lane::trouble()
     std::unique_lock<std::mutex> lock(issue_, std::try_to_lock); /* or the next time */
     std::string message;
 
-    return lock && cause(THRUM_OK, &message) ? message : "";
+    return lock && cause(THRUM_OK, &message) ? named(message) : "";
 }
 
 Slot *Lane::new_slot()
@@ -373,9 +384,7 @@ void Lane::fail_issue(thrum_status_t status, Work &work)
     (void)!thrum_queue_synchronize(slot->queue);
     work.slot_ = nullptr;
     give_slot(slot);
-    if (message.compare(0, options_.name.size(), options_.name))
-        message = options_.name + ": " + message;
-    fail(status, work.describe() + ": " + message);
+    fail(status, work.describe() + ": " + named(message));
 }
 
 /* False: there is no room for it, or what it has on its queue has to end first. */

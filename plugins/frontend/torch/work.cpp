@@ -96,7 +96,7 @@ bool Work::settle(thrum_status_t status, std::unique_lock<std::timed_mutex> &loc
     }
     if (status || expired_) {
         status = lane_->cause(status, &message);
-        end(failure(status, describe() + ": " + message), lock);
+        end(failure(status, describe() + ": " + lane_->named(message)), lock);
     } else {
         end(call_finish(), lock);
     }

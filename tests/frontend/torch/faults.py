@@ -94,7 +94,7 @@ def dead_sender(job):
     dist.recv(tensor, 1)
     work = dist.irecv(tensor, 1)
     job.tell("waiting")
-    with expect(RuntimeError, "messages from rank 1", "has died"):
+    with expect(RuntimeError, "messages from rank 1 (0 here) to rank 0 (1 here), tag 0: rank 0 has died"):
         work.wait()
 
 
