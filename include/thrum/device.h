@@ -130,7 +130,8 @@ enum thrum_mem_kind {
     THRUM_MEM_HOST, /* nothing the device knows: plain host memory, or an invalid pointer */
     THRUM_MEM_HOST_REGISTERED,
     THRUM_MEM_DEVICE,
-    THRUM_MEM_PEER /* imported from another device */
+    THRUM_MEM_PEER, /* imported from another device */
+    THRUM_MEM_NONE /* an address of devices where this one has no live memory: freed, or another's */
 };
 
 struct thrum_mem_info {
@@ -142,7 +143,7 @@ struct thrum_mem_info {
         id; /* differs between any two allocations of a device's life; 0 for plain host memory */
 };
 
-/* What `device` knows about the allocation around `address`. Never fails for an unknown address: kind is HOST. */
+/* What `device` knows about the allocation around `address`. Never fails for an unknown address: kind is HOST or NONE. */
 THRUM_MUST_CHECK thrum_status_t thrum_mem_query(thrum_device_t device, const void *address,
                                                 struct thrum_mem_info *info_out);
 

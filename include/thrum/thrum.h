@@ -378,7 +378,10 @@ THRUM_MUST_CHECK thrum_status_t thrum_redop_create_premul_sum(thrum_comm_t comm,
                                                               enum thrum_scalar_residence residence,
                                                               thrum_redop_t *op_out);
 
-/* Operations that were called with it go on. Errors: INVALID_COMM, INVALID_OP (not a live one). */
+/*
+ * Operations that were called with it go on; where calls of this thread's open group use it, it goes, and its context may
+ * be freed, when the group has ended. Errors: INVALID_COMM, INVALID_OP (not a live one).
+ */
 THRUM_MUST_CHECK thrum_status_t thrum_redop_destroy(thrum_comm_t comm, thrum_redop_t op);
 
 /* ---- persistent collectives --------------------------------------------------------------------------------------- */

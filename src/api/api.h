@@ -96,6 +96,8 @@ thrum_status_t vector_place(const struct coll_args *args, struct prepared *prepa
 thrum_status_t redop_place(const struct coll_args *args, uint64_t nsend, struct prepared *prepared);
 /* Whether the communicator has the op, and for this type. INVALID_OP. */
 thrum_status_t redop_check(const struct coll_args *args);
+/* The group that used it has ended: it goes if it was destroyed meanwhile. */
+void redop_leave(struct thrum_comm *comm, thrum_redop_t op);
 
 /* ---- point to point (p2p.c) ---- */
 
@@ -181,6 +183,8 @@ thrum_status_t setup_run_all(const struct setup_call *calls, size_t n);
 /* ---- groups (group.c) ---- */
 
 bool group_is_open(void);
+/* Whether this thread's open group has a call with that reduction of the caller's. */
+bool group_uses_redop(const struct thrum_comm *comm, thrum_redop_t op);
 /* Keeps a call for the end of this thread's group. `check` is its own status: an error fails the whole group. */
 thrum_status_t group_add_collective(const struct coll_args *args, thrum_status_t check);
 thrum_status_t group_add_messages(struct thrum_comm *comm, const struct p2p_call *calls, size_t n,

@@ -339,17 +339,23 @@ static thrum_status_t check_alive(const struct group_call *calls, size_t n)
             return thrum_fail(THRUM_ERR_INVALID_QUEUE,
                               "queue=%p was destroyed inside the group that uses it",
                               (const void *)queue);
-        if (redop_of(call) >= THRUM_REDOP_COUNT && !comm_redop_find(call->comm, redop_of(call)))
-            return thrum_fail(THRUM_ERR_INVALID_OP,
-                              "op=%d was destroyed inside the group that uses it",
-                              (int)redop_of(call));
     }
     return THRUM_OK;
+}
+
+bool group_uses_redop(const struct thrum_comm *comm, thrum_redop_t op)
+{
+    for (size_t i = 0; i < group.n; i++)
+        if (group.calls[i].comm == comm && redop_of(&group.calls[i]) == op)
+            return true;
+    return false;
 }
 
 static void drop_calls(void)
 {
     for (size_t i = 0; i < group.n; i++) {
+        if (redop_of(&group.calls[i]) >= THRUM_REDOP_COUNT && comm_is_valid(group.calls[i].comm))
+            redop_leave(group.calls[i].comm, redop_of(&group.calls[i]));
         free(group.calls[i].copy);
         if (group.calls[i].kind == CALL_PERSISTENT)
             persistent_release(group.calls[i].persistent);

@@ -10,12 +10,17 @@
 
 #include "base/base.h"
 
-const struct comm_redop *comm_redop_find(const struct thrum_comm *comm, thrum_redop_t number)
+static struct comm_redop *find(const struct thrum_comm *comm, thrum_redop_t number)
 {
     for (int i = 0; i < comm->nredops; i++)
         if (comm->redops[i].number == number)
             return &comm->redops[i];
     return NULL;
+}
+
+const struct comm_redop *comm_redop_find(const struct thrum_comm *comm, thrum_redop_t number)
+{
+    return find(comm, number);
 }
 
 /* ---- life ---- */
@@ -123,20 +128,36 @@ thrum_status_t thrum_redop_create_premul_sum(thrum_comm_t comm, const void *scal
     return status ? status : add(comm, redop, op_out);
 }
 
+static void forget(struct thrum_comm *comm, struct comm_redop *redop)
+{
+    exec_cache_forget_redop(comm->cache, redop->number);
+    *redop = comm->redops[--comm->nredops];
+}
+
 thrum_status_t thrum_redop_destroy(thrum_comm_t comm, thrum_redop_t op)
 {
-    const struct comm_redop *redop;
+    struct comm_redop *redop;
 
     if (!comm_is_valid(comm))
         return thrum_fail(THRUM_ERR_INVALID_COMM, "comm=%p is not a live communicator",
                           (void *)comm);
-    redop = comm_redop_find(comm, op);
-    if (!redop)
+    redop = find(comm, op);
+    if (!redop || redop->leaving)
         return thrum_fail(THRUM_ERR_INVALID_OP, "op=%d is no live reduction of %s", (int)op,
                           comm->name);
-    exec_cache_forget_redop(comm->cache, op);
-    comm->redops[redop - comm->redops] = comm->redops[--comm->nredops];
+    if (group_uses_redop(comm, op))
+        redop->leaving = true;
+    else
+        forget(comm, redop);
     return THRUM_OK;
+}
+
+void redop_leave(struct thrum_comm *comm, thrum_redop_t op)
+{
+    struct comm_redop *redop = find(comm, op);
+
+    if (redop && redop->leaving)
+        forget(comm, redop);
 }
 
 /* ---- in calls ---- */

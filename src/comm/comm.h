@@ -240,6 +240,7 @@ struct comm_history {
 #define COMM_REDOP_LAST UINT16_MAX
 struct comm_redop {
     thrum_redop_t number;
+    bool leaving; /* destroyed, but a group that is open has calls with it */
     thrum_reduce_fn fold; /* NULL: a sum of contributions times a scalar */
     void *context;
     bool commutative;

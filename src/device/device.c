@@ -285,6 +285,8 @@ thrum_status_t thrum_mem_query(thrum_device_t device, const void *address,
     status = device->ops->mem_query(device->impl, as_address(address), &info);
     if (status)
         return status;
+    if (info.kind == THRUM_MEM_HOST && device->ops->address_is_device(as_address(address)))
+        info.kind = THRUM_MEM_NONE;
     size = info_out->size;
     info.size = size;
     memcpy(info_out, &info, min_u64(size, sizeof info));

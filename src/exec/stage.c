@@ -12,6 +12,8 @@
 
 /* From here on a copy fills the cache with what falls out of it before it is read. */
 #define STREAM_BYTES (4u << 20)
+/* No process has memory below: where Linux's vm.mmap_min_addr is usually. */
+#define LEAST_ADDRESS 65536
 
 thrum_status_t exec_classify(struct thrum_comm *comm, const char *argument, const void *pointer,
                              uint64_t bytes, enum thrum_mem_kind *kind_out)
@@ -34,6 +36,9 @@ thrum_status_t exec_classify(struct thrum_comm *comm, const char *argument, cons
                               "%s=%p is no live device memory of %s: it was freed, or belongs to "
                               "another device",
                               argument, pointer, comm->device->properties.name);
+        if (address < LEAST_ADDRESS)
+            return thrum_fail(THRUM_ERR_INVALID_POINTER, "%s=%p is no address of memory", argument,
+                              pointer);
         if (address + bytes < address)
             return thrum_fail(THRUM_ERR_INVALID_POINTER, "%s=%p: %llu bytes wrap around", argument,
                               pointer, (unsigned long long)bytes);

@@ -40,7 +40,7 @@ struct cudart_stream {
         waited_for; /* blocking: `used` up to which the default stream waits; under the device's lock */
     _Atomic int deferred; /* thrum_status_t that a wait of ours met, for the caller's next one */
     _Atomic bool forgiven; /* see thrum_cudart_forgive */
-    _Atomic bool capturing;
+    _Atomic uint64_t capturing; /* the number of its capture; 0: it is not captured */
     struct host_call *host_calls; /* under the device's lock */
 };
 

@@ -228,42 +228,77 @@ cudaError_t cudaMemcpyPeerAsync(void *dst, int dst_device, const void *src, int 
 
 /* ---- fills ---- */
 
-static cudaError_t fill(struct cudart_stream *stream, void *pointer, int value, size_t bytes,
-                        bool wait)
+/* Rows of `width` bytes, `pitch` bytes apart. */
+struct area {
+    void *pointer;
+    size_t pitch, width, height;
+};
+
+static cudaError_t fill(struct cudart_stream *stream, const struct area *area, int value, bool wait)
 {
+    size_t bytes;
     uint64_t address;
     bool host;
     cudaError_t error;
 
-    if (!bytes)
+    if (!area->width || !area->height)
         return cudaSuccess;
+    if (area->width > area->pitch)
+        return cudart_fail(cudaErrorInvalidValue, "width=%zu is more than the pitch of %zu",
+                           area->width, area->pitch);
+    if (__builtin_mul_overflow(area->pitch, area->height - 1, &bytes) ||
+        __builtin_add_overflow(bytes, area->width, &bytes))
+        return cudart_fail(cudaErrorInvalidValue, "height=%zu is too much", area->height);
     if (!stream->device)
         return cudart_fail(cudaErrorInvalidResourceHandle,
                            "stream=%p is a queue of thrum_queue_create: use thrum_fill",
                            (void *)stream->queue);
-    error = cudart_reach(stream->device, "pointer", pointer, bytes, &address, &host);
-    if (!error && host && cudart_range_of(pointer).kind == CUDART_PAGEABLE)
-        error = cudart_fail(cudaErrorInvalidValue, "pointer=%p is not device memory", pointer);
+    error = cudart_reach(stream->device, "pointer", area->pointer, bytes, &address, &host);
+    if (!error && host && cudart_range_of(area->pointer).kind == CUDART_PAGEABLE)
+        error =
+            cudart_fail(cudaErrorInvalidValue, "pointer=%p is not device memory", area->pointer);
     if (!error)
         error = cudart_stream_enter(stream);
-    if (!error)
-        error = cudart_of_status(
-            thrum_fill(stream->queue, (void *)(uintptr_t)address, (uint8_t)value, bytes));
+    for (size_t row = 0; row < area->height && !error; row++)
+        error = cudart_of_status(thrum_fill(stream->queue,
+                                            (void *)(uintptr_t)(address + row * area->pitch),
+                                            (uint8_t)value, area->width));
     return !error && wait ? cudart_stream_wait(stream, false) : error;
 }
 
-cudaError_t cudaMemset(void *pointer, int value, size_t bytes)
+static cudaError_t fill_now(const struct area *area, int value)
 {
     struct cudart_stream *stream;
-    cudaError_t error = main_stream(pointer, NULL, &stream);
+    cudaError_t error = main_stream(area->pointer, NULL, &stream);
 
-    return cudart_result(error ? error : fill(stream, pointer, value, bytes, true));
+    return cudart_result(error ? error : fill(stream, area, value, true));
 }
 
-cudaError_t cudaMemsetAsync(void *pointer, int value, size_t bytes, cudaStream_t handle)
+static cudaError_t fill_later(const struct area *area, int value, cudaStream_t handle)
 {
     struct cudart_stream *stream;
     cudaError_t error = cudart_stream_find(handle, -1, &stream);
 
-    return cudart_result(error ? error : fill(stream, pointer, value, bytes, false));
+    return cudart_result(error ? error : fill(stream, area, value, false));
+}
+
+cudaError_t cudaMemset(void *pointer, int value, size_t bytes)
+{
+    return fill_now(&(struct area){pointer, bytes, bytes, 1}, value);
+}
+
+cudaError_t cudaMemsetAsync(void *pointer, int value, size_t bytes, cudaStream_t stream)
+{
+    return fill_later(&(struct area){pointer, bytes, bytes, 1}, value, stream);
+}
+
+cudaError_t cudaMemset2D(void *pointer, size_t pitch, int value, size_t width, size_t height)
+{
+    return fill_now(&(struct area){pointer, pitch, width, height}, value);
+}
+
+cudaError_t cudaMemset2DAsync(void *pointer, size_t pitch, int value, size_t width, size_t height,
+                              cudaStream_t stream)
+{
+    return fill_later(&(struct area){pointer, pitch, width, height}, value, stream);
 }

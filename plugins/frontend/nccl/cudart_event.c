@@ -11,6 +11,7 @@ struct CUevent_st {
     thrum_event_t event;
     unsigned flags;
     _Atomic bool recorded;
+    _Atomic uint64_t capture; /* in which it was recorded last; 0: none */
 };
 
 static cudaError_t find_event(cudaEvent_t handle, const char *argument)
@@ -82,9 +83,11 @@ cudaError_t cudaEventRecordWithFlags(cudaEvent_t event, cudaStream_t handle, uns
     if (!error)
         error = cudart_stream_enter(stream);
     if (!error)
+        atomic_store(&event->capture, stream->capturing);
+    if (!error && !stream->capturing) { /* else it is but a place in the stream */
         error = cudart_of_status(thrum_event_record(event->event, stream->queue));
-    if (!error)
-        atomic_store(&event->recorded, true);
+        atomic_store(&event->recorded, !error);
+    }
     return cudart_result(error);
 }
 
@@ -102,9 +105,14 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t handle, cudaEvent_t event, unsigned
         error = cudart_fail(cudaErrorInvalidValue, "flags=%#x is not 0", flags);
     if (!error)
         error = cudart_stream_find(handle, -1, &stream);
+    if (!error && event->capture && event->capture != stream->capturing)
+        error = cudart_fail(cudaErrorStreamCaptureUnsupported,
+                            "event=%p was recorded in a capture, and stream=%p does not belong to "
+                            "it: captures are of one stream, without forks",
+                            (void *)event, (void *)handle);
     if (!error)
         error = cudart_stream_enter(stream);
-    if (!error)
+    if (!error && !event->capture)
         error = cudart_of_status(thrum_event_wait(event->event, stream->queue));
     return cudart_result(error);
 }
@@ -201,6 +209,7 @@ static void *new_handle(struct captured *captured)
 cudaError_t cudaStreamBeginCapture(cudaStream_t handle, enum cudaStreamCaptureMode mode)
 {
     struct cudart_stream *stream;
+    static _Atomic uint64_t last;
     cudaError_t error = cudart_stream_find(handle, -1, &stream);
 
     if (!error && (mode < cudaStreamCaptureModeGlobal || mode > cudaStreamCaptureModeRelaxed))
@@ -213,7 +222,7 @@ cudaError_t cudaStreamBeginCapture(cudaStream_t handle, enum cudaStreamCaptureMo
     if (!error)
         error = cudart_of_status(thrum_queue_capture_begin(stream->queue));
     if (!error)
-        atomic_store(&stream->capturing, true);
+        atomic_store(&stream->capturing, atomic_fetch_add(&last, 1) + 1);
     return cudart_result(error);
 }
 
@@ -234,7 +243,7 @@ cudaError_t cudaStreamEndCapture(cudaStream_t handle, cudaGraph_t *graph)
     captured = calloc(1, sizeof *captured);
     if (!captured)
         return cudart_result(cudart_fail(cudaErrorMemoryAllocation, "no host memory for a graph"));
-    atomic_store(&stream->capturing, false);
+    atomic_store(&stream->capturing, 0);
     status = thrum_queue_capture_end(stream->queue, &captured->graph);
     if (status) {
         free(captured);
@@ -262,21 +271,24 @@ cudaError_t cudaStreamIsCapturing(cudaStream_t handle, enum cudaStreamCaptureSta
     return cudart_result(error);
 }
 
-cudaError_t cudaStreamGetCaptureInfo_v2(cudaStream_t stream, enum cudaStreamCaptureStatus *status,
+cudaError_t cudaStreamGetCaptureInfo_v2(cudaStream_t handle, enum cudaStreamCaptureStatus *status,
                                         unsigned long long *id, cudaGraph_t *graph,
                                         const cudaGraphNode_t **dependencies, size_t *n)
 {
     enum cudaStreamCaptureStatus now;
-    cudaError_t error = cudaStreamIsCapturing(stream, status ? &now : NULL);
+    cudaError_t error = cudaStreamIsCapturing(handle, status ? &now : NULL);
+    struct cudart_stream *stream;
 
     if (!error && now != cudaStreamCaptureStatusNone && (graph || dependencies || n))
         error = cudart_result(
             cudart_fail(cudaErrorNotSupported, "a capture's graph cannot be seen before its end"));
+    if (!error)
+        error = cudart_stream_find(handle, -1, &stream);
     if (error)
         return error;
     *status = now;
     if (id)
-        *id = now ? (uintptr_t)stream : 0;
+        *id = stream->capturing;
     return cudaSuccess;
 }
 

@@ -11,6 +11,7 @@
 #include <thrum/plugin.h>
 
 #define PAGE ((size_t)4096)
+#define PITCH ((size_t)512) /* of rows, as CUDA devices have it */
 
 /* Another device's view of it: of device memory an import, of host memory that it is registered there too. */
 struct import {
@@ -224,24 +225,28 @@ static cudaError_t reach_peer(struct cudart_device *device, const void *pointer,
 }
 
 /* Memory that the program has from Thrum itself. */
-static bool is_thrums(struct cudart_device *device, const void *pointer,
-                      struct thrum_mem_info *info)
+static bool is_thrums(const struct thrum_mem_info *info)
 {
-    *info = (struct thrum_mem_info){.size = sizeof *info};
-    return !thrum_mem_query(atomic_load(&device->device), pointer, info) &&
-           info->kind != THRUM_MEM_HOST;
+    return info->kind != THRUM_MEM_HOST && info->kind != THRUM_MEM_NONE;
 }
 
 cudaError_t cudart_reach(struct cudart_device *device, const char *argument, const void *pointer,
                          size_t bytes, uint64_t *address_out, bool *host_out)
 {
     struct cudart_range range = cudart_range_of(pointer);
-    struct thrum_mem_info info;
+    struct thrum_mem_info info = {.size = sizeof info};
 
     if (!pointer)
         return cudart_fail(cudaErrorInvalidValue, "%s=NULL", argument);
     *address_out = (uint64_t)(uintptr_t)pointer;
-    if (range.kind == CUDART_PAGEABLE && is_thrums(device, pointer, &info)) {
+    if (range.kind == CUDART_PAGEABLE &&
+        thrum_mem_query(atomic_load(&device->device), pointer, &info))
+        return cudaErrorInvalidValue;
+    if (info.kind == THRUM_MEM_NONE)
+        return cudart_fail(cudaErrorInvalidValue,
+                           "%s=%p is no live device memory: it was freed, or never allocated",
+                           argument, pointer);
+    if (range.kind == CUDART_PAGEABLE && is_thrums(&info)) {
         range.base = (uintptr_t)info.base;
         range.bytes = info.bytes;
         range.kind =
@@ -289,6 +294,24 @@ cudaError_t cudaMalloc(void **pointer, size_t bytes)
     }
     *pointer = address;
     return cudaSuccess;
+}
+
+cudaError_t cudaMallocPitch(void **pointer, size_t *pitch, size_t width, size_t height)
+{
+    size_t row, bytes;
+    cudaError_t error;
+
+    if (!pitch || __builtin_add_overflow(width, PITCH - 1, &row))
+        return cudart_result(
+            cudart_fail(cudaErrorInvalidValue, "pitch=%p, width=%zu", (void *)pitch, width));
+    row = row / PITCH * PITCH;
+    if (__builtin_mul_overflow(row, height, &bytes))
+        return cudart_result(cudart_fail(cudaErrorMemoryAllocation,
+                                         "%zu rows of %zu bytes are too much", height, row));
+    error = cudaMalloc(pointer, bytes);
+    if (!error)
+        *pitch = row;
+    return error;
 }
 
 cudaError_t cudaFree(void *pointer)

@@ -27,8 +27,8 @@ static ncclResult_t of_cuda(const char *function, cudaError_t error)
 
 ncclResult_t ncclMemAlloc(void **ptr, size_t size)
 {
-    if (!ptr || !size)
-        return nccl_fail(ncclInvalidArgument, "ncclMemAlloc: ptr=%p, size=%zu", (void *)ptr, size);
+    if (!ptr)
+        return nccl_fail(ncclInvalidArgument, "ncclMemAlloc: ptr=NULL");
     return of_cuda("ncclMemAlloc", cudaMalloc(ptr, size));
 }
 NCCL_TWIN(ncclMemAlloc);
@@ -52,7 +52,7 @@ static ncclResult_t check_buffer(const char *function, struct ncclComm *comm, co
     result = nccl_of_status(function, comm, thrum_mem_query(comm->device, buff, &info));
     if (result)
         return result;
-    if (info.kind == THRUM_MEM_HOST)
+    if (info.kind == THRUM_MEM_HOST || info.kind == THRUM_MEM_NONE)
         return nccl_fail(ncclInvalidArgument,
                          "%s, rank %d: buff=%p is no memory of device %d: use cudaMalloc, "
                          "ncclMemAlloc or cudaMallocHost",

@@ -280,6 +280,9 @@ static void one_wrong_argument(void **state)
         a.send = NULL;
         if (rows[i].uses & SEND)
             refused(&rows[i], &a, ncclInvalidArgument, "send");
+        a.send = (void *)0x1000; /* of no process */
+        if (rows[i].uses & SEND)
+            refused(&rows[i], &a, ncclInvalidArgument, "send");
         a.send = right.send;
         a.recv = NULL;
         if (rows[i].uses & RECV)
@@ -362,6 +365,9 @@ static const char *const may_be_nothing[] = {
     "cudaMemcpy2DAsync",
     "cudaMemset",
     "cudaMemsetAsync",
+    "cudaMemset2D",
+    "cudaMemset2DAsync",
+    "cudaMallocPitch",
     "cudaPeekAtLastError",
     "cudaProfilerStart",
     "cudaProfilerStop",

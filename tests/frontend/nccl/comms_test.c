@@ -584,7 +584,9 @@ static void windows(void **state)
     NCCL_OK(ncclCommWindowDeregister(comm, NULL));
     NCCL_OK(ncclMemFree(memory));
     NCCL_FAILS(ncclMemFree(memory), ncclInvalidArgument, "ncclMemFree", "live allocation");
-    NCCL_FAILS(ncclMemAlloc(NULL, 1), ncclInvalidArgument, "ptr=(nil)");
+    NCCL_FAILS(ncclMemAlloc(NULL, 1), ncclInvalidArgument, "ptr=NULL");
+    NCCL_OK(ncclMemAlloc(&memory, 0)); /* as cudaMalloc */
+    assert_null(memory);
     NCCL_FAILS(ncclMemAlloc(&memory, (size_t)1 << 60), ncclUnhandledCudaError, "ncclMemAlloc");
     ranks_close(&ranks); /* with a registration still there */
 }

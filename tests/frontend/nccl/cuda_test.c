@@ -96,6 +96,8 @@ static void errors(void **state)
 static void copies(void **state)
 {
     int host[N], back[N], *device, *other, *pinned;
+    char *pitched;
+    size_t pitch;
 
     (void)state;
     for (int i = 0; i < N; i++)
@@ -129,6 +131,21 @@ static void copies(void **state)
     assert_int_equal(back[199], 992);
     FAILS(cudaMemcpy2D(back, 4, device, 40, 8, 2, cudaMemcpyDeviceToHost),
           cudaErrorInvalidPitchValue, "width=8");
+    OK(cudaMemset2D(device, 40, 0xff, 8, 3));
+    OK(cudaMemcpy(back, device, BYTES, cudaMemcpyDeviceToHost));
+    for (int i = 0; i < 40; i++)
+        assert_int_equal(back[i], i % 10 < 2 && i < 30 ? -1 : i);
+    FAILS(cudaMemset2D(device, 4, 0, 8, 2), cudaErrorInvalidValue, "width=8");
+    FAILS(cudaMemset2D(device, 40, 0, 8, 1000), cudaErrorInvalidValue, "leave the allocation");
+    OK(cudaMallocPitch((void **)&pitched, &pitch, 100, 3));
+    assert_true(pitch >= 100 && pitch % 256 == 0);
+    OK(cudaMemset2DAsync(pitched, pitch, 1, pitch, 3, NULL));
+    FAILS(cudaMemset2DAsync(pitched, pitch, 1, pitch, 4, NULL), cudaErrorInvalidValue,
+          "leave the allocation");
+    OK(cudaStreamSynchronize(NULL));
+    OK(cudaFree(pitched));
+    FAILS(cudaMallocPitch((void **)&pitched, &pitch, SIZE_MAX - 1, 1), cudaErrorInvalidValue,
+          "width=");
     FAILS(cudaMemcpy(device, host, BYTES + 1, cudaMemcpyHostToDevice), cudaErrorInvalidValue,
           "leave the allocation");
     FAILS(cudaMemcpy(host, back, 4, cudaMemcpyHostToDevice), cudaErrorInvalidValue, "kind=1");
@@ -139,8 +156,11 @@ static void copies(void **state)
     FAILS(cudaMemset(host, 0, 4), cudaErrorInvalidValue, "is not device memory");
     FAILS(cudaMemcpyPeer(device, 1, other, 1, 4), cudaErrorInvalidValue, "memory of device 1");
     OK(cudaMemcpy(NULL, NULL, 0, cudaMemcpyDefault));
-    OK(cudaFree(device));
     OK(cudaFree(other)); /* with an import of it at device 0 */
+    FAILS(cudaMemcpy(other, device, 4, cudaMemcpyDefault), cudaErrorInvalidValue, "was freed");
+    FAILS(cudaMemcpy(back, other, 4, cudaMemcpyDefault), cudaErrorInvalidValue, "was freed");
+    OK(cudaMemcpy(back, device, 4, cudaMemcpyDefault)); /* the device goes on */
+    OK(cudaFree(device));
     OK(cudaFreeHost(pinned));
 }
 
@@ -343,7 +363,8 @@ static void graphs(void **state)
     unsigned long long id = 0;
     enum cudaStreamCaptureStatus status;
     cudaGraphExec_t executable;
-    cudaStream_t stream;
+    cudaStream_t stream, other;
+    cudaEvent_t event;
     cudaGraph_t graph;
     int one = 1, *device, host[2];
 
@@ -353,6 +374,8 @@ static void graphs(void **state)
     OK(cudaMalloc((void **)&device, 8));
     OK(cudaMemset(device, 0, 8));
     OK(cudaStreamCreate(&stream));
+    OK(cudaStreamCreate(&other));
+    OK(cudaEventCreate(&event));
     FAILS(cudaStreamEndCapture(stream, &graph), cudaErrorStreamCaptureUnmatched,
           "does not capture");
     OK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal));
@@ -371,8 +394,16 @@ static void graphs(void **state)
     OK(cudaLaunchHostFunc(stream, pass_gate, &one));
     FAILS(cudaMemcpyAsync(host, device, 4, cudaMemcpyDeviceToHost, stream),
           cudaErrorStreamCaptureUnsupported, "waits");
+    OK(cudaEventRecord(event, stream));
+    OK(cudaStreamWaitEvent(stream, event, 0));
+    FAILS(cudaStreamWaitEvent(other, event, 0), cudaErrorStreamCaptureUnsupported, "without forks");
     OK(cudaMemcpyAsync(device + 1, device, 4, cudaMemcpyDeviceToDevice, stream));
     OK(cudaStreamEndCapture(stream, &graph));
+    FAILS(cudaStreamWaitEvent(other, event, 0), cudaErrorStreamCaptureUnsupported, "without forks");
+    OK(cudaEventRecord(event, stream));
+    OK(cudaStreamWaitEvent(other, event, 0));
+    OK(cudaEventDestroy(event));
+    OK(cudaStreamDestroy(other));
     OK(cudaGraphInstantiate(&executable, graph, 0));
     OK(cudaGraphDestroy(graph));
     OK(cudaMemcpy(host, device, 8, cudaMemcpyDeviceToHost));

@@ -222,6 +222,19 @@ static void premultiplied(void **state)
     assert_int_equal(rank_result(&ranks, 0, 1), 2 * 3003);
     for (int r = 0; r < N; r++)
         NCCL_OK(ncclRedOpDestroy(ops[r], ranks.comms[r]));
+    /* destroyed as soon as the call that uses it has returned, inside the group */
+    ranks_fill(&ranks, COUNT);
+    NCCL_OK(ncclGroupStart());
+    for (int r = 0; r < N; r++) {
+        factor = r + 1;
+        NCCL_OK(ncclRedOpCreatePreMulSum(&ops[r], &factor, ncclInt, ncclScalarHostImmediate,
+                                         ranks.comms[r]));
+        NCCL_OK(ncclAllReduce(SEND, RECV, COUNT, ncclInt, ops[r], COMM));
+        NCCL_OK(ncclRedOpDestroy(ops[r], ranks.comms[r]));
+    }
+    NCCL_OK(ncclGroupEnd());
+    ranks_synchronize(&ranks);
+    assert_int_equal(rank_result(&ranks, 1, 2), 1 * 2 + 2 * 1002 + 3 * 2002);
 }
 
 /* NULL is the default stream of the communicator's device, whatever the current one is; a queue of Thrum is a stream. */

@@ -325,8 +325,8 @@ static void nothing_begins(void **state)
     opposite_order(false); /* all goes on */
 }
 
-/* What a started call needs is destroyed before the group's end: nothing begins. */
-static void nothing_begins_without_its_reduction(void **state)
+/* A reduction that is destroyed inside a group stays until the group's end; then what was made with it has none. */
+static void destroyed_reductions_serve_their_group(void **state)
 {
     const int32_t scalar = 3;
     thrum_persistent_t calls[N];
@@ -346,13 +346,26 @@ static void nothing_begins_without_its_reduction(void **state)
                            comms[r], queues[r]));
         ok(thrum_start(calls[r]));
     }
-    ok(thrum_redop_destroy(comms[1], ops[1]));
-    refused(thrum_group_end(), THRUM_ERR_INVALID_OP, "op", "destroyed");
+    for (int r = 0; r < N; r++) {
+        ok(thrum_redop_destroy(comms[r], ops[r]));
+        refused(thrum_redop_destroy(comms[r], ops[r]), THRUM_ERR_INVALID_OP, "op", "no live");
+    }
+    ok(thrum_group_end());
     ranks_synchronize(N);
     for (int r = 0; r < N; r++) {
-        expect(r, 0, 2 * COUNT, 0, 0);
+        expect(r, 0, COUNT, 3 * 300000, 3 * 2);
+        expect(r, 1, COUNT, 300000 + 2 * COUNT, 2);
+        refused(thrum_start(calls[r]), THRUM_ERR_INVALID_OP, "op", "no");
         thrum_persistent_free(calls[r]);
     }
+    ok(thrum_group_start()); /* also where nothing begins */
+    ok(thrum_redop_create_premul_sum(comms[0], &scalar, THRUM_INT32, THRUM_SCALAR_HOST, &ops[0]));
+    ok(thrum_allreduce(at(&sends[0], 0), at(&recvs[0], 0), COUNT, THRUM_INT32, ops[0], comms[0],
+                       queues[0]));
+    ok(thrum_redop_destroy(comms[0], ops[0]));
+    refused(thrum_barrier(NULL, queues[0]), THRUM_ERR_INVALID_COMM, "comm", "");
+    refused(thrum_group_end(), THRUM_ERR_INVALID_COMM, "comm", "");
+    refused(thrum_redop_destroy(comms[0], ops[0]), THRUM_ERR_INVALID_OP, "op", "no live");
     opposite_order(false); /* all goes on */
 }
 
@@ -365,7 +378,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(many_operations),
         cmocka_unit_test(all_together),
         cmocka_unit_test(nothing_begins),
-        cmocka_unit_test(nothing_begins_without_its_reduction),
+        cmocka_unit_test(destroyed_reductions_serve_their_group),
     };
 
     run_with_each(argc, argv, settings, 2);

@@ -104,6 +104,7 @@ static void test_query(void **state)
     struct fixture *f = of(state);
     struct thrum_mem_info info = {.size = sizeof info};
     char host[64];
+    void *gone;
     uint64_t id;
 
     assert_ok(thrum_mem_query(f->device, f->a + 100, &info));
@@ -115,6 +116,10 @@ static void test_query(void **state)
     assert_int_not_equal(info.id, id);
     assert_ok(thrum_mem_query(f->device, host, &info));
     assert_int_equal(info.kind, THRUM_MEM_HOST);
+    assert_ok(thrum_mem_alloc(f->device, 4096, &gone));
+    assert_ok(thrum_mem_free(f->device, gone));
+    assert_ok(thrum_mem_query(f->device, gone, &info));
+    assert_int_equal(info.kind, THRUM_MEM_NONE);
     assert_ok(thrum_mem_register_host(f->device, host, sizeof host));
     assert_status(thrum_mem_register_host(f->device, host + 8, 8), THRUM_ERR_INVALID_POINTER);
     assert_ok(thrum_mem_query(f->device, host + 5, &info));
