@@ -9,6 +9,8 @@
 
 #include "collectives.cpp"
 
+#include "sparse.cpp"
+
 #include "process_group.cpp"
 
 #include "module.cpp"

@@ -7,7 +7,7 @@
  * operation. Operations run on a queue of their own, a Slot, so that a queue says exactly how its operation ended.
  *
  * lane.cpp: devices, lanes; work.cpp: works; join.cpp: how the ranks of a lane meet; tensors.cpp: tensors and
- * reductions in Thrum's words; collectives.cpp: torch's collectives as Thrum's; process_group.cpp: the process group
+ * reductions in Thrum's words; collectives.cpp: torch's collectives as Thrum's; sparse.cpp: sparse tensors; process_group.cpp: the process group
  * otherwise, messages; module.cpp: what Python sees.
  *
  * Torch 1.13 calls backends ProcessGroup; from 2.0 on they are Backend, with the same functions.
@@ -58,6 +58,8 @@ using WorkRef = c10::intrusive_ptr<Work>;
 /* Throws what Python shows as ValueError, TypeError, or RuntimeError (from torch 2 on DistBackendError). */
 [[noreturn]] void fail(thrum_status_t status, const std::string &message);
 std::exception_ptr failure(thrum_status_t status, const std::string &message);
+/* What it says, without what `fail` and torch put around it. */
+std::string text_of(const std::exception &error);
 
 /* The process's device, which all its lanes share: opened with the first and closed with the last. */
 class Device
@@ -85,14 +87,16 @@ struct Slot {
     thrum_status_t copy(void *dst, const void *src, size_t bytes) const;
 };
 
+/* What puts an operation on the slot's queue. THRUM_IN_PROGRESS: call it again when all that is on the queue has ended. */
 using Issue = std::function<thrum_status_t(thrum_comm_t, Slot &)>;
 
 /* One operation. */
 class Work : public c10d::Work
 {
   public:
+    /* `finish`, unless empty, is called when the operation has succeeded, before anybody sees that. */
     Work(int rank, c10d::OpType type, const char *title, Tensors inputs,
-         std::vector<Tensors> outputs, Milliseconds timeout);
+         std::vector<Tensors> outputs, Milliseconds timeout, std::function<void()> finish);
     bool isCompleted() override;
     bool wait(Milliseconds timeout) override;
     int sourceRank() const override;
@@ -107,6 +111,7 @@ class Work : public c10d::Work
     bool drive(const Clock::time_point *until);
     bool poll();
     bool await_issue(const Clock::time_point *until);
+    std::exception_ptr call_finish();
     bool settle(thrum_status_t status, std::unique_lock<std::timed_mutex> &lock);
     void end(std::exception_ptr exception, std::unique_lock<std::timed_mutex> &lock);
     void refuse(std::exception_ptr exception); /* it was never issued */
@@ -124,7 +129,8 @@ class Work : public c10d::Work
     std::atomic<bool> issued_{false};
     std::timed_mutex
         drive_; /* whoever has it waits for the queue and ends the work; guards what follows */
-    Slot *slot_ = nullptr;
+    Slot *slot_ = nullptr; /* until issued_ the issuing thread's */
+    std::function<void()> finish_;
     bool expired_ = false; /* the deadline of the lane has passed */
     Tensors inputs_; /* kept while Thrum uses them */
     bool future_completed_ = false; /* mutex_ of the base, as future_ */
@@ -156,7 +162,10 @@ class Lane : public std::enable_shared_from_this<Lane>
     void join(const Meet &meet);
     /* The same on a thread of its own; operations are kept until then. */
     void join_later(Meet meet);
-    /* Issues, or keeps it until the lane has joined. Throws what is wrong with the call; the work is then void. */
+    /*
+     * Issues, or keeps it until the lane has joined and there is room for it: never waits for another rank. Throws what
+     * is wrong with the call; the work is then void.
+     */
     void submit(const WorkRef &work, Issue issue);
     /* Ends everything: gives what is in flight `grace` to end by itself, then aborts. */
     void close(Milliseconds grace);
@@ -164,20 +173,27 @@ class Lane : public std::enable_shared_from_this<Lane>
     static void close_all(Milliseconds grace);
     bool is_foreign() const; /* in a child of the process that made it */
     const std::string &name() const { return options_.name; }
+    /* Why the communicator has failed; empty if it has not. */
+    std::string trouble();
 
   private:
     friend class Work;
-    void issue(const WorkRef &work, const Issue &issue);
+    bool issue(const WorkRef &work, const Issue &issue);
     Slot *take_slot();
     Slot *new_slot();
     void give_slot(Slot *slot);
     void reap();
     void forget(const Work *work);
     WorkRef oldest();
-    void run_join(const Meet &meet);
-    void refuse_waiting(std::exception_ptr exception);
-    [[noreturn]] void fail_issue(thrum_status_t status, Slot *slot);
+    WorkRef unfinished();
+    void start_issuer(Meet meet);
+    void run_issuer(const Meet &meet);
+    bool run_join(const Meet &meet);
+    void issue_backlog(std::unique_lock<std::mutex> &lock);
+    void refuse_waiting(const std::string &why);
+    [[noreturn]] void fail_issue(thrum_status_t status, Work &work);
     thrum_status_t cause(thrum_status_t status, std::string *message) const;
+    std::string named(const std::string &message) const;
     void watch(const WorkRef &work);
     void add_watcher();
     void run_watcher();
@@ -187,15 +203,17 @@ class Lane : public std::enable_shared_from_this<Lane>
     std::shared_ptr<Device> device_;
     thrum_comm_t comm_ = nullptr; /* written by join, freed by close */
 
-    std::mutex issue_; /* one thread at a time in the communicator; guards the next five */
-    std::condition_variable issued_; /* something left backlog_ */
-    std::deque<std::pair<WorkRef, Issue>> backlog_; /* while joining */
+    std::mutex issue_; /* one thread at a time in the communicator; guards the next eight */
+    std::condition_variable issued_; /* something left backlog_, or the lane has joined */
+    std::condition_variable kept_; /* something came to backlog_ */
+    std::deque<std::pair<WorkRef, Issue>> backlog_; /* not issued yet, in order */
     bool joining_ = false;
-    std::exception_ptr broken_; /* it could not be joined */
+    std::string broken_; /* why it could not be joined */
     uint64_t number_ = 0;
+    bool issuing_ = false; /* issuer_ looks after backlog_ */
+    std::thread issuer_;
     std::atomic<bool> closing_{false};
     std::mutex close_; /* one thread closes, the others wait for it */
-    std::thread joiner_;
 
     std::mutex pool_; /* guards the next three */
     std::vector<std::unique_ptr<Slot>> slots_;
@@ -214,9 +232,16 @@ class Lane : public std::enable_shared_from_this<Lane>
 
 /* Rank 0 makes the id and leaves it, or why it could not, in the store. */
 thrum_unique_id meet_by_store(const StoreRef &store, int rank, Milliseconds timeout);
-/* As meet_by_store for two ranks of which one may come much later; gives up when `closing`. */
-thrum_unique_id meet_pair_by_store(const StoreRef &store, const std::string &prefix, int rank,
-                                   Milliseconds timeout, const std::atomic<bool> &closing);
+/* Two ranks of a group of which one may come much later. */
+struct Pair {
+    StoreRef store;
+    std::string prefix; /* of their keys */
+    int rank, peer; /* in the pair, 0 or 1; of the other one in the group */
+    Milliseconds timeout;
+    std::shared_ptr<Lane> group;
+};
+/* As meet_by_store; gives up when `closing`, and when the group has failed. */
+thrum_unique_id meet_pair_by_store(const Pair &pair, const std::atomic<bool> &closing);
 /* What a launcher other than torchrun says of this process; size 0: there is none. */
 std::tuple<int, int, int> launched();
 /* `bytes` of rank 0, on every rank of the launcher's job. */
@@ -240,6 +265,25 @@ struct Reduction {
     alignas(16) char factor[16] = {}; /* an element */
 };
 
+/*
+ * The tensors of a call as Thrum takes them, dense rows one after the other: the caller's own where they lie so, else copies
+ * of them, of which those that the call writes are copied back by `finish`.
+ */
+class Arguments
+{
+  public:
+    explicit Arguments(const char *title) : title_(title) {}
+    at::Tensor read(const at::Tensor &tensor) const;
+    Tensors read(const Tensors &tensors) const;
+    at::Tensor written(const at::Tensor &tensor);
+    Tensors written(const Tensors &tensors);
+    std::function<void()> finish(); /* empty if there is nothing to copy; once */
+
+  private:
+    const char *const title_;
+    std::vector<std::pair<at::Tensor, at::Tensor>> copies_; /* caller's, own */
+};
+
 /* Throws where a tensor is none that can be sent; `title` is the call. */
 Element element_of(const char *title, const at::Tensor &tensor);
 const at::Tensor &one_tensor(const char *title, const Tensors &tensors);
@@ -256,6 +300,10 @@ void fold_locally(const char *title, const c10d::ReduceOp &op, at::Tensor &first
 constexpr size_t kPieceBytes = 256u << 20;
 thrum_status_t in_pieces(const Element &element,
                          const std::function<thrum_status_t(char *, size_t)> &call);
+
+/* To blocks of any sizes (collectives.cpp). */
+thrum_status_t issue_allgather(const Element &in, const std::vector<Element> &out,
+                               thrum_comm_t comm, Slot &slot);
 
 /* ---- process groups ---- */
 
@@ -312,7 +360,9 @@ class ProcessGroup : public BackendBase
 
   private:
     WorkPtr start(c10d::OpType type, const char *title, Tensors inputs,
-                  std::vector<Tensors> outputs, Milliseconds timeout, Issue issue);
+                  std::vector<Tensors> outputs, Milliseconds timeout, Issue issue,
+                  std::function<void()> finish);
+    WorkPtr allreduce_sparse(const at::Tensor &tensor, const c10d::AllreduceOptions &options);
     WorkPtr message(c10d::OpType type, const char *title, Tensors &tensors, int peer, int tag);
     std::shared_ptr<Lane> channel(int from, int to, int tag);
     size_t n() const

@@ -166,52 +166,62 @@ ProcessGroup::WorkPtr ProcessGroup::allreduce(Tensors &tensors,
     const char *title = "thrum:all_reduce";
 
     TORCH_CHECK_VALUE(!tensors.empty(), title, ": no tensor");
-    std::vector<Element> blocks = elements_of(title, "", tensors, tensors.size());
-    Reduction reduction = reduction_of(title, options.reduceOp, tensors[0]);
+    if (tensors[0].defined() && tensors[0].layout() == at::kSparse)
+        return allreduce_sparse(one_tensor(title, tensors), options);
+    Arguments arguments(title);
+    Tensors own = arguments.written(tensors);
+    std::vector<Element> blocks = elements_of(title, "", own, own.size());
+    Reduction reduction = reduction_of(title, options.reduceOp, own[0]);
 
-    for (size_t i = 1; i < tensors.size(); i++) { /* as gloo: all tensors of all ranks */
+    for (size_t i = 1; i < own.size(); i++) { /* as gloo: all tensors of all ranks */
         check_count(title, "a tensor", blocks[i].count, blocks[0].count);
-        fold_locally(title, options.reduceOp, tensors[0], tensors[i]);
+        fold_locally(title, options.reduceOp, own[0], own[i]);
     }
-    return start(OpType::ALLREDUCE, title, tensors, {tensors}, options.timeout,
-                 [=](thrum_comm_t comm, Slot &slot) {
-                     const Element &e = blocks[0];
-                     thrum_status_t status = with_op(comm, reduction, [&](thrum_redop_t op) {
-                         return in_pieces(e, [&](char *at, size_t count) {
-                             return thrum_allreduce(at, at, count, e.dtype, op, comm, slot.queue);
-                         });
-                     });
-                     for (size_t i = 1; i < blocks.size() && !status; i++)
-                         status = slot.copy(blocks[i].data, e.data, e.count * e.bytes);
-                     return status;
-                 });
+    return start(
+        OpType::ALLREDUCE, title, own, {tensors}, options.timeout,
+        [=](thrum_comm_t comm, Slot &slot) {
+            const Element &e = blocks[0];
+            thrum_status_t status = with_op(comm, reduction, [&](thrum_redop_t op) {
+                return in_pieces(e, [&](char *at, size_t count) {
+                    return thrum_allreduce(at, at, count, e.dtype, op, comm, slot.queue);
+                });
+            });
+            for (size_t i = 1; i < blocks.size() && !status; i++)
+                status = slot.copy(blocks[i].data, e.data, e.count * e.bytes);
+            return status;
+        },
+        arguments.finish());
 }
 
 ProcessGroup::WorkPtr
 ProcessGroup::allreduce_coalesced(Tensors &tensors, const c10d::AllreduceCoalescedOptions &options)
 {
     const char *title = "thrum:all_reduce_coalesced";
+    Arguments arguments(title);
+    Tensors own = arguments.written(tensors);
     std::vector<Element> blocks;
     std::vector<Reduction> reductions;
 
     TORCH_CHECK_VALUE(!tensors.empty(), title, ": no tensor");
-    for (const at::Tensor &tensor : tensors) {
+    for (const at::Tensor &tensor : own) {
         blocks.push_back(element_of(title, tensor));
         reductions.push_back(reduction_of(title, options.reduceOp, tensor));
     }
-    return start(OpType::ALLREDUCE_COALESCED, title, tensors, {tensors}, options.timeout,
-                 [=](thrum_comm_t comm, Slot &slot) {
-                     thrum_status_t status = THRUM_OK;
+    return start(
+        OpType::ALLREDUCE_COALESCED, title, own, {tensors}, options.timeout,
+        [=](thrum_comm_t comm, Slot &slot) {
+            thrum_status_t status = THRUM_OK;
 
-                     for (size_t i = 0; i < blocks.size() && !status; i++)
-                         status = with_op(comm, reductions[i], [&](thrum_redop_t op) {
-                             return in_pieces(blocks[i], [&](char *at, size_t count) {
-                                 return thrum_allreduce(at, at, count, blocks[i].dtype, op, comm,
-                                                        slot.queue);
-                             });
-                         });
-                     return status;
-                 });
+            for (size_t i = 0; i < blocks.size() && !status; i++)
+                status = with_op(comm, reductions[i], [&](thrum_redop_t op) {
+                    return in_pieces(blocks[i], [&](char *at, size_t count) {
+                        return thrum_allreduce(at, at, count, blocks[i].dtype, op, comm,
+                                               slot.queue);
+                    });
+                });
+            return status;
+        },
+        arguments.finish());
 }
 
 ProcessGroup::WorkPtr ProcessGroup::broadcast(Tensors &tensors,
@@ -224,47 +234,57 @@ ProcessGroup::WorkPtr ProcessGroup::broadcast(Tensors &tensors,
     TORCH_CHECK_VALUE(!tensors.empty() && options.rootTensor >= 0 &&
                           static_cast<size_t>(options.rootTensor) < tensors.size(),
                       title, ": root tensor ", options.rootTensor, " of ", tensors.size());
-    std::vector<Element> blocks = elements_of(title, "", tensors, tensors.size());
+    Arguments arguments(title);
+    bool only_read = rank_ == root && tensors.size() == 1;
+    Tensors own = only_read ? arguments.read(tensors) : arguments.written(tensors);
+    std::vector<Element> blocks = elements_of(title, "", own, own.size());
     Element e = blocks[static_cast<size_t>(options.rootTensor)];
 
     for (const Element &block : blocks)
         check_count(title, "a tensor", block.count, e.count);
-    return start(OpType::BROADCAST, title, tensors, {tensors}, options.timeout,
-                 [=](thrum_comm_t comm, Slot &slot) {
-                     thrum_status_t status = in_pieces(e, [&](char *at, size_t count) {
-                         return thrum_broadcast(at, at, count, e.dtype, root, comm, slot.queue);
-                     });
-                     for (size_t i = 0; i < blocks.size() && !status; i++)
-                         if (blocks[i].data != e.data)
-                             status = slot.copy(blocks[i].data, e.data, e.count * e.bytes);
-                     return status;
-                 });
+    return start(
+        OpType::BROADCAST, title, own, {tensors}, options.timeout,
+        [=](thrum_comm_t comm, Slot &slot) {
+            thrum_status_t status = in_pieces(e, [&](char *at, size_t count) {
+                return thrum_broadcast(at, at, count, e.dtype, root, comm, slot.queue);
+            });
+            for (size_t i = 0; i < blocks.size() && !status; i++)
+                if (blocks[i].data != e.data)
+                    status = slot.copy(blocks[i].data, e.data, e.count * e.bytes);
+            return status;
+        },
+        arguments.finish());
 }
 
 ProcessGroup::WorkPtr ProcessGroup::reduce(Tensors &tensors, const c10d::ReduceOptions &options)
 {
     const char *title = "thrum:reduce";
+    Arguments arguments(title);
     const at::Tensor &tensor = one_tensor(title, tensors);
-    Element e = element_of(title, tensor);
-    Reduction reduction = reduction_of(title, options.reduceOp, tensor);
     int root = static_cast<int>(options.rootRank);
+    at::Tensor own = rank_ == root ? arguments.written(tensor) : arguments.read(tensor);
+    Element e = element_of(title, own);
+    Reduction reduction = reduction_of(title, options.reduceOp, own);
 
     check_rank(title, "root", options.rootRank, size_);
-    return start(OpType::REDUCE, title, tensors, {tensors}, options.timeout,
-                 [=](thrum_comm_t comm, Slot &slot) {
-                     return with_op(comm, reduction, [&](thrum_redop_t op) {
-                         return in_pieces(e, [&](char *at, size_t count) {
-                             return thrum_reduce(at, rank_ == root ? at : nullptr, count, e.dtype,
-                                                 op, root, comm, slot.queue);
-                         });
-                     });
-                 });
+    return start(
+        OpType::REDUCE, title, {own}, {tensors}, options.timeout,
+        [=](thrum_comm_t comm, Slot &slot) {
+            return with_op(comm, reduction, [&](thrum_redop_t op) {
+                return in_pieces(e, [&](char *at, size_t count) {
+                    return thrum_reduce(at, rank_ == root ? at : nullptr, count, e.dtype, op, root,
+                                        comm, slot.queue);
+                });
+            });
+        },
+        arguments.finish());
 }
 
 ProcessGroup::WorkPtr ProcessGroup::barrier(const c10d::BarrierOptions &options)
 {
-    return start(OpType::BARRIER, "thrum:barrier", {}, {}, options.timeout,
-                 [](thrum_comm_t comm, Slot &slot) { return thrum_barrier(comm, slot.queue); });
+    return start(
+        OpType::BARRIER, "thrum:barrier", {}, {}, options.timeout,
+        [](thrum_comm_t comm, Slot &slot) { return thrum_barrier(comm, slot.queue); }, nullptr);
 }
 
 /* ---- a block of every rank ---- */
@@ -287,6 +307,8 @@ thrum_status_t issue_allgather(const Element &in, const Element &out, size_t n, 
     });
 }
 
+} // namespace
+
 thrum_status_t issue_allgather(const Element &in, const std::vector<Element> &out,
                                thrum_comm_t comm, Slot &slot)
 {
@@ -308,6 +330,9 @@ thrum_status_t issue_allgather(const Element &in, const std::vector<Element> &ou
         return thrum_allgather(from, to, count, in.dtype, comm, slot.queue);
     });
 }
+
+namespace
+{
 
 thrum_status_t issue_reduce_scatter(const Element &in, const Element &out, size_t n,
                                     const Reduction &reduction, int rank, thrum_comm_t comm,
@@ -364,31 +389,36 @@ ProcessGroup::WorkPtr ProcessGroup::allgather(std::vector<Tensors> &outputs, Ten
                                               const c10d::AllgatherOptions &options)
 {
     const char *title = "thrum:all_gather";
-    const at::Tensor &input = one_tensor(title, inputs);
+    Arguments arguments(title);
+    at::Tensor input = arguments.read(one_tensor(title, inputs));
     Element in = element_of(title, input);
 
     TORCH_CHECK_VALUE(outputs.size() == 1, title, " takes one list of outputs, not ",
                       outputs.size());
-    std::vector<Element> out = elements_of(title, "output", outputs[0], n());
+    std::vector<Element> out = elements_of(title, "output", arguments.written(outputs[0]), n());
     check_alike(title, input, outputs[0][0]);
     check_count(title, "the input", in.count, out[static_cast<size_t>(rank_)].count);
     return start(
-        OpType::ALLGATHER, title, inputs, outputs, options.timeout,
-        [=](thrum_comm_t comm, Slot &slot) { return issue_allgather(in, out, comm, slot); });
+        OpType::ALLGATHER, title, {input}, outputs, options.timeout,
+        [=](thrum_comm_t comm, Slot &slot) { return issue_allgather(in, out, comm, slot); },
+        arguments.finish());
 }
 
 ProcessGroup::WorkPtr ProcessGroup::_allgather_base(at::Tensor &output, at::Tensor &input,
                                                     const c10d::AllgatherOptions &options)
 {
     const char *title = "thrum:_all_gather_base";
-    Element in = element_of(title, input), out = element_of(title, output);
+    Arguments arguments(title);
+    at::Tensor own = arguments.read(input);
+    Element in = element_of(title, own), out = element_of(title, arguments.written(output));
     size_t size = n();
 
     check_alike(title, input, output);
     check_count(title, "the output", out.count, size * in.count);
     return start(
-        OpType::_ALLGATHER_BASE, title, {input}, {{output}}, options.timeout,
-        [=](thrum_comm_t comm, Slot &slot) { return issue_allgather(in, out, size, comm, slot); });
+        OpType::_ALLGATHER_BASE, title, {own}, {{output}}, options.timeout,
+        [=](thrum_comm_t comm, Slot &slot) { return issue_allgather(in, out, size, comm, slot); },
+        arguments.finish());
 }
 
 ProcessGroup::WorkPtr ProcessGroup::allgather_coalesced(std::vector<Tensors> &outputs,
@@ -396,6 +426,8 @@ ProcessGroup::WorkPtr ProcessGroup::allgather_coalesced(std::vector<Tensors> &ou
                                                         const c10d::AllgatherOptions &options)
 {
     const char *title = "thrum:all_gather_coalesced";
+    Arguments arguments(title);
+    Tensors own = arguments.read(inputs);
     std::vector<Element> in;
     std::vector<std::vector<Element>> out(inputs.size());
 
@@ -403,57 +435,67 @@ ProcessGroup::WorkPtr ProcessGroup::allgather_coalesced(std::vector<Tensors> &ou
     TORCH_CHECK_VALUE(outputs.size() == n(), title, ": ", outputs.size(), " lists of outputs for ",
                       size_, " ranks");
     for (size_t i = 0; i < inputs.size(); i++) {
-        in.push_back(element_of(title, inputs[i]));
+        in.push_back(element_of(title, own[i]));
         for (const Tensors &list : outputs) {
             TORCH_CHECK_VALUE(list.size() == inputs.size(), title, ": ", list.size(),
                               " outputs of a rank for ", inputs.size(), " inputs");
             check_alike(title, inputs[i], list[i]);
-            out[i].push_back(element_of(title, list[i]));
+            out[i].push_back(element_of(title, arguments.written(list[i])));
             check_count(title, "an output", out[i].back().count, in[i].count);
         }
     }
-    return start(OpType::ALLGATHER_COALESCED, title, inputs, outputs, options.timeout,
-                 [=](thrum_comm_t comm, Slot &slot) {
-                     thrum_status_t status = THRUM_OK;
+    return start(
+        OpType::ALLGATHER_COALESCED, title, own, outputs, options.timeout,
+        [=](thrum_comm_t comm, Slot &slot) {
+            thrum_status_t status = THRUM_OK;
 
-                     for (size_t i = 0; i < in.size() && !status; i++)
-                         status = issue_allgather(in[i], out[i], comm, slot);
-                     return status;
-                 });
+            for (size_t i = 0; i < in.size() && !status; i++)
+                status = issue_allgather(in[i], out[i], comm, slot);
+            return status;
+        },
+        arguments.finish());
 }
 
 ProcessGroup::WorkPtr ProcessGroup::reduce_scatter(Tensors &outputs, std::vector<Tensors> &inputs,
                                                    const c10d::ReduceScatterOptions &options)
 {
     const char *title = "thrum:reduce_scatter";
-    const at::Tensor &output = one_tensor(title, outputs);
+    Arguments arguments(title);
+    at::Tensor output = arguments.written(one_tensor(title, outputs));
     Element out = element_of(title, output);
 
     TORCH_CHECK_VALUE(inputs.size() == 1, title, " takes one list of inputs, not ", inputs.size());
-    std::vector<Element> in = elements_of(title, "input", inputs[0], n());
-    check_alike(title, inputs[0][0], output);
+    Tensors own = arguments.read(inputs[0]);
+    std::vector<Element> in = elements_of(title, "input", own, n());
+    check_alike(title, own[0], output);
     check_count(title, "the output", out.count, in[static_cast<size_t>(rank_)].count);
     Reduction reduction = reduction_of(title, options.reduceOp, output);
-    return start(OpType::REDUCE_SCATTER, title, inputs[0], {outputs}, options.timeout,
-                 [=](thrum_comm_t comm, Slot &slot) {
-                     return issue_reduce_scatter(in, out, reduction, rank_, comm, slot);
-                 });
+    return start(
+        OpType::REDUCE_SCATTER, title, own, {outputs}, options.timeout,
+        [=](thrum_comm_t comm, Slot &slot) {
+            return issue_reduce_scatter(in, out, reduction, rank_, comm, slot);
+        },
+        arguments.finish());
 }
 
 ProcessGroup::WorkPtr ProcessGroup::_reduce_scatter_base(at::Tensor &output, at::Tensor &input,
                                                          const c10d::ReduceScatterOptions &options)
 {
     const char *title = "thrum:_reduce_scatter_base";
-    Element in = element_of(title, input), out = element_of(title, output);
+    Arguments arguments(title);
+    at::Tensor own = arguments.read(input);
+    Element in = element_of(title, own), out = element_of(title, arguments.written(output));
     Reduction reduction = reduction_of(title, options.reduceOp, output);
     size_t size = n();
 
     check_alike(title, input, output);
     check_count(title, "the input", in.count, size * out.count);
-    return start(OpType::_REDUCE_SCATTER_BASE, title, {input}, {{output}}, options.timeout,
-                 [=](thrum_comm_t comm, Slot &slot) {
-                     return issue_reduce_scatter(in, out, size, reduction, rank_, comm, slot);
-                 });
+    return start(
+        OpType::_REDUCE_SCATTER_BASE, title, {own}, {{output}}, options.timeout,
+        [=](thrum_comm_t comm, Slot &slot) {
+            return issue_reduce_scatter(in, out, size, reduction, rank_, comm, slot);
+        },
+        arguments.finish());
 }
 
 #if TORCH_VERSION_MAJOR > 2 || (TORCH_VERSION_MAJOR == 2 && TORCH_VERSION_MINOR >= 1)
@@ -462,25 +504,29 @@ ProcessGroup::allgather_into_tensor_coalesced(Tensors &outputs, Tensors &inputs,
                                               const c10d::AllgatherOptions &options)
 {
     const char *title = "thrum:all_gather_into_tensor_coalesced";
+    Arguments arguments(title);
+    Tensors own = arguments.read(inputs);
     std::vector<Element> in, out;
     size_t size = n();
 
     TORCH_CHECK_VALUE(inputs.size() == outputs.size(), title, ": ", outputs.size(), " outputs for ",
                       inputs.size(), " inputs");
     for (size_t i = 0; i < inputs.size(); i++) {
-        in.push_back(element_of(title, inputs[i]));
-        out.push_back(element_of(title, outputs[i]));
+        in.push_back(element_of(title, own[i]));
+        out.push_back(element_of(title, arguments.written(outputs[i])));
         check_alike(title, inputs[i], outputs[i]);
         check_count(title, "an output", out[i].count, size * in[i].count);
     }
-    return start(OpType::ALLGATHER_COALESCED, title, inputs, {outputs}, options.timeout,
-                 [=](thrum_comm_t comm, Slot &slot) {
-                     thrum_status_t status = THRUM_OK;
+    return start(
+        OpType::ALLGATHER_COALESCED, title, own, {outputs}, options.timeout,
+        [=](thrum_comm_t comm, Slot &slot) {
+            thrum_status_t status = THRUM_OK;
 
-                     for (size_t i = 0; i < in.size() && !status; i++)
-                         status = issue_allgather(in[i], out[i], size, comm, slot);
-                     return status;
-                 });
+            for (size_t i = 0; i < in.size() && !status; i++)
+                status = issue_allgather(in[i], out[i], size, comm, slot);
+            return status;
+        },
+        arguments.finish());
 }
 
 ProcessGroup::WorkPtr
@@ -488,6 +534,8 @@ ProcessGroup::reduce_scatter_tensor_coalesced(Tensors &outputs, Tensors &inputs,
                                               const c10d::ReduceScatterOptions &options)
 {
     const char *title = "thrum:reduce_scatter_tensor_coalesced";
+    Arguments arguments(title);
+    Tensors own = arguments.read(inputs);
     std::vector<Element> in, out;
     std::vector<Reduction> reductions;
     size_t size = n();
@@ -495,21 +543,23 @@ ProcessGroup::reduce_scatter_tensor_coalesced(Tensors &outputs, Tensors &inputs,
     TORCH_CHECK_VALUE(inputs.size() == outputs.size(), title, ": ", outputs.size(), " outputs for ",
                       inputs.size(), " inputs");
     for (size_t i = 0; i < inputs.size(); i++) {
-        in.push_back(element_of(title, inputs[i]));
-        out.push_back(element_of(title, outputs[i]));
+        in.push_back(element_of(title, own[i]));
+        out.push_back(element_of(title, arguments.written(outputs[i])));
         reductions.push_back(reduction_of(title, options.reduceOp, outputs[i]));
         check_alike(title, inputs[i], outputs[i]);
         check_count(title, "an input", in[i].count, size * out[i].count);
     }
-    return start(OpType::REDUCE_SCATTER, title, inputs, {outputs}, options.timeout,
-                 [=](thrum_comm_t comm, Slot &slot) {
-                     thrum_status_t status = THRUM_OK;
+    return start(
+        OpType::REDUCE_SCATTER, title, own, {outputs}, options.timeout,
+        [=](thrum_comm_t comm, Slot &slot) {
+            thrum_status_t status = THRUM_OK;
 
-                     for (size_t i = 0; i < in.size() && !status; i++)
-                         status = issue_reduce_scatter(in[i], out[i], size, reductions[i], rank_,
-                                                       comm, slot);
-                     return status;
-                 });
+            for (size_t i = 0; i < in.size() && !status; i++)
+                status =
+                    issue_reduce_scatter(in[i], out[i], size, reductions[i], rank_, comm, slot);
+            return status;
+        },
+        arguments.finish());
 }
 #endif
 
@@ -544,42 +594,52 @@ ProcessGroup::WorkPtr ProcessGroup::gather(std::vector<Tensors> &outputs, Tensor
                                            const c10d::GatherOptions &options)
 {
     const char *title = "thrum:gather";
-    const at::Tensor &input = one_tensor(title, inputs);
+    Arguments arguments(title);
+    at::Tensor input = arguments.read(one_tensor(title, inputs));
     Element in = element_of(title, input);
+    std::vector<Tensors> lists;
+    for (const Tensors &list : outputs)
+        lists.push_back(arguments.written(list));
     std::vector<Element> out =
-        blocks_of_root(title, "output", outputs, input, options.rootRank, rank_, size_);
+        blocks_of_root(title, "output", lists, input, options.rootRank, rank_, size_);
     int root = static_cast<int>(options.rootRank);
     size_t size = n();
 
-    return start(OpType::GATHER, title, inputs, outputs, options.timeout,
-                 [=](thrum_comm_t comm, Slot &slot) {
-                     return by_blocks(out, List::Written, in, size, slot,
-                                      [&](char *to, char *from, size_t count) {
-                                          return thrum_gather(from, to, count, in.dtype, root, comm,
-                                                              slot.queue);
-                                      });
-                 });
+    return start(
+        OpType::GATHER, title, {input}, outputs, options.timeout,
+        [=](thrum_comm_t comm, Slot &slot) {
+            return by_blocks(
+                out, List::Written, in, size, slot, [&](char *to, char *from, size_t count) {
+                    return thrum_gather(from, to, count, in.dtype, root, comm, slot.queue);
+                });
+        },
+        arguments.finish());
 }
 
 ProcessGroup::WorkPtr ProcessGroup::scatter(Tensors &outputs, std::vector<Tensors> &inputs,
                                             const c10d::ScatterOptions &options)
 {
     const char *title = "thrum:scatter";
-    const at::Tensor &output = one_tensor(title, outputs);
+    Arguments arguments(title);
+    at::Tensor output = arguments.written(one_tensor(title, outputs));
     Element out = element_of(title, output);
+    std::vector<Tensors> lists;
+    for (const Tensors &list : inputs)
+        lists.push_back(arguments.read(list));
     std::vector<Element> in =
-        blocks_of_root(title, "input", inputs, output, options.rootRank, rank_, size_);
+        blocks_of_root(title, "input", lists, output, options.rootRank, rank_, size_);
     int root = static_cast<int>(options.rootRank);
     size_t size = n();
 
-    return start(OpType::SCATTER, title, in.empty() ? Tensors() : inputs[0], {outputs},
-                 options.timeout, [=](thrum_comm_t comm, Slot &slot) {
-                     return by_blocks(in, List::Read, out, size, slot,
-                                      [&](char *from, char *to, size_t count) {
-                                          return thrum_scatter(from, to, count, out.dtype, root,
-                                                               comm, slot.queue);
-                                      });
-                 });
+    return start(
+        OpType::SCATTER, title, lists.empty() ? Tensors() : lists[0], {outputs}, options.timeout,
+        [=](thrum_comm_t comm, Slot &slot) {
+            return by_blocks(
+                in, List::Read, out, size, slot, [&](char *from, char *to, size_t count) {
+                    return thrum_scatter(from, to, count, out.dtype, root, comm, slot.queue);
+                });
+        },
+        arguments.finish());
 }
 
 /* ---- everybody with everybody ---- */
@@ -590,7 +650,9 @@ ProcessGroup::WorkPtr ProcessGroup::alltoall_base(at::Tensor &output, at::Tensor
                                                   const c10d::AllToAllOptions &options)
 {
     const char *title = "thrum:all_to_all_single";
-    Element in = element_of(title, input), out = element_of(title, output);
+    Arguments arguments(title);
+    at::Tensor own = arguments.read(input);
+    Element in = element_of(title, own), out = element_of(title, arguments.written(output));
     bool even = output_splits.empty() && input_splits.empty();
     Split from = split_of(title, "input", input, input_splits, n());
     Split to = split_of(title, "output", output, output_splits, n());
@@ -601,50 +663,55 @@ ProcessGroup::WorkPtr ProcessGroup::alltoall_base(at::Tensor &output, at::Tensor
     TORCH_CHECK_VALUE(!in.count || in.data != out.data, title,
                       ": input and output are the same memory");
     even = even && in.count * in.bytes <= kPieceBytes;
-    return start(OpType::ALLTOALL_BASE, title, {input}, {{output}}, options.timeout,
-                 [=](thrum_comm_t comm, Slot &slot) {
-                     if (even)
-                         return thrum_alltoall(in.data, out.data, from.counts[0], in.dtype, comm,
-                                               slot.queue);
-                     return thrum_alltoallv(in.data, from.counts.data(), from.displs.data(),
-                                            out.data, to.counts.data(), to.displs.data(), in.dtype,
-                                            comm, slot.queue);
-                 });
+    return start(
+        OpType::ALLTOALL_BASE, title, {own}, {{output}}, options.timeout,
+        [=](thrum_comm_t comm, Slot &slot) {
+            if (even)
+                return thrum_alltoall(in.data, out.data, from.counts[0], in.dtype, comm,
+                                      slot.queue);
+            return thrum_alltoallv(in.data, from.counts.data(), from.displs.data(), out.data,
+                                   to.counts.data(), to.displs.data(), in.dtype, comm, slot.queue);
+        },
+        arguments.finish());
 }
 
 ProcessGroup::WorkPtr ProcessGroup::alltoall(Tensors &outputs, Tensors &inputs,
                                              const c10d::AllToAllOptions &options)
 {
     const char *title = "thrum:all_to_all";
-    std::vector<Element> in = elements_of(title, "input", inputs, n());
-    std::vector<Element> out = elements_of(title, "output", outputs, n());
+    Arguments arguments(title);
+    Tensors sent = arguments.read(inputs);
+    std::vector<Element> in = elements_of(title, "input", sent, n());
+    std::vector<Element> out = elements_of(title, "output", arguments.written(outputs), n());
     size_t own = static_cast<size_t>(rank_);
 
     check_alike(title, inputs[0], outputs[0]);
     check_count(title, "the output of the own rank", out[own].count, in[own].count);
-    return start(OpType::ALLTOALL, title, inputs, {outputs}, options.timeout,
-                 [=](thrum_comm_t comm, Slot &slot) {
-                     thrum_status_t status =
-                         slot.copy(out[own].data, in[own].data, in[own].count * in[own].bytes);
-                     thrum_status_t end;
+    return start(
+        OpType::ALLTOALL, title, sent, {outputs}, options.timeout,
+        [=](thrum_comm_t comm, Slot &slot) {
+            thrum_status_t status =
+                slot.copy(out[own].data, in[own].data, in[own].count * in[own].bytes);
+            thrum_status_t end;
 
-                     if (status)
-                         return status;
-                     status = thrum_group_start();
-                     if (status)
-                         return status;
-                     for (size_t r = 0; r < in.size() && !status; r++) {
-                         if (r == own)
-                             continue;
-                         status = thrum_send(in[r].data, in[r].count, in[r].dtype,
-                                             static_cast<int>(r), comm, slot.queue);
-                         if (!status)
-                             status = thrum_recv(out[r].data, out[r].count, out[r].dtype,
-                                                 static_cast<int>(r), comm, slot.queue);
-                     }
-                     end = thrum_group_end();
-                     return status ? status : end;
-                 });
+            if (status)
+                return status;
+            status = thrum_group_start();
+            if (status)
+                return status;
+            for (size_t r = 0; r < in.size() && !status; r++) {
+                if (r == own)
+                    continue;
+                status = thrum_send(in[r].data, in[r].count, in[r].dtype, static_cast<int>(r), comm,
+                                    slot.queue);
+                if (!status)
+                    status = thrum_recv(out[r].data, out[r].count, out[r].dtype,
+                                        static_cast<int>(r), comm, slot.queue);
+            }
+            end = thrum_group_end();
+            return status ? status : end;
+        },
+        arguments.finish());
 }
 
 } // namespace thrum_torch

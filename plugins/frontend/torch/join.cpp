@@ -44,16 +44,21 @@ thrum_unique_id read_id(const Bytes &value)
 }
 
 /* Waits for a key without keeping other threads from the store, as a blocking get would. */
-void await_key(const StoreRef &store, const std::string &key, Clock::time_point until,
+void await_key(const Pair &pair, const std::string &key, Clock::time_point until,
                const std::atomic<bool> &closing)
 {
     Milliseconds pause(1);
 
-    while (!store->check({key})) {
+    while (!pair.store->check({key})) {
+        std::string trouble = pair.group->trouble(), peer = "rank " + std::to_string(pair.peer);
+
+        if (!trouble.empty())
+            fail(THRUM_ERR_PEER_DEAD, "waiting for " + peer + ": " + trouble);
         if (closing.load())
-            fail(THRUM_ERR_ABORTED, "the process group was destroyed before the other rank came");
+            fail(THRUM_ERR_ABORTED, "the process group was destroyed before " + peer + " came");
         if (Clock::now() >= until)
-            fail(THRUM_ERR_TIMEOUT, "the other rank has not come in time");
+            fail(THRUM_ERR_TIMEOUT, peer + " has not come in time, within " +
+                                        std::to_string(pair.timeout.count()) + " ms");
         std::this_thread::sleep_for(pause);
         pause = std::min(pause * 2, Milliseconds(20));
     }
@@ -75,22 +80,21 @@ thrum_unique_id meet_by_store(const StoreRef &store, int rank, Milliseconds time
     return read_id(store->get(key));
 }
 
-thrum_unique_id meet_pair_by_store(const StoreRef &store, const std::string &prefix, int rank,
-                                   Milliseconds timeout, const std::atomic<bool> &closing)
+thrum_unique_id meet_pair_by_store(const Pair &pair, const std::atomic<bool> &closing)
 {
-    Clock::time_point until = Clock::now() + timeout;
-    const std::string come = prefix + "/come", key = prefix + "/id";
+    Clock::time_point until = Clock::now() + pair.timeout;
+    const std::string come = pair.prefix + "/come", key = pair.prefix + "/id";
 
     /* both are there before either joins, which cannot be called off */
-    if (rank == 0) {
-        await_key(store, come, until, closing);
+    if (pair.rank == 0) {
+        await_key(pair, come, until, closing);
         Bytes value = make_id();
-        store->set(key, value);
+        pair.store->set(key, value);
         return read_id(value);
     }
-    store->set(come, Bytes(1));
-    await_key(store, key, until, closing);
-    return read_id(store->get(key));
+    pair.store->set(come, Bytes(1));
+    await_key(pair, key, until, closing);
+    return read_id(pair.store->get(key));
 }
 
 std::tuple<int, int, int> launched()

@@ -14,8 +14,11 @@ namespace thrum_torch
 namespace
 {
 
-constexpr size_t kMostSlots = 64; /* operations of a lane in flight; more wait for the first */
+constexpr const char *kPrefix = "thrum: "; /* of all messages */
+constexpr size_t kMostSlots = 64; /* operations of a lane in flight; more wait in its backlog */
+constexpr Milliseconds kIssuerLingers{200}; /* a thread that has nothing to issue */
 constexpr size_t kMostWatchers = 64;
+constexpr size_t kNameChars = 47; /* of a communicator; more may be too many for it */
 constexpr size_t kKeptScratchBytes = 16u << 20;
 constexpr Milliseconds kShortestDeadline{10}, kLongestDeadline{86400000}; /* Thrum's limits */
 
@@ -34,7 +37,7 @@ const char *kind_of(thrum_status_t status)
 
 void fail(thrum_status_t status, const std::string &message)
 {
-    std::string text = "thrum: " + (message.empty() ? std::string(kind_of(status)) : message);
+    std::string text = kPrefix + (message.empty() ? std::string(kind_of(status)) : message);
 
     switch (status) {
     case THRUM_ERR_INVALID_ARGUMENT:
@@ -62,6 +65,14 @@ std::exception_ptr failure(thrum_status_t status, const std::string &message)
     } catch (...) {
         return std::current_exception();
     }
+}
+
+std::string text_of(const std::exception &error)
+{
+    auto torchs = dynamic_cast<const c10::Error *>(&error);
+    std::string text = torchs ? torchs->what_without_backtrace() : error.what();
+
+    return text.compare(0, strlen(kPrefix), kPrefix) ? text : text.substr(strlen(kPrefix));
 }
 
 /* ---- the device ---- */
@@ -139,8 +150,8 @@ std::shared_ptr<Lane> Lane::make(LaneOptions options)
 
 Lane::~Lane()
 {
-    if (joiner_.joinable())
-        joiner_.detach();
+    if (issuer_.joinable())
+        issuer_.detach();
     for (std::thread &watcher : watchers_)
         watcher.detach();
 }
@@ -152,6 +163,7 @@ bool Lane::is_foreign() const
 
 void Lane::join(const Meet &meet)
 {
+    const std::string name = options_.name.substr(0, kNameChars);
     thrum_unique_id id = meet(closing_);
     thrum_comm_config config{};
     thrum_status_t status;
@@ -161,7 +173,7 @@ void Lane::join(const Meet &meet)
     config.size = sizeof config;
     config.deadline_ms = config.init_deadline_ms = deadline.count();
     config.scratch_bytes = options_.scratch_bytes;
-    config.name = options_.name.c_str();
+    config.name = name.c_str();
     status =
         thrum_comm_init_rank(&id, options_.size, options_.rank, device_->handle, &config, &comm_);
     if (status)
@@ -171,58 +183,41 @@ void Lane::join(const Meet &meet)
 
 void Lane::join_later(Meet meet)
 {
+    std::lock_guard<std::mutex> lock(issue_);
+
     joining_ = true;
-    joiner_ =
-        std::thread([lane = shared_from_this(), meet = std::move(meet)] { lane->run_join(meet); });
+    start_issuer(std::move(meet));
 }
 
-/* The joiner: then issues what has come meanwhile, in order. */
-void Lane::run_join(const Meet &meet)
+/* False: it has not come about, and what waited for it has been refused. */
+bool Lane::run_join(const Meet &meet)
 {
-    std::exception_ptr exception;
+    std::string why;
 
     try {
         join(meet);
-    } catch (...) {
-        exception = std::current_exception();
+    } catch (const std::exception &error) {
+        why = options_.name + ": " + text_of(error);
     }
-    if (exception) {
-        refuse_waiting(exception);
-        return;
-    }
-    std::unique_lock<std::mutex> lock(issue_);
-    while (!backlog_.empty()) {
-        WorkRef work = backlog_.front().first;
-
-        try {
-            issue(work, backlog_.front().second);
-        } catch (...) {
-            work->refuse(std::current_exception());
-        }
-        backlog_.pop_front();
-    }
+    if (!why.empty())
+        refuse_waiting(why);
+    std::lock_guard<std::mutex> lock(issue_);
     joining_ = false;
-    lock.unlock();
     issued_.notify_all();
+    return why.empty();
 }
 
-/* The lane has not come about. */
-void Lane::refuse_waiting(std::exception_ptr exception)
+void Lane::refuse_waiting(const std::string &why)
 {
     std::deque<std::pair<WorkRef, Issue>> waiting;
 
     {
         std::lock_guard<std::mutex> lock(issue_);
-        broken_ = exception;
-        joining_ = false;
+        broken_ = why;
         waiting.swap(backlog_);
     }
     for (auto &entry : waiting)
-        entry.first->refuse(exception);
-    {
-        std::lock_guard<std::mutex> lock(issue_); /* nobody is between looking and waiting */
-    }
-    issued_.notify_all();
+        entry.first->refuse(failure(THRUM_ERR_SYSTEM, entry.first->describe() + ": " + why));
 }
 
 void Lane::close(Milliseconds grace)
@@ -233,14 +228,19 @@ void Lane::close(Milliseconds grace)
     if (is_foreign())
         return;
     closing_.store(true);
-    if (joiner_.joinable())
-        joiner_.join();
-    for (WorkRef work; (work = oldest());)
+    {
+        std::unique_lock<std::mutex> lock(issue_);
+        issued_.wait(lock, [this] { return !joining_; });
+        kept_.notify_all();
+    }
+    for (WorkRef work; (work = unfinished());)
         if (!work->drive(&until)) {
             if (thrum_comm_abort(comm_))
                 break;
             until = Clock::now() + kLongestDeadline; /* they end at once */
         }
+    if (issuer_.joinable())
+        issuer_.join();
     end_watchers();
     std::lock_guard<std::mutex> lock(issue_);
     thrum_comm_destroy(comm_);
@@ -267,6 +267,15 @@ void Lane::close_all(Milliseconds grace)
 
 /* ---- lanes: issuing ---- */
 
+/* With the whole name in front, of which the communicator keeps a part only. */
+std::string Lane::named(const std::string &message) const
+{
+    std::string kept = options_.name.substr(0, kNameChars) + ": ";
+    bool has_it = !message.compare(0, kept.size(), kept);
+
+    return options_.name + ": " + (has_it ? message.substr(kept.size()) : message);
+}
+
 /* The communicator's own account of a failure, which is more than the queue's. */
 thrum_status_t Lane::cause(thrum_status_t status, std::string *message) const
 {
@@ -278,6 +287,14 @@ thrum_status_t Lane::cause(thrum_status_t status, std::string *message) const
     if (text)
         *message = text;
     return first;
+}
+
+std::string Lane::trouble()
+{
+    std::unique_lock<std::mutex> lock(issue_, std::try_to_lock); /* or the next time */
+    std::string message;
+
+    return lock && cause(THRUM_OK, &message) ? named(message) : "";
 }
 
 Slot *Lane::new_slot()
@@ -292,25 +309,19 @@ Slot *Lane::new_slot()
     return slots_.back().get();
 }
 
-/* Newest first: the communicator knows the last queue. Under issue_. */
+/* Newest first: the communicator knows the last queue. NULL: all are in use. Under issue_. */
 Slot *Lane::take_slot()
 {
-    for (;;) {
-        {
-            std::lock_guard<std::mutex> lock(pool_);
+    std::lock_guard<std::mutex> lock(pool_);
+    Slot *slot;
 
-            if (free_.empty() && slots_.size() < kMostSlots)
-                free_.push_back(new_slot());
-            if (!free_.empty()) {
-                Slot *slot = free_.back();
-
-                free_.pop_back();
-                return slot;
-            }
-        }
-        if (WorkRef work = oldest())
-            work->drive(nullptr);
-    }
+    if (free_.empty() && slots_.size() < kMostSlots)
+        free_.push_back(new_slot());
+    if (free_.empty())
+        return nullptr;
+    slot = free_.back();
+    free_.pop_back();
+    return slot;
 }
 
 void Lane::give_slot(Slot *slot)
@@ -330,6 +341,15 @@ WorkRef Lane::oldest()
     std::lock_guard<std::mutex> lock(pool_);
 
     return inflight_.empty() ? WorkRef() : inflight_.front();
+}
+
+/* What has been submitted and has not ended, NULL if there is nothing. */
+WorkRef Lane::unfinished()
+{
+    std::lock_guard<std::mutex> lock(issue_); /* what leaves backlog_ is in flight */
+    WorkRef work = oldest();
+
+    return work || backlog_.empty() ? work : backlog_.front().first;
 }
 
 void Lane::forget(const Work *work)
@@ -353,33 +373,40 @@ void Lane::reap()
 }
 
 /* Part of it may be on the queue, and the others may wait for the rest. */
-void Lane::fail_issue(thrum_status_t status, Slot *slot)
+void Lane::fail_issue(thrum_status_t status, Work &work)
 {
+    Slot *slot = work.slot_;
     std::string message = thrum_last_error();
 
     status = cause(status, &message);
     if (status <= THRUM_ERR_UNSUPPORTED || thrum_queue_query(slot->queue) == THRUM_IN_PROGRESS)
         (void)!thrum_comm_abort(comm_);
     (void)!thrum_queue_synchronize(slot->queue);
+    work.slot_ = nullptr;
     give_slot(slot);
-    fail(status, message.compare(0, options_.name.size(), options_.name)
-                     ? options_.name + ": " + message
-                     : message);
+    fail(status, work.describe() + ": " + named(message));
 }
 
-void Lane::issue(const WorkRef &work, const Issue &issue)
+/* False: there is no room for it, or what it has on its queue has to end first. */
+bool Lane::issue(const WorkRef &work, const Issue &issue)
 {
-    Slot *slot = take_slot();
-    thrum_status_t status = issue(comm_, *slot);
+    thrum_status_t status;
 
+    if (!work->slot_)
+        work->slot_ = take_slot();
+    if (!work->slot_)
+        return false;
+    status = issue(comm_, *work->slot_);
+    if (status == THRUM_IN_PROGRESS)
+        return false;
     if (status)
-        fail_issue(status, slot);
-    work->slot_ = slot;
+        fail_issue(status, *work);
     {
         std::lock_guard<std::mutex> lock(pool_);
         inflight_.push_back(work);
     }
     work->issued_.store(true, std::memory_order_release);
+    return true;
 }
 
 void Lane::submit(const WorkRef &work, Issue call)
@@ -388,16 +415,78 @@ void Lane::submit(const WorkRef &work, Issue call)
 
     if (closing_.load() || is_foreign())
         fail(THRUM_ERR_INVALID_USAGE, options_.name + " has been destroyed");
-    if (broken_)
-        std::rethrow_exception(broken_);
     work->lane_ = shared_from_this();
     work->number_ = ++number_;
-    if (joining_) {
+    if (!broken_.empty())
+        fail(THRUM_ERR_SYSTEM, work->describe() + ": " + broken_);
+    if (joining_ || !backlog_.empty() || (reap(), !issue(work, call))) {
+        if (!issuing_)
+            start_issuer(nullptr);
         backlog_.emplace_back(work, std::move(call));
-        return;
+        kept_.notify_one();
     }
-    reap();
-    issue(work, call);
+    if (work->finish_)
+        watch(work); /* it has not ended before somebody has called that */
+}
+
+/* ---- lanes: the backlog ---- */
+
+/*
+ * The issuer is a thread that issues, in order, what could not be issued when it was submitted. It ends when nothing more has come
+ * for a while: most lanes need it for joining only, or never. Under issue_.
+ */
+void Lane::start_issuer(Meet meet)
+{
+    if (issuer_.joinable())
+        issuer_.join(); /* it has no more to do than to end */
+    issuing_ = true;
+    issuer_ = std::thread(
+        [lane = shared_from_this(), meet = std::move(meet)] { lane->run_issuer(meet); });
+}
+
+void Lane::run_issuer(const Meet &meet)
+{
+    bool joined = !meet || run_join(meet);
+    std::unique_lock<std::mutex> lock(issue_);
+
+    while (joined && !backlog_.empty()) {
+        issue_backlog(lock);
+        kept_.wait_for(lock, kIssuerLingers,
+                       [this] { return !backlog_.empty() || closing_.load(); });
+    }
+    issuing_ = false;
+}
+
+/* `lock`, of issue_, is not held while waiting. */
+void Lane::issue_backlog(std::unique_lock<std::mutex> &lock)
+{
+    while (!backlog_.empty()) {
+        WorkRef work = backlog_.front().first;
+        thrum_status_t status = THRUM_OK;
+        bool issued = true;
+
+        if (work->slot_) { /* it has begun */
+            lock.unlock();
+            status = thrum_queue_synchronize(work->slot_->queue);
+            lock.lock();
+        }
+        try {
+            if (status)
+                fail_issue(status, *work);
+            issued = issue(work, backlog_.front().second);
+        } catch (...) {
+            work->refuse(std::current_exception());
+        }
+        if (issued)
+            backlog_.pop_front();
+        issued_.notify_all();
+        if (issued || work->slot_)
+            continue;
+        lock.unlock();
+        if ((work = oldest()))
+            work->drive(nullptr);
+        lock.lock();
+    }
 }
 
 /* ---- lanes: futures ---- */

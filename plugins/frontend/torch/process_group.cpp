@@ -85,10 +85,10 @@ void ProcessGroup::close(Milliseconds grace)
 
 ProcessGroup::WorkPtr ProcessGroup::start(c10d::OpType type, const char *title, Tensors inputs,
                                           std::vector<Tensors> outputs, Milliseconds timeout,
-                                          Issue issue)
+                                          Issue issue, std::function<void()> finish)
 {
     auto work = c10::make_intrusive<Work>(rank_, type, title, std::move(inputs), std::move(outputs),
-                                          timeout);
+                                          timeout, std::move(finish));
 
     sequence_++;
     lane_->submit(work, std::move(issue));
@@ -105,21 +105,20 @@ std::shared_ptr<Lane> ProcessGroup::channel(int from, int to, int tag)
 
     if (!lane) {
         LaneOptions options;
-        std::string pair =
-            std::to_string(from) + "-" + std::to_string(to) + "-" + std::to_string(tag);
+        std::string key = "thrum/messages/" + std::to_string(from) + "-" + std::to_string(to) +
+                          "-" + std::to_string(tag);
+        Pair pair{store_, key, rank_ == to, rank_ == to ? from : to, timeout_, lane_};
 
         options.name = name_ + ", messages from rank " + std::to_string(from) +
                        " (0 here) to rank " + std::to_string(to) + " (1 here), tag " +
                        std::to_string(tag);
-        options.rank = rank_ == to;
+        options.rank = pair.rank;
         options.size = 2;
         options.timeout = timeout_;
         options.scratch_bytes = kMessageScratchBytes;
         lane = Lane::make(options);
-        lane->join_later([store = store_, pair, options](const std::atomic<bool> &closing) {
-            return meet_pair_by_store(store, "thrum/messages/" + pair, options.rank,
-                                      options.timeout, closing);
-        });
+        lane->join_later(
+            [pair](const std::atomic<bool> &closing) { return meet_pair_by_store(pair, closing); });
     }
     return lane;
 }
@@ -128,16 +127,19 @@ ProcessGroup::WorkPtr ProcessGroup::message(c10d::OpType type, const char *title
                                             int peer, int tag)
 {
     bool is_send = type == c10d::OpType::SEND;
-    at::Tensor tensor = one_tensor(title, tensors);
+    Arguments arguments(title);
+    at::Tensor given = one_tensor(title, tensors);
+    at::Tensor tensor = is_send ? arguments.read(given) : arguments.written(given);
     Element element = element_of(title, tensor);
 
     check_rank(title, is_send ? "destination" : "source", peer, size_);
     TORCH_CHECK_VALUE(peer != rank_, title, ": rank ", rank_, " cannot ",
                       is_send ? "send to" : "receive from", " itself");
     std::shared_ptr<Lane> lane = is_send ? channel(rank_, peer, tag) : channel(peer, rank_, tag);
-    auto work = c10::make_intrusive<Work>(
-        rank_, type, title, Tensors{tensor},
-        is_send ? std::vector<Tensors>() : std::vector<Tensors>{{tensor}}, Milliseconds(0));
+    auto work =
+        c10::make_intrusive<Work>(rank_, type, title, Tensors{tensor},
+                                  is_send ? std::vector<Tensors>() : std::vector<Tensors>{{given}},
+                                  Milliseconds(0), arguments.finish());
     work->source_ = is_send ? -1 : peer;
     lane->submit(work, [=](thrum_comm_t comm, Slot &slot) {
         return in_pieces(element, [&](char *at, size_t count) {

@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include <ATen/MemoryOverlap.h>
+#include <ATen/core/grad_mode.h>
 #include <c10/util/Exception.h>
 
 namespace thrum_torch
@@ -119,6 +121,61 @@ void read_factor(const char *title, const c10d::ReduceOp &op, at::ScalarType typ
 
 } // namespace
 
+/* ---- tensors ---- */
+
+at::Tensor Arguments::read(const at::Tensor &tensor) const
+{
+    if (!tensor.defined() || tensor.layout() != at::kStrided)
+        return tensor; /* refused by element_of */
+    if (tensor.is_contiguous() && !tensor.is_conj() && !tensor.is_neg())
+        return tensor;
+    at::NoGradGuard no_history;
+    return tensor.resolve_conj().resolve_neg().contiguous();
+}
+
+Tensors Arguments::read(const Tensors &tensors) const
+{
+    Tensors all;
+
+    for (const at::Tensor &tensor : tensors)
+        all.push_back(read(tensor));
+    return all;
+}
+
+at::Tensor Arguments::written(const at::Tensor &tensor)
+{
+    at::Tensor own = read(tensor);
+
+    if (!tensor.defined() || own.is_same(tensor))
+        return tensor;
+    TORCH_CHECK_VALUE(at::has_internal_overlap(tensor) != at::MemOverlap::Yes, title_,
+                      ": a tensor that is written has several elements in one place, as those that "
+                      ".expand() makes; pass its .clone()");
+    copies_.emplace_back(tensor, own);
+    return own;
+}
+
+Tensors Arguments::written(const Tensors &tensors)
+{
+    Tensors all;
+
+    for (const at::Tensor &tensor : tensors)
+        all.push_back(written(tensor));
+    return all;
+}
+
+std::function<void()> Arguments::finish()
+{
+    if (copies_.empty())
+        return nullptr;
+    return [copies = std::move(copies_)] {
+        at::NoGradGuard no_history;
+
+        for (const auto &copy : copies)
+            copy.first.copy_(copy.second);
+    };
+}
+
 Element element_of(const char *title, const at::Tensor &tensor)
 {
     Element element{};
@@ -127,12 +184,7 @@ Element element_of(const char *title, const at::Tensor &tensor)
     TORCH_CHECK_VALUE(tensor.device().is_cpu(), title, ": a tensor is on ", tensor.device(),
                       "; this backend takes CPU tensors");
     TORCH_CHECK_VALUE(tensor.layout() == at::kStrided, title, ": a tensor is ", tensor.layout(),
-                      "; this backend takes dense tensors");
-    TORCH_CHECK_VALUE(tensor.is_contiguous(tensor.suggest_memory_format()), title,
-                      ": a tensor is not contiguous; pass its .contiguous()");
-    TORCH_CHECK_VALUE(!tensor.is_conj() && !tensor.is_neg(), title,
-                      ": a tensor is a view that is conjugated or negated when read; pass its "
-                      ".resolve_conj() or .resolve_neg()");
+                      ", which this call does not take");
     TORCH_CHECK_TYPE(dtype_of(tensor.scalar_type(), &element.dtype), title,
                      ": no elements of type ", tensor.scalar_type());
     element.count = static_cast<size_t>(tensor.numel());

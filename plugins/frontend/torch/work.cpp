@@ -10,10 +10,10 @@ namespace thrum_torch
 {
 
 Work::Work(int rank, c10d::OpType type, const char *title, Tensors inputs,
-           std::vector<Tensors> outputs, Milliseconds timeout)
+           std::vector<Tensors> outputs, Milliseconds timeout, std::function<void()> finish)
     : c10d::Work(rank, type, title, inputs), title_(title),
       timeout_(std::max(timeout, Milliseconds(0))), begun_(Clock::now()),
-      outputs_(std::move(outputs)), inputs_(std::move(inputs))
+      outputs_(std::move(outputs)), finish_(std::move(finish)), inputs_(std::move(inputs))
 {
 }
 
@@ -96,19 +96,32 @@ bool Work::settle(thrum_status_t status, std::unique_lock<std::timed_mutex> &loc
     }
     if (status || expired_) {
         status = lane_->cause(status, &message);
-        end(failure(status, describe() + ": " + message), lock);
+        end(failure(status, describe() + ": " + lane_->named(message)), lock);
     } else {
-        end(nullptr, lock);
+        end(call_finish(), lock);
     }
     return true;
+}
+
+std::exception_ptr Work::call_finish()
+{
+    try {
+        if (finish_)
+            finish_();
+        return nullptr;
+    } catch (const std::exception &error) {
+        return failure(THRUM_ERR_SYSTEM, describe() + ": " + text_of(error));
+    }
 }
 
 void Work::end(std::exception_ptr exception, std::unique_lock<std::timed_mutex> &lock)
 {
     WorkRef keep = self();
     Tensors inputs = std::move(inputs_); /* dropped after the locks */
+    std::function<void()> last = std::move(finish_);
 
     inputs_.clear();
+    finish_ = nullptr;
     if (slot_)
         lane_->give_slot(slot_);
     slot_ = nullptr;

@@ -69,6 +69,20 @@ def death(job):
         dist.broadcast(torch.ones(4), 0)
 
 
+def death_with_backlog(job):
+    """A rank is killed while others have more operations waiting than fit in flight, sparse ones first: every one raises."""
+    job.init()
+    if job.rank == 1:
+        job.await_told("waiting")
+        os.kill(os.getpid(), signal.SIGKILL)
+    works = [dist.all_reduce(torch.eye(3).to_sparse(), async_op=True) for _ in range(2)]
+    works += [dist.all_reduce(torch.ones(4), async_op=True) for _ in range(200)]
+    job.tell("waiting")
+    for i in reversed(range(len(works))):
+        with expect(RuntimeError, f"all_reduce #{i + 1} of rank 0", "rank 1 has died"):
+            works[i].wait()
+
+
 def dead_sender(job):
     """The sender of a message that is waited for dies: the receive raises and says so."""
     job.init()
@@ -80,15 +94,47 @@ def dead_sender(job):
     dist.recv(tensor, 1)
     work = dist.irecv(tensor, 1)
     job.tell("waiting")
-    with expect(RuntimeError, "messages from rank 1", "has died"):
+    with expect(RuntimeError, "messages from rank 1 (0 here) to rank 0 (1 here), tag 0: rank 0 has died"):
         work.wait()
+
+
+def never_met(job):
+    """The other side of messages that were never exchanged before dies: send and receive, made before and after, raise."""
+    job.init()
+    dist.all_reduce(torch.ones(4))
+    if job.rank == 1:
+        job.await_told("waiting")
+        os.kill(os.getpid(), signal.SIGKILL)
+    works = {"recv": dist.irecv(torch.ones(4), 1), "send": dist.isend(torch.ones(4), 1, tag=3)}
+    job.tell("waiting")
+    for name in works:
+        with expect(RuntimeError, f"{name} #1 of rank 0", "waiting for rank 1", "rank 1 has died"):
+            works[name].wait()
+    with expect(RuntimeError, "recv #1 of rank 0", "rank 1 has died"):
+        dist.recv(torch.ones(4), 1, tag=4)
+    with expect(RuntimeError, "recv #2 of rank 0", "rank 1 has died"):
+        dist.recv(torch.ones(4), 1, tag=4)
+
+
+def left_early(job):
+    """A rank that is through and has left does not matter to the first messages of others."""
+    job.init()
+    dist.barrier()
+    if job.rank == 2:
+        dist.destroy_process_group()
+        job.tell("left")
+        return
+    job.await_told("left")
+    tensor = torch.full((4,), float(job.rank))
+    dist.send(tensor, 1) if job.rank == 0 else dist.recv(tensor, 0)
+    assert tensor[0] == 0
 
 
 def absent_sender(job):
     """Nobody sends: the receive raises after the group's timeout, and the group goes without waiting."""
     job.init(timeout=1.0)
     if job.rank == 0:
-        with expect(RuntimeError, "has not come in time"):
+        with expect(RuntimeError, "recv #1 of rank 0", "rank 1 has not come in time"):
             dist.recv(torch.ones(4), 1)
         dist.irecv(torch.ones(4), 1, tag=5)  # is still waiting when the group is destroyed
         job.tell("seen")
@@ -195,7 +241,10 @@ CASES = [
     (deadline, (2,), {}),
     (stopped, (2,), {}),
     (death, (3,), {2: -signal.SIGKILL}),
+    (death_with_backlog, (2,), {1: -signal.SIGKILL}),
     (dead_sender, (2,), {1: -signal.SIGKILL}),
+    (never_met, (2,), {1: -signal.SIGKILL}),
+    (left_early, (3,), {}),
     (absent_sender, (2,), {}),
     (mismatch, (2,), {}),
     (missing_at_init, (2,), {}),

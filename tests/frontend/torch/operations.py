@@ -308,6 +308,47 @@ def asynchronous(job):
     dist.barrier()
 
 
+def backlog(job):
+    """More operations than fit in flight: no call waits for another rank, their order stays, and nobody need wait for them."""
+    job.init()
+    count = 300
+    tensors = [torch.full((3 + i % 50,), float(job.rank + i)) for i in range(count)]
+    token = torch.zeros(1)
+    if job.rank == 1:
+        dist.recv(token, 0)  # rank 0 sends it when it has issued everything
+    works = [dist.all_reduce(tensor, async_op=True) for tensor in tensors]
+    future = works[-1].get_future()
+    if job.rank == 0:
+        with expect(RuntimeError, f"all_reduce #{count} of rank 0", "has not ended within 50 ms"):
+            works[-1].wait(timedelta(milliseconds=50))
+        assert not works[-1].is_completed()
+        dist.send(token, 1)
+    assert future.wait()[0][0] == 2 * (count - 1) + 1
+    for i in range(count):
+        works[i].wait()
+        assert tensors[i][0] == tensors[i][-1] == 2 * i + 1, (i, tensors[i])
+    # messages, too: all sent before any is received
+    got = torch.empty(3)
+    if job.rank == 0:
+        works = [dist.isend(torch.full((3,), float(i)), 1) for i in range(count)]
+        dist.barrier()
+        for work in works:
+            work.wait()
+    else:
+        dist.barrier()
+        for i in range(count):
+            dist.recv(got, 0)
+            assert got[2] == i
+    # a group goes with a backlog
+    group = dist.new_group()
+    tensors = [torch.ones(20000) for _ in range(count)]
+    for tensor in tensors:
+        dist.all_reduce(tensor, group=group, async_op=True)
+    dist.destroy_process_group(group)
+    del group  # the last one
+    assert all(tensor[-1] == 2 for tensor in tensors)
+
+
 def timeouts_of_wait(job):
     """wait(timeout) raises while the operation goes on, and can be called again."""
     job.init()
@@ -589,10 +630,14 @@ def bad_arguments(job):
     pg = job.init()
     size, rank = job.size, job.rank
     good = torch.ones(4)
-    with expect(ValueError, "not contiguous"):
-        dist.all_reduce(torch.ones(4, 4)[:, 1])
-    with expect(ValueError, "dense"):
-        pg.allreduce([torch.eye(3).to_sparse()])
+    with expect(ValueError, "several elements in one place"):
+        dist.all_reduce(torch.ones(1).expand(4))
+    with expect(ValueError, "does not take"):
+        pg.broadcast([torch.eye(3).to_sparse()])
+    with expect(ValueError, "does not take"):
+        pg.allreduce([good, torch.eye(2).to_sparse()])
+    with expect(TypeError, "sparse tensors can only be summed"):
+        dist.all_reduce(torch.eye(3).to_sparse(), op=ReduceOp.MAX)
     with expect(TypeError, "no BAND of"):
         dist.all_reduce(good, op=ReduceOp.BAND)
     with expect(TypeError, "no AVG of"):
@@ -665,6 +710,7 @@ CASES = [
     (alltoall, (2, 4), {}),
     (messages, (2, 4), {}),
     (asynchronous, (2, 3), {}),
+    (backlog, (2,), {}),
     (timeouts_of_wait, (2,), {}),
     (groups, (2, 4), {}),
     (objects, (2,), {}),
