@@ -6,6 +6,7 @@
 #include "comm/comm.h"
 
 #include <stdlib.h>
+#include <string.h>
 #include <time.h>
 
 #include "base/base.h"
@@ -20,12 +21,12 @@ static _Atomic uint64_t registry_serial; /* grows whenever a communicator ends *
 
 #define KNOWN 16 /* handles that a thread has used lately; a power of two */
 
-static _Thread_local BASE_FAST_TLS struct known {
-    const struct thrum_comm *comm;
-    uint64_t serial;
-} known[KNOWN];
+static _Thread_local BASE_FAST_TLS struct {
+    uint64_t serial; /* when they were found alive */
+    const struct thrum_comm *comms[KNOWN];
+} known;
 
-/* Looks it up, and notes it in known[i] or its neighbour. */
+/* Looks it up, and notes it in place i or its neighbour. */
 static __attribute__((noinline)) bool find_valid(const struct thrum_comm *comm, size_t i)
 {
     bool found = false;
@@ -36,9 +37,10 @@ static __attribute__((noinline)) bool find_valid(const struct thrum_comm *comm, 
     if (found) {
         uint64_t serial = atomic_load(&registry_serial);
 
-        if (known[i].comm && known[i].serial == serial)
-            i ^= 1;
-        known[i] = (struct known){comm, serial};
+        if (known.serial != serial)
+            memset(known.comms, 0, sizeof known.comms);
+        known.serial = serial;
+        known.comms[known.comms[i] ? i ^ 1 : i] = comm;
     }
     pthread_mutex_unlock(&registry.lock);
     return found;
@@ -47,10 +49,9 @@ static __attribute__((noinline)) bool find_valid(const struct thrum_comm *comm, 
 bool comm_is_valid(const struct thrum_comm *comm)
 {
     size_t i = ((uintptr_t)comm >> 4) * 0x9e3779b97f4a7c15u >> 60;
-    uint64_t serial = atomic_load(&registry_serial);
 
-    if (comm && ((known[i].comm == comm && known[i].serial == serial) ||
-                 (known[i ^ 1].comm == comm && known[i ^ 1].serial == serial)))
+    if (comm && known.serial == atomic_load(&registry_serial) &&
+        (known.comms[i] == comm || known.comms[i ^ 1] == comm))
         return true;
     return find_valid(comm, i);
 }
