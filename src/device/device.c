@@ -190,8 +190,7 @@ thrum_status_t thrum_device_get_properties(thrum_device_t device,
     return THRUM_OK;
 }
 
-/* After memory was given back: before, another thread could still find it good and remember that as new. */
-static void forget_memory(struct thrum_device *device)
+void device_forget_memory(struct thrum_device *device)
 {
     atomic_fetch_add_explicit(&device->memory_epoch, 1, memory_order_release);
 }
@@ -205,7 +204,7 @@ thrum_status_t thrum_device_reset(thrum_device_t device, enum thrum_reset_kind k
     if (kind != THRUM_RESET_SOFT && kind != THRUM_RESET_HARD)
         return thrum_fail(THRUM_ERR_INVALID_ARGUMENT, "kind=%d", (int)kind);
     status = device->ops->reset(device->impl, kind);
-    forget_memory(device);
+    device_forget_memory(device);
     __atomic_store_n(&device->own_base, device->ops->own_base(device->impl), __ATOMIC_RELEASE);
     return status;
 }
@@ -244,7 +243,7 @@ thrum_status_t thrum_mem_free(thrum_device_t device, void *address)
     if (status || !address)
         return status;
     status = device->ops->mem_free(device->impl, as_address(address));
-    forget_memory(device);
+    device_forget_memory(device);
     return status;
 }
 
@@ -266,7 +265,7 @@ thrum_status_t thrum_mem_unregister_host(thrum_device_t device, void *address)
     if (status)
         return status;
     status = device->ops->host_unregister(device->impl, address);
-    forget_memory(device);
+    device_forget_memory(device);
     return status;
 }
 

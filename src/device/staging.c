@@ -168,6 +168,7 @@ static thrum_status_t copy_host(thrum_queue_t queue, void *dst, const void *src,
     } else if (!device->ops->host_register(device->impl, host, bytes)) {
         status = copy_and_wait(queue, dst, src, bytes);
         (void)device->ops->host_unregister(device->impl, host);
+        device_forget_memory(device); /* somebody may have met it in a call */
     } else {
         status = copy_by_chunks(queue, dst, src, bytes, to_device);
     }

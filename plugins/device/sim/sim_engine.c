@@ -19,8 +19,7 @@
 #define NAPS_BEFORE_SLEEP 8 /* with nothing queued */
 #define SPIN_NS 20000
 #define BLOCKED_SLEEP_MAX_NS 10000000
-#define DEEP_SLEEP_FALLBACK_NS \
-    100000000 /* in case a kick was missed: no membarrier on this kernel */
+#define PORTS_SLEEP_NS 2000000 /* where a port cannot say now when it needs us */
 
 struct engine {
     struct sim_device *device;
@@ -170,45 +169,35 @@ static void drain(int fd)
         thrum_log(LOG_DEBUG, "sim: reading an eventfd: errno %d", errno);
 }
 
-/* True if it was kicked. timeout_ns < 0: none. */
+/* True if it was kicked. timeout_ns < 0: none, if every port can say by itself when it needs us. */
 static bool sleep_on_descriptors(struct engine *engine, int64_t timeout_ns)
 {
     struct sim_device *device = engine->device;
-    struct timespec timeout = {.tv_sec = timeout_ns / 1000000000,
-                               .tv_nsec = timeout_ns % 1000000000};
+    bool all = !atomic_load_explicit(&device->nports, memory_order_acquire);
+    struct timespec timeout;
     struct pollfd fds[2 + SIM_MAX_PORTS] = {{.fd = device->wake_fd, .events = POLLIN},
                                             {.fd = device->listen_fd, .events = POLLIN}};
     nfds_t n = 2;
 
-    if (atomic_load_explicit(&device->nports, memory_order_acquire) &&
-        !atomic_exchange_explicit(&device->ports_lock, 1, memory_order_acquire)) {
+    if (!all && !atomic_exchange_explicit(&device->ports_lock, 1, memory_order_acquire)) {
+        all = true;
         for (unsigned i = 0; i < atomic_load_explicit(&device->nports, memory_order_relaxed); i++) {
             int fd = device->ports[i].fabric->wait_fd(device->ports[i].endpoint);
             if (fd >= 0)
                 fds[n++] = (struct pollfd){.fd = fd, .events = POLLIN};
+            all &= fd >= 0;
         }
         atomic_store_explicit(&device->ports_lock, 0, memory_order_release);
     }
+    if (timeout_ns < 0 && !all)
+        timeout_ns = PORTS_SLEEP_NS;
+    timeout =
+        (struct timespec){.tv_sec = timeout_ns / 1000000000, .tv_nsec = timeout_ns % 1000000000};
     if (ppoll(fds, n, timeout_ns < 0 ? NULL : &timeout, NULL) <= 0)
         return false;
     if (fds[0].revents)
         drain(device->wake_fd);
     return fds[0].revents != 0;
-}
-
-/* Every port can say by itself when it needs us. */
-static bool ports_have_descriptors(struct sim_device *device)
-{
-    bool all = true;
-
-    if (!atomic_load_explicit(&device->nports, memory_order_acquire))
-        return true;
-    if (atomic_exchange_explicit(&device->ports_lock, 1, memory_order_acquire))
-        return false;
-    for (unsigned i = 0; i < atomic_load_explicit(&device->nports, memory_order_relaxed); i++)
-        all &= device->ports[i].fabric->wait_fd(device->ports[i].endpoint) >= 0;
-    atomic_store_explicit(&device->ports_lock, 0, memory_order_release);
-    return all;
 }
 
 static bool sleep_deeply(struct engine *engine, int64_t timed_ns)
@@ -219,10 +208,7 @@ static bool sleep_deeply(struct engine *engine, int64_t timed_ns)
     atomic_store_explicit(&device->engine_asleep, 1, memory_order_seq_cst);
     sim_heavy_barrier(); /* pairs with submit: publish the tail, then load engine_asleep */
     if (!any_pending(engine))
-        kicked =
-            sleep_on_descriptors(engine, timed_ns >= 0                    ? timed_ns
-                                         : ports_have_descriptors(device) ? -1
-                                                                          : DEEP_SLEEP_FALLBACK_NS);
+        kicked = sleep_on_descriptors(engine, timed_ns);
     atomic_store_explicit(&device->engine_asleep, 0, memory_order_relaxed);
     return kicked;
 }

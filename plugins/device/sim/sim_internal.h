@@ -202,6 +202,7 @@ struct sim_passed_signal {
 };
 struct sim_ahead {
     uint64_t position; /* up to here, if that is behind the head */
+    const void *peer; /* of the flushes that are not over */
     unsigned nsignals;
     struct sim_passed_signal signals[SIM_AHEAD_SIGNALS]; /* that were met on the way */
 };

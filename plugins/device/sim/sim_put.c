@@ -113,26 +113,31 @@ static bool pass_wait(struct sim_queue *queue, const struct thrum_command *c)
     return cpu && sim_load_word(cpu) >= c->value;
 }
 
-/* The flush of what has been handed over by then: it waits for no more than that. */
-static bool pass_flush(const struct thrum_fabric_ops *fabric, const struct thrum_command *c,
-                       struct sim_packet *packet)
+/* The flush of what has been handed over by then: it waits for no more than that. All that are not over are of one peer. */
+static bool pass_flush(const struct sim_ahead *ahead, const struct thrum_fabric_ops *fabric,
+                       const struct thrum_command *c, struct sim_packet *packet)
 {
     uint64_t mark = 0;
+    thrum_status_t status = fabric->flush_mark(c->put.peer, &mark);
 
-    if (fabric->flush_mark(c->put.peer, &mark) < 0)
+    if (status < 0 || (status && c->put.peer != ahead->peer))
         return false;
     packet->form |= SIM_PACKET_MARKED;
     packet->value = mark;
     return true;
 }
 
-/* What has been handed over does nothing any more when the queue gets there. */
+/*
+ * What has been handed over does nothing any more when the queue gets there. A put to another peer does not go: it may
+ * tell that one to write where the adapter still reads for the first; one peer's are done in order.
+ */
 static bool pass_put(struct sim_queue *queue, const struct thrum_fabric_ops *fabric,
                      const struct thrum_command *c, struct sim_packet *packet)
 {
     uint64_t bad;
 
-    if (reads_passed(&queue->ahead, c) || hand_over(queue, fabric, c, &bad))
+    if (c->put.peer != queue->ahead.peer || reads_passed(&queue->ahead, c) ||
+        hand_over(queue, fabric, c, &bad))
         return false; /* room, or a failure, is found again in its turn */
     packet->opcode = THRUM_CMD_NOP;
     packet->ndst = packet->nsrc = 0;
@@ -159,7 +164,7 @@ static bool pass(struct sim_queue *queue, const struct thrum_fabric_ops *fabric,
     case THRUM_CMD_WAIT:
         return pass_wait(queue, &c);
     case THRUM_CMD_PUT:
-        return c.flags & THRUM_CMD_FLAG_FLUSH ? pass_flush(fabric, &c, packet)
+        return c.flags & THRUM_CMD_FLAG_FLUSH ? pass_flush(&queue->ahead, fabric, &c, packet)
                                               : pass_put(queue, fabric, &c, packet);
     default:
         return false;
@@ -170,7 +175,8 @@ static bool pass(struct sim_queue *queue, const struct thrum_fabric_ops *fabric,
  * From the flush at the head on: each put may go if the queue would come to it without waiting for anybody else, and
  * finds there what it reads as it is now. The fabric keeps their order.
  */
-static void look_ahead(struct sim_queue *queue, const struct thrum_fabric_ops *fabric)
+static void look_ahead(struct sim_queue *queue, const struct thrum_fabric_ops *fabric,
+                       const void *peer)
 {
     uint64_t head = atomic_load_explicit(&queue->head, memory_order_relaxed);
     uint64_t tail = atomic_load_explicit(&queue->tail, memory_order_acquire);
@@ -181,6 +187,7 @@ static void look_ahead(struct sim_queue *queue, const struct thrum_fabric_ops *f
     if (ahead->position <= head) {
         ahead->position = head + queue->ring[head & queue->mask].packet.slots;
         ahead->nsignals = 0;
+        ahead->peer = peer;
     }
     while (ahead->position < tail) {
         struct sim_packet *packet = &queue->ring[ahead->position & queue->mask].packet;
@@ -215,6 +222,6 @@ thrum_status_t sim_put_flush(struct sim_queue *queue, const struct thrum_command
         return fabric->flush(c->put.peer);
     status = fabric->flush_mark(c->put.peer, &queue->flush_mark);
     if (status > 0 && may_look_ahead)
-        look_ahead(queue, fabric);
+        look_ahead(queue, fabric, c->put.peer);
     return status;
 }

@@ -18,6 +18,9 @@
 #include <time.h>
 #include <unistd.h>
 
+#define CALLS 3 /* of one address */
+#define CALLS_APART_NS 20000000
+
 /* ---- links ---- */
 
 struct tcp_link *tcp_link_find(const struct tcp_endpoint *endpoint, const uint8_t *id)
@@ -111,6 +114,7 @@ thrum_status_t tcp_link_add(struct tcp_endpoint *endpoint, int fd, const uint8_t
     }
     link->endpoint = endpoint;
     link->fd = fd;
+    link->since_ns = now_ns();
     memcpy(link->id, id, sizeof link->id);
     name_link(link, pid, host);
     pthread_mutex_init(&link->send_lock, NULL);
@@ -154,6 +158,8 @@ void tcp_link_fail(struct tcp_link *link, thrum_status_t status, const char *for
     link->out_left = 0;
     link->queue.bytes = 0;
     atomic_store_explicit(&link->busy, false, memory_order_relaxed);
+    (void)shutdown(link->fd,
+                   SHUT_RDWR); /* the other side hears of it; what has come is still there */
     thrum_plugin_log(THRUM_LOG_INFO, "%s", link->message);
 }
 
@@ -202,6 +208,7 @@ void tcp_link_free(struct tcp_link *link)
         link->peers = peer->next;
         free(peer);
     }
+    (void)shutdown(link->fd, SHUT_RDWR); /* a child of fork may have it open */
     close(link->fd);
     pthread_mutex_destroy(&link->send_lock);
     free(link->queue.frames);
@@ -335,15 +342,20 @@ static bool try_one(struct dial *dial, const struct tcp_candidate *to)
 {
     size_t used = strlen(dial->tried);
     char ip[INET6_ADDRSTRLEN] = "?";
-    int error = connect_to(dial, to);
+    int error = ECONNRESET;
 
-    if (!error)
-        error = greet(dial);
-    if (!error)
-        return true;
-    if (dial->fd >= 0)
-        close(dial->fd);
-    dial->fd = -1;
+    /* who is called by very many at once may drop one of them */
+    for (int i = 0; i < CALLS && error == ECONNRESET; i++) {
+        error = connect_to(dial, to);
+        if (!error)
+            error = greet(dial);
+        if (!error)
+            return true;
+        if (dial->fd >= 0)
+            close(dial->fd);
+        dial->fd = -1;
+        nanosleep(&(struct timespec){.tv_nsec = CALLS_APART_NS}, NULL);
+    }
     dial->refused |= error == ECONNREFUSED || error == ECONNRESET;
     dial->limited |= error == EMFILE || error == ENFILE;
     tcp_candidate_text(to, ip, sizeof ip);

@@ -21,7 +21,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
-#define CALLERS 64 /* at once; one more, and the oldest is dropped */
+#define CALLERS 256 /* at once; one more, and the oldest is dropped */
 #define LOOKS_IN_A_TIMEOUT 4
 #define REPEATS 2 /* that nobody answers */
 #define FIXED 3 /* descriptors before those of callers */
@@ -107,15 +107,23 @@ static bool say(struct tcp_endpoint *endpoint, int fd, enum tcp_verdict verdict,
            (ssize_t)sizeof welcome;
 }
 
-/* While this process calls the same endpoint, one of both connections must go: that of the greater id. */
+/*
+ * While this process calls the same endpoint, one of both connections must go: that of the greater id. Who calls though
+ * it has had a connection for long has lost that.
+ */
 static bool is_crossed(const struct tcp_endpoint *endpoint, const uint8_t *id)
 {
     int order = memcmp(id, endpoint->address.id, TCP_ID_BYTES);
+    struct tcp_link *link = order ? tcp_link_find(endpoint, id) : NULL;
 
     if (!order)
         return false; /* we call ourselves: a link has two ends */
-    if (tcp_link_find(endpoint, id))
+    if (link)
+        (void)tcp_receive(link); /* its end may be there */
+    if (link && !link->ended && now_ns() - link->since_ns < (int64_t)TCP_CONNECT_MS * 1000000)
         return true;
+    if (link && !link->ended)
+        tcp_link_end(link, ECONNRESET);
     for (const struct tcp_call *call = endpoint->calls; call; call = call->next)
         if (!memcmp(call->id, id, TCP_ID_BYTES))
             return order > 0;

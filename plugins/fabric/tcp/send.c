@@ -15,6 +15,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 
 #define SMALL_BYTES \
     512 /* header and data are copied together: cheaper than two pieces for the kernel */
@@ -180,12 +181,16 @@ static bool next_frame(struct tcp_link *link)
     return true;
 }
 
+/* Who sleeps on the epoll descriptor has to hear of room at once: nobody else may look at the link again. */
 static void tell_busy(struct tcp_link *link)
 {
-    bool busy = link->out_left || link->queue.bytes || link->nunfinished;
+    bool busy = !link->status && (link->out_left || link->queue.bytes || link->nunfinished);
+    struct epoll_event event = {.events = busy ? EPOLLIN | EPOLLOUT : EPOLLIN, .data.ptr = link};
 
-    if (atomic_load_explicit(&link->busy, memory_order_relaxed) != busy)
-        atomic_store_explicit(&link->busy, busy, memory_order_relaxed);
+    if (atomic_load_explicit(&link->busy, memory_order_relaxed) == busy)
+        return;
+    atomic_store_explicit(&link->busy, busy, memory_order_relaxed);
+    (void)epoll_ctl(link->endpoint->epoll_fd, EPOLL_CTL_MOD, link->fd, &event);
 }
 
 bool tcp_send_locked(struct tcp_link *link)

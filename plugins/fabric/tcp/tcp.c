@@ -342,19 +342,7 @@ static int wait_fd(void *endpoint_handle)
     unsigned rounds = atomic_load_explicit(&endpoint->rounds, memory_order_relaxed);
     unsigned before = atomic_exchange_explicit(&endpoint->waited, rounds, memory_order_relaxed);
 
-    if (rounds - before > ROUNDS_OF_A_SPINNER || pthread_mutex_trylock(&endpoint->lock))
-        return -1;
-    for (struct tcp_link *link = endpoint->links; link; link = link->next) {
-        bool busy = atomic_load_explicit(&link->busy, memory_order_relaxed);
-        struct epoll_event event = {.events = busy ? EPOLLIN | EPOLLOUT : EPOLLIN,
-                                    .data.ptr = link};
-        if (link->ended || link->watches_room == busy)
-            continue;
-        if (!epoll_ctl(endpoint->epoll_fd, EPOLL_CTL_MOD, link->fd, &event))
-            link->watches_room = busy;
-    }
-    pthread_mutex_unlock(&endpoint->lock);
-    return endpoint->epoll_fd;
+    return rounds - before > ROUNDS_OF_A_SPINNER ? -1 : endpoint->epoll_fd;
 }
 
 /* ---- events ---- */

@@ -161,9 +161,9 @@ struct tcp_link {
     /* Under the endpoint's lock. */
     struct tcp_link *next;
     bool ended; /* nothing more comes */
+    int64_t since_ns; /* when it was made */
     int64_t silent_since_ns; /* when something had come back last, at a look; */
     unsigned repeats; /* and how often something had been sent again then */
-    bool watches_room; /* the epoll descriptor tells of room to send, too */
     struct tcp_frame in; /* whose payload is being received, while in_left */
     size_t in_done, in_left;
     bool in_dropped; /* its payload goes nowhere */
@@ -195,7 +195,8 @@ struct tcp_link {
     thrum_status_t status; /* why nothing can be sent any more */
     char message[TCP_TEXT_BYTES];
 
-    _Atomic bool busy; /* there is something to send; written under send_lock */
+    _Atomic bool
+        busy; /* there is something to send, and the epoll descriptor tells of room; written under send_lock */
 };
 
 /* Somebody who has called and not yet said who it is. The service thread's. */

@@ -177,9 +177,9 @@ static thrum_status_t flush_to(struct verbs_peer *peer, uint64_t end)
         verbs_report_ask(peer, end);
         (void)verbs_send_locked(peer);
     }
-    if (peer->status)
-        return thrum_plugin_fail(peer->status, "%s", peer->message);
-    return peer->head < end ? THRUM_IN_PROGRESS : THRUM_OK;
+    if (peer->head >= end)
+        return THRUM_OK; /* also if what followed has failed */
+    return peer->status ? thrum_plugin_fail(peer->status, "%s", peer->message) : THRUM_IN_PROGRESS;
 }
 
 thrum_status_t verbs_flush(void *handle)

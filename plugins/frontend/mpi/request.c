@@ -138,15 +138,31 @@ static void issue(struct tmpi_request *request)
     note_end(request, status);
 }
 
-/* Issues what there is room for, in order. comm->lock is held. */
+/* comm->lock is held. tmpi_has_requests looks at it without. */
+static void set_first(struct tmpi_comm *comm, struct tmpi_request *request)
+{
+    __atomic_store_n(&comm->first, request, __ATOMIC_RELEASE);
+}
+
+/* Issues what there is room for, in order. What fails leaves the line: its owner may free it. comm->lock is held. */
 static void issue_waiting(struct tmpi_comm *comm)
 {
-    struct tmpi_request **link = &comm->first, *request;
+    struct tmpi_request *before = NULL, *next;
 
-    while ((request = *link) && comm->issued < MOST_ISSUED) {
-        if (atomic_load_explicit(&request->state, memory_order_relaxed) == TMPI_WAITING)
-            issue(request);
-        link = &request->next;
+    for (struct tmpi_request *r = comm->first; r && comm->issued < MOST_ISSUED; r = next) {
+        next = r->next;
+        if (atomic_load_explicit(&r->state, memory_order_relaxed) == TMPI_WAITING)
+            issue(r);
+        if (atomic_load_explicit(&r->state, memory_order_relaxed) == TMPI_ISSUED) {
+            before = r;
+            continue;
+        }
+        if (before)
+            before->next = next;
+        else
+            set_first(comm, next);
+        if (!next)
+            comm->last = before;
     }
 }
 
@@ -170,12 +186,6 @@ static bool end_issued(struct tmpi_request *request)
     note_end(request, status);
     comm->issued--;
     return true;
-}
-
-/* comm->lock is held. tmpi_has_requests looks at it without. */
-static void set_first(struct tmpi_comm *comm, struct tmpi_request *request)
-{
-    __atomic_store_n(&comm->first, request, __ATOMIC_RELEASE);
 }
 
 /* comm->lock is held. */

@@ -86,7 +86,8 @@ cudaError_t cudaEventRecordWithFlags(cudaEvent_t event, cudaStream_t handle, uns
         atomic_store(&event->capture, stream->capturing);
     if (!error && !stream->capturing) { /* else it is but a place in the stream */
         error = cudart_of_status(thrum_event_record(event->event, stream->queue));
-        atomic_store(&event->recorded, !error);
+        if (!error)
+            atomic_store(&event->recorded, true);
     }
     return cudart_result(error);
 }

@@ -8,6 +8,7 @@
 
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
+#include <c10/core/InferenceMode.h>
 
 namespace thrum_torch
 {
@@ -84,11 +85,11 @@ thrum_status_t SparseSum::issue(size_t n, thrum_comm_t comm, Slot &slot)
         return status ? status : THRUM_IN_PROGRESS;
     }
     check();
-    status =
-        issue_allgather(element_of(title, indices), make_room(indices, &all_indices), comm, slot);
+    auto index_blocks = make_room(indices, &all_indices);
+    auto value_blocks = make_room(values, &all_values); /* nothing throws once one is issued */
+    status = issue_allgather(element_of(title, indices), index_blocks, comm, slot);
     if (!status)
-        status =
-            issue_allgather(element_of(title, values), make_room(values, &all_values), comm, slot);
+        status = issue_allgather(element_of(title, values), value_blocks, comm, slot);
     return status;
 }
 
@@ -126,6 +127,7 @@ ProcessGroup::WorkPtr ProcessGroup::allreduce_sparse(const at::Tensor &tensor,
         [sum, size](thrum_comm_t comm, Slot &slot) { return sum->issue(size, comm, slot); },
         [sum, tensor] {
             at::NoGradGuard guard;
+            c10::InferenceMode as_it_was_made(tensor.is_inference()); /* any thread is here */
             at::Tensor(tensor).copy_(sum->sum());
         });
 }

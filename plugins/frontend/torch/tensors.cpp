@@ -6,6 +6,7 @@
 
 #include <ATen/MemoryOverlap.h>
 #include <ATen/core/grad_mode.h>
+#include <c10/core/InferenceMode.h>
 #include <c10/util/Exception.h>
 
 namespace thrum_torch
@@ -171,8 +172,10 @@ std::function<void()> Arguments::finish()
     return [copies = std::move(copies_)] {
         at::NoGradGuard no_history;
 
-        for (const auto &copy : copies)
+        for (const auto &copy : copies) {
+            c10::InferenceMode as_it_was_made(copy.first.is_inference()); /* any thread is here */
             copy.first.copy_(copy.second);
+        }
     };
 }
 

@@ -1,7 +1,9 @@
 /*
  * What happens when ranks disagree or die, by the first argument; see mpi-frontend. mismatch: counts differ, every rank gets
- * MPI_ERR_TRUNCATE and comes out; sides: they differ so that one rank's call is MPI's and the other's Thrum's, of which the deadline tells; imismatch: the same in nonblocking calls, whatever is behind them; fatal: the same with rank 0's default handler, which ends the job; abort: rank 0 calls
- * MPI_Abort, kill: rank 1 is killed, while the others wait for it.
+ * MPI_ERR_TRUNCATE and comes out; sides: they differ so that one rank's call is MPI's and the other's Thrum's, of which the
+ * deadline tells; imismatch: the same in nonblocking calls, whatever is behind them; refused: one call among others is;
+ * fatal: as mismatch with rank 0's default handler, which ends the job; abort: rank 0 calls MPI_Abort, kill: rank 1 is killed,
+ * while the others wait for it.
  */
 #include <mpi.h>
 #include <signal.h>
@@ -44,6 +46,32 @@ static int nonblocking_mismatch(MPI_Comm comm, int rank, int behind, int *first_
     return good;
 }
 
+/* A call that is refused while one is under way, and waited for before it: the other one, and the next, are as ever. */
+static void refused(int rank)
+{
+    MPI_Request good, bad;
+    int class = MPI_SUCCESS;
+
+    MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
+    for (int i = 0; i < 8192; i++)
+        values[i] = 1;
+    if (rank == 0) {
+        MPI_Iallreduce(values, sums, 8192, MPI_FLOAT, MPI_SUM, MPI_COMM_WORLD, &good);
+        if (!MPI_Iallreduce((void *)16, sums, 8192, MPI_FLOAT, MPI_SUM, MPI_COMM_WORLD, &bad))
+            MPI_Error_class(MPI_Wait(&bad, MPI_STATUS_IGNORE), &class);
+        for (int r = 1, size = 0; !MPI_Comm_size(MPI_COMM_WORLD, &size) && r < size; r++)
+            MPI_Send(&class, 1, MPI_INT, r, 5, MPI_COMM_WORLD);
+    } else {
+        MPI_Recv(&class, 1, MPI_INT, 0, 5, MPI_COMM_WORLD, MPI_STATUS_IGNORE);
+        MPI_Iallreduce(values, sums, 8192, MPI_FLOAT, MPI_SUM, MPI_COMM_WORLD, &good);
+    }
+    if (MPI_Wait(&good, MPI_STATUS_IGNORE) || sums[8191] < 1.5f)
+        class = MPI_SUCCESS;
+    if (MPI_Allreduce(values, sums, 8192, MPI_FLOAT, MPI_SUM, MPI_COMM_WORLD) || sums[0] < 1.5f)
+        class = MPI_SUCCESS;
+    printf("rank %d: %s\n", rank, class == MPI_SUCCESS ? "wrong" : "one refused");
+}
+
 int main(int argc, char **argv)
 {
     const char *what = argc > 1 ? argv[1] : "";
@@ -80,6 +108,8 @@ int main(int argc, char **argv)
                    class == MPI_ERR_TRUNCATE ? "truncate" : "other");
             MPI_Comm_free(&comm);
         }
+    } else if (!strcmp(what, "refused")) {
+        refused(rank);
     } else if (!strcmp(what, "sides")) {
         MPI_Allreduce(values, sums, rank == 0 ? 100 : 2000, MPI_FLOAT, MPI_SUM, MPI_COMM_WORLD);
         if (rank > 0)

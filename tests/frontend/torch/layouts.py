@@ -41,6 +41,13 @@ def strided(job):
     work = dist.all_reduce(tensor, async_op=True)
     assert work.wait() and work.result()[0].data_ptr() == tensor.data_ptr()
     same(tensor, total)
+    with torch.inference_mode():  # which the thread that ends a call is not in
+        for _ in range(20):
+            tensor = lie(mine(rank))
+            work = dist.all_reduce(tensor, async_op=True)
+            time.sleep(0.002)
+            work.wait()
+            same(tensor, total)
     tensors = [lie(mine(rank)), mine(rank)]
     pg.allreduce(tensors).wait()
     for tensor in tensors:

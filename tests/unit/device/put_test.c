@@ -10,7 +10,7 @@
 
 #define LOOKS 200 /* at the queue, after which what may go has gone */
 
-static char peer_memory[4096];
+static char peer_memory[4096], other_memory[4096];
 static _Atomic uint64_t accepted, completed;
 static _Atomic int refusal; /* of the next puts; 0: none */
 
@@ -97,7 +97,7 @@ static void detach(struct fixture *f)
  * As exec_put does it: waits for operation n - 1 of the word at b, puts 64 bytes of `source` to offset 64 n, flushes,
  * says that n is done. Returns its ticket.
  */
-static uint64_t submit_put(struct fixture *f, uint64_t n, uint64_t source)
+static uint64_t submit_put_to(struct fixture *f, char *peer, uint64_t n, uint64_t source)
 {
     struct thrum_operand operands[] = {
         {.base = at(f->b)}, {.base = 64 * n}, {.base = source}, {.base = at(f->b)}};
@@ -108,11 +108,11 @@ static uint64_t submit_put(struct fixture *f, uint64_t n, uint64_t source)
          .nsrc = 1,
          .bytes = 64,
          .operands = &operands[1],
-         .put = {.peer = peer_memory, .local_region = &endpoint, .remote_key = 7}},
+         .put = {.peer = peer, .local_region = &endpoint, .remote_key = 7}},
         {.opcode = THRUM_CMD_PUT,
          .flags = THRUM_CMD_FLAG_FLUSH,
          .value = 12345, /* means nothing */
-         .put = {.peer = peer_memory}},
+         .put = {.peer = peer}},
         {.opcode = THRUM_CMD_SIGNAL,
          .flags = THRUM_CMD_FLAG_SET,
          .ndst = 1,
@@ -122,6 +122,11 @@ static uint64_t submit_put(struct fixture *f, uint64_t n, uint64_t source)
 
     assert_ok(thrum_queue_submit(f->queue, commands, 4, &ticket));
     return ticket;
+}
+
+static uint64_t submit_put(struct fixture *f, uint64_t n, uint64_t source)
+{
+    return submit_put_to(f, peer_memory, n, source);
 }
 
 static thrum_status_t poll_ticket(struct fixture *f, uint64_t ticket)
@@ -191,6 +196,30 @@ static void not_without_marks(void **state)
     atomic_store(&completed, 1);
     await_accepted(f, ticket, 2);
     atomic_store(&completed, 2);
+    await(f, ticket);
+    detach(f);
+}
+
+/* What another peer is told may let it write where the first put still reads. */
+static void not_to_another_peer(void **state)
+{
+    struct fixture *f = of(state);
+    uint64_t ticket;
+
+    attach(f, &marking);
+    (void)submit_put(f, 1, at(f->a));
+    (void)submit_put(f, 2, at(f->a));
+    (void)submit_put_to(f, other_memory, 3, at(f->a));
+    ticket = submit_put(f, 4, at(f->a));
+    assert_int_equal(look(f, ticket), 2);
+    atomic_store(&completed, 1);
+    assert_int_equal(look(f, ticket), 2);
+    atomic_store(&completed, 2);
+    await_accepted(f, ticket, 3);
+    assert_int_equal(look(f, ticket), 3);
+    atomic_store(&completed, 3);
+    await_accepted(f, ticket, 4);
+    atomic_store(&completed, 4);
     await(f, ticket);
     detach(f);
 }
@@ -313,6 +342,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         DEVICE_TEST(puts_follow_each_other),
         DEVICE_TEST(not_without_marks),
+        DEVICE_TEST(not_to_another_peer),
         DEVICE_TEST(not_past_a_copy),
         DEVICE_TEST(not_when_it_reads_a_word_that_is_set_before),
         DEVICE_TEST(not_before_a_wait_is_over),
