@@ -227,6 +227,40 @@ static void a_busy_peer_is_not_taken_for_dead(void **state)
     assert_true(nodes_run(2, -1, busy_body));
 }
 
+/* Who sleeps on the descriptor that it was given before hears of room in a socket that has filled up since. */
+static void sleeper_body(struct node *node)
+{
+    struct thrum_fabric_put first = node_make_put(node, 1, 0, 64, 0, 0, 1);
+    struct thrum_fabric_put large = node_make_put(node, 1, 0, 7u << 20, 0, 0, 2);
+    struct pollfd entry = {.fd = -1, .events = POLLIN};
+
+    if (node->index == 0) {
+        node_put(node, 1, &first); /* from now on the other side has nothing to say to a put */
+        node_flush(node, 1);
+        while (entry.fd < 0)
+            entry.fd = node->ops->wait_fd(node->endpoint);
+        node_put(node, 1, &large);
+        node_expect(node, node->ops->flush(node->peers[1]) == THRUM_IN_PROGRESS,
+                    "the socket is full");
+        node_expect(node, !poll(&entry, 1, 0), "nothing to do");
+        atomic_store(&node->board->stage, 1);
+        node_expect(node, poll(&entry, 1, 10000) == 1, "the descriptor tells of room");
+        node_flush(node, 1);
+    } else {
+        node_wait_signal(node, 0, 1);
+        while (!atomic_load(&node->board->stage))
+            usleep(1000);
+        node_wait_signal(node, 0, 2);
+    }
+    node_barrier(node);
+}
+
+static void a_sleeper_hears_of_room(void **state)
+{
+    (void)state;
+    assert_true(nodes_run(2, -1, sleeper_body));
+}
+
 /* ---- limits ---- */
 
 static void own_limit_body(struct node *node)
@@ -470,6 +504,7 @@ int main(void)
         cmocka_unit_test(two_that_call_at_once_get_one_connection),
         cmocka_unit_test(large_puts_do_not_hold_up_other_connections),
         cmocka_unit_test(a_busy_peer_is_not_taken_for_dead),
+        cmocka_unit_test(a_sleeper_hears_of_room),
         cmocka_unit_test(own_descriptor_limit_is_named),
         cmocka_unit_test(descriptor_limit_of_the_peer_is_named),
         cmocka_unit_test(strangers_do_not_disturb),
