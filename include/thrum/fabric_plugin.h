@@ -112,7 +112,7 @@ struct thrum_fabric_ops {
     thrum_status_t (*flush)(void *peer);
     /* Drives the endpoint, both as sender and as receiver. OK: something moved. IN_PROGRESS: nothing to do. */
     thrum_status_t (*progress)(void *endpoint);
-    /* Descriptor that becomes readable when progress is needed; -1: none, poll. */
+    /* Descriptor that becomes readable when progress is needed; -1: none (now), poll. Asked before each sleep. */
     int (*wait_fd)(void *endpoint);
     /* First error of a connection, with a message owned by it; OK if there is none. */
     thrum_status_t (*peer_error)(void *peer, const char **message_out);

@@ -227,6 +227,43 @@ static void a_busy_peer_is_not_taken_for_dead(void **state)
     assert_true(nodes_run(2, -1, busy_body));
 }
 
+/* Calls node 1 as the endpoint `id`; *fd_out is the connection. */
+static int32_t verdict_of_call(const struct node *node, uint8_t id, int *fd_out)
+{
+    struct tcp_hello hello = good_hello(node, 1, id);
+    struct tcp_welcome welcome = {.verdict = 0};
+
+    *fd_out = call_bare(node, 1);
+    node_expect(node, send(*fd_out, &hello, sizeof hello, MSG_NOSIGNAL) == sizeof hello, "send");
+    node_expect(node, hear(node, *fd_out, &welcome, sizeof welcome) == sizeof welcome, "an answer");
+    return welcome.verdict;
+}
+
+/* Who calls again just after its call has crossed another; and who does because it has lost its connection. */
+static void again_body(struct node *node)
+{
+    int first, second;
+
+    if (node->index == 0) {
+        node_expect(node, verdict_of_call(node, 0x77, &first) == TCP_TAKEN, "taken");
+        node_expect(node, verdict_of_call(node, 0x77, &second) == TCP_CROSSED, "one is enough");
+        close(second);
+        close(first); /* node 1 makes no progress, and has not seen that */
+        node_expect(node, verdict_of_call(node, 0x77, &first) == TCP_TAKEN, "taken again");
+        close(first);
+        atomic_store(&node->board->stage, 1);
+    }
+    while (!atomic_load(&node->board->stage))
+        usleep(1000);
+    node_barrier(node);
+}
+
+static void a_lost_connection_is_made_again(void **state)
+{
+    (void)state;
+    assert_true(nodes_run(2, -1, again_body));
+}
+
 /* Who sleeps on the descriptor that it was given before hears of room in a socket that has filled up since. */
 static void sleeper_body(struct node *node)
 {
@@ -504,6 +541,7 @@ int main(void)
         cmocka_unit_test(two_that_call_at_once_get_one_connection),
         cmocka_unit_test(large_puts_do_not_hold_up_other_connections),
         cmocka_unit_test(a_busy_peer_is_not_taken_for_dead),
+        cmocka_unit_test(a_lost_connection_is_made_again),
         cmocka_unit_test(a_sleeper_hears_of_room),
         cmocka_unit_test(own_descriptor_limit_is_named),
         cmocka_unit_test(descriptor_limit_of_the_peer_is_named),

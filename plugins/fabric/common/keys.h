@@ -1,7 +1,6 @@
 /*
  * Which keys of a peer's regions a connection remembers, and where in an array of the caller's what it knows of them lies.
- * Compiled into the fabrics that read a peer's directory (ofi, verbs); called by their send.c, under the lock of the
- * endpoint.
+ * Compiled into the fabrics that ask the peer about them (ofi, tcp, verbs), which call it under a lock of their own.
  */
 #ifndef FABRIC_KEYS_H
 #define FABRIC_KEYS_H

@@ -47,7 +47,7 @@ static bool is_here(uint64_t token)
     return endpoint != NULL;
 }
 
-uint64_t process_boot_hash(void)
+uint64_t process_namespace_hash(const char *file)
 {
     char boot[64] = "";
     uint64_t h = 0xcbf29ce484222325u;
@@ -59,9 +59,14 @@ uint64_t process_boot_hash(void)
         close(fd);
     for (ssize_t i = 0; i < n; i++)
         h = (h ^ (uint8_t)boot[i]) * 0x100000001b3u;
-    if (n <= 0 || stat("/proc/self/ns/pid", &namespace))
+    if (n <= 0 || stat(file, &namespace))
         return 0;
     return (h ^ namespace.st_ino) * 0x100000001b3u;
+}
+
+uint64_t process_boot_hash(void)
+{
+    return process_namespace_hash("/proc/self/ns/pid");
 }
 
 bool process_is_gone(int fd)

@@ -20,7 +20,10 @@ void process_endpoint_add(struct process_endpoint *endpoint, uint64_t token);
 /* Nothing happens if it was not added. */
 void process_endpoint_remove(struct process_endpoint *endpoint);
 
-/* Hash of boot id and pid namespace: pids mean the same to all who have it. 0: nobody knows. */
+/* Hash of boot id and a namespace of this process, such as /proc/self/ns/net. 0: nobody knows. */
+uint64_t process_namespace_hash(const char *file);
+
+/* Of the pid namespace: pids mean the same to all who have it. 0: nobody knows. */
 uint64_t process_boot_hash(void);
 
 /*

@@ -40,6 +40,7 @@
 
 #include "../common/keys.h"
 #include "../common/process.h"
+#include "../common/text.h"
 #include "base/base.h"
 
 #define OFI_API FI_VERSION(1, 17) /* what this plugin was written against */

@@ -6,7 +6,6 @@
 
 #include <arpa/inet.h>
 #include <netinet/in.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -348,18 +347,6 @@ static bool is_called(const struct ofi_offer *offer, const char *name)
            (*offer->address && !strcmp(offer->address, name));
 }
 
-static void append(char *text, size_t bytes, const char *format, ...)
-    __attribute__((format(printf, 3, 4)));
-static void append(char *text, size_t bytes, const char *format, ...)
-{
-    size_t used = strlen(text);
-    va_list arguments;
-
-    va_start(arguments, format);
-    vsnprintf(text + used, bytes - used, format, arguments);
-    va_end(arguments);
-}
-
 /* Nothing fits: what there was, and why not, each provider with a reason once. */
 static thrum_status_t fail_choice(const struct ofi_offers *offers, const char *device,
                                   const char *provider, const char *interface)
@@ -368,20 +355,20 @@ static thrum_status_t fail_choice(const struct ofi_offers *offers, const char *d
     const char *last = "";
 
     if (device)
-        append(wish, sizeof wish, " called \"%.60s\" (THRUM_FABRIC_DEVICE)", device);
+        text_append(wish, sizeof wish, " called \"%.60s\" (THRUM_FABRIC_DEVICE)", device);
     if (*provider)
-        append(wish, sizeof wish, " of provider \"%.40s\" (THRUM_OFI_PROVIDER)", provider);
+        text_append(wish, sizeof wish, " of provider \"%.40s\" (THRUM_OFI_PROVIDER)", provider);
     if (*interface)
-        append(wish, sizeof wish, " on interface or address \"%.40s\" (THRUM_OFI_INTERFACE)",
-               interface);
+        text_append(wish, sizeof wish, " on interface or address \"%.40s\" (THRUM_OFI_INTERFACE)",
+                    interface);
     for (size_t i = 0; i < offers->n && strlen(list) < 200; i++) {
         const struct ofi_offer *offer = &offers->list[i];
         if (!strcmp(last, offer->name))
             continue;
         last = offer->name;
-        append(list, sizeof list, "%s%s", *list ? ", " : "", offer->name);
+        text_append(list, sizeof list, "%s%s", *list ? ", " : "", offer->name);
         if (!offer->usable)
-            append(list, sizeof list, " (%s)", offer->why);
+            text_append(list, sizeof list, " (%s)", offer->why);
     }
     return thrum_plugin_fail(THRUM_ERR_NO_DEVICE,
                              "fabric ofi: libfabric %u.%u has nothing usable%s; it has: %s. "

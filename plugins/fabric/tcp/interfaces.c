@@ -9,7 +9,6 @@
 #include <ifaddrs.h>
 #include <net/if.h>
 #include <netinet/in.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -66,20 +65,9 @@ static bool is_loopback(const struct tcp_candidate *candidate)
     return candidate->family == 4 ? candidate->ip[0] == 127 : !memcmp(candidate->ip, six, 16);
 }
 
-uint64_t tcp_network_hash(void)
+bool tcp_same_network(const struct tcp_address *a, const struct tcp_address *b)
 {
-    char boot[64] = "";
-    uint64_t h = 0xcbf29ce484222325u;
-    int fd = open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC);
-    ssize_t n = fd < 0 ? 0 : read(fd, boot, sizeof boot);
-    struct stat namespace = {0};
-
-    if (fd >= 0)
-        close(fd);
-    for (ssize_t i = 0; i < n; i++)
-        h = (h ^ (uint8_t)boot[i]) * 0x100000001b3u;
-    (void)stat("/proc/self/ns/net", &namespace);
-    return (h ^ namespace.st_ino) * 0x100000001b3u;
+    return a->network && a->network == b->network;
 }
 
 /* Of an address that came from elsewhere, some of which may be nonsense. */
@@ -99,7 +87,7 @@ thrum_status_t tcp_reaches(const struct thrum_fabric_address *from_bytes,
         for (unsigned k = 0; k < to.ncandidates && k < TCP_CANDIDATES; k++)
             if (is_plausible(&to.candidates[k]) &&
                 from.candidates[i].family == to.candidates[k].family &&
-                (from.network == to.network || !is_loopback(&to.candidates[k])))
+                (tcp_same_network(&from, &to) || !is_loopback(&to.candidates[k])))
                 return THRUM_OK;
     return thrum_plugin_fail(THRUM_ERR_UNREACHABLE,
                              "tcp: %.15s and %.15s have no kind of address (IPv4, IPv6) in common",
@@ -288,18 +276,6 @@ thrum_status_t tcp_interfaces_find(struct tcp_interfaces *out)
     return THRUM_OK;
 }
 
-static void append(char *text, size_t bytes, const char *format, ...)
-    __attribute__((format(printf, 3, 4)));
-static void append(char *text, size_t bytes, const char *format, ...)
-{
-    size_t used = strlen(text);
-    va_list arguments;
-
-    va_start(arguments, format);
-    vsnprintf(text + used, bytes - used, format, arguments);
-    va_end(arguments);
-}
-
 static void describe(const struct tcp_interface *interface, struct thrum_fabric_info *out)
 {
     char ip[INET6_ADDRSTRLEN];
@@ -311,11 +287,11 @@ static void describe(const struct tcp_interface *interface, struct thrum_fabric_
     snprintf(out->name, sizeof out->name, "%s", interface->name);
     for (unsigned i = 0; i < interface->ncandidates; i++) {
         tcp_candidate_text(&interface->candidates[i], ip, sizeof ip);
-        append(out->detail, sizeof out->detail, "%s%s/%u", i ? ", " : "", ip,
-               interface->candidates[i].prefix);
+        text_append(out->detail, sizeof out->detail, "%s%s/%u", i ? ", " : "", ip,
+                    interface->candidates[i].prefix);
     }
-    append(out->detail, sizeof out->detail, "%s%s", *interface->why && *out->detail ? ": " : "",
-           interface->why);
+    text_append(out->detail, sizeof out->detail, "%s%s",
+                *interface->why && *out->detail ? ": " : "", interface->why);
 }
 
 thrum_status_t tcp_enumerate(struct thrum_fabric_info *info_out, size_t max, size_t *n_out)
@@ -392,14 +368,14 @@ static thrum_status_t fail_choice(const struct tcp_interfaces *found, const char
     char list[280] = "", wish[200] = "";
 
     if (device)
-        append(wish, sizeof wish, " called \"%.60s\" (THRUM_FABRIC_DEVICE)", device);
+        text_append(wish, sizeof wish, " called \"%.60s\" (THRUM_FABRIC_DEVICE)", device);
     if (*choice)
-        append(wish, sizeof wish, " of \"%.60s\" (THRUM_TCP_INTERFACE)", choice);
+        text_append(wish, sizeof wish, " of \"%.60s\" (THRUM_TCP_INTERFACE)", choice);
     for (size_t i = 0; i < found->n && strlen(list) < 200; i++) {
         const struct tcp_interface *interface = &found->list[i];
-        append(list, sizeof list, "%s%s", *list ? ", " : "", interface->name);
+        text_append(list, sizeof list, "%s%s", *list ? ", " : "", interface->name);
         if (!interface->usable)
-            append(list, sizeof list, " (%s)", interface->why);
+            text_append(list, sizeof list, " (%s)", interface->why);
     }
     return thrum_plugin_fail(THRUM_ERR_NO_DEVICE,
                              "fabric tcp: no usable network interface%s; there is: %s. "

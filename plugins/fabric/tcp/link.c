@@ -370,7 +370,7 @@ static bool try_all(struct dial *dial)
     const struct tcp_address *address = dial->address;
     const struct tcp_endpoint *endpoint = dial->endpoint;
     int64_t end_ns = now_ns() + (int64_t)TCP_CONNECT_MS * 1000000;
-    bool same_network = address->network == endpoint->address.network;
+    bool same_network = tcp_same_network(address, &endpoint->address);
 
     for (int near = 1; near >= 0; near--)
         for (unsigned i = 0; i < address->ncandidates; i++) {

@@ -104,7 +104,7 @@ static thrum_status_t open_endpoint(const char *device, void **endpoint_out,
     address->magic = TCP_MAGIC;
     address->version = TCP_VERSION;
     address->pid = getpid();
-    address->network = tcp_network_hash();
+    address->network = process_namespace_hash("/proc/self/ns/net");
     gethostname(host, sizeof host - 1);
     snprintf(address->host, sizeof address->host, "%.15s", host);
     endpoint->epoll_fd = epoll_create1(EPOLL_CLOEXEC);

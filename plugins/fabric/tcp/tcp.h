@@ -29,6 +29,8 @@
 #include <thrum/plugin.h>
 
 #include "../common/keys.h"
+#include "../common/process.h"
+#include "../common/text.h"
 #include "base/base.h"
 
 #define TCP_MAGIC 0x50435454u /* "TTCP" */
@@ -61,7 +63,7 @@ struct tcp_address {
     uint32_t magic, version;
     uint8_t id[TCP_ID_BYTES]; /* random; names the endpoint */
     uint8_t token[TCP_ID_BYTES]; /* random; who calls has to know it */
-    uint64_t network; /* hash of boot id and network namespace: whether 127.0.0.1 is the same */
+    uint64_t network; /* process_namespace_hash: see tcp_same_network; 0: unknown */
     int32_t pid;
     uint16_t port;
     uint8_t ncandidates, reserved;
@@ -285,7 +287,8 @@ thrum_status_t tcp_enumerate(struct thrum_fabric_info *info_out, size_t max, siz
 thrum_status_t tcp_interfaces_choose(struct tcp_endpoint *endpoint, const char *device);
 thrum_status_t tcp_reaches(const struct thrum_fabric_address *from,
                            const struct thrum_fabric_address *to);
-uint64_t tcp_network_hash(void);
+/* Whether 127.0.0.1 is the same for both; false where that cannot be told. */
+bool tcp_same_network(const struct tcp_address *a, const struct tcp_address *b);
 /* A socket address of a candidate; port 0: none. */
 socklen_t tcp_socket_address(const struct tcp_candidate *candidate, uint16_t port,
                              struct sockaddr_storage *out);

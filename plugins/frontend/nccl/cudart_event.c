@@ -118,23 +118,34 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t handle, cudaEvent_t event, unsigned
     return cudart_result(error);
 }
 
+/* Of events that were recorded for real: in a capture they are but a place in it. */
+static cudaError_t find_recorded(cudaEvent_t event, const char *argument)
+{
+    cudaError_t error = find_event(event, argument);
+
+    if (!error && event->capture)
+        error = cudart_fail(cudaErrorCapturedEvent, "%s=%p was last recorded in a capture",
+                            argument, (void *)event);
+    return error;
+}
+
 cudaError_t cudaEventQuery(cudaEvent_t event)
 {
-    cudaError_t error = find_event(event, "event");
+    cudaError_t error = find_recorded(event, "event");
 
     return cudart_result(error ? error : cudart_of_status(thrum_event_query(event->event)));
 }
 
 cudaError_t cudaEventSynchronize(cudaEvent_t event)
 {
-    cudaError_t error = find_event(event, "event");
+    cudaError_t error = find_recorded(event, "event");
 
     return cudart_result(error ? error : cudart_of_status(thrum_event_synchronize(event->event)));
 }
 
 static cudaError_t check_timed(cudaEvent_t event, const char *argument)
 {
-    cudaError_t error = find_event(event, argument);
+    cudaError_t error = find_recorded(event, argument);
 
     if (!error && event->flags & cudaEventDisableTiming)
         error = cudart_fail(cudaErrorInvalidResourceHandle,

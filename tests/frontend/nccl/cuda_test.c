@@ -399,9 +399,12 @@ static void graphs(void **state)
     FAILS(cudaStreamWaitEvent(other, event, 0), cudaErrorStreamCaptureUnsupported, "without forks");
     OK(cudaMemcpyAsync(device + 1, device, 4, cudaMemcpyDeviceToDevice, stream));
     OK(cudaStreamEndCapture(stream, &graph));
+    FAILS(cudaEventQuery(event), cudaErrorCapturedEvent, "in a capture");
+    FAILS(cudaEventSynchronize(event), cudaErrorCapturedEvent, "in a capture");
     FAILS(cudaStreamWaitEvent(other, event, 0), cudaErrorStreamCaptureUnsupported, "without forks");
     OK(cudaEventRecord(event, stream));
     OK(cudaStreamWaitEvent(other, event, 0));
+    OK(cudaEventSynchronize(event));
     OK(cudaEventDestroy(event));
     OK(cudaStreamDestroy(other));
     OK(cudaGraphInstantiate(&executable, graph, 0));

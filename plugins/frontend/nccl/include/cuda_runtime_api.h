@@ -87,6 +87,7 @@ extern "C" {
       "operation failed due to an earlier error in the capture") \
     X(ErrorStreamCaptureUnmatched, 903, "the stream does not capture") \
     X(ErrorStreamCaptureImplicit, 906, "the capture would depend on the default stream") \
+    X(ErrorCapturedEvent, 907, "the event was last recorded in a capture") \
     X(ErrorTimeout, 909, "the operation timed out") \
     X(ErrorUnknown, 999, "unknown error")
 
