@@ -104,14 +104,17 @@ static cudaError_t transfer(struct cudart_stream *stream, const struct transfer 
         error = find_end(stream->device, "src", t->src, src_bytes, &src);
     if (!error)
         error = check_kind(t->kind, &dst, &src);
-    if (!error && stream->capturing && (wait || dst.pageable || src.pageable))
-        error =
-            cudart_fail(cudaErrorStreamCaptureUnsupported, "a copy that waits cannot be captured");
+    if (!error && stream->capture &&
+        !(stream->device->properties.capabilities & THRUM_CAP_PAGEABLE) &&
+        (dst.pageable || src.pageable))
+        error = cudart_capture_spoil(stream, cudaErrorStreamCaptureUnsupported,
+                                     "a copy of pageable memory is staged by this device, which "
+                                     "cannot be captured");
     if (!error)
-        error = cudart_stream_enter(stream);
+        error = cudart_stream_enter(stream, cudaGraphNodeTypeMemcpy);
     if (!error)
         error = cudart_of_status(submit(stream, t, &dst, &src));
-    if (!error && (wait || dst.pageable || src.pageable))
+    if (!error && !stream->capture && (wait || dst.pageable || src.pageable))
         error = cudart_stream_wait(stream, false);
     return error;
 }
@@ -258,7 +261,7 @@ static cudaError_t fill(struct cudart_stream *stream, const struct area *area, i
         error =
             cudart_fail(cudaErrorInvalidValue, "pointer=%p is not device memory", area->pointer);
     if (!error)
-        error = cudart_stream_enter(stream);
+        error = cudart_stream_enter(stream, cudaGraphNodeTypeMemset);
     for (size_t row = 0; row < area->height && !error; row++)
         error = cudart_of_status(thrum_fill(stream->queue,
                                             (void *)(uintptr_t)(address + row * area->pitch),

@@ -183,7 +183,13 @@ cudaError_t cudaDeviceSynchronize(void)
     struct cudart_device *device;
     cudaError_t error = cudart_device_get(-1, &device);
 
-    return cudart_result(error ? error : cudart_device_wait(device, false));
+    if (!error && atomic_load(&cudart_captures))
+        error = cudart_capture_check_device(device);
+    if (!error)
+        error = cudart_device_wait(device, false);
+    if (!error)
+        (void)cudart_pool_reclaim(device->index, false);
+    return cudart_result(error);
 }
 
 cudaError_t cudaDeviceReset(void)
@@ -414,6 +420,8 @@ cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total_bytes)
     struct cudart_device *device;
     cudaError_t error = cudart_device_get(-1, &device);
 
+    if (!error)
+        (void)cudart_pool_reclaim(device->index, false);
     if (!error)
         error = cudart_of_status(
             thrum_device_get_properties(atomic_load(&device->device), &properties));

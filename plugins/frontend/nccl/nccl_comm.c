@@ -154,7 +154,7 @@ void nccl_comm_forgive(struct ncclComm *comm)
     unsigned n = copy_queues(comm, queues);
 
     for (unsigned i = 0; i < n; i++)
-        thrum_cudart_forgive(queues[i]);
+        thrum_cudart_forgive(queues[i], comm->device_index);
 }
 
 void nccl_comm_drain(struct ncclComm *comm)

@@ -402,6 +402,7 @@ static void cuda_of_nothing(void **state)
     int device = 7;
 
     (void)state;
+    CUDA_OK(cudaSetDevice(0));
     each_export((void *)cudaMalloc, call_with_nothing);
     CUDA_OK(cudaGetDevice(&device));
     assert_int_equal(device, 0);
