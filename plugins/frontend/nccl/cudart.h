@@ -52,6 +52,8 @@ struct cudart_stream {
 
 /* ---- devices (cudart_device.c) ---- */
 
+#define CUDART_LIMITS 7
+
 struct cudart_device {
     int index; /* CUDA's number of it */
     _Atomic(thrum_device_t) device; /* NULL: not opened yet */
@@ -62,6 +64,8 @@ struct cudart_device {
     struct cudart_stream *idle_lanes; /* of them, those that no graph has */
     _Atomic uint64_t blocking_used; /* how often work was given to any blocking stream */
     thrum_event_t order; /* marks points for which the other side waits */
+    _Atomic size_t limits[CUDART_LIMITS]; /* by enum cudaLimit: what programs set */
+    _Atomic int cache; /* enum cudaFuncCache */
     bool *peers; /* by CUDA device: peer access was enabled; under the lock */
 };
 
@@ -72,7 +76,10 @@ cudaError_t cudart_device_get(int index, struct cudart_device **device_out);
 /* The same, as it is: NULL where it is not open. */
 struct cudart_device *cudart_device_if_open(int index);
 
-/* cudaGetDeviceProperties of CUDA 13, exported as that by cudart-13.sed. */
+void cudart_limits_init(struct cudart_device *device);
+
+/* What is another function in CUDA 13, exported as that by cudart-13.sed. */
+__attribute__((visibility("default"))) cudaError_t cudart_runtime_version_13(int *version);
 __attribute__((visibility("default"))) cudaError_t cudart_properties_13(void *properties_out,
                                                                         int index);
 

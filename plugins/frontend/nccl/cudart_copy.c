@@ -196,6 +196,70 @@ cudaError_t cudaMemcpy2DAsync(void *dst, size_t dst_pitch, const void *src, size
                       stream);
 }
 
+/* ---- boxes: slices of rows ---- */
+
+/* Where the box begins in its memory; *slice_out: bytes from slice to slice. */
+static cudaError_t find_corner(const struct cudaPitchedPtr *in, const struct cudaPos *at,
+                               const struct cudaExtent *box, const char *argument, char **out,
+                               size_t *slice_out)
+{
+    size_t rows, bytes;
+
+    if (box->width > in->pitch || at->x > in->pitch - box->width)
+        return cudart_fail(cudaErrorInvalidPitchValue, "%s: %zu bytes at %zu leave a row of %zu",
+                           argument, box->width, at->x, in->pitch);
+    if (box->depth + at->z > 1 && (box->height > in->ysize || at->y > in->ysize - box->height))
+        return cudart_fail(cudaErrorInvalidValue, "%s: %zu rows at %zu leave a slice of %zu",
+                           argument, box->height, at->y, in->ysize);
+    if (__builtin_mul_overflow(in->pitch, in->ysize, slice_out) ||
+        __builtin_add_overflow(box->depth, at->z, &rows) ||
+        __builtin_mul_overflow(rows, *slice_out, &bytes) ||
+        __builtin_mul_overflow(at->y, in->pitch, &bytes))
+        return cudart_fail(cudaErrorInvalidValue, "%s: the box is too large", argument);
+    *out = (char *)in->ptr + at->z * *slice_out + bytes + at->x;
+    return cudaSuccess;
+}
+
+/* handle: of a copy that does not wait. */
+static cudaError_t copy_box(const struct cudaMemcpy3DParms *p, const cudaStream_t *handle)
+{
+    size_t dst_slice, src_slice;
+    char *dst, *src;
+    cudaError_t error;
+
+    if (!p)
+        return cudart_result(cudart_fail(cudaErrorInvalidValue, "p=NULL"));
+    if (p->srcArray || p->dstArray)
+        return cudart_result(cudart_fail(cudaErrorNotSupported, "there are no CUDA arrays"));
+    if (!p->srcPtr.ptr || !p->dstPtr.ptr)
+        return cudart_result(cudart_fail(cudaErrorInvalidValue, "srcPtr or dstPtr is NULL"));
+    error = find_corner(&p->dstPtr, &p->dstPos, &p->extent, "dst", &dst, &dst_slice);
+    if (!error)
+        error = find_corner(&p->srcPtr, &p->srcPos, &p->extent, "src", &src, &src_slice);
+    if (error)
+        return cudart_result(error);
+    for (size_t z = 0; z < p->extent.depth && !error; z++) {
+        const struct transfer t = {
+            dst + z * dst_slice, src + z * src_slice, p->dstPtr.pitch, p->srcPtr.pitch,
+            p->extent.width,     p->extent.height,    p->kind};
+
+        error = handle ? copy_async(&t, *handle) : copy(&t);
+    }
+    return error;
+}
+
+cudaError_t cudaMemcpy3D(const struct cudaMemcpy3DParms *p)
+{
+    return copy_box(p, NULL);
+}
+
+cudaError_t cudaMemcpy3DAsync(const struct cudaMemcpy3DParms *p, cudaStream_t stream)
+{
+    return copy_box(p, &stream);
+}
+
+/* ---- from device to device ---- */
+
 static cudaError_t check_owner(const char *argument, const void *pointer, int device)
 {
     struct cudart_device *is = owner(pointer);
@@ -304,4 +368,35 @@ cudaError_t cudaMemset2DAsync(void *pointer, size_t pitch, int value, size_t wid
                               cudaStream_t stream)
 {
     return fill_later(&(struct area){pointer, pitch, width, height}, value, stream);
+}
+
+static cudaError_t fill_box(struct cudaPitchedPtr pitched, int value, struct cudaExtent extent,
+                            const cudaStream_t *handle)
+{
+    size_t slice;
+    char *corner;
+    cudaError_t error =
+        find_corner(&pitched, &(struct cudaPos){0, 0, 0}, &extent, "pitched", &corner, &slice);
+
+    if (!error && !pitched.ptr)
+        error = cudart_fail(cudaErrorInvalidValue, "pitched.ptr=NULL");
+    if (error)
+        return cudart_result(error);
+    for (size_t z = 0; z < extent.depth && !error; z++) {
+        const struct area area = {corner + z * slice, pitched.pitch, extent.width, extent.height};
+
+        error = handle ? fill_later(&area, value, *handle) : fill_now(&area, value);
+    }
+    return error;
+}
+
+cudaError_t cudaMemset3D(struct cudaPitchedPtr pitched, int value, struct cudaExtent extent)
+{
+    return fill_box(pitched, value, extent, NULL);
+}
+
+cudaError_t cudaMemset3DAsync(struct cudaPitchedPtr pitched, int value, struct cudaExtent extent,
+                              cudaStream_t stream)
+{
+    return fill_box(pitched, value, extent, &stream);
 }

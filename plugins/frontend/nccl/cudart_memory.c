@@ -318,6 +318,21 @@ cudaError_t cudaMallocPitch(void **pointer, size_t *pitch, size_t width, size_t 
     return error;
 }
 
+cudaError_t cudaMalloc3D(struct cudaPitchedPtr *pitched, struct cudaExtent extent)
+{
+    void *pointer = NULL;
+    size_t rows, pitch = 0;
+    cudaError_t error;
+
+    if (!pitched || __builtin_mul_overflow(extent.height, extent.depth, &rows))
+        return cudart_result(cudart_fail(
+            cudaErrorInvalidValue, "pitched=%p, or the extent is too large", (void *)pitched));
+    error = cudaMallocPitch(&pointer, &pitch, extent.width, rows);
+    if (!error)
+        *pitched = make_cudaPitchedPtr(pointer, pitch, extent.width, extent.height);
+    return error;
+}
+
 cudaError_t cudaFree(void *pointer)
 {
     struct cudart_range range = cudart_range_of(pointer);

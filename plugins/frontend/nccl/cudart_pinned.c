@@ -138,3 +138,76 @@ cudaError_t cudaHostGetFlags(unsigned *flags, void *host_pointer)
     *flags = range.flags;
     return cudaSuccess;
 }
+
+/* ---- managed memory, which stays where it is ---- */
+
+/* Advice is taken for managed memory and, where devices reach all host memory, for that. */
+static cudaError_t check_managed(const void *pointer, size_t bytes, int device)
+{
+    struct cudart_range range = cudart_range_of(pointer);
+    int count = 0;
+    cudaError_t error = cudart_device_count(&count);
+
+    if (error)
+        return error;
+    if (!pointer || !bytes || range.kind == CUDART_DEVICE || range.kind == CUDART_IPC)
+        return cudart_fail(cudaErrorInvalidValue, "pointer=%p, bytes=%zu: no managed memory",
+                           pointer, bytes);
+    if (device < cudaCpuDeviceId || device >= count)
+        return cudart_fail(cudaErrorInvalidDevice, "device=%d is not between -1 and %d", device,
+                           count - 1);
+    return cudaSuccess;
+}
+
+static int device_of(struct cudaMemLocation location)
+{
+    return location.type == cudaMemLocationTypeDevice ? location.id : cudaCpuDeviceId;
+}
+
+cudaError_t cudaMemPrefetchAsync(const void *pointer, size_t bytes, int device, cudaStream_t handle)
+{
+    struct cudart_stream *stream;
+    cudaError_t error = check_managed(pointer, bytes, device);
+
+    return cudart_result(error ? error : cudart_stream_find(handle, -1, &stream));
+}
+
+cudaError_t cudaMemPrefetchAsync_v2(const void *pointer, size_t bytes,
+                                    struct cudaMemLocation location, unsigned flags,
+                                    cudaStream_t stream)
+{
+    if (flags)
+        return cudart_result(cudart_fail(cudaErrorInvalidValue, "flags=%#x is not 0", flags));
+    return cudaMemPrefetchAsync(pointer, bytes, device_of(location), stream);
+}
+
+cudaError_t cudaMemAdvise(const void *pointer, size_t bytes, enum cudaMemoryAdvise advice,
+                          int device)
+{
+    if (advice < cudaMemAdviseSetReadMostly || advice > cudaMemAdviseUnsetAccessedBy)
+        return cudart_result(cudart_fail(cudaErrorInvalidValue, "advice=%d", (int)advice));
+    return cudart_result(check_managed(pointer, bytes, device));
+}
+
+cudaError_t cudaMemAdvise_v2(const void *pointer, size_t bytes, enum cudaMemoryAdvise advice,
+                             struct cudaMemLocation location)
+{
+    return cudaMemAdvise(pointer, bytes, advice, device_of(location));
+}
+
+cudaError_t cudaStreamAttachMemAsync(cudaStream_t handle, void *pointer, size_t bytes,
+                                     unsigned flags)
+{
+    struct cudart_range range = cudart_range_of(pointer);
+    struct cudart_stream *stream;
+    cudaError_t error = cudart_stream_find(handle, -1, &stream);
+
+    if (!error && (range.kind != CUDART_MANAGED || range.base != (uintptr_t)pointer))
+        error = cudart_fail(cudaErrorInvalidValue, "pointer=%p is not the start of managed memory",
+                            pointer);
+    if (!error && ((bytes && bytes > range.bytes) ||
+                   (flags != cudaMemAttachGlobal && flags != cudaMemAttachHost &&
+                    flags != cudaMemAttachSingle)))
+        error = cudart_fail(cudaErrorInvalidValue, "bytes=%zu, flags=%#x", bytes, flags);
+    return cudart_result(error); /* host and devices see it at any time */
+}
