@@ -233,6 +233,8 @@ void cudart_memory_drop(struct cudart_device *device);
  * there was anything.
  */
 bool cudart_pool_reclaim(int device, bool and_wait);
+/* Whether the memory was freed in a stream, and is not given back yet. */
+bool cudart_pool_has_freed(const void *pointer);
 /* Frees device memory when its device's work is done. */
 void cudart_pool_free(void *pointer);
 /* The range is freed by other means. */

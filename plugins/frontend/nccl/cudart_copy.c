@@ -198,6 +198,17 @@ cudaError_t cudaMemcpy2DAsync(void *dst, size_t dst_pitch, const void *src, size
 
 /* ---- boxes: slices of rows ---- */
 
+/* Before anything is copied: slices are copied one by one. */
+static cudaError_t check_inside(const char *argument, const char *pointer, size_t bytes)
+{
+    struct cudart_range range = cudart_range_of(pointer);
+
+    if (range.kind != CUDART_PAGEABLE && bytes > range.bytes - ((uintptr_t)pointer - range.base))
+        return cudart_fail(cudaErrorInvalidValue, "%s=%p: %zu bytes leave the allocation of %zu",
+                           argument, (const void *)pointer, bytes, range.bytes);
+    return cudaSuccess;
+}
+
 /* Where the box begins in its memory; *slice_out: bytes from slice to slice. */
 static cudaError_t find_corner(const struct cudaPitchedPtr *in, const struct cudaPos *at,
                                const struct cudaExtent *box, const char *argument, char **out,
@@ -217,7 +228,9 @@ static cudaError_t find_corner(const struct cudaPitchedPtr *in, const struct cud
         __builtin_mul_overflow(at->y, in->pitch, &bytes))
         return cudart_fail(cudaErrorInvalidValue, "%s: the box is too large", argument);
     *out = (char *)in->ptr + at->z * *slice_out + bytes + at->x;
-    return cudaSuccess;
+    return check_inside(argument, *out,
+                        (box->depth ? box->depth - 1 : 0) * *slice_out +
+                            (box->height ? box->height - 1 : 0) * in->pitch + box->width);
 }
 
 /* handle: of a copy that does not wait. */

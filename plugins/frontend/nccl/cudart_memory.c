@@ -238,6 +238,8 @@ cudaError_t cudart_reach(struct cudart_device *device, const char *argument, con
         return cudart_fail(cudaErrorInvalidValue,
                            "%s=%p is no live device memory: it was freed, or never allocated",
                            argument, pointer);
+    if (info.kind == THRUM_MEM_DEVICE && cudart_pool_has_freed(pointer))
+        return cudart_fail(cudaErrorInvalidValue, "%s=%p was freed in a stream", argument, pointer);
     if (range.kind == CUDART_PAGEABLE && is_thrums(&info)) {
         range.base = (uintptr_t)info.base;
         range.bytes = info.bytes;

@@ -160,6 +160,17 @@ bool cudart_pool_reclaim(int device, bool and_wait)
     }
 }
 
+bool cudart_pool_has_freed(const void *pointer)
+{
+    bool found = false;
+
+    pthread_mutex_lock(&all.lock);
+    for (const struct pending *p = all.pending; p && !found; p = p->next)
+        found = (uintptr_t)pointer - p->entry.range.base < p->entry.range.bytes;
+    pthread_mutex_unlock(&all.lock);
+    return found;
+}
+
 /* Not under the lock. */
 void cudart_pool_forget(const struct cudart_range *range)
 {

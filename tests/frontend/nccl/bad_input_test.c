@@ -350,6 +350,8 @@ static const char *const may_be_nothing[] = {
     "cudaDeviceReset",
     "cudaDeviceSynchronize",
     "cudaDeviceGetStreamPriorityRange",
+    "cudaDeviceSetCacheConfig",
+    "cudaDeviceSetLimit",
     "cudaFree",
     "cudaFreeHost",
     "cudaGetErrorName",

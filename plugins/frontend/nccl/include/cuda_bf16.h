@@ -159,6 +159,7 @@ static inline __nv_bfloat162 __float2bfloat162_rn(float value)
     return __floats2bfloat162_rn(value, value);
 }
 
+#ifdef __cplusplus /* in C they are those of __half2 */
 static inline float __low2float(__nv_bfloat162 both)
 {
     return __bfloat162float(both.x);
@@ -168,6 +169,7 @@ static inline float __high2float(__nv_bfloat162 both)
 {
     return __bfloat162float(both.y);
 }
+#endif
 
 #ifdef __cplusplus
 #define CUDART_BF16_OPERATOR(op) \

@@ -13,7 +13,7 @@ typedef struct __half_raw {
 
 static inline unsigned short cudart_half_of_float(float value)
 {
-    unsigned bits, sign, rest, mantissa, shift, half;
+    unsigned bits, sign, rest, mantissa, shift, middle;
 
     memcpy(&bits, &value, sizeof bits);
     sign = bits >> 16 & 0x8000;
@@ -30,23 +30,24 @@ static inline unsigned short cudart_half_of_float(float value)
         return (unsigned short)sign;
     mantissa = (rest & 0x7fffff) | 0x800000;
     shift = 126 - (rest >> 23);
-    half = 1u << (shift - 1);
-    rest = mantissa & (2 * half - 1);
+    middle = 1u << (shift - 1);
+    rest = mantissa & (2 * middle - 1);
     mantissa >>= shift;
-    return (unsigned short)(sign | (mantissa + (rest > half || (rest == half && mantissa & 1))));
+    return (unsigned short)(sign |
+                            (mantissa + (rest > middle || (rest == middle && mantissa & 1))));
 }
 
-static inline float cudart_float_of_half(unsigned short half)
+static inline float cudart_float_of_half(unsigned short h)
 {
-    unsigned exponent = half >> 10 & 31, mantissa = half & 1023, bits;
+    unsigned exponent = h >> 10 & 31, mantissa = h & 1023, bits;
     float value;
 
     if (exponent == 0) {
-        value = (float)mantissa * 0x1p-24f;
-        return half & 0x8000 ? -value : value;
+        value = (float)mantissa * 5.9604644775390625e-8f /* 2^-24 */;
+        return h & 0x8000 ? -value : value;
     }
     bits = (exponent == 31 ? 0x7f800000 : (exponent + 112) << 23) | mantissa << 13;
-    bits |= (unsigned)(half & 0x8000) << 16;
+    bits |= (unsigned)(h & 0x8000) << 16;
     memcpy(&value, &bits, sizeof value);
     return value;
 }
@@ -95,19 +96,19 @@ typedef __half_raw __half;
 #define CUDART_HALF_BITS(h) ((h).x)
 static inline __half __ushort_as_half(unsigned short bits)
 {
-    __half half = {bits};
-    return half;
+    __half h = {bits};
+    return h;
 }
 #endif
 
-static inline unsigned short __half_as_ushort(__half half)
+static inline unsigned short __half_as_ushort(__half h)
 {
-    return CUDART_HALF_BITS(half);
+    return CUDART_HALF_BITS(h);
 }
 
-static inline short __half_as_short(__half half)
+static inline short __half_as_short(__half h)
 {
-    return (short)CUDART_HALF_BITS(half);
+    return (short)CUDART_HALF_BITS(h);
 }
 
 static inline __half __short_as_half(short bits)
@@ -135,19 +136,19 @@ static inline __half __int2half_rn(int value)
     return __double2half(value);
 }
 
-static inline float __half2float(__half half)
+static inline float __half2float(__half h)
 {
-    return cudart_float_of_half(CUDART_HALF_BITS(half));
+    return cudart_float_of_half(CUDART_HALF_BITS(h));
 }
 
-static inline int __hisnan(__half half)
+static inline int __hisnan(__half h)
 {
-    return (CUDART_HALF_BITS(half) & 0x7fff) > 0x7c00;
+    return (CUDART_HALF_BITS(h) & 0x7fff) > 0x7c00;
 }
 
-static inline int __hisinf(__half half)
+static inline int __hisinf(__half h)
 {
-    return (CUDART_HALF_BITS(half) & 0x7fff) != 0x7c00 ? 0 : CUDART_HALF_BITS(half) >> 15 ? -1 : 1;
+    return (CUDART_HALF_BITS(h) & 0x7fff) != 0x7c00 ? 0 : CUDART_HALF_BITS(h) >> 15 ? -1 : 1;
 }
 
 typedef struct __attribute__((aligned(4))) __half2 {
