@@ -116,6 +116,8 @@ struct cudart_point {
     size_t index; /* of the capture's points */
 };
 
+#define CUDART_LANES 64 /* streams in one capture: as many as Thrum takes */
+
 /* How many captures there are. */
 extern _Atomic int cudart_captures;
 
@@ -154,6 +156,7 @@ struct cudart_node {
 /* What was captured; constant when the capture has ended. */
 struct cudart_graph {
     _Atomic int references;
+    pthread_mutex_t launching; /* who waits for one of its events means that of the same launch */
     struct cudart_graph *next; /* of all; under cudart_graph.c's lock */
     thrum_graph_t graph;
     struct cudart_node *nodes;

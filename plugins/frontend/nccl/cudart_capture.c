@@ -12,8 +12,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define LANES 64 /* as many as Thrum takes */
-
 /* Nodes behind which the next one comes: indices. */
 struct set {
     size_t *nodes;
@@ -35,7 +33,7 @@ struct cudart_capture {
     struct {
         struct cudart_stream *stream; /* NULL: destroyed meanwhile */
         struct set behind;
-    } lanes[LANES];
+    } lanes[CUDART_LANES];
     unsigned nlanes;
     struct point *points;
     size_t npoints, points_capacity;
@@ -190,8 +188,9 @@ static bool add_lane(struct cudart_capture *capture, struct cudart_stream *strea
 {
     struct cudart_graph *graph = capture->graph;
 
-    if (capture->nlanes == LANES || !cudart_grow(&graph->devices, graph->ndevices,
-                                                 &graph->devices_capacity, sizeof *graph->devices))
+    if (capture->nlanes == CUDART_LANES ||
+        !cudart_grow(&graph->devices, graph->ndevices, &graph->devices_capacity,
+                     sizeof *graph->devices))
         return false;
     graph->devices[graph->ndevices++] = stream->device->index;
     capture->lanes[capture->nlanes].stream = stream;

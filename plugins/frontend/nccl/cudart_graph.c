@@ -53,6 +53,7 @@ struct cudart_graph *cudart_graph_new(void)
     if (!graph)
         return NULL;
     atomic_store(&graph->references, 1);
+    pthread_mutex_init(&graph->launching, NULL);
     pthread_mutex_lock(&all.lock);
     graph->next = all.first;
     all.first = graph;
@@ -84,6 +85,7 @@ void cudart_graph_put(struct cudart_graph *graph)
     free(graph->events);
     free(graph->devices);
     free(graph->children);
+    pthread_mutex_destroy(&graph->launching);
     free(graph);
 }
 
@@ -266,7 +268,8 @@ static cudaError_t put_behind_last(struct executable *executable, struct cudart_
 static cudaError_t launch_lanes(struct executable *executable, struct cudart_stream *stream)
 {
     size_t n = executable->graph->ndevices;
-    thrum_queue_t queues[64];
+    thrum_queue_t queues[CUDART_LANES];
+    thrum_status_t status;
 
     queues[0] = stream->queue;
     for (size_t i = 1; i < n; i++) {
@@ -278,7 +281,10 @@ static cudaError_t launch_lanes(struct executable *executable, struct cudart_str
         queues[i] = lane->queue;
         atomic_store(&lane->stream->launched, true);
     }
-    return cudart_of_status(thrum_graph_launch_lanes(executable->graph->graph, queues, (int)n));
+    pthread_mutex_lock(&executable->graph->launching);
+    status = thrum_graph_launch_lanes(executable->graph->graph, queues, (int)n);
+    pthread_mutex_unlock(&executable->graph->launching);
+    return cudart_of_status(status);
 }
 
 static cudaError_t launch(struct executable *executable, struct cudart_stream *stream)
