@@ -99,8 +99,8 @@ cudaError_t cudart_device_wait(struct cudart_device *device, bool keep);
 /* Waits for, and destroys, the device's streams except the default one. */
 void cudart_streams_drop(struct cudart_device *device);
 /*
- * A stream for the work of a graph's lane, which waits for other lanes only; and back, where *queue tells whether it is
- * still there. It may have work in flight then: that of its next user comes behind it.
+ * A stream for the work of a graph's lane, which waits for other lanes only; and back, where `queue` tells whether it is
+ * still there. If it has work in flight then, that of its next user comes behind it.
  */
 cudaError_t cudart_lane_take(struct cudart_device *device, struct cudart_stream **stream_out);
 bool cudart_lane_lives(const struct cudart_stream *stream, thrum_queue_t queue);

@@ -437,6 +437,10 @@ void cudart_lane_give(struct cudart_stream *stream, thrum_queue_t queue)
 {
     if (!cudart_lane_lives(stream, queue))
         return;
+    if (thrum_queue_query(queue) != THRUM_IN_PROGRESS) {
+        (void)cudaStreamDestroy((cudaStream_t)(void *)queue);
+        return;
+    }
     pthread_mutex_lock(&stream->device->lock);
     stream->next_idle = stream->device->idle_lanes;
     stream->device->idle_lanes = stream;

@@ -375,5 +375,6 @@ int main(void)
                                        cmocka_unit_test(advice),
                                        cmocka_unit_test(conversions)};
 
+    setenv("THRUM_SIM_HBM_BYTES", "64M", 1); /* so that it can be used up */
     return cmocka_run_group_tests_name("runtime", tests, NULL, reset_devices);
 }
