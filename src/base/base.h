@@ -26,12 +26,12 @@ thrum_status_t thrum_fail_errno(thrum_status_t status, const char *format, ...)
 /* Replaces the kept message without logging; for errors found on another thread. Returns status. */
 thrum_status_t thrum_set_last_error(thrum_status_t status, const char *message);
 
-/* One line "thrum[host:pid] LEVEL: text" to stderr if THRUM_LOG asks for the level. */
 /*
  * The log where THRUM_LOG and THRUM_LOG_FILE do not say it: for what has variables of its own. file NULL: stderr. What
  * was written before stays where it is. Not while others log.
  */
 void thrum_log_default(enum log_level level, const char *file);
+/* One line "thrum[host:pid] LEVEL: text" to the log if THRUM_LOG asks for the level. */
 void thrum_log(enum log_level level, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 /* Checked arithmetic: true if it overflowed (like the compiler's builtins). */
