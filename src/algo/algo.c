@@ -70,6 +70,8 @@ const char *algo_refusal(const struct algo *algo, const struct plan_params *para
         return hosts_refusal(params);
     if (n == 1 && params->collective != COLL_SENDRECV)
         return NULL; /* a copy, whatever the algorithm */
+    if ((algo->flags & ALGO_LEADERS) && hosts_leaders_refusal(params))
+        return hosts_leaders_refusal(params);
     if ((algo->flags & ALGO_NEEDS_PEER_ACCESS) && !params->peer_access)
         return "needs load and store access to the peers' memory";
     if (params->ordered && plan_reduces(params->collective) && !(algo->flags & ALGO_ORDERED))

@@ -15,9 +15,11 @@ enum {
     /* Whom a rank talks to, where not to all: says what is between hosts. */
     ALGO_TO_NEXT = 1 << 4,
     ALGO_DOUBLING = 1 << 5,
-    ALGO_TO_ROOT = 1 << 6,
-    ALGO_OF_HOSTS = 1 << 7, /* knows hosts: needs several, of which one has several ranks */
-    ALGO_LANES = 1 << 8 /* uses as many lanes as it may, others use one */
+    ALGO_IN_PAIRS = 1 << 6,
+    ALGO_TO_ROOT = 1 << 7,
+    ALGO_OF_HOSTS = 1 << 8, /* knows hosts: needs several, of which one has several ranks */
+    ALGO_LEADERS = 1 << 9, /* of these: one rank sends for its host, in lines, which must hold it */
+    ALGO_LANES = 1 << 10 /* uses as many lanes as it may, others use one */
 };
 
 /*

@@ -25,6 +25,7 @@ static void split_by_hosts(const struct algo *algo, const struct plan_params *pa
 {
     enum plan_talks talks = algo->flags & ALGO_TO_NEXT    ? PLAN_TALKS_TO_NEXT
                             : algo->flags & ALGO_DOUBLING ? PLAN_TALKS_DOUBLING
+                            : algo->flags & ALGO_IN_PAIRS ? PLAN_TALKS_IN_PAIRS
                             : algo->flags & ALGO_TO_ROOT  ? PLAN_TALKS_TO_ROOT
                                                           : PLAN_TALKS_TO_ALL;
     const struct plan_crossing *crossing;
@@ -59,9 +60,9 @@ static double net_us(const struct select_figures *f, const struct algo_cost *cos
 /* How often the ranks of a core take turns. Lines to the root or from it: those of some calls go before anyone waits. */
 static double turns(const struct algo *algo, const struct algo_cost *cost)
 {
-    unsigned one_way = ALGO_INLINE_ONLY | ALGO_TO_ROOT;
+    unsigned lines = ALGO_INLINE_ONLY | ALGO_LEADERS;
 
-    if ((algo->flags & one_way) == one_way)
+    if (algo->flags & lines && algo->flags & ALGO_TO_ROOT)
         return ONE_WAY_LINE_TURNS * cost->steps;
     return cost->turns > 0 ? cost->turns : cost->steps;
 }
