@@ -47,6 +47,7 @@ static const struct {
     {algo_allreduce_hosts_build, hosts_allreduce_fits},
     {algo_reduce_scatter_hosts_build, hosts_reduce_scatter_fits},
     {algo_alltoall_hosts_build, hosts_alltoall_fits},
+    {algo_alltoall_leaders_build, hosts_alltoall_leaders_fits},
 };
 
 static bool fits_scratch(const struct algo *algo, const struct plan_params *params)

@@ -101,6 +101,8 @@ X(ALLTOALL, "bruck", alltoall_bruck, ALGO_DOUBLING,
   "log2(n) messages of n / 2 blocks (Bruck, Ho, Kipnis, Upfal, Weathersby 1997)")
 X(ALLTOALL, "hosts", alltoall_hosts, ALGO_OF_HOSTS,
   "blocks of all ranks of a host for one rank collected there, and put at once")
+X(ALLTOALL, "leaders", alltoall_leaders, ALGO_OF_HOSTS | ALGO_LEADERS,
+  "lines to one rank of each host, between those, and back")
 X(SCAN, "inline", scan_inline, ALGO_INLINE_ONLY | ALGO_ORDERED,
   "a line with the contribution to every rank behind, folded in rank order")
 X(SCAN, "direct", scan_direct, ALGO_NEEDS_PEER_ACCESS | ALGO_ORDERED,

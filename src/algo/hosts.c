@@ -20,7 +20,8 @@ const char *hosts_refusal(const struct plan_params *params)
 /* What a leader receives from its host, or sends to it: all blocks of it. */
 const char *hosts_leaders_refusal(const struct plan_params *params)
 {
-    bool blocks = params->collective == COLL_ALLGATHER || params->collective == COLL_REDUCE_SCATTER;
+    bool blocks = params->collective == COLL_ALLGATHER ||
+                  params->collective == COLL_REDUCE_SCATTER || params->collective == COLL_ALLTOALL;
     uint64_t parts = blocks ? (uint64_t)params->nranks : 1;
     if (plan_reduces(params->collective) && algo_stages(params))
         return "partial results of the type are wider than it, and do not travel in lines";

@@ -108,6 +108,7 @@ uint64_t hosts_piece_bytes(uint64_t share_bytes, uint64_t most);
 bool hosts_allreduce_fits(const struct plan_params *params);
 bool hosts_reduce_scatter_fits(const struct plan_params *params);
 bool hosts_alltoall_fits(const struct plan_params *params);
+bool hosts_alltoall_leaders_fits(const struct plan_params *params);
 const char *hosts_refusal(const struct plan_params *params);
 /* The same, of those that send one line for a host. */
 const char *hosts_leaders_refusal(const struct plan_params *params);

@@ -64,11 +64,12 @@ struct algo_cost algo_allgather_leaders_cost(const struct plan_params *params)
     double n = l->nhosts, local = l->most_local, bytes = (double)algo_count_bytes(params);
     double all = params->nranks * bytes;
     return (struct algo_cost){.steps = 2,
+                              .turns = 1, /* who leads nobody waits once */
                               .messages = 2 * (local - 1),
                               .passed_bytes = 2 * (local - 1) * (bytes + all),
                               .copied_bytes = 4 * all,
                               .net_steps = 1,
                               .net_messages = 2 * (n - 1) / hosts_leaders_share(params),
-                              .net_bytes = (n - 1) * local * bytes,
+                              .net_bytes = (n - 1) * local * bytes / hosts_leaders_share(params),
                               .port_bytes = (n - 1) * local * bytes};
 }

@@ -56,12 +56,13 @@ struct algo_cost algo_allreduce_leaders_cost(const struct plan_params *params)
     const struct plan_layout *l = params->layout;
     double n = l->nhosts, local = l->most_local, bytes = (double)algo_count_bytes(params);
     return (struct algo_cost){.steps = 2,
+                              .turns = 1, /* who leads nobody waits once */
                               .messages = 2 * (local - 1),
                               .passed_bytes = 4 * (local - 1) * bytes,
                               .copied_bytes = 2 * bytes,
                               .reduced_bytes = 4 * bytes,
                               .net_steps = 1,
                               .net_messages = 2 * (n - 1) / hosts_leaders_share(params),
-                              .net_bytes = (n - 1) * bytes,
+                              .net_bytes = (n - 1) * bytes / hosts_leaders_share(params),
                               .port_bytes = (n - 1) * bytes};
 }

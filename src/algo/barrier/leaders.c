@@ -31,6 +31,7 @@ struct algo_cost algo_barrier_leaders_cost(const struct plan_params *params)
     const struct plan_layout *l = params->layout;
     double n = l->nhosts, local = l->most_local;
     return (struct algo_cost){.steps = 2,
+                              .turns = 1, /* who leads nobody waits once */
                               .messages = 2 * (local - 1),
                               .net_steps = 1,
                               .net_messages = 2 * (n - 1) / hosts_leaders_share(params)};

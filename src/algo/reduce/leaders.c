@@ -57,6 +57,6 @@ struct algo_cost algo_reduce_leaders_cost(const struct plan_params *params)
                               .reduced_bytes = 4 * bytes,
                               .net_steps = 1,
                               .net_messages = (n - 1) / hosts_leaders_share(params),
-                              .net_bytes = bytes,
+                              .net_bytes = bytes / hosts_leaders_share(params),
                               .port_bytes = bytes};
 }

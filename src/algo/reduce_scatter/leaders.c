@@ -74,12 +74,13 @@ struct algo_cost algo_reduce_scatter_leaders_cost(const struct plan_params *para
     double n = l->nhosts, local = l->most_local, bytes = (double)algo_count_bytes(params);
     double all = params->nranks * bytes;
     return (struct algo_cost){.steps = 2,
+                              .turns = 1, /* who leads nobody waits once */
                               .messages = 2 * (local - 1),
                               .passed_bytes = 2 * (local - 1) * (bytes + all),
                               .copied_bytes = 2 * bytes,
                               .reduced_bytes = 2 * all + 3 * local * bytes,
                               .net_steps = 1,
                               .net_messages = 2 * (n - 1) / hosts_leaders_share(params),
-                              .net_bytes = (n - 1) * local * bytes,
+                              .net_bytes = (n - 1) * local * bytes / hosts_leaders_share(params),
                               .port_bytes = (n - 1) * local * bytes};
 }
