@@ -38,6 +38,8 @@ struct algo_cost {
         passed_bytes; /* data that one rank writes and another reads, both counted: lines, and puts of partial results */
     double copied_bytes; /* read and written by other COPYs and PUTs */
     double reduced_bytes; /* read and written by REDUCE */
+    bool
+        lines; /* all that passes goes in lines, out of which each rank copies for itself; INLINE_ONLY: so it is */
     /* ALGO_OF_HOSTS: what is between hosts, and not counted above. */
     double net_steps, net_messages;
     double net_bytes; /* sent to other hosts by the busiest rank */

@@ -29,7 +29,7 @@ static void split_by_hosts(const struct algo *algo, const struct plan_params *pa
                             : algo->flags & ALGO_TO_ROOT  ? PLAN_TALKS_TO_ROOT
                                                           : PLAN_TALKS_TO_ALL;
     const struct plan_crossing *crossing;
-    bool lines = algo->flags & ALGO_INLINE_ONLY; /* out of which each rank copies for itself */
+    bool lines = algo->flags & ALGO_INLINE_ONLY || cost->lines;
     double sent = (cost->passed_bytes + (lines ? 0 : cost->copied_bytes)) / 2, inside;
 
     if (!params->layout || algo->flags & ALGO_OF_HOSTS)
@@ -47,10 +47,13 @@ static void split_by_hosts(const struct algo *algo, const struct plan_params *pa
         cost->copied_bytes *= inside;
 }
 
-/* What is between hosts: a rank sends at its pace, all ranks of a host share its ports. */
+/*
+ * What is between hosts: a rank sends at its pace, all ranks of a host share its ports. Where ranks take turns one's
+ * messages are under way while others work.
+ */
 static double net_us(const struct select_figures *f, const struct algo_cost *cost, double share)
 {
-    double exchange = f->net_us + (share > 1 ? share * f->switch_us : 0);
+    double exchange = f->net_us / share + (share > 1 ? share * f->switch_us : 0);
     double rank = cost->net_bytes / f->net_gbps * share, port = cost->port_bytes / f->port_gbps;
 
     return cost->net_steps * exchange + share * cost->net_messages * f->net_message_us +
