@@ -369,6 +369,7 @@ thrum_status_t tcp_put_signal(void *peer_handle, const struct thrum_fabric_put *
 
     if (status || (!put->bytes && !put->signal_key))
         return status;
+    tcp_note_round(peer->link->endpoint);
     pthread_mutex_lock(&peer->link->send_lock);
     status = check_peer(peer);
     if (!status)

@@ -224,7 +224,7 @@ struct tcp_endpoint {
 
     _Atomic bool has_events;
     _Atomic unsigned rounds,
-        waited; /* of progress; and how many there were when wait_fd was called */
+        waited; /* of progress and puts; and how many there were when wait_fd was called */
     _Atomic unsigned nlinks; /* written under lock */
 
     /* Set once by open. */
@@ -266,6 +266,14 @@ struct tcp_welcome {
     int32_t verdict, status;
     char text[96];
 };
+
+/* Somebody is at it: see wait_fd. Some that are at it at once may count as one. */
+static inline void tcp_note_round(struct tcp_endpoint *endpoint)
+{
+    unsigned rounds = atomic_load_explicit(&endpoint->rounds, memory_order_relaxed);
+
+    atomic_store_explicit(&endpoint->rounds, rounds + 1, memory_order_relaxed);
+}
 
 /* tcp.c */
 /* Adds strerror(errno), and which limit to raise if that is what is missing. */
