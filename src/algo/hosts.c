@@ -27,7 +27,8 @@ const char *hosts_leaders_refusal(const struct plan_params *params)
         return "partial results of the type are wider than it, and do not travel in lines";
     if (blocks && (params->counts || (params->layout && !params->layout->in_order)))
         return "needs equal blocks, and ranks that are numbered host by host";
-    if (algo_count_bytes(params) > plan_line_bytes(params) / parts)
+    if (params->collective != COLL_BARRIER &&
+        algo_count_bytes(params) > plan_line_bytes(params) / parts)
         return "what a host sends must fit a line";
     return NULL;
 }
