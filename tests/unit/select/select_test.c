@@ -259,8 +259,8 @@ static void test_leaders_send_small_messages(void **state)
     for (size_t i = 0; i < 3; i++) {
         assert_string_equal(chosen(on_hosts(all[i], 512, in_order)), "leaders");
         assert_string_equal(chosen(on_hosts(all[i], 512, in_turn)), "leaders");
-        assert_string_equal(chosen(on_hosts(blocks[i], 64, in_order)), "leaders");
-        assert_string_not_equal(chosen(on_hosts(blocks[i], 64, in_turn)), "leaders");
+        assert_string_equal(chosen(on_hosts(blocks[i], 16, in_order)), "leaders");
+        assert_string_not_equal(chosen(on_hosts(blocks[i], 16, in_turn)), "leaders");
     }
     params = on_hosts(COLL_ALLREDUCE, 512, in_order);
     params.dtype = THRUM_BFLOAT16; /* partial results are wider */
