@@ -46,6 +46,7 @@ static const struct {
     {algo_alltoall_bruck_build, algo_alltoall_bruck_fits},
     {algo_allreduce_hosts_build, hosts_allreduce_fits},
     {algo_reduce_scatter_hosts_build, hosts_reduce_scatter_fits},
+    {algo_reduce_hosts_build, hosts_reduce_fits},
     {algo_alltoall_hosts_build, hosts_alltoall_fits},
     {algo_alltoall_leaders_build, hosts_alltoall_leaders_fits},
 };

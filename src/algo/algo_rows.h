@@ -79,6 +79,8 @@ X(REDUCE, "binomial", reduce_binomial, ALGO_DOUBLING,
   "binomial tree, in pieces (Thakur, Rabenseifner, Gropp 2005, section 4.6)")
 X(REDUCE, "chain", reduce_chain, ALGO_ORDERED | ALGO_TO_NEXT,
   "partial results along the ranks in order, then to the root, in pieces")
+X(REDUCE, "hosts", reduce_hosts, ALGO_OF_HOSTS,
+  "slices folded inside hosts, and at the root's host; in pieces")
 X(REDUCE, "leaders", reduce_leaders, ALGO_OF_HOSTS | ALGO_LEADERS | ALGO_TO_ROOT,
   "lines to one rank of each host, which folds them, and from those to the root")
 X(GATHER, "inline", gather_inline, ALGO_INLINE_ONLY | ALGO_TO_ROOT,

@@ -107,6 +107,7 @@ uint64_t hosts_piece_bytes(uint64_t share_bytes, uint64_t most);
 /* Whether the scratch is large enough; and why the layout is none for these algorithms (NULL: it is one). */
 bool hosts_allreduce_fits(const struct plan_params *params);
 bool hosts_reduce_scatter_fits(const struct plan_params *params);
+bool hosts_reduce_fits(const struct plan_params *params);
 bool hosts_alltoall_fits(const struct plan_params *params);
 bool hosts_alltoall_leaders_fits(const struct plan_params *params);
 const char *hosts_refusal(const struct plan_params *params);

@@ -153,6 +153,7 @@ static const char *const every_algorithm[] = {
     "-c allgather -a leaders --hosts 2 --count 9",
     "-c reduce_scatter -a leaders --hosts 2 --count 9",
     "-c barrier -a leaders --hosts 2",
+    "-c reduce -a hosts --hosts 3 --root 1 --dtype float16",
     "-c reduce -a leaders --hosts 3 --root 1 --count 9",
     "-c alltoall -a leaders --hosts 2 --count 9",
     "-c scan -a inline --count 1",
