@@ -19,6 +19,13 @@ static double blend(double cached, double memory, double beyond)
     return 1 / ((1 - beyond) / cached + beyond / memory);
 }
 
+/* The root sends a line to each other rank; lines that it gets come from as many senders. */
+static bool sends_to_each(const struct algo *algo)
+{
+    return algo->flags & ALGO_INLINE_ONLY &&
+           (algo->collective == COLL_BROADCAST || algo->collective == COLL_SCATTER);
+}
+
 /* Moves what an algorithm that knows nothing of hosts sends between them to the costs of that. */
 static void split_by_hosts(const struct algo *algo, const struct plan_params *params,
                            struct algo_cost *cost)
@@ -31,11 +38,14 @@ static void split_by_hosts(const struct algo *algo, const struct plan_params *pa
     const struct plan_crossing *crossing;
     bool lines = algo->flags & ALGO_INLINE_ONLY || cost->lines;
     double sent = (cost->passed_bytes + (lines ? 0 : cost->copied_bytes)) / 2, inside;
+    double n = params->nranks;
 
     if (!params->layout || algo->flags & ALGO_OF_HOSTS)
         return;
     crossing = &params->layout->crossing[talks];
     inside = 1 - crossing->rank;
+    if (sends_to_each(algo)) /* n - 1 of these by the root, one by another */
+        sent = cost->passed_bytes * (n - 1) / n;
     cost->net_steps = crossing->steps * cost->steps;
     cost->net_messages = crossing->rank * cost->messages;
     cost->net_bytes = crossing->rank * sent;
