@@ -46,7 +46,9 @@ static const struct {
     {algo_alltoall_bruck_build, algo_alltoall_bruck_fits},
     {algo_allreduce_hosts_build, hosts_allreduce_fits},
     {algo_reduce_scatter_hosts_build, hosts_reduce_scatter_fits},
+    {algo_reduce_hosts_build, hosts_reduce_fits},
     {algo_alltoall_hosts_build, hosts_alltoall_fits},
+    {algo_alltoall_leaders_build, hosts_alltoall_leaders_fits},
 };
 
 static bool fits_scratch(const struct algo *algo, const struct plan_params *params)
@@ -70,6 +72,8 @@ const char *algo_refusal(const struct algo *algo, const struct plan_params *para
         return hosts_refusal(params);
     if (n == 1 && params->collective != COLL_SENDRECV)
         return NULL; /* a copy, whatever the algorithm */
+    if ((algo->flags & ALGO_LEADERS) && hosts_leaders_refusal(params))
+        return hosts_leaders_refusal(params);
     if ((algo->flags & ALGO_NEEDS_PEER_ACCESS) && !params->peer_access)
         return "needs load and store access to the peers' memory";
     if (params->ordered && plan_reduces(params->collective) && !(algo->flags & ALGO_ORDERED))

@@ -15,9 +15,11 @@ enum {
     /* Whom a rank talks to, where not to all: says what is between hosts. */
     ALGO_TO_NEXT = 1 << 4,
     ALGO_DOUBLING = 1 << 5,
-    ALGO_TO_ROOT = 1 << 6,
-    ALGO_OF_HOSTS = 1 << 7, /* knows hosts: needs several, of which one has several ranks */
-    ALGO_LANES = 1 << 8 /* uses as many lanes as it may, others use one */
+    ALGO_IN_PAIRS = 1 << 6,
+    ALGO_TO_ROOT = 1 << 7,
+    ALGO_OF_HOSTS = 1 << 8, /* knows hosts: needs several, of which one has several ranks */
+    ALGO_LEADERS = 1 << 9, /* of these: one rank sends for its host, in lines, which must hold it */
+    ALGO_LANES = 1 << 10 /* uses as many lanes as it may, others use one */
 };
 
 /*
@@ -36,6 +38,8 @@ struct algo_cost {
         passed_bytes; /* data that one rank writes and another reads, both counted: lines, and puts of partial results */
     double copied_bytes; /* read and written by other COPYs and PUTs */
     double reduced_bytes; /* read and written by REDUCE */
+    bool
+        lines; /* all that passes goes in lines, out of which each rank copies for itself; INLINE_ONLY: so it is */
     /* ALGO_OF_HOSTS: what is between hosts, and not counted above. */
     double net_steps, net_messages;
     double net_bytes; /* sent to other hosts by the busiest rank */

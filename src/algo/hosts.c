@@ -17,6 +17,42 @@ const char *hosts_refusal(const struct plan_params *params)
     return NULL;
 }
 
+/* What a leader receives from its host, or sends to it: all blocks of it. */
+const char *hosts_leaders_refusal(const struct plan_params *params)
+{
+    bool blocks = params->collective == COLL_ALLGATHER ||
+                  params->collective == COLL_REDUCE_SCATTER || params->collective == COLL_ALLTOALL;
+    uint64_t parts = blocks ? (uint64_t)params->nranks : 1;
+    if (plan_reduces(params->collective) && algo_stages(params))
+        return "partial results of the type are wider than it, and do not travel in lines";
+    if (blocks && (params->counts || (params->layout && !params->layout->in_order)))
+        return "needs equal blocks, and ranks that are numbered host by host";
+    if (params->collective != COLL_BARRIER &&
+        algo_count_bytes(params) > plan_line_bytes(params) / parts)
+        return "what a host sends must fit a line";
+    return NULL;
+}
+
+double hosts_leaders_share(const struct plan_params *params)
+{
+    int share = params->ranks_per_core, local = params->layout->most_local;
+    return share <= 1 ? 1 : share < local ? share : local;
+}
+
+void hosts_await_lines(struct plan *plan, const struct hosts *h, uint64_t bytes)
+{
+    for (int i = 1; i < h->local; i++)
+        plan_wait_inline(plan, 0, hosts_local(h, algo_rank_at(h->index, i, h->local)), bytes);
+}
+
+int hosts_lines(const struct hosts *h, struct plan_operand *srcs)
+{
+    for (int i = 0; i < h->local; i++)
+        srcs[i] =
+            i == h->index ? algo_send_at(h->rank, 0) : algo_line_of(h->rank, hosts_local(h, i));
+    return h->local;
+}
+
 void hosts_arrive(struct plan *plan, const struct hosts *h)
 {
     for (int i = 1; i < h->local; i++)

@@ -75,6 +75,19 @@ static inline int hosts_next_carried(const struct hosts *h, int *k, int *i, int 
     return -1;
 }
 
+/* The first rank of a host, where one puts for all of it. */
+static inline int hosts_leader(const struct hosts *h, int host)
+{
+    return plan_layout_rank(h->l, host, 0);
+}
+
+/* Lines of `bytes` from all other ranks of the host; and the operands: these lines and the own SEND, in rank order. */
+void hosts_await_lines(struct plan *plan, const struct hosts *h, uint64_t bytes);
+int hosts_lines(const struct hosts *h, struct plan_operand *srcs);
+
+/* Of the ranks that share a core one is a leader: messages of a leader count by so much less. */
+double hosts_leaders_share(const struct plan_params *params);
+
 /* Arrivals among the ranks of the host: all are sent, all are waited for. */
 void hosts_arrive(struct plan *plan, const struct hosts *h);
 void hosts_await(struct plan *plan, const struct hosts *h);
@@ -94,7 +107,11 @@ uint64_t hosts_piece_bytes(uint64_t share_bytes, uint64_t most);
 /* Whether the scratch is large enough; and why the layout is none for these algorithms (NULL: it is one). */
 bool hosts_allreduce_fits(const struct plan_params *params);
 bool hosts_reduce_scatter_fits(const struct plan_params *params);
+bool hosts_reduce_fits(const struct plan_params *params);
 bool hosts_alltoall_fits(const struct plan_params *params);
+bool hosts_alltoall_leaders_fits(const struct plan_params *params);
 const char *hosts_refusal(const struct plan_params *params);
+/* The same, of those that send one line for a host. */
+const char *hosts_leaders_refusal(const struct plan_params *params);
 
 #endif

@@ -1,7 +1,8 @@
 /*
  * THRUM_FABRIC=auto between hosts: verbs, if every rank has a port in a network with a port of every other; else ofi, if
- * libfabric has a provider with RDMA on every rank, or somebody has made settings of ofi; else tcp. Each rank offers what
- * it has, all exchange that, and all come to the same answer by what was exchanged alone. Called by exchange.c and comm.c.
+ * on every rank libfabric has a provider with RDMA where verbs has none, or somebody has made settings of ofi; else tcp.
+ * Each rank offers what it has, all exchange that, and all come to the same answer by what was exchanged alone. Called by
+ * exchange.c and comm.c.
  */
 #include "comm/comm.h"
 
@@ -71,10 +72,9 @@ void comm_offer_make(struct thrum_comm *comm, struct comm_offer *mine)
         snprintf(mine->why, sizeof mine->why, "%s", thrum_last_error());
     else
         mine->made = 1;
-    /* Starting libfabric takes time: what verbs has found it finds, too. */
-    if (mine->ofi == OFI_NO &&
-        (mine->made ? !fabric_plugin_load("ofi", &fabric)
-                    : (rdma || has_entries("/sys/class/cxi")) && ofi_has_rdma()))
+    /* Starting libfabric takes time, and where verbs has a port it has no better way to it. */
+    if (mine->ofi == OFI_NO && !mine->made && (rdma || has_entries("/sys/class/cxi")) &&
+        ofi_has_rdma())
         mine->ofi = OFI_RDMA;
 }
 

@@ -65,11 +65,24 @@ static void count_leaving(const struct plan_layout *l, int64_t distance, double 
         }
 }
 
+/* Of so many exchanges so many cross, and so many messages leave each host in them. */
+static struct plan_crossing shares_of(const struct plan_layout *l, int levels, int crossing,
+                                      const double *leaving)
+{
+    struct plan_crossing c = {0};
+
+    if (!levels)
+        return c;
+    c.steps = c.rank = (double)crossing / levels;
+    for (int h = 0; h < l->nhosts; h++)
+        c.host = leaving[h] / levels > c.host ? leaving[h] / levels : c.host;
+    return c;
+}
+
 /* Over distances 1, 2, 4, .. below `end`. */
 static struct plan_crossing cross_distances(const struct plan_layout *l, int64_t end,
                                             double *leaving)
 {
-    struct plan_crossing c = {0};
     int levels = 0, crossing = 0;
 
     for (int h = 0; h < l->nhosts; h++)
@@ -80,12 +93,34 @@ static struct plan_crossing cross_distances(const struct plan_layout *l, int64_t
         count_leaving(l, distance, leaving, &any);
         crossing += any;
     }
-    if (!levels)
-        return c;
-    c.steps = c.rank = (double)crossing / levels;
+    return shares_of(l, levels, crossing, leaving);
+}
+
+/* Of the largest power of two of ranks, those whose numbers differ in one bit; see algo_rank_of_number. */
+static struct plan_crossing cross_pairs(const struct plan_layout *l, double *leaving)
+{
+    int levels = 0, crossing = 0, power = 1, rem;
+
+    while (power <= l->nranks / 2)
+        power *= 2;
+    rem = l->nranks - power;
     for (int h = 0; h < l->nhosts; h++)
-        c.host = leaving[h] / levels > c.host ? leaving[h] / levels : c.host;
-    return c;
+        leaving[h] = 0;
+    for (int bit = 1; bit < power; bit *= 2, levels++) {
+        bool any = false;
+
+        for (int i = 0; i < power; i++) {
+            int pair = i ^ bit;
+            int a = i < rem ? 2 * i + 1 : i + rem, b = pair < rem ? 2 * pair + 1 : pair + rem;
+
+            if (l->host[a] != l->host[b]) {
+                leaving[l->host[a]]++;
+                any = true;
+            }
+        }
+        crossing += any;
+    }
+    return shares_of(l, levels, crossing, leaving);
 }
 
 static void find_crossings(struct plan_layout *l, double *leaving)
@@ -96,6 +131,7 @@ static void find_crossings(struct plan_layout *l, double *leaving)
 
     l->crossing[PLAN_TALKS_TO_NEXT] = cross_distances(l, 2, leaving);
     l->crossing[PLAN_TALKS_DOUBLING] = cross_distances(l, l->nranks, leaving);
+    l->crossing[PLAN_TALKS_IN_PAIRS] = cross_pairs(l, leaving);
     *all = (struct plan_crossing){.steps = l->nhosts > 1, .rank = away};
     for (int h = 0; h < l->nhosts; h++) {
         double local = plan_layout_local(l, h), out = local * (l->nranks - local) / others;
@@ -128,6 +164,9 @@ thrum_status_t plan_layout_create(const int *hosts, int nranks, struct plan_layo
     l->ranks = host + 2 * n;
     l->first = host + 3 * n;
     fill(l, host, host + n, host + 3 * n, host + 2 * n);
+    l->in_order = true;
+    for (int r = 0; r < nranks; r++)
+        l->in_order &= l->ranks[r] == r;
     find_crossings(l, leaving);
     free(members);
     free(leaving);

@@ -6,13 +6,19 @@
 #ifndef PLAN_LAYOUT_H
 #define PLAN_LAYOUT_H
 
+#include <stdbool.h>
+
 #include <thrum/status.h>
 
-/* Whom a rank talks to: its neighbours on a ring; those 1, 2, 4, .. away; everyone; the root with everyone. */
+/*
+ * Whom a rank talks to: its neighbours on a ring; those 1, 2, 4, .. away; those whose number differs in one bit; everyone;
+ * the root with everyone.
+ */
 enum plan_talks {
     PLAN_TALKS_TO_ALL,
     PLAN_TALKS_TO_NEXT,
     PLAN_TALKS_DOUBLING,
+    PLAN_TALKS_IN_PAIRS,
     PLAN_TALKS_TO_ROOT,
     PLAN_TALKS_COUNT
 };
@@ -27,6 +33,7 @@ struct plan_crossing {
 struct plan_layout {
     int nranks, nhosts;
     int least_local, most_local; /* ranks on the smallest and the largest host */
+    bool in_order; /* the ranks of each host follow each other: `ranks` counts up */
     const int *host; /* of each rank; hosts are numbered in the order of their first ranks */
     const int *index; /* of each rank among those of its host, which are in rank order */
     const int *first; /* nhosts + 1: where a host's ranks begin in `ranks` */

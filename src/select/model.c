@@ -3,7 +3,8 @@
 
 #include "base/base.h"
 
-#define ONE_WAY_LINE_TURNS 0.4 /* measured with 2 and 4 ranks a core */
+/* Of lines to the root or from it: those of some calls go before anyone waits. Measured with 2 and 4 ranks a core. */
+#define ONE_WAY_LINE_TURNS 0.4
 
 /* Rooted collectives are at their largest at the root; blocks of their own sizes in the whole. */
 uint64_t select_call_bytes(const struct plan_params *params)
@@ -19,26 +20,38 @@ static double blend(double cached, double memory, double beyond)
     return 1 / ((1 - beyond) / cached + beyond / memory);
 }
 
+/* The root sends a line to each other rank; lines that it gets come from as many senders. */
+static bool sends_to_each(const struct algo *algo)
+{
+    return algo->flags & ALGO_INLINE_ONLY &&
+           (algo->collective == COLL_BROADCAST || algo->collective == COLL_SCATTER);
+}
+
 /* Moves what an algorithm that knows nothing of hosts sends between them to the costs of that. */
 static void split_by_hosts(const struct algo *algo, const struct plan_params *params,
                            struct algo_cost *cost)
 {
     enum plan_talks talks = algo->flags & ALGO_TO_NEXT    ? PLAN_TALKS_TO_NEXT
                             : algo->flags & ALGO_DOUBLING ? PLAN_TALKS_DOUBLING
+                            : algo->flags & ALGO_IN_PAIRS ? PLAN_TALKS_IN_PAIRS
                             : algo->flags & ALGO_TO_ROOT  ? PLAN_TALKS_TO_ROOT
                                                           : PLAN_TALKS_TO_ALL;
     const struct plan_crossing *crossing;
-    bool lines = algo->flags & ALGO_INLINE_ONLY; /* out of which each rank copies for itself */
+    bool lines = algo->flags & ALGO_INLINE_ONLY || cost->lines;
     double sent = (cost->passed_bytes + (lines ? 0 : cost->copied_bytes)) / 2, inside;
+    double n = params->nranks;
 
     if (!params->layout || algo->flags & ALGO_OF_HOSTS)
         return;
     crossing = &params->layout->crossing[talks];
     inside = 1 - crossing->rank;
+    if (sends_to_each(algo)) /* n - 1 of these by the root, one by another */
+        sent = cost->passed_bytes * (n - 1) / n;
     cost->net_steps = crossing->steps * cost->steps;
     cost->net_messages = crossing->rank * cost->messages;
     cost->net_bytes = crossing->rank * sent;
     cost->port_bytes = crossing->host * sent;
+    cost->turns *= 1 - crossing->steps;
     cost->steps -= cost->net_steps;
     cost->messages -= cost->net_messages;
     cost->passed_bytes *= inside;
@@ -46,24 +59,36 @@ static void split_by_hosts(const struct algo *algo, const struct plan_params *pa
         cost->copied_bytes *= inside;
 }
 
-/* What is between hosts: a rank sends at its pace, all ranks of a host share its ports. */
-static double net_us(const struct select_figures *f, const struct algo_cost *cost, double share)
+/* Lines to the root or from it: nobody waits for an answer. */
+static bool is_one_way(const struct algo *algo, const struct algo_cost *cost)
 {
-    double exchange = f->net_us + (share > 1 ? share * f->switch_us : 0);
+    bool lines = algo->flags & (ALGO_INLINE_ONLY | ALGO_LEADERS) || cost->lines;
+
+    return lines && (algo->collective == COLL_BROADCAST || algo->collective == COLL_REDUCE ||
+                     algo->collective == COLL_GATHER || algo->collective == COLL_SCATTER);
+}
+
+/*
+ * What is between hosts: a rank sends at its pace, all ranks of a host share its ports. Where ranks take turns one's
+ * messages are under way while others work.
+ */
+static double net_us(const struct select_figures *f, const struct algo *algo,
+                     const struct algo_cost *cost, double share)
+{
+    double waits = share > 1 && is_one_way(algo, cost) ? ONE_WAY_LINE_TURNS : 1;
+    double exchange = waits * (f->net_us / share + (share > 1 ? share * f->switch_us : 0));
     double rank = cost->net_bytes / f->net_gbps * share, port = cost->port_bytes / f->port_gbps;
 
     return cost->net_steps * exchange + share * cost->net_messages * f->net_message_us +
            (rank > port ? rank : port) / 1000;
 }
 
-/* How often the ranks of a core take turns. Lines to the root or from it: those of some calls go before anyone waits. */
+/* How often the ranks of a core take turns. */
 static double turns(const struct algo *algo, const struct algo_cost *cost)
 {
-    unsigned one_way = ALGO_INLINE_ONLY | ALGO_TO_ROOT;
-
-    if ((algo->flags & one_way) == one_way)
-        return ONE_WAY_LINE_TURNS * cost->steps;
-    return cost->turns > 0 ? cost->turns : cost->steps;
+    if (cost->turns > 0)
+        return cost->turns;
+    return is_one_way(algo, cost) ? ONE_WAY_LINE_TURNS * cost->steps : cost->steps;
 }
 
 double select_predict_us(const struct select_figures *f, const struct algo *algo,
@@ -91,7 +116,7 @@ double select_predict_us(const struct select_figures *f, const struct algo *algo
     if (share > 1) /* the others' turns; what is said meanwhile is there when the own turn comes */
         others = turns(algo, &cost) * share * f->switch_us;
     /* Ranks of one core find in its cache what the others of it have written. */
-    return f->call_us * share + net_us(f, &cost, share) + cost.steps * exchange + others +
+    return f->call_us * share + net_us(f, algo, &cost, share) + cost.steps * exchange + others +
            cost.passed_bytes / pass / 1000 +
            share * (cost.messages * message +
                     (cost.copied_bytes / copy + cost.reduced_bytes / reduce) / 1000);

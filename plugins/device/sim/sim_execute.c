@@ -708,6 +708,9 @@ bool sim_execute_patiently(struct sim_queue *queue)
 
     if (state != SIM_BLOCKED || sim_is_deferred(&queue->current))
         return state == SIM_EMPTY;
+    if (sim_awaits_port(queue, &queue->current))
+        return sim_ports_progress(queue->device) &&
+               sim_execute(queue, SIM_BUDGET_SUBMIT, false) == SIM_EMPTY;
     while (state == SIM_BLOCKED && sim_patience_again(&patience))
         state = sim_execute(queue, SIM_BUDGET_SUBMIT, false);
     sim_patience_end(queue, state == SIM_EMPTY);

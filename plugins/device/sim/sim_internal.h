@@ -611,6 +611,11 @@ struct sim_patience {
 struct sim_patience sim_patience_begin(const struct sim_queue *queue);
 bool sim_patience_again(struct sim_patience *patience);
 void sim_patience_end(struct sim_queue *queue, bool was_in_time);
+/*
+ * What is waited for comes through a port: nothing on this host writes it while nobody looks at the ports, and it takes
+ * longer than a submitter has patience.
+ */
+bool sim_awaits_port(const struct sim_queue *queue, const struct thrum_command *command);
 /* Whether the submitter has more to do than to wait for it. */
 static inline bool sim_is_deferred(const struct thrum_command *command)
 {

@@ -307,13 +307,23 @@ static bool await_in_crowd(struct sim_queue *queue, const struct thrum_command *
     }
 }
 
+bool sim_awaits_port(const struct sim_queue *queue, const struct thrum_command *c)
+{
+    return (c->opcode == THRUM_CMD_WAIT || c->opcode == THRUM_CMD_WAIT_LINE) && !c->writer &&
+           atomic_load_explicit(&queue->device->nports, memory_order_relaxed);
+}
+
 /* The word has not come yet: from a peer that is just as far it comes in a moment. */
 static bool await_near(struct sim_queue *queue, const struct thrum_command *c, char *cpu,
                        uint64_t mask)
 {
-    bool came = is_crowded(queue) ? await_in_crowd(queue, c, cpu, mask)
-                                  : spin(queue, cpu, c->value, mask, queue->patience);
+    bool came;
 
+    if (sim_awaits_port(queue, c))
+        return sim_ports_progress(queue->device) &&
+               (sim_load_word(cpu) & mask) >= (c->value & mask);
+    came = is_crowded(queue) ? await_in_crowd(queue, c, cpu, mask)
+                             : spin(queue, cpu, c->value, mask, queue->patience);
     if (came || !sim_is_deferred(c))
         sim_patience_end(queue, came);
     if (!came && c->writer)

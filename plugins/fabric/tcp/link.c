@@ -96,19 +96,15 @@ thrum_status_t tcp_link_add(struct tcp_endpoint *endpoint, int fd, const uint8_t
     struct epoll_event event = {.events = EPOLLIN, .data.ptr = link};
     thrum_status_t status = THRUM_OK;
 
-    if (link) {
+    if (link)
         link->stage = malloc(TCP_STAGE_BYTES);
-        link->copy = malloc(TCP_SEGMENT_BYTES);
-    }
-    if (!link || !link->stage || !link->copy)
+    if (!link || !link->stage)
         status = thrum_plugin_fail(THRUM_ERR_NO_MEMORY, "tcp: no memory for a connection");
     else if (epoll_ctl(endpoint->epoll_fd, EPOLL_CTL_ADD, fd, &event))
         status = tcp_fail_errno(THRUM_ERR_LIMIT, "tcp: a connection cannot be watched");
     if (status) {
-        if (link) {
+        if (link)
             free(link->stage);
-            free(link->copy);
-        }
         free(link);
         return status;
     }

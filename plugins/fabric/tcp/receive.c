@@ -360,7 +360,7 @@ bool tcp_receive(struct tcp_link *link)
 
 /* ---- gets of others ---- */
 
-/* Sends one frame of the oldest get. False: there is no room now. */
+/* Queues one frame of the oldest get: it goes before any put's next one, so each has its turn. False: one still waits. */
 static bool answer_one(struct tcp_link *link)
 {
     struct tcp_wanted *get = &link->wanted[link->first_wanted];
@@ -375,9 +375,8 @@ static bool answer_one(struct tcp_link *link)
 
     if (source) {
         pthread_mutex_lock(&link->send_lock);
-        if (!link->out_left && !link->queue.bytes && !link->status) {
-            memcpy(link->copy, source, part);
-            tcp_send_copy_locked(link, &frame);
+        if (!link->queue.bytes && !link->status) {
+            tcp_queue_locked(link, &frame, source);
             sent = true;
         }
         pthread_mutex_unlock(&link->send_lock);

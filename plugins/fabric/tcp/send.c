@@ -227,21 +227,17 @@ void tcp_queue_locked(struct tcp_link *link, const struct tcp_frame *frame, cons
     (void)tcp_send_locked(link);
 }
 
-void tcp_send_copy_locked(struct tcp_link *link, const struct tcp_frame *frame)
-{
-    link->out = *frame;
-    link->out_head = sizeof link->out;
-    link->out_left = sizeof link->out + frame->bytes;
-    link->out_data = link->copy;
-    link->out_peer = NULL;
-    (void)tcp_send_locked(link);
-}
-
 /* The rest of the frame at hand no longer needs the memory that it came from. */
 static void keep_rest(struct tcp_link *link)
 {
     size_t data = link->out_left - link->out_head;
 
+    if (!link->copy)
+        link->copy = malloc(TCP_SEGMENT_BYTES);
+    if (!link->copy) {
+        tcp_link_fail(link, THRUM_ERR_NO_MEMORY, "no memory for what the socket did not take");
+        return;
+    }
     if (data)
         memcpy(link->copy, link->out_data, data);
     link->out_data = link->copy;
@@ -369,6 +365,7 @@ thrum_status_t tcp_put_signal(void *peer_handle, const struct thrum_fabric_put *
 
     if (status || (!put->bytes && !put->signal_key))
         return status;
+    tcp_note_round(peer->link->endpoint);
     pthread_mutex_lock(&peer->link->send_lock);
     status = check_peer(peer);
     if (!status)

@@ -320,10 +320,9 @@ bool tcp_progress_locked(struct tcp_endpoint *endpoint)
 static thrum_status_t progress(void *endpoint_handle)
 {
     struct tcp_endpoint *endpoint = endpoint_handle;
-    unsigned rounds = atomic_load_explicit(&endpoint->rounds, memory_order_relaxed);
     bool moved;
 
-    atomic_store_explicit(&endpoint->rounds, rounds + 1, memory_order_relaxed);
+    tcp_note_round(endpoint);
     if (!atomic_load_explicit(&endpoint->nlinks, memory_order_relaxed) ||
         pthread_mutex_trylock(&endpoint->lock))
         return THRUM_IN_PROGRESS;
@@ -334,7 +333,8 @@ static thrum_status_t progress(void *endpoint_handle)
 
 /*
  * The kernel's word that something has come, or that there is room for what waits to go out. But not while somebody spins
- * on progress: every packet would wake a sleeper that has nothing to do.
+ * on progress, or puts one after the other and looks when he has to: every packet, if only a credit, would wake a sleeper
+ * that has nothing to do, on a core that others need.
  */
 static int wait_fd(void *endpoint_handle)
 {

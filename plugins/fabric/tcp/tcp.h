@@ -186,7 +186,7 @@ struct tcp_link {
     size_t out_left; /* and with them, of header and payload */
     const char *out_data;
     struct tcp_peer *out_peer; /* whose memory out_data is; NULL: `copy` */
-    char *copy; /* TCP_SEGMENT_BYTES */
+    char *copy; /* TCP_SEGMENT_BYTES; NULL until it is needed */
     struct tcp_queue queue,
         queue_out; /* go before any put's next frame; and what of it `out` holds */
     unsigned nunfinished; /* peers */
@@ -224,7 +224,7 @@ struct tcp_endpoint {
 
     _Atomic bool has_events;
     _Atomic unsigned rounds,
-        waited; /* of progress; and how many there were when wait_fd was called */
+        waited; /* of progress and puts; and how many there were when wait_fd was called */
     _Atomic unsigned nlinks; /* written under lock */
 
     /* Set once by open. */
@@ -266,6 +266,14 @@ struct tcp_welcome {
     int32_t verdict, status;
     char text[96];
 };
+
+/* Somebody is at it: see wait_fd. Some that are at it at once may count as one. */
+static inline void tcp_note_round(struct tcp_endpoint *endpoint)
+{
+    unsigned rounds = atomic_load_explicit(&endpoint->rounds, memory_order_relaxed);
+
+    atomic_store_explicit(&endpoint->rounds, rounds + 1, memory_order_relaxed);
+}
 
 /* tcp.c */
 /* Adds strerror(errno), and which limit to raise if that is what is missing. */
@@ -327,8 +335,6 @@ thrum_status_t tcp_peer_error(void *peer, const char **message_out);
 bool tcp_send_locked(struct tcp_link *link);
 /* A frame that goes before any put's next one; it is copied. */
 void tcp_queue_locked(struct tcp_link *link, const struct tcp_frame *frame, const void *payload);
-/* A frame with what `copy` holds. Only when nothing is being sent. */
-void tcp_send_copy_locked(struct tcp_link *link, const struct tcp_frame *frame);
 /* The peer's work is dropped; what of it has begun to go out goes on without its memory. */
 void tcp_drop_locked(struct tcp_peer *peer);
 

@@ -2,8 +2,7 @@
  * broadcast, binomial tree (Thakur, Rabenseifner, Gropp 2005, section 4.2). Ranks are numbered from the root; the parent
  * of a number is the number without its lowest bit. Parents serve the largest subtree first.
  *
- * What fits a line goes down in lines; the children's arrivals then only tell their parent that its lines found them
- * started, and are waited for last.
+ * What fits a line goes down in lines, for which nobody has to arrive.
  */
 #include "algo/build.h"
 
@@ -26,8 +25,10 @@ void algo_broadcast_binomial_build(struct plan *plan)
     struct plan_operand recv = algo_recv_at(rank, 0);
     struct plan_operand src = number == 0 ? algo_send_at(rank, 0) : recv;
 
+    if (lines)
+        plan_runs_ahead(plan);
     /* Arrival: parent and children know each other. */
-    if (parent >= 0)
+    if (parent >= 0 && !lines)
         plan_arrive(plan, 0, parent);
     for (int b = bit / 2; b > 0 && !lines; b /= 2)
         if (b < n - number)
@@ -56,9 +57,6 @@ void algo_broadcast_binomial_build(struct plan *plan)
     }
     if (number == 0 && !params->in_place)
         plan_copy(plan, 0, recv, src, bytes);
-    for (int b = bit / 2; b > 0 && lines; b /= 2)
-        if (b < n - number)
-            plan_wait_arrival(plan, 0, algo_rank_at(number + b, root, n));
 }
 
 struct algo_cost algo_broadcast_binomial_cost(const struct plan_params *params)
@@ -67,9 +65,10 @@ struct algo_cost algo_broadcast_binomial_cost(const struct plan_params *params)
     if (bytes <= (double)plan_line_bytes(params))
         return (struct algo_cost){.steps = levels,
                                   .turns = ALGO_TURNS_ONE_WAY * levels,
-                                  .messages = 2 * levels,
+                                  .messages = levels,
                                   .passed_bytes = 2 * levels * bytes,
-                                  .copied_bytes = 2 * bytes};
+                                  .copied_bytes = 2 * bytes,
+                                  .lines = true};
     return (struct algo_cost){.steps = levels + 1,
                               .turns = ALGO_TURNS_ONE_WAY * (levels + 1),
                               .messages = 4 * levels,

@@ -274,6 +274,36 @@ static void build_chunk(struct plan *plan, const struct halving *h, const struct
     }
 }
 
+static bool travels_in_lines(const struct plan_params *params)
+{
+    uint64_t n = (uint64_t)params->nranks;
+    return (n & (n - 1)) == 0 && !params->counts && !algo_stages(params) &&
+           algo_count_bytes(params) <=
+               min_u64(plan_line_bytes(params), params->scratch_bytes / 2) / (n / 2);
+}
+
+/* In the scratch: the fold of the half that is kept, level after level. */
+static void build_with_lines(struct plan *plan, const struct halving *h)
+{
+    uint64_t bytes = algo_count_bytes(h->params), used = 0;
+    struct plan_operand mine = algo_send_at(h->rank, 0);
+    for (int level = 0; level < h->levels; level++) {
+        struct halves halves = halves_at(h, level);
+        bool last = level == h->levels - 1;
+        uint64_t half = (uint64_t)(halves.keep_end - halves.keep_first) * bytes;
+        struct plan_operand give = mine,
+                            kept = last ? algo_recv_at(h->rank, 0) : algo_scratch_at(h->rank, used);
+        give.offset += (uint64_t)(halves.give_first - halves.have_first) * bytes;
+        mine.offset += (uint64_t)(halves.keep_first - halves.have_first) * bytes;
+        plan_put_inline(plan, 0, halves.partner, give, half);
+        plan_wait_inline(plan, 0, halves.partner, half);
+        algo_reduce2(plan, last ? PLAN_FINAL : 0, kept, mine, algo_line_of(h->rank, halves.partner),
+                     half);
+        mine = kept;
+        used += half;
+    }
+}
+
 /* Arrivals of all that this rank exchanges with. */
 static void meet(struct plan *plan, const struct halving *h,
                  void (*op)(struct plan *plan, int lane, int peer))
@@ -291,6 +321,10 @@ void algo_reduce_scatter_recursive_halving_build(struct plan *plan)
     if (algo_build_alone(plan))
         return;
     halving_init(&h, params);
+    if (travels_in_lines(params)) {
+        build_with_lines(plan, &h);
+        return;
+    }
     meet(plan, &h, plan_arrive);
     meet(plan, &h, plan_wait_arrival);
     for (uint64_t q = 0; q < h.chunks && plan->status == THRUM_OK; q++) {
@@ -310,6 +344,11 @@ struct algo_cost algo_reduce_scatter_recursive_halving_cost(const struct plan_pa
     double block = (double)algo_count_bytes(params), rounds = levels + (n > p2 ? 2 : 0);
     /* half, a quarter ... of the blocks; all of them and one block more for the neighbour */
     double blocks = (double)n * (p2 - 1) / p2 + (n > p2 ? n : 0);
+    if (n > 1 && travels_in_lines(params))
+        return (struct algo_cost){.steps = levels,
+                                  .messages = 2 * levels,
+                                  .passed_bytes = 2 * block * (n - 1),
+                                  .reduced_bytes = 3 * block * (n - 1)};
     return (struct algo_cost){.steps = 1 + rounds,
                               .messages = 4 * rounds,
                               .passed_bytes = 2 * block * (blocks + (n > p2)),

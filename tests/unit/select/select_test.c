@@ -247,6 +247,32 @@ static void test_hosts_count(void **state)
     plan_layout_destroy(in_turn);
 }
 
+/* What fits lines: one message between each two hosts, where the ranks of a host are neighbours for all collectives. */
+static void test_leaders_send_small_messages(void **state)
+{
+    static const enum collective all[] = {COLL_ALLREDUCE, COLL_BROADCAST, COLL_REDUCE},
+                                 blocks[] = {COLL_ALLGATHER, COLL_REDUCE_SCATTER, COLL_ALLTOALL};
+    struct plan_layout *in_order = four_hosts(false), *in_turn = four_hosts(true);
+    struct plan_params params;
+
+    (void)state;
+    for (size_t i = 0; i < 3; i++) {
+        assert_string_equal(chosen(on_hosts(all[i], 512, in_order)), "leaders");
+        assert_string_equal(chosen(on_hosts(all[i], 512, in_turn)), "leaders");
+        assert_string_equal(chosen(on_hosts(blocks[i], 16, in_order)), "leaders");
+        assert_string_not_equal(chosen(on_hosts(blocks[i], 16, in_turn)), "leaders");
+    }
+    params = on_hosts(COLL_ALLREDUCE, 512, in_order);
+    params.dtype = THRUM_BFLOAT16; /* partial results are wider */
+    assert_string_not_equal(chosen(params), "leaders");
+    params = on_hosts(COLL_ALLREDUCE, 512, in_order);
+    params.ordered = true;
+    assert_string_not_equal(chosen(params), "leaders");
+    assert_string_equal(chosen(on_hosts(COLL_ALLREDUCE, 16 << 20, in_order)), "hosts");
+    plan_layout_destroy(in_order);
+    plan_layout_destroy(in_turn);
+}
+
 static void test_explains(void **state)
 {
     struct plan_params params = call(COLL_ALLREDUCE, 2, 1 << 20);
@@ -280,6 +306,7 @@ int main(void)
         cmocka_unit_test_setup(test_small_in_lines_large_direct, reset),
         cmocka_unit_test_setup(test_extreme_figures, reset),
         cmocka_unit_test_setup(test_hosts_count, reset),
+        cmocka_unit_test_setup(test_leaders_send_small_messages, reset),
         cmocka_unit_test_setup(test_explains, reset),
     };
     return cmocka_run_group_tests_name("select", tests, NULL, NULL);

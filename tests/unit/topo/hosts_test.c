@@ -320,6 +320,32 @@ static void a_layout_orders_hosts_by_first_ranks(void **state)
     /* Around the ring all but 4 - 5 leave their host: both of host 0, two of host 1, one of host 2. */
     assert_float_equal(l->crossing[PLAN_TALKS_TO_NEXT].host, 2, 1e-9);
     assert_float_equal(l->crossing[PLAN_TALKS_TO_ALL].rank, 1, 1e-9);
+    assert_false(l->in_order);
+    plan_layout_destroy(l);
+}
+
+/* Of two bits one says which rank of a host, the other which host: so half of the exchanges in pairs cross. */
+static void pairs_cross_by_half(void **state)
+{
+    const int in_order[] = {0, 0, 1, 1}, in_turn[] = {0, 1, 0, 1}, five[] = {0, 0, 0, 1, 1};
+    const int *const cases[] = {in_order, in_turn};
+    struct plan_layout *l = NULL;
+
+    (void)state;
+    for (int i = 0; i < 2; i++) {
+        const struct plan_crossing *c;
+
+        assert_int_equal(plan_layout_create(cases[i], 4, &l), THRUM_OK);
+        c = &l->crossing[PLAN_TALKS_IN_PAIRS];
+        assert_float_equal(c->steps, 0.5, 1e-9);
+        assert_float_equal(c->rank, 0.5, 1e-9);
+        assert_float_equal(c->host, 1, 1e-9); /* both ranks of a host, in one of two */
+        assert_int_equal(l->in_order, i == 0);
+        plan_layout_destroy(l);
+    }
+    /* 0 is folded away; 1 and 2, 3 and 4 pair up, then 1 and 3, 2 and 4 */
+    assert_int_equal(plan_layout_create(five, 5, &l), THRUM_OK);
+    assert_float_equal(l->crossing[PLAN_TALKS_IN_PAIRS].steps, 0.5, 1e-9);
     plan_layout_destroy(l);
 }
 
@@ -333,6 +359,7 @@ int main(void)
         cmocka_unit_test(what_is_wrong_is_named),
         cmocka_unit_test(damage_is_refused_or_harmless),
         cmocka_unit_test(a_layout_orders_hosts_by_first_ranks),
+        cmocka_unit_test(pairs_cross_by_half),
     };
     return cmocka_run_group_tests_name("hosts", tests, make_root, remove_root);
 }
