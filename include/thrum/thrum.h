@@ -531,6 +531,14 @@ THRUM_MUST_CHECK thrum_status_t thrum_signal(int peer, thrum_comm_t comm, thrum_
 THRUM_MUST_CHECK thrum_status_t thrum_wait_signal(int peer, uint64_t n, thrum_comm_t comm,
                                                   thrum_queue_t queue);
 
+/*
+ * How many signals from peer have come that no thrum_wait_signal called so far waits for; 0 if it waits for more than have
+ * come. Does not wait, and is the same inside a group and outside. With a signal before each message, or a put that
+ * says which, a rank finds out who has something for it. Errors: INVALID_COMM, INVALID_RANK, INVALID_ARGUMENT, the
+ * communicator's own.
+ */
+THRUM_MUST_CHECK thrum_status_t thrum_count_signals(int peer, thrum_comm_t comm, uint64_t *n_out);
+
 #if defined(__GNUC__)
 #pragma GCC visibility pop
 #endif
