@@ -376,7 +376,8 @@ class Inbox : public std::enable_shared_from_this<Inbox>
     void start();
     void run();
     void discover();
-    std::string waits_for_any(const std::string &why) const;
+    std::exception_ptr refusal(thrum_status_t status, const Waiting &entry,
+                               const std::string &why) const;
 
     const MessageGroup group_;
     const int tag_;

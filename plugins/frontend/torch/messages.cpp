@@ -91,9 +91,11 @@ std::string Inbox::where() const
            std::to_string(tag_);
 }
 
-std::string Inbox::waits_for_any(const std::string &why) const
+std::exception_ptr Inbox::refusal(thrum_status_t status, const Waiting &entry,
+                                  const std::string &why) const
 {
-    return where() + ": waiting for any rank: " + why;
+    return failure(status,
+                   entry.work->describe() + ": " + where() + ": waiting for any rank: " + why);
 }
 
 /* Under lock_, as what follows until `settle`. */
@@ -141,8 +143,8 @@ void Inbox::match(Left *left)
             if (source < 0)
                 return;
             give(source, first.work, std::move(first.issue));
-        } catch (...) {
-            first.refusal = std::current_exception();
+        } catch (const std::exception &error) {
+            first.refusal = refusal(THRUM_ERR_SYSTEM, first, text_of(error));
         }
         left->push_back(std::move(first));
         waiting_.pop_front();
@@ -152,7 +154,7 @@ void Inbox::match(Left *left)
 void Inbox::refuse_all(thrum_status_t status, const std::string &why, Left *left)
 {
     for (Waiting &entry : waiting_) {
-        entry.refusal = failure(status, entry.work->describe() + ": " + waits_for_any(why));
+        entry.refusal = refusal(status, entry, why);
         left->push_back(std::move(entry));
     }
     waiting_.clear();
@@ -172,8 +174,7 @@ void Inbox::refuse_overdue(Left *left)
                           std::to_string(group_.timeout.count()) + " ms" +
                           (undiscovered_.empty() ? "" : ": " + undiscovered_);
 
-        first.refusal =
-            failure(THRUM_ERR_TIMEOUT, first.work->describe() + ": " + waits_for_any(why));
+        first.refusal = refusal(THRUM_ERR_TIMEOUT, first, why);
         left->push_back(std::move(first));
         waiting_.pop_front();
         match(left); /* those behind it, that are not */

@@ -28,15 +28,16 @@ def receive(group=None, tag=0, count=4):
     return source, tensor[0].item()
 
 
-def script(job, group):
-    """What rank 0 got, in an order that is the same for all backends."""
+def script(job, group, takes_nothing=True):
+    """What rank 0 got, in an order that is the same for all backends; gloo cannot receive nothing from any source."""
     size, rank, each = job.size, job.rank, 5
     if rank:
         for i in range(each):
             dist.send(torch.full((4,), value(rank, i)), 0, group=group)
         dist.send(torch.full((3000,), value(rank, 70)), 0, group=group, tag=7)
         dist.send(torch.full((70000,), value(rank, 71)), 0, group=group, tag=7)
-        dist.send(torch.empty(0), 0, group=group, tag=8)
+        if takes_nothing:
+            dist.send(torch.empty(0), 0, group=group, tag=8)
         dist.send(torch.full((4,), value(rank, 90)), 0, group=group)
         dist.barrier(group)
         return []
@@ -49,26 +50,26 @@ def script(job, group):
             dist.recv(tensor, r, group=group, tag=7)
             sizes.append((r, tensor[-1].item()))
     large = sorted(receive(group, 7, 70000) for _ in range(size - 1))
-    empty = sorted(dist.recv(torch.empty(0), group=group, tag=8) for _ in range(size - 1))
+    if takes_nothing:
+        assert sorted(dist.recv(torch.empty(0), group=group, tag=8) for _ in range(size - 1)) == list(range(1, size))
     tensor = torch.empty(4)
     last = [(dist.recv(tensor, r, group=group), tensor[0].item()) for r in range(1, size)]
     dist.barrier(group)
-    return [order, sizes, large, empty, last]
+    return [order, sizes, large, last]
 
 
 def anysource(job):
     """recv from any source: who sent, its messages in order, tags, sizes from nothing on; then from each; as over gloo."""
     job.init()
-    wanted = script(job, dist.new_group(backend="gloo"))
+    wanted = script(job, dist.new_group(backend="gloo"), takes_nothing=False)
     for group in (None, dist.new_group()):
         got = script(job, group)
         assert got == wanted, (got, wanted)
     if job.rank == 0:
-        order, _, large, empty, last = wanted
+        order, _, large, last = wanted
         for r in range(1, job.size):
             assert order[r] == [value(r, i) for i in range(5)]
         assert large == [(r, value(r, 71)) for r in range(1, job.size)]
-        assert empty == list(range(1, job.size))
         assert last == [(r, value(r, 90)) for r in range(1, job.size)]
 
 
@@ -176,9 +177,9 @@ def any_death(job):
     future = dist.irecv(torch.ones(4)).get_future()
     job.tell(f"waiting {job.rank}")
     for waiting in (work, behind, future):
-        with expect(RuntimeError, "recv", f"of rank {job.rank}", "rank 2 has died"):
+        with expect(RuntimeError, "recv", f"of rank {job.rank}", "rank 2", "has died"):
             waiting.wait()
-    with expect(RuntimeError, "rank 2 has died"):
+    with expect(RuntimeError, "rank 2", "has died"):
         dist.recv(torch.ones(4))
 
 
