@@ -344,6 +344,14 @@ THRUM_MUST_CHECK thrum_status_t thrum_send(const void *send, size_t count, thrum
                                            int peer, thrum_comm_t comm, thrum_queue_t queue);
 THRUM_MUST_CHECK thrum_status_t thrum_recv(void *recv, size_t count, thrum_datatype_t dtype,
                                            int peer, thrum_comm_t comm, thrum_queue_t queue);
+/*
+ * *has_out is 1 if peer has begun to send a message that no thrum_recv called so far takes, so that one called now would
+ * not wait for the sender; else 0. A send begins when its queue has reached it and earlier messages to this rank have been
+ * received, or are short. Does not wait; to receive from whoever sends first, ask about each. A rank's messages to itself
+ * are never seen, and receives that are still in a group do not count as called. Errors: INVALID_COMM, INVALID_RANK,
+ * INVALID_ARGUMENT, the communicator's own.
+ */
+THRUM_MUST_CHECK thrum_status_t thrum_probe(int peer, thrum_comm_t comm, int *has_out);
 
 /*
  * Calls of this thread between start and end are collected and begin together at the outermost end, on any number of
@@ -530,14 +538,6 @@ THRUM_MUST_CHECK thrum_status_t thrum_signal(int peer, thrum_comm_t comm, thrum_
  */
 THRUM_MUST_CHECK thrum_status_t thrum_wait_signal(int peer, uint64_t n, thrum_comm_t comm,
                                                   thrum_queue_t queue);
-
-/*
- * How many signals from peer have come that no thrum_wait_signal called so far waits for; 0 if it waits for more than have
- * come. Does not wait, and is the same inside a group and outside. With a signal before each message, or a put that
- * says which, a rank finds out who has something for it. Errors: INVALID_COMM, INVALID_RANK, INVALID_ARGUMENT, the
- * communicator's own.
- */
-THRUM_MUST_CHECK thrum_status_t thrum_count_signals(int peer, thrum_comm_t comm, uint64_t *n_out);
 
 #if defined(__GNUC__)
 #pragma GCC visibility pop

@@ -205,23 +205,3 @@ thrum_status_t thrum_wait_signal(int peer, uint64_t n, thrum_comm_t comm, thrum_
         .kind = EXEC_WAIT_SIGNAL, .count = n, .dtype = THRUM_UINT8, .peer = peer, .queue = queue};
     return one_sided(comm, &call);
 }
-
-thrum_status_t thrum_count_signals(int peer, thrum_comm_t comm, uint64_t *n_out)
-{
-    uint64_t come = 0, awaited;
-    thrum_status_t status = collective_check_comm(comm);
-
-    if (!status)
-        status = check_peer(comm, peer);
-    if (!status && !n_out)
-        status = thrum_fail(THRUM_ERR_INVALID_ARGUMENT, "n_out is NULL");
-    if (!status)
-        status = comm->ops->mem_peek(comm->device->impl,
-                                     comm->area + comm_semaphore_offset(CHANNEL_ONE_SIDED, peer, 0),
-                                     &come, sizeof come);
-    if (status)
-        return status;
-    awaited = comm->peers[peer].pairs[CHANNEL_ONE_SIDED].received[0];
-    *n_out = come > awaited ? come - awaited : 0;
-    return THRUM_OK;
-}

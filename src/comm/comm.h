@@ -506,6 +506,12 @@ static inline uint64_t comm_semaphore_offset(enum comm_channel channel, int from
                ((uint64_t)channel * PLAN_MAX_LANES + (uint64_t)lane);
 }
 
+/* In an area: the newest rendezvous that rank `from` waits to send. Eager messages need no semaphores. */
+static inline uint64_t comm_announced_offset(int from)
+{
+    return comm_semaphore_offset(CHANNEL_EAGER, from, 0);
+}
+
 /* In an area: how many units of a channel's lines that went to rank `from` it is done with. */
 static inline uint64_t comm_credit_offset(enum comm_channel channel, int from)
 {

@@ -83,7 +83,6 @@ struct Slot {
     const Device *device = nullptr;
     std::unique_ptr<char[]> scratch;
     size_t scratch_bytes = 0;
-    bool begun = false; /* others count on the rest of the operation */
     std::vector<std::unique_ptr<char[]>> outgrown; /* what is on the queue may still use them */
 
     char *need_scratch(size_t bytes);
@@ -183,8 +182,11 @@ class Lane : public std::enable_shared_from_this<Lane>
     const std::string &name() const { return options_.name; }
     /* Why the communicator has failed; empty if it has not. */
     std::string trouble();
-    /* Of a lane of messages, at its receiver: how many its sender has begun to send. Throws if there will be no more. */
-    uint64_t announced();
+    /*
+     * Of a lane of messages, at its receiver: whether there is one that no receive has been submitted for. Throws if there
+     * can be no more.
+     */
+    bool has_message();
 
   private:
     friend class Inbox;
@@ -332,9 +334,8 @@ struct MessageGroup {
 /*
  * What a rank receives under one tag: a lane for each sender, and the receives that wait here for their turn: those from
  * any source until somebody has sent, and whatever was called behind them, since messages are given to receives in the
- * order of the calls. A sender signals on its lane before each message, so that a signal more than there were receives is a
- * message that nobody has asked for; senders without a lane are found by the store. Whoever waits looks, and a thread does
- * while receives wait here.
+ * order of the calls. Lanes are asked whether there is a message that nobody has asked for; senders without a lane are found
+ * by the store. Whoever waits looks, and a thread does while receives wait here.
  */
 class Inbox : public std::enable_shared_from_this<Inbox>
 {
@@ -354,10 +355,6 @@ class Inbox : public std::enable_shared_from_this<Inbox>
     std::string where() const;
 
   private:
-    struct Sender {
-        std::shared_ptr<Lane> lane;
-        uint64_t received = 0; /* receives that were given to the lane */
-    };
     struct Waiting {
         WorkRef work;
         int source;
@@ -366,7 +363,7 @@ class Inbox : public std::enable_shared_from_this<Inbox>
     };
     using Left = std::vector<Waiting>;
 
-    Sender &sender(int source);
+    Lane &lane_of(int source);
     int find_sender();
     void give(int source, const WorkRef &work, Issue issue);
     void match(Left *left);
@@ -382,7 +379,7 @@ class Inbox : public std::enable_shared_from_this<Inbox>
     const MessageGroup group_;
     const int tag_;
     std::mutex lock_; /* guards the rest but for what is the thread's; before issue_ of a lane */
-    std::map<int, Sender> senders_;
+    std::map<int, std::shared_ptr<Lane>> lanes_; /* by sender */
     int last_ = -1; /* sender that was given a receive from any source */
     std::deque<Waiting> waiting_; /* in the order of calls; the first is from any source */
     std::condition_variable arrived_; /* something came to waiting_, or stopping_ */

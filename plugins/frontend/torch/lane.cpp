@@ -298,25 +298,25 @@ std::string Lane::trouble()
     return lock && cause(THRUM_OK, &message) ? named(message) : "";
 }
 
-uint64_t Lane::announced()
+bool Lane::has_message()
 {
     std::unique_lock<std::mutex> lock(issue_, std::try_to_lock); /* or the next time */
-    uint64_t number = 0;
+    int has = 0;
     thrum_status_t status;
 
     if (!lock)
-        return 0;
+        return false;
     if (!broken_.empty())
         fail(THRUM_ERR_SYSTEM, broken_);
-    if (joining_ || !comm_)
-        return 0;
-    status = thrum_count_signals(0, comm_, &number);
+    if (joining_ || !comm_ || !backlog_.empty()) /* receives in it come first */
+        return false;
+    status = thrum_probe(0, comm_, &has);
     if (status) {
         std::string message = thrum_last_error();
         status = cause(status, &message);
         fail(status, named(message));
     }
-    return number;
+    return has;
 }
 
 Slot *Lane::new_slot()
@@ -356,7 +356,6 @@ void Lane::give_slot(Slot *slot)
     std::lock_guard<std::mutex> lock(pool_);
 
     slot->outgrown.clear();
-    slot->begun = false;
     if (slot->scratch_bytes > kKeptScratchBytes) {
         slot->scratch.reset();
         slot->scratch_bytes = 0;
@@ -408,8 +407,7 @@ void Lane::drop_issue(Work &work, bool others_wait)
 {
     Slot *slot = work.slot_;
 
-    if (others_wait ||
-        (slot && (slot->begun || thrum_queue_query(slot->queue) == THRUM_IN_PROGRESS)))
+    if (others_wait || (slot && thrum_queue_query(slot->queue) == THRUM_IN_PROGRESS))
         (void)!thrum_comm_abort(comm_);
     if (!slot)
         return;

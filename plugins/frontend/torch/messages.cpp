@@ -99,24 +99,24 @@ std::exception_ptr Inbox::refusal(thrum_status_t status, const Waiting &entry,
 }
 
 /* Under lock_, as what follows until `settle`. */
-Inbox::Sender &Inbox::sender(int source)
+Lane &Inbox::lane_of(int source)
 {
-    Sender &sender = senders_[source];
+    auto at = lanes_.find(source);
 
-    if (!sender.lane)
-        sender.lane = open_channel(group_, source, group_.rank, tag_);
-    return sender;
+    if (at == lanes_.end())
+        at = lanes_.emplace(source, open_channel(group_, source, group_.rank, tag_)).first;
+    return *at->second;
 }
 
 /* One that has sent what nobody has asked for, each in turn; -1: none. Throws if one of them cannot send any more. */
 int Inbox::find_sender()
 {
-    auto at = senders_.upper_bound(last_);
+    auto at = lanes_.upper_bound(last_);
 
-    for (size_t i = 0; i < senders_.size(); i++, ++at) {
-        if (at == senders_.end())
-            at = senders_.begin();
-        if (at->second.lane && at->second.lane->announced() > at->second.received)
+    for (size_t i = 0; i < lanes_.size(); i++, ++at) {
+        if (at == lanes_.end())
+            at = lanes_.begin();
+        if (at->second->has_message())
             return last_ = at->first;
     }
     return -1;
@@ -124,11 +124,10 @@ int Inbox::find_sender()
 
 void Inbox::give(int source, const WorkRef &work, Issue issue)
 {
-    Sender &from = sender(source);
+    Lane &lane = lane_of(source);
 
     work->source_.store(source);
-    from.lane->submit(work, std::move(issue));
-    from.received++;
+    lane.submit(work, std::move(issue));
 }
 
 /* What has got a lane, or must not wait any longer, goes to `left`. */
@@ -302,7 +301,7 @@ void Inbox::discover()
 
             if (stopping_)
                 return;
-            (void)sender(source);
+            (void)lane_of(source);
             discovered_++;
         }
     } catch (const std::exception &error) {
@@ -349,9 +348,8 @@ std::vector<std::shared_ptr<Lane>> Inbox::lanes()
     std::vector<std::shared_ptr<Lane>> lanes;
     std::lock_guard<std::mutex> lock(lock_);
 
-    for (const auto &entry : senders_)
-        if (entry.second.lane)
-            lanes.push_back(entry.second.lane);
+    for (const auto &entry : lanes_)
+        lanes.push_back(entry.second);
     return lanes;
 }
 
@@ -390,11 +388,6 @@ ProcessGroup::WorkPtr ProcessGroup::send(Tensors &tensors, int peer, int tag)
     auto work = c10::make_intrusive<Work>(rank_, c10d::OpType::SEND, title, Tensors{own},
                                           std::vector<Tensors>(), Milliseconds(0), nullptr);
     channel(peer, tag)->submit(work, [=](thrum_comm_t comm, Slot &slot) {
-        thrum_status_t status = thrum_signal(1, comm, slot.queue); /* see Inbox */
-
-        if (status)
-            return status;
-        slot.begun = true;
         return in_pieces(element, [&](char *at, size_t count) {
             return thrum_send(at, count, element.dtype, 1, comm, slot.queue);
         });

@@ -200,43 +200,6 @@ static void signals_are_counted(void **state)
     check_range(0, 0, 10, 1, 700);
 }
 
-/* What has come and nobody waits for, of each rank apart. */
-static void signals_are_seen(void **state)
-{
-    uint64_t n = 77;
-
-    (void)state;
-    ok(thrum_count_signals(1, comms[0], &n));
-    assert_int_equal(n, 0);
-    for (int i = 0; i < 3; i++)
-        ok(thrum_signal(0, comms[1], queues[1]));
-    ok(thrum_signal(0, comms[2], queues[2]));
-    ok(thrum_queue_synchronize(queues[1]));
-    ok(thrum_queue_synchronize(queues[2]));
-    for (int from = 0; from < RANKS; from++) {
-        ok(thrum_count_signals(from, comms[0], &n));
-        assert_int_equal(n, from == 1 ? 3 : from == 2 ? 1 : 0);
-        ok(thrum_count_signals(0, comms[from], &n));
-        assert_int_equal(n, 0);
-    }
-    ok(thrum_wait_signal(1, 2, comms[0], queues[0]));
-    ok(thrum_count_signals(1, comms[0], &n));
-    assert_int_equal(n, 1);
-    ok(thrum_wait_signal(1, 2, comms[0], queues[0])); /* one more than has come */
-    ok(thrum_count_signals(1, comms[0], &n));
-    assert_int_equal(n, 0);
-    ok(thrum_signal(0, comms[1], queues[1]));
-    ok(thrum_queue_synchronize(queues[0]));
-    ok(thrum_count_signals(1, comms[0], &n));
-    assert_int_equal(n, 0);
-    ok(thrum_wait_signal(2, 1, comms[0], queues[0]));
-    ok(thrum_queue_synchronize(queues[0]));
-    refused(thrum_count_signals(RANKS, comms[0], &n), THRUM_ERR_INVALID_RANK, "peer=4");
-    refused(thrum_count_signals(-1, comms[0], &n), THRUM_ERR_INVALID_RANK, "peer=-1");
-    refused(thrum_count_signals(0, NULL, &n), THRUM_ERR_INVALID_COMM, "comm");
-    refused(thrum_count_signals(0, comms[0], NULL), THRUM_ERR_INVALID_ARGUMENT, "n_out");
-}
-
 /* More than can be counted are not taken for fewer than have come. */
 static void too_many_signals(void **state)
 {
@@ -544,7 +507,6 @@ static int run(bool access)
         test(in_a_group),
         test(captured),
         test(captured_before_it_was_closed),
-        test(signals_are_seen),
         test(too_many_signals),
         test(parts_of_any_size),
         test(refusals),
