@@ -38,6 +38,11 @@ thrum_status_t thrum_probe(int peer, thrum_comm_t comm, int *has_out)
                           comm->nranks - 1);
     if (!has_out)
         return thrum_fail(THRUM_ERR_INVALID_ARGUMENT, "has_out is NULL");
+    if (!comm->peers[comm->rank].probes)
+        return thrum_fail(THRUM_ERR_INVALID_USAGE,
+                          "%s was made without config.probes: long messages to rank %d are not "
+                          "announced",
+                          comm->name, comm->rank);
     if (peer != comm->rank)
         return find_message(comm, peer, has_out);
     *has_out = 0;

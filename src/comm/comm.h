@@ -130,6 +130,7 @@ struct comm_peer {
     uint64_t area_offset; /* of its area from its own_base */
     uint64_t area_key, area_put_offset;
     uint64_t host; /* equal on one host */
+    bool probes; /* it may call thrum_probe: rendezvous are announced to it */
     uint8_t place[BOOTSTRAP_PLACE_BYTES]; /* where it can be met: see shrink.c */
 };
 

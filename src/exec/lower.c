@@ -136,8 +136,8 @@ void lower_announcements(struct builder *b)
     for (int i = 0; i < params->np2p; i++) {
         const struct plan_p2p *m = &params->p2p[i];
 
-        if (m->is_send && m->peer != b->comm->rank && m->kind == MESSAGE_PLAIN &&
-            !plan_is_eager(m, plan_line_bytes(params)))
+        if (m->is_send && b->comm->peers[m->peer].probes && m->peer != b->comm->rank &&
+            m->kind == MESSAGE_PLAIN && !plan_is_eager(m, plan_line_bytes(params)))
             raise_at(b, m->peer, comm_announced_offset(b->comm->rank), 0, 1);
     }
 }

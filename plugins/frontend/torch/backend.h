@@ -152,6 +152,7 @@ struct LaneOptions {
     int rank = 0, size = 1;
     Milliseconds timeout{0};
     uint64_t scratch_bytes = 0; /* 0: Thrum's default */
+    bool probes = false; /* has_message is called */
 };
 
 /*

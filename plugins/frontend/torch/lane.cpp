@@ -174,6 +174,7 @@ void Lane::join(const Meet &meet)
     config.size = sizeof config;
     config.deadline_ms = config.init_deadline_ms = deadline.count();
     config.scratch_bytes = options_.scratch_bytes;
+    config.probes = options_.probes;
     config.name = name.c_str();
     status =
         thrum_comm_init_rank(&id, options_.size, options_.rank, device_->handle, &config, &comm_);

@@ -54,6 +54,7 @@ std::shared_ptr<Lane> open_channel(const MessageGroup &group, int from, int to, 
     options.size = 2;
     options.timeout = group.timeout;
     options.scratch_bytes = kMessageScratchBytes;
+    options.probes = receives;
     std::shared_ptr<Lane> lane = Lane::make(options);
     lane->join_later([=](const std::atomic<bool> &closing) {
         if (!receives)

@@ -19,6 +19,8 @@ static struct buffer sends[N], recvs[N];
 static uint8_t *image; /* of a buffer */
 
 static const struct thrum_comm_config patient = {.size = sizeof patient, .deadline_ms = 20000};
+static const struct thrum_comm_config probing = {
+    .size = sizeof probing, .deadline_ms = 20000, .probes = 1};
 static const struct thrum_comm_config hasty = {.size = sizeof hasty, .deadline_ms = 400};
 
 static uint8_t byte_of(int rank, size_t at)
@@ -189,7 +191,7 @@ static void probes(void **unused)
     int none = 1;
 
     (void)unused;
-    begin(MEMORY_DEVICE, MESSAGES, &patient);
+    begin(MEMORY_DEVICE, MESSAGES, &probing);
     for (size_t i = 0; i < 40; i++) {
         assert_false(has(0, 1));
         send_slot(0, 1, i, length_of(i));
@@ -228,6 +230,10 @@ static void probes(void **unused)
     assert_int_equal(thrum_probe(1, NULL, &none), THRUM_ERR_INVALID_COMM);
     assert_int_equal(thrum_probe(1, comms[0], NULL), THRUM_ERR_INVALID_ARGUMENT);
     assert_int_equal(none, 1);
+    end();
+    begin(MEMORY_DEVICE, 1, &patient);
+    assert_int_equal(thrum_probe(1, comms[0], &none), THRUM_ERR_INVALID_USAGE);
+    assert_non_null(strstr(thrum_last_error(), "config.probes"));
     end();
 }
 
