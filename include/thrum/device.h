@@ -297,7 +297,7 @@ struct thrum_command {
     uint8_t dtype; /* thrum_datatype_t, REDUCE */
     uint8_t redop; /* thrum_redop_t, REDUCE */
     uint16_t ndst, nsrc;
-    uint64_t bytes;
+    uint64_t bytes; /* WAIT_LINE: only for `next` */
     uint64_t value;
     uint64_t mask;
     const struct thrum_operand
@@ -310,7 +310,8 @@ struct thrum_command {
         struct { /* hints; 0: not known */
             uint64_t writer; /* WAIT, WAIT_LINE: an address of the device that will write there */
             uint64_t
-                next; /* WAIT_LINE: a line that this device is about to write when this has come */
+                next; /* a line that this device is to write soon, with as many `bytes`: WAIT_LINE, when this has
+                         come; WRITE_LINE, after this one */
         };
         struct thrum_port_put put; /* PUT */
         struct {

@@ -220,6 +220,20 @@ static void lower_long_line(struct builder *b, const struct plan_op *op)
                        line_signature(b, op));
 }
 
+/*
+ * The hint of the newest command that another such operation may follow. The peer looks at that line as soon as it waits for
+ * it, so where lines go both ways this is said when its own has come, which says that it is just as far.
+ */
+static void lower_next_line(struct builder *b, const struct plan_op *op, enum comm_channel channel)
+{
+    struct thrum_command *command = &b->program->commands[b->program->ncommands - 1];
+
+    if (command->opcode == THRUM_CMD_WAIT_LINE && op->flags & PLAN_INLINE &&
+        !comm_needs_room(op->bytes))
+        command->bytes = op->bytes;
+    builder_patch_line(b, PATCH_LINE_NEXT, channel, op->peer, op->lane, 0);
+}
+
 /* A line to the peer, stored: the arrival, or inline data. */
 static void lower_stored_line(struct builder *b, const struct plan_op *op)
 {
@@ -227,6 +241,7 @@ static void lower_stored_line(struct builder *b, const struct plan_op *op)
     bool is_inline = op->flags & PLAN_INLINE;
     bool room = is_inline && comm_needs_room(op->bytes);
     int nsrc = is_inline && op->bytes ? 1 : 0, ndst = room ? 2 : 1;
+    enum comm_channel channel = builder_line_channel(b, is_inline);
     struct thrum_command *command;
 
     for (int i = 0; i < ndst; i++)
@@ -238,8 +253,9 @@ static void lower_stored_line(struct builder *b, const struct plan_op *op)
     command->flags = THRUM_CMD_FLAG_CONTAIN;
     if (!nsrc)
         command->payload = arrival_for(b, op->peer);
-    builder_patch_line(b, PATCH_LINE_OUT, builder_line_channel(b, is_inline), op->peer, op->lane,
-                       line_signature(b, op));
+    builder_patch_line(b, PATCH_LINE_OUT, channel, op->peer, op->lane, line_signature(b, op));
+    if (!builder_delta(b, op->peer, channel)->receives_units)
+        lower_next_line(b, op, channel);
     if (room)
         patch_room(b, op, first + 1);
 }
@@ -295,7 +311,7 @@ static void lower_wait_line(struct builder *b, const struct plan_op *op)
         command->flags = THRUM_CMD_FLAG_DEFER; /* the calls that follow may be sent meanwhile */
     builder_patch_line(b, PATCH_LINE_IN, channel, op->peer, op->lane, line_signature(b, op));
     if (b->comm->peers[op->peer].loads && builder_delta(b, op->peer, channel)->sends_units)
-        builder_patch_line(b, PATCH_LINE_NEXT, channel, op->peer, op->lane, 0);
+        lower_next_line(b, op, channel);
 }
 
 void lower_note_lines(struct builder *b)

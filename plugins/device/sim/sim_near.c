@@ -59,7 +59,7 @@ void sim_patience_end(struct sim_queue *queue, bool was_in_time)
     queue->patience = was_in_time ? PATIENCE : queue->patience / 2 + 1;
 }
 
-/* ---- one command ------------------------------------------------------------------------------------------------- */
+/* ---- operands ---------------------------------------------------------------------------------------------------- */
 
 /* The translation of an operand that is simple and known; NULL: there is none. */
 static inline struct sim_tlb_entry *find_near(struct sim_queue *queue,
@@ -109,6 +109,60 @@ static inline bool signal_near(struct sim_queue *queue, const struct thrum_comma
     return true;
 }
 
+/* ---- what comes next --------------------------------------------------------------------------------------------- */
+
+static inline void fetch_for_write(const char *cpu, uint64_t bytes)
+{
+    for (uint64_t at = 0; at < bytes; at += CACHE_LINE_BYTES)
+        cpu_prefetch_for_write(cpu + at);
+}
+
+/*
+ * What is written next was read by the peer long ago: its copy is of no use to it any more, and on the way here while there
+ * are other things to do.
+ */
+static inline void fetch_line(struct sim_queue *queue, const struct thrum_command *c,
+                              uint64_t bytes)
+{
+    const struct thrum_operand next = {.base = c->next};
+    const struct sim_tlb_entry *entry;
+
+    if (!c->next)
+        return;
+    entry = find_near(queue, &next, bytes);
+    if (entry)
+        fetch_for_write(near_cpu(entry, &next), bytes);
+}
+
+/* Payloads that lie apart from their lines lie one behind the other. */
+static inline void fetch_apart(const char *payload, uint64_t bytes)
+{
+    fetch_for_write(payload + bytes, bytes);
+}
+
+#define PEEK_BYTES 1024 /* further on the processor is as clever itself */
+
+/* A line has come, and with it what the command after reads. */
+static inline void peek(struct sim_queue *queue, const struct thrum_command *c)
+{
+    if (c->bytes <= THRUM_LINE_PAYLOAD_BYTES ||
+        (c->opcode != THRUM_CMD_REDUCE && c->opcode != THRUM_CMD_COPY))
+        return;
+    for (unsigned i = c->ndst; i < (unsigned)c->ndst + c->nsrc; i++) {
+        const struct sim_tlb_entry *entry = find_near(queue, &c->operands[i], c->bytes);
+        const char *cpu, *end;
+
+        if (!entry)
+            return;
+        cpu = near_cpu(entry, &c->operands[i]);
+        end = cpu + min_u64(c->bytes, PEEK_BYTES);
+        for (cpu -= (uintptr_t)cpu % CACHE_LINE_BYTES; cpu < end; cpu += CACHE_LINE_BYTES)
+            __builtin_prefetch(cpu, 0);
+    }
+}
+
+/* ---- one command ------------------------------------------------------------------------------------------------- */
+
 static inline bool write_line_near(struct sim_queue *queue, const struct thrum_command *c)
 {
     const uint64_t head = offsetof(struct thrum_line, payload);
@@ -135,6 +189,9 @@ static inline bool write_line_near(struct sim_queue *queue, const struct thrum_c
             memmove(payload, source, c->bytes);
     }
     store_word(line, c->value, entry->shared);
+    if (apart)
+        fetch_apart(payload, c->bytes);
+    fetch_line(queue, c, apart ? THRUM_LINE_BYTES : head + c->bytes);
     return true;
 }
 
@@ -275,19 +332,6 @@ static inline bool wait_near(struct sim_queue *queue, const struct thrum_command
     return sim_load_word(cpu) >= c->value || await_near(queue, c, cpu, UINT64_MAX);
 }
 
-/*
- * What has come says that the peer has read what this device wrote before: its copy of the line that is written next is of
- * no use to it any more, and on the way here while there are other things to do.
- */
-static inline void fetch_next(struct sim_queue *queue, const struct thrum_command *c)
-{
-    const struct thrum_operand next = {.base = c->next};
-    const struct sim_tlb_entry *entry = find_near(queue, &next, THRUM_LINE_BYTES);
-
-    if (c->next && entry)
-        cpu_prefetch_for_write(near_cpu(entry, &next));
-}
-
 static inline bool wait_line_near(struct sim_queue *queue, const struct thrum_command *c)
 {
     const struct sim_tlb_entry *entry = find_near(queue, &c->operands[0], THRUM_LINE_BYTES);
@@ -299,7 +343,7 @@ static inline bool wait_line_near(struct sim_queue *queue, const struct thrum_co
     if (sim_load_word(cpu) != c->value &&
         !(await_near(queue, c, cpu, c->mask) && sim_load_word(cpu) == c->value))
         return false;
-    fetch_next(queue, c);
+    fetch_line(queue, c, offsetof(struct thrum_line, payload) + c->bytes);
     return true;
 }
 
@@ -329,5 +373,7 @@ size_t sim_execute_near(struct sim_queue *queue, const struct thrum_command *com
         if (sim_unlikely(atomic_load_explicit(&queue->attention, memory_order_acquire)) ||
             !step_near(queue, &commands[i]))
             return i;
+        else if (commands[i].opcode == THRUM_CMD_WAIT_LINE && i + 1 < n)
+            peek(queue, &commands[i + 1]);
     return n;
 }
