@@ -20,8 +20,8 @@ constexpr std::chrono::microseconds kShortestLook{50}, kLongestLook{2000}; /* fr
 constexpr Milliseconds kShortestAsk{1}, kLongestAsk{20}; /* of the store */
 constexpr int kEagerLooks = 200; /* of who waits: first it only yields */
 
-std::mutex inboxes_lock; /* guards the next */
-std::vector<std::weak_ptr<Inbox>> inboxes;
+std::mutex live_inboxes_lock; /* guards the next */
+std::vector<std::weak_ptr<Inbox>> live_inboxes;
 
 /* Where senders say that they have a lane to the receiver. */
 std::string senders_key(int to, int tag)
@@ -69,12 +69,13 @@ std::shared_ptr<Lane> open_channel(const MessageGroup &group, int from, int to, 
 std::shared_ptr<Inbox> Inbox::make(MessageGroup group, int tag)
 {
     auto inbox = std::make_shared<Inbox>(std::move(group), tag);
-    std::lock_guard<std::mutex> lock(inboxes_lock);
+    std::lock_guard<std::mutex> lock(live_inboxes_lock);
 
-    inboxes.erase(std::remove_if(inboxes.begin(), inboxes.end(),
-                                 [](const std::weak_ptr<Inbox> &other) { return other.expired(); }),
-                  inboxes.end());
-    inboxes.push_back(inbox);
+    live_inboxes.erase(
+        std::remove_if(live_inboxes.begin(), live_inboxes.end(),
+                       [](const std::weak_ptr<Inbox> &other) { return other.expired(); }),
+        live_inboxes.end());
+    live_inboxes.push_back(inbox);
     return inbox;
 }
 
@@ -336,8 +337,8 @@ void Inbox::stop_all()
     std::vector<std::weak_ptr<Inbox>> all;
 
     {
-        std::lock_guard<std::mutex> lock(inboxes_lock);
-        all.swap(inboxes);
+        std::lock_guard<std::mutex> lock(live_inboxes_lock);
+        all.swap(live_inboxes);
     }
     for (const auto &weak : all)
         if (std::shared_ptr<Inbox> inbox = weak.lock())
