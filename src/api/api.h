@@ -118,6 +118,17 @@ thrum_status_t p2p_check(struct thrum_comm *comm, const struct p2p_call *calls, 
 thrum_status_t p2p_check_buffers(struct thrum_comm *comm, const struct p2p_call *calls, size_t n);
 
 /*
+ * Whether a call is the i-th of the newest group on the communicator, so that there is nothing to check. The communicator
+ * is valid; the call may be anything.
+ */
+bool p2p_is_known(const struct thrum_comm *comm, size_t i, const struct p2p_call *call);
+/*
+ * Runs that group once more, all n calls of which are known: true, with the outcome; false, with nothing done, if it has to be
+ * looked at anew.
+ */
+bool p2p_repeat(struct thrum_comm *comm, size_t n, thrum_status_t *status_out);
+
+/*
  * p2p_run in steps, one operation each, so that groups can take turns between the ranks of a process. The calls have
  * been checked. open enqueues nothing. A step returns IN_PROGRESS until all is issued; then, or after an error, or
  * instead of the first step comes close, which returns the error.
@@ -187,6 +198,8 @@ bool group_is_open(void);
 bool group_uses_redop(const struct thrum_comm *comm, thrum_redop_t op);
 /* Keeps a call for the end of this thread's group. `check` is its own status: an error fails the whole group. */
 thrum_status_t group_add_collective(const struct coll_args *args, thrum_status_t check);
+/* Whether it would be the call that is expected next, see p2p_is_known. The communicator is valid. */
+bool group_expects(const struct thrum_comm *comm, const struct p2p_call *call);
 thrum_status_t group_add_messages(struct thrum_comm *comm, const struct p2p_call *calls, size_t n,
                                   thrum_status_t check);
 thrum_status_t group_add_persistent(struct thrum_persistent *persistent, thrum_status_t check);

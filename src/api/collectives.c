@@ -223,6 +223,8 @@ static thrum_status_t p2p_call(thrum_comm_t comm, const struct p2p_call *call)
 {
     thrum_status_t status = collective_check_comm(comm);
 
+    if (!status && group_expects(comm, call))
+        return group_add_messages(comm, call, 1, THRUM_OK);
     if (!status)
         status = collective_check_queue(comm, call->queue);
     if (!status)

@@ -87,6 +87,22 @@ static thrum_status_t add(const struct group_call *call)
     return THRUM_OK;
 }
 
+/* The same, without the way over a call of its own: messages are many and small. */
+static thrum_status_t add_message(struct thrum_comm *comm, const struct p2p_call *message)
+{
+    struct group_call *call;
+
+    if (group.n == group.capacity && !grow())
+        return refuse(thrum_fail(THRUM_ERR_NO_MEMORY, "no host memory for a group"));
+    call = &group.calls[group.n];
+    call->kind = CALL_MESSAGE;
+    call->comm = comm;
+    call->copy = NULL;
+    call->message = *message;
+    call->index = group.n++;
+    return THRUM_OK;
+}
+
 thrum_status_t group_add_collective(const struct coll_args *args, thrum_status_t check)
 {
     struct group_call call = {.kind = CALL_COLLECTIVE, .comm = args->comm, .collective = *args};
@@ -119,13 +135,18 @@ thrum_status_t group_add_persistent(struct thrum_persistent *persistent, thrum_s
     return status;
 }
 
+bool group_expects(const struct thrum_comm *comm, const struct p2p_call *call)
+{
+    return group.depth > 0 && p2p_is_known(comm, group.n, call);
+}
+
 thrum_status_t group_add_messages(struct thrum_comm *comm, const struct p2p_call *calls, size_t n,
                                   thrum_status_t check)
 {
     if (check)
         return refuse(check);
     for (size_t i = 0; i < n && !check; i++)
-        check = add(&(struct group_call){.kind = CALL_MESSAGE, .comm = comm, .message = calls[i]});
+        check = add_message(comm, &calls[i]);
     return check;
 }
 
@@ -339,6 +360,20 @@ static thrum_status_t run_calls(struct group_call *calls, size_t ncalls)
     return status;
 }
 
+/* A group of nothing but the messages of the communicator's last one: true if it has been run again. */
+static bool repeat_messages(const struct group_call *calls, size_t n, thrum_status_t *status_out)
+{
+    struct thrum_comm *comm = calls[0].comm;
+
+    if (calls[0].kind != CALL_MESSAGE || !comm_is_valid(comm))
+        return false;
+    for (size_t i = 0; i < n; i++)
+        if (calls[i].kind != CALL_MESSAGE || calls[i].comm != comm ||
+            !p2p_is_known(comm, i, &calls[i].message))
+            return false;
+    return p2p_repeat(comm, n, status_out);
+}
+
 static const struct thrum_queue *queue_of(const struct group_call *call)
 {
     switch (call->kind) {
@@ -420,10 +455,11 @@ thrum_status_t thrum_group_end(void)
         return THRUM_OK;
     status = group.status ? thrum_set_last_error(group.status, group.message ? group.message : "")
                           : THRUM_OK;
-    if (!status)
+    if (!status && group.n && !repeat_messages(group.calls, group.n, &status)) {
         status = check_alive(group.calls, group.n);
-    if (!status && group.n)
-        status = run_calls(group.calls, group.n);
+        if (!status)
+            status = run_calls(group.calls, group.n);
+    }
     if (!status && group.nsetups)
         status = setup_run_all(group.setups, group.nsetups);
     drop_calls();

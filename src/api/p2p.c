@@ -475,13 +475,18 @@ static bool same_call(const struct p2p_call *a, const struct p2p_call *b)
            a->queue == b->queue;
 }
 
+static bool still_holds(const struct thrum_comm *comm, const struct p2p_work *work)
+{
+    return work->epoch == device_memory_epoch(comm->device) &&
+           (!work->is_staged || (work->stage_moves == comm->stage_moves && !comm->old_stages));
+}
+
 /* The kept work of these calls, if it still holds, which is where it is kept. */
 static struct p2p_work *find_kept(struct thrum_comm *comm, const struct p2p_call *calls, size_t n)
 {
     struct p2p_work **at = kept_at(comm, calls, n), *work = at ? *at : NULL;
 
-    if (!work || work->n != n || work->epoch != device_memory_epoch(comm->device) ||
-        (work->is_staged && (work->stage_moves != comm->stage_moves || comm->old_stages)))
+    if (!work || work->n != n || !still_holds(comm, work))
         return NULL;
     for (size_t i = 0; i < n; i++)
         if (!same_call(&work->messages[i].call, &calls[i]))
@@ -493,6 +498,7 @@ static void keep(struct p2p_work *work)
 {
     struct p2p_work **at = kept_at(work->comm, &work->messages[0].call, work->n);
 
+    work->comm->last_work = at ? work : NULL;
     if (at) {
         struct p2p_work *other = *at;
         *at = work;
@@ -556,7 +562,7 @@ thrum_status_t p2p_open(struct thrum_comm *comm, const struct p2p_call *calls, s
     thrum_status_t status = THRUM_OK;
 
     if (work)
-        *kept_at(comm, calls, n) = NULL;
+        *kept_at(comm, calls, n) = comm->last_work = NULL;
     else
         status = make_work(comm, calls, n, &work);
     if (status)
@@ -627,4 +633,27 @@ thrum_status_t p2p_run(struct thrum_comm *comm, const struct p2p_call *calls, si
     while (p2p_step(work) == THRUM_IN_PROGRESS)
         ;
     return p2p_close(work);
+}
+
+/* ---- the same group again ---- */
+
+bool p2p_is_known(const struct thrum_comm *comm, size_t i, const struct p2p_call *call)
+{
+    const struct p2p_work *work = comm->last_work;
+
+    return work && i < work->n && same_call(&work->messages[i].call, call) &&
+           work->epoch == device_memory_epoch(comm->device) && queue_is_still_valid(call->queue) &&
+           call->queue->device == comm->device;
+}
+
+bool p2p_repeat(struct thrum_comm *comm, size_t n, thrum_status_t *status_out)
+{
+    struct p2p_work *work = comm->last_work;
+
+    if (work->n != n || !still_holds(comm, work) || !work->program ||
+        work->drops != exec_cache_drops(comm->cache) || work->others.n ||
+        queue_is_capturing(work->queue))
+        return false;
+    *status_out = run_round(comm, &work->round, work->program, work->queue);
+    return true;
 }

@@ -1,6 +1,7 @@
 /*
  * Groups: two communicators named in opposite order by two ranks, on one queue and on two; more calls than may be in
- * flight; messages, collectives and v-variants together; a refused call of any kind, after which nothing has begun.
+ * flight; messages, collectives and v-variants together; a refused call of any kind, after which nothing has begun;
+ * a group that is called again and again.
  */
 #include "ranks.h"
 
@@ -369,6 +370,101 @@ static void destroyed_reductions_serve_their_group(void **state)
     opposite_order(false); /* all goes on */
 }
 
+/* ---- the same group again ---- */
+
+/* Rank 0's group, and rank 1's: each sends a block to the other. */
+static void exchange(size_t block, size_t count)
+{
+    for (int r = 0; r < N; r++) {
+        ok(thrum_group_start());
+        ok(thrum_send(at(&sends[r], block), count, THRUM_INT32, !r, comms[r], queues[r]));
+        ok(thrum_recv(at(&recvs[r], block), count, THRUM_INT32, !r, comms[r], queues[r]));
+        ok(thrum_group_end());
+    }
+    ranks_synchronize(N);
+    for (int r = 0; r < N; r++)
+        expect(r, block, count, (!r + 1) * 100000 + (int32_t)block * COUNT, 1);
+}
+
+/* A group that has been called before is not looked at as closely; what has changed since is seen all the same. */
+static void again(void **state)
+{
+    thrum_graph_t graph;
+    thrum_queue_t queue;
+    uint8_t *gone;
+
+    (void)state;
+    for (int i = 0; i < 5; i++) {
+        fill();
+        exchange(0, 100);
+    }
+    fill(); /* then others, longer, shorter, and in another order */
+    exchange(1, 100);
+    exchange(0, 100);
+    exchange(0, COUNT);
+    exchange(0, 50);
+    fill();
+    for (int r = 0; r < N; r++) {
+        ok(thrum_group_start());
+        ok(thrum_recv(at(&recvs[r], 0), 50, THRUM_INT32, !r, comms[r], queues[r]));
+        ok(thrum_send(at(&sends[r], 0), 50, THRUM_INT32, !r, comms[r], queues[r]));
+        ok(thrum_group_end());
+    }
+    ranks_synchronize(N);
+    for (int r = 0; r < N; r++)
+        expect(r, 0, 50, (!r + 1) * 100000, 1);
+
+    fill(); /* a part of it */
+    exchange(0, 60);
+    fill();
+    ok(thrum_group_start());
+    ok(thrum_send(at(&sends[0], 0), 60, THRUM_INT32, 1, comms[0], queues[0]));
+    ok(thrum_group_end());
+    ok(thrum_group_start());
+    ok(thrum_recv(at(&recvs[1], 0), 60, THRUM_INT32, 0, comms[1], queues[1]));
+    ok(thrum_group_end());
+    ranks_synchronize(N);
+    expect(1, 0, 60, 100000, 1);
+    expect(0, 0, 60, 0, 0);
+
+    ok(thrum_queue_create(devices[0], THRUM_QUEUE_DEFAULT, &queue));
+    ok(thrum_mem_alloc(devices[0], 4096, (void **)&gone));
+    for (int i = 0; i < 3; i++) {
+        ok(thrum_group_start());
+        ok(thrum_send(at(&sends[0], 0), 50, THRUM_INT32, 1, comms[0], queue));
+        ok(thrum_recv(gone, 50, THRUM_INT32, 1, comms[0], queue));
+        ok(thrum_group_end());
+        ok(thrum_group_start());
+        ok(thrum_send(at(&sends[1], 0), 50, THRUM_INT32, 0, comms[1], queues[1]));
+        ok(thrum_recv(at(&recvs[1], 0), 50, THRUM_INT32, 0, comms[1], queues[1]));
+        ok(thrum_group_end());
+        ranks_synchronize(N);
+        ok(thrum_queue_synchronize(queue));
+    }
+    /* the same group for a graph, then into memory that has gone, then a part of it on a queue that has gone */
+    ok(thrum_queue_capture_begin(queue));
+    ok(thrum_group_start());
+    ok(thrum_send(at(&sends[0], 0), 50, THRUM_INT32, 1, comms[0], queue));
+    ok(thrum_recv(gone, 50, THRUM_INT32, 1, comms[0], queue));
+    ok(thrum_group_end());
+    ok(thrum_queue_capture_end(queue, &graph));
+    ok(thrum_queue_synchronize(queue)); /* rank 1 has called nothing */
+    thrum_graph_destroy(graph);
+
+    ok(thrum_group_start());
+    ok(thrum_send(at(&sends[0], 0), 50, THRUM_INT32, 1, comms[0], queue));
+    ok(thrum_mem_free(devices[0], gone));
+    refused(thrum_recv(gone, 50, THRUM_INT32, 1, comms[0], queue), THRUM_ERR_INVALID_POINTER,
+            "recv", "");
+    refused(thrum_group_end(), THRUM_ERR_INVALID_POINTER, "recv", "");
+
+    ok(thrum_group_start());
+    ok(thrum_send(at(&sends[0], 0), 50, THRUM_INT32, 1, comms[0], queue));
+    thrum_queue_destroy(queue);
+    refused(thrum_group_end(), THRUM_ERR_INVALID_QUEUE, "destroyed inside the group", "");
+    exchange(2, 100);
+}
+
 int main(int argc, char **argv)
 {
     static const char *const settings[] = {"THRUM_PEER_ACCESS=auto", "THRUM_PEER_ACCESS=none"};
@@ -378,6 +474,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(many_operations),
         cmocka_unit_test(all_together),
         cmocka_unit_test(nothing_begins),
+        cmocka_unit_test(again),
         cmocka_unit_test(destroyed_reductions_serve_their_group),
     };
 
