@@ -391,10 +391,18 @@ typedef struct thrum_graph *thrum_graph_t;
  */
 THRUM_MUST_CHECK thrum_status_t thrum_queue_capture_begin(thrum_queue_t queue);
 /*
+ * Lets the capture of `origin` record `queue` too, from now until it ends: another lane of the same graph. Lanes are
+ * ordered by events only: let the new one wait for an event that was recorded in the capture, and in the end the
+ * origin for one of each lane. It may be of another device of this process. Nothing happens where it has joined
+ * already. Errors: INVALID_QUEUE, RESET, INVALID_USAGE (origin is not captured; queue is, by another capture), LIMIT
+ * (64 lanes), NO_MEMORY.
+ */
+THRUM_MUST_CHECK thrum_status_t thrum_queue_capture_join(thrum_queue_t queue, thrum_queue_t origin);
+/*
  * Ends the recording. If a call was refused in it because of the capture, or for lack of memory, the first one's status
  * and message, and *graph_out <- NULL. Calls with bad arguments are refused as ever and simply not in the graph.
- * Other errors: INVALID_ARGUMENT (graph_out), INVALID_QUEUE, INVALID_USAGE (it does not record; both leave *graph_out),
- * RESET. The caller owns the graph; it does not need the queue.
+ * Other errors: INVALID_ARGUMENT (graph_out), INVALID_QUEUE, INVALID_USAGE (it does not record, or has joined another's
+ * capture; these leave *graph_out), RESET. The caller owns the graph; it does not need the queue.
  */
 THRUM_MUST_CHECK thrum_status_t thrum_queue_capture_end(thrum_queue_t queue,
                                                         thrum_graph_t *graph_out);
@@ -404,9 +412,19 @@ THRUM_MUST_CHECK thrum_status_t thrum_queue_capture_end(thrum_queue_t queue,
  * of their communicator now, also inside a group, so all ranks launch alike. Commands that follow one another are one
  * submission as far as an error would end no more of them than without the graph. Errors: INVALID_ARGUMENT (graph),
  * INVALID_QUEUE (also: of another device), RESET (of the device, since the capture), and those of the recorded calls:
- * what comes before the failing one has been submitted. Any thread, except where a recorded call says otherwise.
+ * what comes before the failing one has been submitted. Any thread, except where a recorded call says otherwise. Lanes
+ * follow one another here, in the order in which their calls were made: they must be of one device.
  */
 THRUM_MUST_CHECK thrum_status_t thrum_graph_launch(thrum_graph_t graph, thrum_queue_t queue);
+/* How many queues were captured: 1, and each that joined. Errors: INVALID_ARGUMENT. */
+THRUM_MUST_CHECK thrum_status_t thrum_graph_lanes(thrum_graph_t graph, int *lanes_out);
+/*
+ * thrum_graph_launch with a queue for each lane, in the order of joining, which work at the same time. An error of one
+ * lane is also that of lanes that wait for it, by events that the graph records: so the first queue's synchronize
+ * returns it. Errors as thrum_graph_launch; INVALID_ARGUMENT (another number of lanes).
+ */
+THRUM_MUST_CHECK thrum_status_t thrum_graph_launch_lanes(thrum_graph_t graph,
+                                                         const thrum_queue_t *queues, int nqueues);
 void thrum_graph_destroy(thrum_graph_t graph); /* takes NULL; launches in flight go on */
 
 /* ---- events ------------------------------------------------------------------------------------------------------ */

@@ -18,7 +18,13 @@ extern "C" {
 #define THRUM_PLUGIN_FORMAT
 #endif
 
-enum thrum_log_level { THRUM_LOG_ERROR, THRUM_LOG_WARN, THRUM_LOG_INFO, THRUM_LOG_DEBUG };
+enum thrum_log_level {
+    THRUM_LOG_NOTE = -1 /* always written */,
+    THRUM_LOG_ERROR,
+    THRUM_LOG_WARN,
+    THRUM_LOG_INFO,
+    THRUM_LOG_DEBUG
+};
 
 /*
  * Decides an error: keeps the message (printf's format; up to 500 bytes) for thrum_last_error() of this thread, logs it
@@ -29,6 +35,12 @@ thrum_status_t thrum_plugin_fail(thrum_status_t status, const char *format,
 
 /* One line to stderr if THRUM_LOG asks for the level. Any thread. */
 void thrum_plugin_log(enum thrum_log_level level, const char *format, ...) THRUM_PLUGIN_FORMAT;
+
+/*
+ * What is logged, and the file to which (NULL: stderr; %h stands for the host, %p for the process), where THRUM_LOG and
+ * THRUM_LOG_FILE do not say it: for a front end whose programs have variables of their own. Call it once.
+ */
+void thrum_plugin_log_default(enum thrum_log_level level, const char *file);
 
 /*
  * The effective text of a variable of the library's table, such as "THRUM_FABRIC_DEVICE": the environment's or the

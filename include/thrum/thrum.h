@@ -54,6 +54,16 @@ struct thrum_unique_id {
  */
 THRUM_MUST_CHECK thrum_status_t thrum_get_unique_id(struct thrum_unique_id *id_out);
 
+/*
+ * An id for ranks that have no channel to pass one on, but know an address of rank 0, "host:port", which is free there.
+ * All of them call it, then thrum_comm_init_rank. Ranks on several hosts need the same THRUM_SECRET; without one the
+ * address is just a name, and rank 0 hands the id to ranks of its user on its host. Blocks until rank 0 has called, or
+ * THRUM_INIT_DEADLINE_MS have passed. Errors: INVALID_ARGUMENT, INVALID_RANK, INVALID_CONFIG (root is no address; no
+ * secret, or a short one), TIMEOUT, BUSY (the port), SYSTEM.
+ */
+THRUM_MUST_CHECK thrum_status_t thrum_agree_unique_id(const char *root, int rank, int nranks,
+                                                      struct thrum_unique_id *id_out);
+
 /* Choices for one communicator. Set `size`, leave the rest 0 for the defaults of the environment. */
 struct thrum_comm_config {
     size_t size; /* sizeof(struct thrum_comm_config) */

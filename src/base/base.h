@@ -12,7 +12,7 @@
 
 #include <thrum/status.h>
 
-enum log_level { LOG_ERROR, LOG_WARN, LOG_INFO, LOG_DEBUG };
+enum log_level { LOG_NOTE = -1 /* always */, LOG_ERROR, LOG_WARN, LOG_INFO, LOG_DEBUG };
 
 /*
  * Decides an error: keeps the message for thrum_last_error() of this thread, logs it once at INFO, returns `status`.
@@ -27,6 +27,11 @@ thrum_status_t thrum_fail_errno(thrum_status_t status, const char *format, ...)
 thrum_status_t thrum_set_last_error(thrum_status_t status, const char *message);
 
 /* One line "thrum[host:pid] LEVEL: text" to stderr if THRUM_LOG asks for the level. */
+/*
+ * The log where THRUM_LOG and THRUM_LOG_FILE do not say it: for what has variables of its own. file NULL: stderr. What
+ * was written before stays where it is. Not while others log.
+ */
+void thrum_log_default(enum log_level level, const char *file);
 void thrum_log(enum log_level level, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 /* Checked arithmetic: true if it overflowed (like the compiler's builtins). */

@@ -1,6 +1,17 @@
 /* key, variable, type, default, min, max, unit or choices, help. Included several times by config.h and config.c. */
 X(LOG, "THRUM_LOG", CONFIG_CHOICE, "warn", 0, 0, "error|warn|info|debug",
-  "What is written to stderr.")
+  "What is written to stderr, or to THRUM_LOG_FILE.")
+X(LOG_FILE, "THRUM_LOG_FILE", CONFIG_STRING, "", 0, 0, "",
+  "File to which the log is appended, instead of stderr; %h stands for the host, %p for the "
+  "process.")
+X(NCCL_DEBUG, "NCCL_DEBUG", CONFIG_STRING, "", 0, 0, "",
+  "NCCL's: in programs of NCCL, what is logged where THRUM_LOG does not say it. version: one line; "
+  "warn, info; trace: THRUM_LOG's debug.")
+X(NCCL_DEBUG_FILE, "NCCL_DEBUG_FILE", CONFIG_STRING, "", 0, 0, "",
+  "NCCL's: in programs of NCCL, the file of the log where THRUM_LOG_FILE does not say it.")
+X(NCCL_COMM_ID, "NCCL_COMM_ID", CONFIG_STRING, "", 0, 0, "",
+  "NCCL's: host:port of rank 0 where ranks meet whose id is not passed on. On several hosts they "
+  "need THRUM_SECRET.")
 X(DEADLINE_MS, "THRUM_DEADLINE_MS", CONFIG_INT, "300000", 10, 86400000, "ms",
   "Deadline of every operation; when it passes, the communicator fails and names the ranks that "
   "did not come.")

@@ -35,6 +35,11 @@ void thrum_plugin_log(enum thrum_log_level level, const char *format, ...)
     thrum_log((enum log_level)level, "%s", text);
 }
 
+void thrum_plugin_log_default(enum thrum_log_level level, const char *file)
+{
+    thrum_log_default((enum log_level)level, file);
+}
+
 const char *thrum_plugin_config(const char *name)
 {
     bool loaded = thrum_config_load() == THRUM_OK;

@@ -2,8 +2,10 @@
 #include "base/base.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -83,17 +85,72 @@ const char *thrum_last_error(void)
     return last_error ? last_error : "";
 }
 
+/* ---- the log ---- */
+
+/* What thrum_log_default said. */
+static _Atomic int default_level = -1;
+static char *_Atomic default_file; /* never freed: others may be reading it */
+
+void thrum_log_default(enum log_level level, const char *file)
+{
+    atomic_store(&default_level, (int)level);
+    if (file && *file && !atomic_load(&default_file))
+        atomic_store(&default_file, strdup(file));
+}
+
+/* The name with %h and %p replaced; false: it is too long. */
+static bool expand_name(const char *name, const char *host, char *out, size_t bytes)
+{
+    size_t used = 0;
+
+    for (; *name && used < bytes; name++) {
+        bool is_mark = *name == '%' && (name[1] == 'h' || name[1] == 'p' || name[1] == '%');
+        int n;
+
+        name += is_mark;
+        if (is_mark && *name == 'h')
+            n = snprintf(out + used, bytes - used, "%s", host);
+        else if (is_mark && *name == 'p')
+            n = snprintf(out + used, bytes - used, "%d", (int)getpid());
+        else
+            n = snprintf(out + used, bytes - used, "%c", *name);
+        used += n > 0 ? (size_t)n : 0;
+    }
+    return used < bytes;
+}
+
+/* A descriptor to append to, the caller's to close; -1: stderr. A process that was forked has a name of its own. */
+static int open_log(const char *host)
+{
+    const char *name = thrum_config_is_set(CFG_LOG_FILE) ? thrum_config_string(CFG_LOG_FILE)
+                                                         : atomic_load(&default_file);
+    char path[4096];
+
+    if (!name || !*name || !expand_name(name, host, path, sizeof path))
+        return -1;
+    return open(path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOCTTY, 0644);
+}
+
 static void log_line(enum log_level level, const char *text)
 {
-    static const char *const names[] = {"ERROR", "WARN", "INFO", "DEBUG"};
+    static const char *const names[] = {"NOTE", "ERROR", "WARN", "INFO", "DEBUG"};
     char host[65] = "";
+    int fd;
+
     gethostname(host, sizeof host - 1);
-    fprintf(stderr, "thrum[%s:%d] %s: %s\n", host, (int)getpid(), names[level], text);
+    fd = open_log(host);
+    dprintf(fd < 0 ? STDERR_FILENO : fd, "thrum[%s:%d] %s: %s\n", host, (int)getpid(),
+            names[level + 1], text);
+    if (fd >= 0)
+        close(fd);
 }
 
 static bool log_wanted(enum log_level level)
 {
-    return (int64_t)level <= thrum_config_int(CFG_LOG);
+    int fallback = atomic_load_explicit(&default_level, memory_order_relaxed);
+
+    return (int64_t)level <=
+           (fallback >= 0 && !thrum_config_is_set(CFG_LOG) ? fallback : thrum_config_int(CFG_LOG));
 }
 
 void thrum_log(enum log_level level, const char *format, ...)

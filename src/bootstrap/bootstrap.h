@@ -139,6 +139,7 @@ struct launch_info {
     int rank, nranks;
     int local_rank; /* -1 unknown */
     const char *launcher; /* "pmix", "pmi", "slurm", "torchrun", "thrum", "open-mpi"; static */
+    const char *root; /* host:port of rank 0 where the caller knows it: then that is the way */
 };
 /* Reads the environment only. INVALID_USAGE: no launcher; INVALID_CONFIG: its variables contradict. */
 thrum_status_t launch_detect(struct launch_info *info_out);

@@ -126,6 +126,10 @@ static thrum_status_t find_root(const struct launch_info *info, char *root, size
     thrum_status_t status;
 
     job[0] = 0;
+    if (info->root) {
+        snprintf(root, bytes, "%s", info->root);
+        return THRUM_OK;
+    }
     if (!strcmp(info->launcher, "thrum")) {
         snprintf(root, bytes, "%s", thrum_config_string(CFG_ROOT));
         return THRUM_OK;
@@ -220,6 +224,8 @@ thrum_status_t launch_exchange_id(const struct launch_info *info, uint64_t insta
     deadline = now_ns() + (int64_t)min_u64((uint64_t)deadline_ms, 1ull << 40) * MS_NS;
     if (info->nranks == 1)
         return bootstrap_make_id(id_out);
+    if (info->root)
+        return exchange_by_address(info, instance, deadline, id_out);
     if (!strcmp(info->launcher, "pmix"))
         return exchange_pmix(info, instance, deadline, id_out);
     if (!strcmp(info->launcher, "open-mpi")) {

@@ -2,6 +2,7 @@
 #include "comm/comm.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/base.h"
 #include "base/config.h"
@@ -62,6 +63,25 @@ thrum_status_t thrum_comm_init(thrum_device_t device, const struct thrum_comm_co
     if (status)
         return status;
     return comm_create(&id, info.nranks, info.rank, device, config, comm_out);
+}
+
+thrum_status_t thrum_agree_unique_id(const char *root, int rank, int nranks,
+                                     struct thrum_unique_id *id_out)
+{
+    const struct launch_info info = {
+        .rank = rank, .nranks = nranks, .local_rank = -1, .launcher = "an address", .root = root};
+    thrum_status_t status = thrum_config_load();
+
+    if (status)
+        return status;
+    if (!root || !id_out)
+        return thrum_fail(THRUM_ERR_INVALID_ARGUMENT, "%s is NULL", root ? "id_out" : "root");
+    if (strlen(root) > 255)
+        return thrum_fail(THRUM_ERR_INVALID_ARGUMENT, "root has %zu characters, not up to 255",
+                          strlen(root));
+    if (rank < 0 || rank >= nranks)
+        return thrum_fail(THRUM_ERR_INVALID_RANK, "rank=%d of nranks=%d", rank, nranks);
+    return launch_exchange_id(&info, 0, thrum_config_int(CFG_INIT_DEADLINE_MS), id_out);
 }
 
 /* One rank of thrum_comm_init_all, on a thread of its own. */

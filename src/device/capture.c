@@ -15,6 +15,7 @@ enum item_kind { ITEM_COMMANDS, ITEM_EVENT_RECORD, ITEM_EVENT_WAIT, ITEM_CALL };
 
 struct graph_item {
     enum item_kind kind;
+    int lane;
     bool may_end; /* ITEM_COMMANDS: an error can end it without stopping the queue */
     union {
         struct {
@@ -29,24 +30,30 @@ struct graph_item {
     };
 };
 
+/* One of the queues that were captured together. */
+struct graph_lane {
+    struct thrum_queue *queue; /* while it is captured */
+    struct thrum_device *device;
+    uint32_t generation; /* of the device, when the capture began */
+};
+
 struct payload {
     uint8_t bytes[THRUM_LINE_PAYLOAD_BYTES];
 };
 
 /*
- * Filled by the one thread that captures, constant once published. Until then commands that have operands or a payload
- * hold any pointer but NULL there: the arrays still move, see settle_pointers.
+ * Filled by the one thread that captures, in the order of its calls, constant once published. Until then commands that
+ * have operands or a payload hold any pointer but NULL there: the arrays still move, see settle_pointers.
  */
 struct thrum_graph {
     uint32_t magic;
-    uint32_t generation; /* of the device, when the capture began */
-    struct thrum_device *device;
+    struct graph_lane *lanes; /* the first is the queue on which the capture began */
     struct graph_item *items;
     struct thrum_command *commands;
     struct thrum_operand *operands;
     struct payload *payloads;
-    size_t nitems, ncommands, noperands, npayloads;
-    size_t items_capacity, commands_capacity, operands_capacity, payloads_capacity;
+    size_t nlanes, nitems, ncommands, noperands, npayloads;
+    size_t lanes_capacity, items_capacity, commands_capacity, operands_capacity, payloads_capacity;
     thrum_status_t status; /* of the first call that was refused, with its message */
     char message[256];
 };
@@ -58,6 +65,7 @@ static void free_contents(struct thrum_graph *graph)
     for (size_t i = 0; i < graph->nitems; i++)
         if (graph->items[i].kind == ITEM_CALL && graph->items[i].release)
             graph->items[i].release(graph->items[i].argument);
+    free(graph->lanes);
     free(graph->items);
     free(graph->commands);
     free(graph->operands);
@@ -166,14 +174,14 @@ static void add_command(struct thrum_graph *graph, const struct thrum_command *f
  * Submissions become one where that changes nothing: an error ends the rest of a submission, so whatever follows one
  * that may end so begins a new one.
  */
-static struct graph_item *open_batch(struct thrum_graph *graph)
+static struct graph_item *open_batch(struct thrum_graph *graph, int lane)
 {
     struct graph_item *last = graph->nitems ? &graph->items[graph->nitems - 1] : NULL;
 
-    if (last && last->kind == ITEM_COMMANDS && !last->may_end)
+    if (last && last->kind == ITEM_COMMANDS && last->lane == lane && !last->may_end)
         return last;
     last = &graph->items[graph->nitems++];
-    *last = (struct graph_item){.kind = ITEM_COMMANDS, .first = graph->ncommands};
+    *last = (struct graph_item){.kind = ITEM_COMMANDS, .lane = lane, .first = graph->ncommands};
     return last;
 }
 
@@ -195,7 +203,7 @@ thrum_status_t capture_commands(struct thrum_queue *queue, const struct thrum_co
     if (!RESERVE(graph, items, 1) || !RESERVE(graph, commands, n) ||
         !RESERVE(graph, operands, noperands) || !RESERVE(graph, payloads, npayloads))
         return no_memory(graph);
-    batch = open_batch(graph);
+    batch = open_batch(graph, queue->capture_lane);
     for (size_t i = 0; i < n; i++) {
         add_command(graph, &commands[i]);
         batch->may_end |= may_end(&commands[i]);
@@ -207,6 +215,7 @@ thrum_status_t capture_commands(struct thrum_queue *queue, const struct thrum_co
 thrum_status_t capture_event(struct thrum_queue *queue, struct thrum_event *event, bool is_record)
 {
     const struct graph_item item = {.kind = is_record ? ITEM_EVENT_RECORD : ITEM_EVENT_WAIT,
+                                    .lane = queue->capture_lane,
                                     .event = event};
 
     return add_item(queue_graph(queue), &item);
@@ -217,8 +226,11 @@ thrum_status_t queue_capture_call(struct thrum_queue *queue,
                                                            struct thrum_queue *queue),
                                   void (*release)(void *argument), void *argument)
 {
-    const struct graph_item item = {
-        .kind = ITEM_CALL, .replay = replay, .release = release, .argument = argument};
+    const struct graph_item item = {.kind = ITEM_CALL,
+                                    .lane = queue->capture_lane,
+                                    .replay = replay,
+                                    .release = release,
+                                    .argument = argument};
 
     return add_item(queue_graph(queue), &item);
 }
@@ -235,6 +247,20 @@ thrum_status_t capture_refuse(struct thrum_queue *queue, const char *call)
 
 /* ---- begin and end --------------------------------------------------------------------------------------------- */
 
+/* The queue's submissions go to the graph from now on. */
+static thrum_status_t add_lane(struct thrum_graph *graph, struct thrum_queue *queue)
+{
+    if (graph->nlanes == GRAPH_LANES)
+        return thrum_fail(THRUM_ERR_LIMIT, "more than %d queues in one capture", GRAPH_LANES);
+    if (!RESERVE(graph, lanes, 1))
+        return thrum_fail(THRUM_ERR_NO_MEMORY, "no memory to capture a queue");
+    graph->lanes[graph->nlanes] = (struct graph_lane){
+        .queue = queue, .device = queue->device, .generation = queue->generation};
+    queue->capture_lane = (int)graph->nlanes++;
+    atomic_store_explicit(&queue->capture, graph, memory_order_release);
+    return THRUM_OK;
+}
+
 thrum_status_t thrum_queue_capture_begin(thrum_queue_t queue)
 {
     struct thrum_graph *graph;
@@ -247,10 +273,27 @@ thrum_status_t thrum_queue_capture_begin(thrum_queue_t queue)
     graph = handle_take(HANDLE_GRAPH);
     if (!graph)
         return thrum_fail(THRUM_ERR_NO_MEMORY, "no memory for a graph handle");
-    graph->device = queue->device;
-    graph->generation = queue->generation;
-    atomic_store_explicit(&queue->capture, graph, memory_order_release);
-    return THRUM_OK;
+    status = add_lane(graph, queue);
+    if (status)
+        handle_give(HANDLE_GRAPH, graph);
+    return status;
+}
+
+thrum_status_t thrum_queue_capture_join(thrum_queue_t queue, thrum_queue_t origin)
+{
+    thrum_status_t status = queue_check(origin);
+
+    if (!status)
+        status = queue_check(queue);
+    if (!status && !queue_is_capturing(origin))
+        status =
+            thrum_fail(THRUM_ERR_INVALID_USAGE, "origin: queue %llu of %s is not being captured",
+                       (unsigned long long)origin->ops->queue_id(origin->impl),
+                       origin->device->properties.name);
+    if (status || queue_graph(queue) == queue_graph(origin))
+        return status;
+    status = capture_refuse(queue, "thrum_queue_capture_join");
+    return status ? status : add_lane(queue_graph(origin), queue);
 }
 
 /* The arrays have found their place. */
@@ -271,13 +314,31 @@ static void settle_pointers(struct thrum_graph *graph)
     }
 }
 
+static void release_queues(struct thrum_graph *graph)
+{
+    for (size_t i = 0; i < graph->nlanes; i++) {
+        atomic_store_explicit(&graph->lanes[i].queue->capture, NULL, memory_order_release);
+        graph->lanes[i].queue = NULL;
+    }
+}
+
+/* The devices may have been reset. */
+static thrum_status_t check_lanes(const struct thrum_graph *graph)
+{
+    thrum_status_t status = THRUM_OK;
+
+    for (size_t i = 0; i < graph->nlanes && !status; i++)
+        status = queue_check(graph->lanes[i].queue);
+    return status;
+}
+
 void capture_drop(struct thrum_queue *queue)
 {
-    struct thrum_graph *graph =
-        atomic_exchange_explicit(&queue->capture, NULL, memory_order_acq_rel);
+    struct thrum_graph *graph = queue_graph(queue);
 
     if (!graph)
         return;
+    release_queues(graph);
     free_contents(graph);
     handle_give(HANDLE_GRAPH, graph);
 }
@@ -296,14 +357,19 @@ thrum_status_t thrum_queue_capture_end(thrum_queue_t queue, thrum_graph_t *graph
         return thrum_fail(THRUM_ERR_INVALID_USAGE, "queue %llu of %s is not being captured",
                           (unsigned long long)queue->ops->queue_id(queue->impl),
                           queue->device->properties.name);
+    if (queue->capture_lane)
+        return thrum_fail(THRUM_ERR_INVALID_USAGE,
+                          "queue %llu of %s has joined the capture of another, which has to end it",
+                          (unsigned long long)queue->ops->queue_id(queue->impl),
+                          queue->device->properties.name);
     *graph_out = NULL;
-    status = graph->status ? thrum_set_last_error(graph->status, graph->message)
-                           : queue_check(queue); /* the device may have been reset */
+    status =
+        graph->status ? thrum_set_last_error(graph->status, graph->message) : check_lanes(graph);
     if (status) {
         capture_drop(queue);
         return status;
     }
-    atomic_store_explicit(&queue->capture, NULL, memory_order_release);
+    release_queues(graph);
     settle_pointers(graph);
     handle_publish(HANDLE_GRAPH, graph);
     *graph_out = graph;
@@ -312,34 +378,39 @@ thrum_status_t thrum_queue_capture_end(thrum_queue_t queue, thrum_graph_t *graph
 
 /* ---- replay ---------------------------------------------------------------------------------------------------- */
 
-static thrum_status_t check_launch(const struct thrum_graph *graph, const struct thrum_queue *queue)
+static thrum_status_t check_graph(const struct thrum_graph *graph)
 {
-    thrum_status_t status;
+    if (handle_is_valid(HANDLE_GRAPH, graph))
+        return THRUM_OK;
+    return thrum_fail(THRUM_ERR_INVALID_ARGUMENT, "graph=%p is %s", (const void *)graph,
+                      graph ? "destroyed or foreign" : "NULL");
+}
 
-    if (!handle_is_valid(HANDLE_GRAPH, graph))
-        return thrum_fail(THRUM_ERR_INVALID_ARGUMENT, "graph=%p is %s", (const void *)graph,
-                          graph ? "destroyed or foreign" : "NULL");
-    status = queue_check(queue);
+static thrum_status_t check_lane(const struct graph_lane *lane, const struct thrum_queue *queue)
+{
+    thrum_status_t status = queue_check(queue);
+
     if (status)
         return status;
-    if (queue->device != graph->device)
+    if (queue->device != lane->device)
         return thrum_fail(THRUM_ERR_INVALID_QUEUE,
                           "queue is of %s, the graph was captured on another device",
                           queue->device->properties.name);
-    if (queue->generation != graph->generation)
+    if (queue->generation != lane->generation)
         return thrum_fail(THRUM_ERR_RESET, "the graph was captured on %s in generation %u",
-                          queue->device->properties.name, graph->generation);
+                          queue->device->properties.name, lane->generation);
     return THRUM_OK;
 }
 
+/* since: the queue's last ticket before the launch, where others wait for the queue and hear of its errors. */
 static thrum_status_t launch_item(const struct thrum_graph *graph, const struct graph_item *item,
-                                  thrum_queue_t queue)
+                                  thrum_queue_t queue, uint64_t since)
 {
     switch (item->kind) {
     case ITEM_COMMANDS:
         return thrum_queue_submit(queue, &graph->commands[item->first], item->n, NULL);
     case ITEM_EVENT_RECORD:
-        return thrum_event_record(item->event, queue);
+        return event_record(item->event, queue, since);
     case ITEM_EVENT_WAIT:
         return thrum_event_wait(item->event, queue);
     case ITEM_CALL:
@@ -348,12 +419,48 @@ static thrum_status_t launch_item(const struct thrum_graph *graph, const struct 
     return item->replay(item->argument, queue);
 }
 
+thrum_status_t thrum_graph_lanes(thrum_graph_t graph, int *lanes_out)
+{
+    thrum_status_t status = check_graph(graph);
+
+    if (!status && !lanes_out)
+        status = thrum_fail(THRUM_ERR_INVALID_ARGUMENT, "lanes_out=NULL");
+    if (!status)
+        *lanes_out = (int)graph->nlanes;
+    return status;
+}
+
+thrum_status_t thrum_graph_launch_lanes(thrum_graph_t graph, const thrum_queue_t *queues,
+                                        int nqueues)
+{
+    uint64_t since[GRAPH_LANES];
+    thrum_status_t status = check_graph(graph);
+
+    if (!status && (!queues || nqueues < 0 || (size_t)nqueues != graph->nlanes))
+        status = thrum_fail(THRUM_ERR_INVALID_ARGUMENT, "%s=%d, the graph has %zu lanes",
+                            queues ? "nqueues" : "queues", queues ? nqueues : 0, graph->nlanes);
+    for (size_t i = 0; !status && i < graph->nlanes; i++) {
+        status = check_lane(&graph->lanes[i], queues[i]);
+        if (!status)
+            since[i] = atomic_load_explicit(&queues[i]->last_ticket, memory_order_acquire);
+    }
+    for (size_t i = 0; !status && i < graph->nitems; i++) {
+        const struct graph_item *item = &graph->items[i];
+
+        status = launch_item(graph, item, queues[item->lane],
+                             graph->nlanes > 1 ? since[item->lane] : EVENT_OF_NO_ERRORS);
+    }
+    return status;
+}
+
 thrum_status_t thrum_graph_launch(thrum_graph_t graph, thrum_queue_t queue)
 {
-    thrum_status_t status = check_launch(graph, queue);
+    thrum_status_t status = check_graph(graph);
 
+    for (size_t i = 0; !status && i < graph->nlanes; i++)
+        status = check_lane(&graph->lanes[i], queue);
     for (size_t i = 0; !status && i < graph->nitems; i++)
-        status = launch_item(graph, &graph->items[i], queue);
+        status = launch_item(graph, &graph->items[i], queue, EVENT_OF_NO_ERRORS);
     return status;
 }
 

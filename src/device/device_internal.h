@@ -17,6 +17,7 @@
 #define SEMAPHORE_MAGIC 0x5453454du
 #define GRAPH_MAGIC 0x54475246u
 #define GRAPH_HANDLE_BYTES 512 /* what capture.c needs at most */
+#define GRAPH_LANES 64 /* queues in one capture */
 
 struct thrum_device {
     uint32_t magic;
@@ -52,6 +53,7 @@ struct thrum_queue {
     struct event_pending *marks_first,
         *marks_last; /* submitted event callbacks, under marks_lock */
     _Atomic(struct thrum_graph *) capture; /* what is being recorded; NULL: nothing is */
+    int capture_lane; /* of it; set before `capture` */
 };
 
 /* A queue's ticket counters only grow, whichever of several submitting threads comes last. */
@@ -144,6 +146,14 @@ void device_sweep(struct thrum_device *device);
 void event_forget_queue(struct thrum_queue *queue);
 void event_close_queue(
     struct thrum_queue *queue); /* before that: no callback polls it from now on */
+/*
+ * thrum_event_record of a point that is to tell errors: who waits for the event gets the first error of the queue's
+ * submissions behind the ticket `since`. EVENT_OF_NO_ERRORS: thrum_event_record.
+ */
+#define EVENT_OF_NO_ERRORS UINT64_MAX
+thrum_status_t event_record(struct thrum_event *event, struct thrum_queue *queue, uint64_t since);
+/* How the submissions behind ticket `after` up to `ticket`, which have ended, ended: OK or the first error. */
+thrum_status_t queue_ended_status(struct thrum_queue *queue, uint64_t after, uint64_t ticket);
 /* thrum_queue_destroy, also of a queue that is being captured. */
 void queue_end(struct thrum_queue *queue);
 

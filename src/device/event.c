@@ -11,6 +11,8 @@
 struct event_mark {
     _Atomic int references;
     _Atomic int reached; /* 1: executed; also once the queue is gone */
+    int status; /* once it is reached: for who waits. OK but with `since` */
+    uint64_t since; /* see event_record */
     _Atomic int64_t timestamp_ns; /* 0: it was cancelled, or the queue is gone */
     struct thrum_queue *queue; /* its marks_lock is usable while this mark is in its list */
     uint64_t ticket;
@@ -31,6 +33,15 @@ static void mark_put(struct event_mark *mark)
 {
     if (mark && atomic_fetch_sub_explicit(&mark->references, 1, memory_order_acq_rel) == 1)
         free(mark);
+}
+
+/* Under its queue's marks_lock. */
+static void mark_reach(struct event_mark *mark)
+{
+    if (mark->since != EVENT_OF_NO_ERRORS &&
+        !atomic_load_explicit(&mark->reached, memory_order_relaxed))
+        mark->status = queue_ended_status(mark->queue, mark->since, mark->ticket);
+    atomic_store_explicit(&mark->reached, 1, memory_order_release);
 }
 
 static thrum_status_t event_check(const struct thrum_event *event)
@@ -86,7 +97,7 @@ static void prune(struct thrum_queue *queue)
         if (!queue->marks_first)
             queue->marks_last = NULL;
         if (pending->is_record)
-            atomic_store_explicit(&pending->mark->reached, 1, memory_order_release);
+            mark_reach(pending->mark);
         mark_put(pending->mark);
         free(pending);
     }
@@ -108,7 +119,7 @@ void event_forget_queue(struct thrum_queue *queue)
     for (struct event_pending *pending = queue->marks_first; pending; pending = next) {
         next = pending->next;
         if (pending->is_record)
-            atomic_store_explicit(&pending->mark->reached, 1, memory_order_release);
+            mark_reach(pending->mark);
         mark_put(pending->mark);
         free(pending);
     }
@@ -155,7 +166,8 @@ static thrum_status_t note_time(void *argument)
     struct event_mark *mark = argument;
 
     atomic_store_explicit(&mark->timestamp_ns, now_ns(), memory_order_relaxed);
-    atomic_store_explicit(&mark->reached, 1, memory_order_release);
+    if (mark->since == EVENT_OF_NO_ERRORS) /* else whoever asks finds how the others ended */
+        atomic_store_explicit(&mark->reached, 1, memory_order_release);
     return THRUM_OK;
 }
 
@@ -166,20 +178,25 @@ static thrum_status_t ask_mark(void *argument)
     struct thrum_queue *queue = mark->queue;
 
     if (atomic_load_explicit(&mark->reached, memory_order_acquire))
-        return THRUM_OK;
+        return mark->status;
     if (pthread_mutex_trylock(&queue->marks_lock))
         return THRUM_IN_PROGRESS;
     if (!atomic_load_explicit(&mark->reached, memory_order_acquire) && !queue->is_closing &&
         queue->ops->poll(queue->impl, mark->ticket) != THRUM_IN_PROGRESS)
-        atomic_store_explicit(&mark->reached, 1, memory_order_release);
+        mark_reach(mark);
     pthread_mutex_unlock(&queue->marks_lock);
-    return atomic_load_explicit(&mark->reached, memory_order_acquire) ? THRUM_OK
+    return atomic_load_explicit(&mark->reached, memory_order_acquire) ? mark->status
                                                                       : THRUM_IN_PROGRESS;
 }
 
 /* ---- record, wait, query --------------------------------------------------------------------------------------- */
 
 thrum_status_t thrum_event_record(thrum_event_t event, thrum_queue_t queue)
+{
+    return event_record(event, queue, EVENT_OF_NO_ERRORS);
+}
+
+thrum_status_t event_record(struct thrum_event *event, struct thrum_queue *queue, uint64_t since)
 {
     struct event_mark *mark, *old;
     thrum_status_t status = event_check(event);
@@ -195,6 +212,7 @@ thrum_status_t thrum_event_record(thrum_event_t event, thrum_queue_t queue)
         return thrum_fail(THRUM_ERR_NO_MEMORY, "no memory for an event");
     atomic_init(&mark->references, 1);
     mark->queue = queue;
+    mark->since = since;
     status = submit_pending(queue, mark, note_time, true);
     if (status) {
         mark_put(mark);
@@ -233,7 +251,8 @@ thrum_status_t thrum_event_wait(thrum_event_t event, thrum_queue_t queue)
     if (queue_is_capturing(queue))
         return capture_event(queue, event, false);
     mark = mark_get(event);
-    if (mark && mark->queue != queue && !atomic_load_explicit(&mark->reached, memory_order_acquire))
+    if (mark && mark->queue != queue &&
+        (!atomic_load_explicit(&mark->reached, memory_order_acquire) || mark->status))
         status = submit_pending(queue, mark, ask_mark, false);
     mark_put(mark);
     return status;

@@ -246,6 +246,13 @@ static thrum_status_t first_error(struct thrum_queue *queue, uint64_t ticket, ui
     return status < 0 ? status : last_status;
 }
 
+thrum_status_t queue_ended_status(struct thrum_queue *queue, uint64_t after, uint64_t ticket)
+{
+    if (ticket <= after)
+        return THRUM_OK;
+    return first_error(queue, after, ticket, queue->ops->poll(queue->impl, ticket));
+}
+
 void queue_fail(struct thrum_queue *queue, thrum_status_t status, const char *message)
 {
     pthread_mutex_lock(&queue->error_lock);

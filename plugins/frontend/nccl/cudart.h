@@ -22,7 +22,9 @@ cudaError_t cudart_of_status(thrum_status_t status);
 /* ---- streams (cudart_stream.c) ---- */
 
 struct cudart_device;
-
+struct cudart_pool;
+struct cudart_capture;
+struct cudart_graph;
 struct host_call;
 struct cudart_stream {
     thrum_queue_t queue; /* also the stream's handle */
@@ -40,11 +42,17 @@ struct cudart_stream {
         waited_for; /* blocking: `used` up to which the default stream waits; under the device's lock */
     _Atomic int deferred; /* thrum_status_t that a wait of ours met, for the caller's next one */
     _Atomic bool forgiven; /* see thrum_cudart_forgive */
-    _Atomic uint64_t capturing; /* the number of its capture; 0: it is not captured */
+    struct cudart_capture *_Atomic capture; /* NULL: it is not captured */
+    unsigned lane; /* of the capture; under its lock */
+    bool is_lane; /* hidden, of an executable graph; its errors are those of who waits for it */
+    struct cudart_stream *next_idle; /* of the device's lanes; under its lock */
+    _Atomic bool launched; /* a graph, since the last wait */
     struct host_call *host_calls; /* under the device's lock */
 };
 
 /* ---- devices (cudart_device.c) ---- */
+
+#define CUDART_LIMITS 7
 
 struct cudart_device {
     int index; /* CUDA's number of it */
@@ -53,8 +61,11 @@ struct cudart_device {
     pthread_mutex_t lock; /* of the streams and the ordering event */
     struct cudart_stream main; /* the default stream */
     struct cudart_stream *streams; /* the others */
+    struct cudart_stream *idle_lanes; /* of them, those that no graph has */
     _Atomic uint64_t blocking_used; /* how often work was given to any blocking stream */
     thrum_event_t order; /* marks points for which the other side waits */
+    _Atomic size_t limits[CUDART_LIMITS]; /* by enum cudaLimit: what programs set */
+    _Atomic int cache; /* enum cudaFuncCache */
     bool *peers; /* by CUDA device: peer access was enabled; under the lock */
 };
 
@@ -65,14 +76,20 @@ cudaError_t cudart_device_get(int index, struct cudart_device **device_out);
 /* The same, as it is: NULL where it is not open. */
 struct cudart_device *cudart_device_if_open(int index);
 
-/* cudaGetDeviceProperties of CUDA 13, exported as that by cudart-13.sed. */
+void cudart_limits_init(struct cudart_device *device);
+
+/* What is another function in CUDA 13, exported as that by cudart-13.sed. */
+__attribute__((visibility("default"))) cudaError_t cudart_runtime_version_13(int *version);
 __attribute__((visibility("default"))) cudaError_t cudart_properties_13(void *properties_out,
                                                                         int index);
 
 /* The stream of a handle: NULL is the default one of device `index` (-1: the current). */
 cudaError_t cudart_stream_find(cudaStream_t handle, int index, struct cudart_stream **stream_out);
-/* Before work is given to the stream: lets it wait for what CUDA's rules put in front. */
-cudaError_t cudart_stream_enter(struct cudart_stream *stream);
+/*
+ * Before work is given to the stream: lets it wait for what CUDA's rules put in front; where the stream is captured, the
+ * work is a node of its graph.
+ */
+cudaError_t cudart_stream_enter(struct cudart_stream *stream, enum cudaGraphNodeType type);
 /* Waits for the stream's work. keep: an error is for the caller's next wait. */
 cudaError_t cudart_stream_wait(struct cudart_stream *stream, bool keep);
 /* What a wait that returned `status` means for the caller. */
@@ -81,8 +98,84 @@ cudaError_t cudart_stream_settle(struct cudart_stream *stream, thrum_status_t st
 cudaError_t cudart_device_wait(struct cudart_device *device, bool keep);
 /* Waits for, and destroys, the device's streams except the default one. */
 void cudart_streams_drop(struct cudart_device *device);
+/*
+ * A stream for the work of a graph's lane, which waits for other lanes only; and back, where `queue` tells whether it is
+ * still there. If it has work in flight then, that of its next user comes behind it.
+ */
+cudaError_t cudart_lane_take(struct cudart_device *device, struct cudart_stream **stream_out);
+bool cudart_lane_lives(const struct cudart_stream *stream, thrum_queue_t queue);
+void cudart_lane_give(struct cudart_stream *stream, thrum_queue_t queue);
 /* Frees the records of host functions of a stream that has ended its work. */
 void cudart_host_calls_free(struct cudart_stream *stream);
+
+/* ---- captures (cudart_capture.c) ---- */
+
+/* A place in a capture: what an event that was recorded there stands for. */
+struct cudart_point {
+    uint64_t capture; /* its number; 0: none */
+    size_t index; /* of the capture's points */
+};
+
+#define CUDART_LANES 64 /* streams in one capture: as many as Thrum takes */
+
+/* How many captures there are. */
+extern _Atomic int cudart_captures;
+
+/* A node for work that the captured stream is given. */
+cudaError_t cudart_capture_add(struct cudart_stream *stream, enum cudaGraphNodeType type);
+/* What a point is for streams: see cudaEventRecord and cudaStreamWaitEvent. */
+cudaError_t cudart_capture_record(struct cudart_stream *stream, struct cudart_point *point_out);
+cudaError_t cudart_capture_wait(struct cudart_stream *stream, const struct cudart_point *point);
+/* The stream's capture is spoiled by this call, which returns `error`, with a sentence. */
+cudaError_t cudart_capture_spoil(struct cudart_stream *stream, cudaError_t error,
+                                 const char *format, ...) __attribute__((format(printf, 3, 4)));
+/* The same for the capture of a point, if it goes on. */
+cudaError_t cudart_capture_spoil_point(const struct cudart_point *point, cudaError_t error,
+                                       const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+/* The default stream is to be used: that spoils captures of blocking streams of its device; asking about it does not. */
+cudaError_t cudart_capture_check_legacy(const struct cudart_device *device, bool and_spoil);
+/* The same for the whole device: all captures on it. */
+cudaError_t cudart_capture_check_device(const struct cudart_device *device);
+/* A call that may be unsafe in a capture: refused, by the modes of captures and of this thread. */
+cudaError_t cudart_capture_check_unsafe(const char *function);
+/* The stream is about to be destroyed. */
+void cudart_capture_leave(struct cudart_stream *stream);
+/* What the capture's graph holds until it is freed: another graph; memory that is then freed. */
+cudaError_t cudart_capture_keep(struct cudart_stream *stream, struct cudart_graph *graph);
+cudaError_t cudart_capture_free(struct cudart_stream *stream, void *pointer);
+
+/* ---- graphs (cudart_graph.c) ---- */
+
+struct cudart_node {
+    enum cudaGraphNodeType type;
+    unsigned lane;
+    size_t first_dependency, ndependencies;
+};
+
+/* What was captured; constant when the capture has ended. */
+struct cudart_graph {
+    _Atomic int references;
+    pthread_mutex_t launching; /* who waits for one of its events means that of the same launch */
+    struct cudart_graph *next; /* of all; under cudart_graph.c's lock */
+    thrum_graph_t graph;
+    struct cudart_node *nodes;
+    size_t *dependencies; /* indices of nodes */
+    thrum_event_t *events; /* that its lanes wait for */
+    int *devices; /* of its lanes */
+    struct cudart_graph **children; /* graphs that were launched in the capture */
+    void **freed; /* memory that the capture freed: the graph may be launched again */
+    size_t nnodes, ndependencies, nevents, ndevices, nchildren, nfreed;
+    size_t nodes_capacity, dependencies_capacity, events_capacity, devices_capacity,
+        children_capacity, freed_capacity;
+};
+
+struct cudart_graph *cudart_graph_new(void); /* with one reference; NULL: no memory */
+void cudart_graph_put(struct cudart_graph *graph);
+/* A handle for the caller's reference. */
+cudaError_t cudart_graph_publish(struct cudart_graph *graph, cudaGraph_t *out);
+/* Room for one more behind n elements; false: no memory. */
+bool cudart_grow(void *array_at, size_t n, size_t *capacity, size_t element_bytes);
 
 /* ---- memory (cudart_memory.c) ---- */
 
@@ -101,7 +194,26 @@ struct cudart_range {
     enum cudart_kind kind;
     int device; /* CUDA's number */
     unsigned flags;
+    struct cudart_pool *pool; /* NULL: not of one */
 };
+
+struct cudart_import;
+struct cudart_entry {
+    struct cudart_range range;
+    struct cudart_import *imports;
+};
+
+/* false: no memory, or it overlaps another. */
+bool cudart_memory_add(struct cudart_range range);
+/* Takes out what starts at the pointer and is of one of the kinds (bits); false: there is no such thing. */
+bool cudart_memory_take(const void *pointer, unsigned kinds, struct cudart_entry *out);
+/* Gives back what the entry holds in the devices, and the memory if it is ours. */
+thrum_status_t cudart_memory_release(struct cudart_entry *entry);
+/* Takes out and releases, when the device's work is done; `none`: there is no such thing. */
+cudaError_t cudart_memory_drop_at(void *pointer, unsigned kinds, cudaError_t none);
+/* Device memory; of a pool, or NULL. */
+cudaError_t cudart_memory_allocate(struct cudart_device *device, size_t bytes,
+                                   struct cudart_pool *pool, void **pointer);
 
 /* What holds the pointer; kind CUDART_PAGEABLE if nothing that is known. */
 struct cudart_range cudart_range_of(const void *pointer);
@@ -116,5 +228,19 @@ cudaError_t cudart_ipc_publish(const struct thrum_mem_handle *handle, cudaIpcMem
 cudaError_t cudart_ipc_find(const cudaIpcMemHandle_t *handle, struct thrum_mem_handle *out);
 /* Forgets all memory of the device. */
 void cudart_memory_drop(struct cudart_device *device);
+
+/* ---- memory of streams (cudart_pool.c) ---- */
+
+/*
+ * Gives back to the device what was freed in streams whose work has come that far; and_wait: when it has. Returns whether
+ * there was anything.
+ */
+bool cudart_pool_reclaim(int device, bool and_wait);
+/* Whether the memory was freed in a stream, and is not given back yet. */
+bool cudart_pool_has_freed(const void *pointer);
+/* Frees device memory when its device's work is done. */
+void cudart_pool_free(void *pointer);
+/* The range is freed by other means. */
+void cudart_pool_forget(const struct cudart_range *range);
 
 #endif

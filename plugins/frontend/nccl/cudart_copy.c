@@ -104,14 +104,17 @@ static cudaError_t transfer(struct cudart_stream *stream, const struct transfer 
         error = find_end(stream->device, "src", t->src, src_bytes, &src);
     if (!error)
         error = check_kind(t->kind, &dst, &src);
-    if (!error && stream->capturing && (wait || dst.pageable || src.pageable))
-        error =
-            cudart_fail(cudaErrorStreamCaptureUnsupported, "a copy that waits cannot be captured");
+    if (!error && stream->capture &&
+        !(stream->device->properties.capabilities & THRUM_CAP_PAGEABLE) &&
+        (dst.pageable || src.pageable))
+        error = cudart_capture_spoil(stream, cudaErrorStreamCaptureUnsupported,
+                                     "a copy of pageable memory is staged by this device, which "
+                                     "cannot be captured");
     if (!error)
-        error = cudart_stream_enter(stream);
+        error = cudart_stream_enter(stream, cudaGraphNodeTypeMemcpy);
     if (!error)
         error = cudart_of_status(submit(stream, t, &dst, &src));
-    if (!error && (wait || dst.pageable || src.pageable))
+    if (!error && !stream->capture && (wait || dst.pageable || src.pageable))
         error = cudart_stream_wait(stream, false);
     return error;
 }
@@ -193,6 +196,83 @@ cudaError_t cudaMemcpy2DAsync(void *dst, size_t dst_pitch, const void *src, size
                       stream);
 }
 
+/* ---- boxes: slices of rows ---- */
+
+/* Before anything is copied: slices are copied one by one. */
+static cudaError_t check_inside(const char *argument, const char *pointer, size_t bytes)
+{
+    struct cudart_range range = cudart_range_of(pointer);
+
+    if (range.kind != CUDART_PAGEABLE && bytes > range.bytes - ((uintptr_t)pointer - range.base))
+        return cudart_fail(cudaErrorInvalidValue, "%s=%p: %zu bytes leave the allocation of %zu",
+                           argument, (const void *)pointer, bytes, range.bytes);
+    return cudaSuccess;
+}
+
+/* Where the box begins in its memory; *slice_out: bytes from slice to slice. */
+static cudaError_t find_corner(const struct cudaPitchedPtr *in, const struct cudaPos *at,
+                               const struct cudaExtent *box, const char *argument, char **out,
+                               size_t *slice_out)
+{
+    size_t rows, bytes;
+
+    if (box->width > in->pitch || at->x > in->pitch - box->width)
+        return cudart_fail(cudaErrorInvalidPitchValue, "%s: %zu bytes at %zu leave a row of %zu",
+                           argument, box->width, at->x, in->pitch);
+    if (box->depth + at->z > 1 && (box->height > in->ysize || at->y > in->ysize - box->height))
+        return cudart_fail(cudaErrorInvalidValue, "%s: %zu rows at %zu leave a slice of %zu",
+                           argument, box->height, at->y, in->ysize);
+    if (__builtin_mul_overflow(in->pitch, in->ysize, slice_out) ||
+        __builtin_add_overflow(box->depth, at->z, &rows) ||
+        __builtin_mul_overflow(rows, *slice_out, &bytes) ||
+        __builtin_mul_overflow(at->y, in->pitch, &bytes))
+        return cudart_fail(cudaErrorInvalidValue, "%s: the box is too large", argument);
+    *out = (char *)in->ptr + at->z * *slice_out + bytes + at->x;
+    return check_inside(argument, *out,
+                        (box->depth ? box->depth - 1 : 0) * *slice_out +
+                            (box->height ? box->height - 1 : 0) * in->pitch + box->width);
+}
+
+/* handle: of a copy that does not wait. */
+static cudaError_t copy_box(const struct cudaMemcpy3DParms *p, const cudaStream_t *handle)
+{
+    size_t dst_slice, src_slice;
+    char *dst, *src;
+    cudaError_t error;
+
+    if (!p)
+        return cudart_result(cudart_fail(cudaErrorInvalidValue, "p=NULL"));
+    if (p->srcArray || p->dstArray)
+        return cudart_result(cudart_fail(cudaErrorNotSupported, "there are no CUDA arrays"));
+    if (!p->srcPtr.ptr || !p->dstPtr.ptr)
+        return cudart_result(cudart_fail(cudaErrorInvalidValue, "srcPtr or dstPtr is NULL"));
+    error = find_corner(&p->dstPtr, &p->dstPos, &p->extent, "dst", &dst, &dst_slice);
+    if (!error)
+        error = find_corner(&p->srcPtr, &p->srcPos, &p->extent, "src", &src, &src_slice);
+    if (error)
+        return cudart_result(error);
+    for (size_t z = 0; z < p->extent.depth && !error; z++) {
+        const struct transfer t = {
+            dst + z * dst_slice, src + z * src_slice, p->dstPtr.pitch, p->srcPtr.pitch,
+            p->extent.width,     p->extent.height,    p->kind};
+
+        error = handle ? copy_async(&t, *handle) : copy(&t);
+    }
+    return error;
+}
+
+cudaError_t cudaMemcpy3D(const struct cudaMemcpy3DParms *p)
+{
+    return copy_box(p, NULL);
+}
+
+cudaError_t cudaMemcpy3DAsync(const struct cudaMemcpy3DParms *p, cudaStream_t stream)
+{
+    return copy_box(p, &stream);
+}
+
+/* ---- from device to device ---- */
+
 static cudaError_t check_owner(const char *argument, const void *pointer, int device)
 {
     struct cudart_device *is = owner(pointer);
@@ -258,7 +338,7 @@ static cudaError_t fill(struct cudart_stream *stream, const struct area *area, i
         error =
             cudart_fail(cudaErrorInvalidValue, "pointer=%p is not device memory", area->pointer);
     if (!error)
-        error = cudart_stream_enter(stream);
+        error = cudart_stream_enter(stream, cudaGraphNodeTypeMemset);
     for (size_t row = 0; row < area->height && !error; row++)
         error = cudart_of_status(thrum_fill(stream->queue,
                                             (void *)(uintptr_t)(address + row * area->pitch),
@@ -301,4 +381,35 @@ cudaError_t cudaMemset2DAsync(void *pointer, size_t pitch, int value, size_t wid
                               cudaStream_t stream)
 {
     return fill_later(&(struct area){pointer, pitch, width, height}, value, stream);
+}
+
+static cudaError_t fill_box(struct cudaPitchedPtr pitched, int value, struct cudaExtent extent,
+                            const cudaStream_t *handle)
+{
+    size_t slice;
+    char *corner;
+    cudaError_t error =
+        find_corner(&pitched, &(struct cudaPos){0, 0, 0}, &extent, "pitched", &corner, &slice);
+
+    if (!error && !pitched.ptr)
+        error = cudart_fail(cudaErrorInvalidValue, "pitched.ptr=NULL");
+    if (error)
+        return cudart_result(error);
+    for (size_t z = 0; z < extent.depth && !error; z++) {
+        const struct area area = {corner + z * slice, pitched.pitch, extent.width, extent.height};
+
+        error = handle ? fill_later(&area, value, *handle) : fill_now(&area, value);
+    }
+    return error;
+}
+
+cudaError_t cudaMemset3D(struct cudaPitchedPtr pitched, int value, struct cudaExtent extent)
+{
+    return fill_box(pitched, value, extent, NULL);
+}
+
+cudaError_t cudaMemset3DAsync(struct cudaPitchedPtr pitched, int value, struct cudaExtent extent,
+                              cudaStream_t stream)
+{
+    return fill_box(pitched, value, extent, &stream);
 }

@@ -42,6 +42,7 @@ static void count_devices(void)
     }
     for (int i = 0; i < all.count; i++) {
         all.devices[i].index = i;
+        cudart_limits_init(&all.devices[i]);
         pthread_mutex_init(&all.devices[i].lock, NULL);
     }
 }
@@ -183,7 +184,13 @@ cudaError_t cudaDeviceSynchronize(void)
     struct cudart_device *device;
     cudaError_t error = cudart_device_get(-1, &device);
 
-    return cudart_result(error ? error : cudart_device_wait(device, false));
+    if (!error && atomic_load(&cudart_captures))
+        error = cudart_capture_check_device(device);
+    if (!error)
+        error = cudart_device_wait(device, false);
+    if (!error)
+        (void)cudart_pool_reclaim(device->index, false);
+    return cudart_result(error);
 }
 
 cudaError_t cudaDeviceReset(void)
@@ -239,148 +246,7 @@ cudaError_t cudaGetDeviceFlags(unsigned *flags)
     return cudaSuccess;
 }
 
-/* ---- what they are ---- */
-
-_Static_assert(sizeof(cudaDeviceProp) == 1032, "CUDA 12's layout");
-
-cudaError_t cudaGetDeviceProperties_v2(cudaDeviceProp *out, int index)
-{
-    struct cudart_device *device;
-    cudaError_t error = out && index >= 0
-                            ? cudart_device_get(index, &device)
-                            : cudart_fail(out ? cudaErrorInvalidDevice : cudaErrorInvalidValue,
-                                          "properties=%p, device=%d", (void *)out, index);
-    const struct thrum_device_properties *p;
-
-    if (error)
-        return cudart_result(error);
-    p = &device->properties;
-    *out = (cudaDeviceProp){.totalGlobalMem = p->memory_bytes,
-                            .memPitch = 0x7fffffff,
-                            .warpSize = 32,
-                            .maxThreadsPerBlock = 1024,
-                            .maxThreadsDim = {1024, 1024, 64},
-                            .maxGridSize = {0x7fffffff, 65535, 65535},
-                            .major = 9,
-                            .multiProcessorCount = (int)p->engines_reduce,
-                            .asyncEngineCount = (int)p->engines_dma,
-                            .canMapHostMemory = 1,
-                            .pciBusID = p->index & 0xff,
-                            .pciDomainID = p->index >> 8,
-                            .unifiedAddressing = 1,
-                            .managedMemory = 1,
-                            .pageableMemoryAccess = !!(p->capabilities & THRUM_CAP_PAGEABLE),
-                            .concurrentManagedAccess = 1,
-                            .canUseHostPointerForRegisteredMem = 1,
-                            .hostRegisterSupported = 1};
-    snprintf(out->name, sizeof out->name, "Thrum %.*s", (int)sizeof p->name - 1, p->name);
-    memcpy(out->uuid.bytes, "thrum", 5);
-    out->uuid.bytes[14] = (char)(p->index >> 8);
-    out->uuid.bytes[15] = (char)p->index;
-    return cudaSuccess;
-}
-
-/* CUDA 13's layout, under the old name. */
-struct properties_13 {
-#define B(type, name, dimension) type name dimension;
-#define O(type, name, dimension)
-    CUDART_PROPERTIES_MAP(B, O)
-#undef B
-#undef O
-    int added[7], reserved[56];
-};
-_Static_assert(sizeof(struct properties_13) == 1008, "CUDA 13's layout");
-
-cudaError_t cudart_properties_13(void *out, int index)
-{
-    struct properties_13 *properties = out;
-    cudaDeviceProp full;
-    cudaError_t error = cudaGetDeviceProperties_v2(out ? &full : NULL, index);
-
-    if (error)
-        return error;
-    memset(properties, 0, sizeof *properties);
-#define B(type, name, dimension) memcpy(&properties->name, &full.name, sizeof full.name);
-#define O(type, name, dimension)
-    CUDART_PROPERTIES_MAP(B, O)
-#undef B
-#undef O
-    return cudaSuccess;
-}
-
-cudaError_t cudaDeviceGetAttribute(int *value, enum cudaDeviceAttr attribute, int index)
-{
-    cudaDeviceProp p = {.major = 0};
-    cudaError_t error = value ? cudaGetDeviceProperties(&p, index)
-                              : cudart_fail(cudaErrorInvalidValue, "value=NULL");
-    const struct {
-        enum cudaDeviceAttr attribute;
-        int value;
-    } rows[] = {{cudaDevAttrMaxThreadsPerBlock, p.maxThreadsPerBlock},
-                {cudaDevAttrWarpSize, p.warpSize},
-                {cudaDevAttrClockRate, p.clockRate},
-                {cudaDevAttrMultiProcessorCount, p.multiProcessorCount},
-                {cudaDevAttrIntegrated, p.integrated},
-                {cudaDevAttrCanMapHostMemory, p.canMapHostMemory},
-                {cudaDevAttrComputeMode, p.computeMode},
-                {cudaDevAttrConcurrentKernels, p.concurrentKernels},
-                {cudaDevAttrEccEnabled, p.ECCEnabled},
-                {cudaDevAttrPciBusId, p.pciBusID},
-                {cudaDevAttrPciDeviceId, p.pciDeviceID},
-                {cudaDevAttrAsyncEngineCount, p.asyncEngineCount},
-                {cudaDevAttrUnifiedAddressing, p.unifiedAddressing},
-                {cudaDevAttrPciDomainId, p.pciDomainID},
-                {cudaDevAttrComputeCapabilityMajor, p.major},
-                {cudaDevAttrComputeCapabilityMinor, p.minor},
-                {cudaDevAttrStreamPrioritiesSupported, p.streamPrioritiesSupported},
-                {cudaDevAttrManagedMemory, p.managedMemory},
-                {cudaDevAttrPageableMemoryAccess, p.pageableMemoryAccess},
-                {cudaDevAttrConcurrentManagedAccess, p.concurrentManagedAccess},
-                {cudaDevAttrHostRegisterSupported, p.hostRegisterSupported},
-                {cudaDevAttrMemoryPoolsSupported, p.memoryPoolsSupported},
-                {cudaDevAttrGPUDirectRDMASupported, p.gpuDirectRDMASupported}};
-
-    for (size_t i = 0; !error && i < sizeof rows / sizeof *rows; i++)
-        if (rows[i].attribute == attribute) {
-            *value = rows[i].value;
-            return cudaSuccess;
-        }
-    return cudart_result(
-        error ? error
-              : cudart_fail(cudaErrorInvalidValue, "attribute=%d is not known", (int)attribute));
-}
-
-cudaError_t cudaDeviceGetPCIBusId(char *text, int bytes, int index)
-{
-    cudaDeviceProp p;
-    cudaError_t error = text && bytes > 0 ? cudaGetDeviceProperties(&p, index)
-                                          : cudart_fail(cudaErrorInvalidValue, "text=%p, bytes=%d",
-                                                        (void *)text, bytes);
-
-    if (!error)
-        snprintf(text, (size_t)bytes, "%04x:%02x:%02x.0", (unsigned)p.pciDomainID,
-                 (unsigned)p.pciBusID, (unsigned)p.pciDeviceID);
-    return cudart_result(error);
-}
-
-cudaError_t cudaDeviceGetByPCIBusId(int *index, const char *text)
-{
-    char own[32];
-    int count = 0;
-    cudaError_t error = index && text
-                            ? cudart_device_count(&count)
-                            : cudart_fail(cudaErrorInvalidValue, "device or text is NULL");
-
-    for (int i = 0; !error && i < count; i++) {
-        error = cudaDeviceGetPCIBusId(own, sizeof own, i);
-        if (!error && !strcmp(own, text)) {
-            *index = i;
-            return cudaSuccess;
-        }
-    }
-    return cudart_result(
-        error ? error : cudart_fail(cudaErrorInvalidDevice, "no device is at \"%s\"", text));
-}
+/* ---- the current one ---- */
 
 cudaError_t cudaDeviceGetStreamPriorityRange(int *least, int *greatest)
 {
@@ -391,29 +257,14 @@ cudaError_t cudaDeviceGetStreamPriorityRange(int *least, int *greatest)
     return cudaSuccess;
 }
 
-/* No runtime that a program was linked with is newer than the driver. */
-cudaError_t cudaDriverGetVersion(int *version)
-{
-    if (!version)
-        return cudart_result(cudart_fail(cudaErrorInvalidValue, "version=NULL"));
-    *version = 13000;
-    return cudaSuccess;
-}
-
-cudaError_t cudaRuntimeGetVersion(int *version)
-{
-    if (!version)
-        return cudart_result(cudart_fail(cudaErrorInvalidValue, "version=NULL"));
-    *version = CUDART_VERSION;
-    return cudaSuccess;
-}
-
 cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total_bytes)
 {
     struct thrum_device_properties properties = {.size = sizeof properties};
     struct cudart_device *device;
     cudaError_t error = cudart_device_get(-1, &device);
 
+    if (!error)
+        (void)cudart_pool_reclaim(device->index, false);
     if (!error)
         error = cudart_of_status(
             thrum_device_get_properties(atomic_load(&device->device), &properties));

@@ -151,7 +151,7 @@ static cudaError_t launch(cudaStream_t handle, const struct host_call *what)
     if (!error)
         error = start_worker();
     if (!error)
-        error = cudart_stream_enter(stream);
+        error = cudart_stream_enter(stream, cudaGraphNodeTypeHost);
     if (error)
         return error;
     call = malloc(sizeof *call);
@@ -159,7 +159,7 @@ static cudaError_t launch(cudaStream_t handle, const struct host_call *what)
         return cudart_fail(cudaErrorMemoryAllocation, "no host memory for a host function");
     *call = *what;
     call->callback.stream = handle;
-    call->captured = stream->capturing;
+    call->captured = stream->capture != NULL;
     pthread_mutex_lock(&stream->device->lock);
     prune(stream);
     /* ask() may already have been called, but only we free it, under this lock */

@@ -10,24 +10,18 @@
 
 #include <thrum/plugin.h>
 
-#define PAGE ((size_t)4096)
 #define PITCH ((size_t)512) /* of rows, as CUDA devices have it */
 
 /* Another device's view of it: of device memory an import, of host memory that it is registered there too. */
-struct import {
-    struct import *next;
+struct cudart_import {
+    struct cudart_import *next;
     int device; /* who imported */
     uint64_t address;
 };
 
-struct entry {
-    struct cudart_range range;
-    struct import *imports;
-};
-
 static struct {
     pthread_rwlock_t lock;
-    struct entry *entries; /* by address; ranges do not overlap */
+    struct cudart_entry *entries; /* by address; ranges do not overlap */
     size_t n, capacity;
 } table = {.lock = PTHREAD_RWLOCK_INITIALIZER};
 
@@ -51,7 +45,7 @@ static size_t lower(uintptr_t address)
 }
 
 /* Under the lock. */
-static struct entry *find(const void *pointer)
+static struct cudart_entry *find(const void *pointer)
 {
     size_t i = lower((uintptr_t)pointer);
 
@@ -62,7 +56,7 @@ static struct entry *find(const void *pointer)
 struct cudart_range cudart_range_of(const void *pointer)
 {
     struct cudart_range range = {.kind = CUDART_PAGEABLE};
-    const struct entry *entry;
+    const struct cudart_entry *entry;
 
     pthread_rwlock_rdlock(&table.lock);
     entry = find(pointer);
@@ -72,8 +66,7 @@ struct cudart_range cudart_range_of(const void *pointer)
     return range;
 }
 
-/* false: no memory, or it overlaps another. */
-static bool add(struct cudart_range range)
+bool cudart_memory_add(struct cudart_range range)
 {
     bool fits = true;
     size_t i;
@@ -81,7 +74,7 @@ static bool add(struct cudart_range range)
     pthread_rwlock_wrlock(&table.lock);
     if (table.n == table.capacity) {
         size_t capacity = table.capacity ? 2 * table.capacity : 64;
-        struct entry *entries = realloc(table.entries, capacity * sizeof *entries);
+        struct cudart_entry *entries = realloc(table.entries, capacity * sizeof *entries);
 
         fits = entries;
         if (entries) {
@@ -94,17 +87,16 @@ static bool add(struct cudart_range range)
         fits = false;
     if (fits) {
         memmove(&table.entries[i + 1], &table.entries[i], (table.n - i) * sizeof *table.entries);
-        table.entries[i] = (struct entry){.range = range};
+        table.entries[i] = (struct cudart_entry){.range = range};
         table.n++;
     }
     pthread_rwlock_unlock(&table.lock);
     return fits;
 }
 
-/* Takes out what starts at the pointer and is of one of the kinds (bits); false: there is no such thing. */
-static bool take(const void *pointer, unsigned kinds, struct entry *out)
+bool cudart_memory_take(const void *pointer, unsigned kinds, struct cudart_entry *out)
 {
-    struct entry *entry;
+    struct cudart_entry *entry;
     bool found;
 
     pthread_rwlock_wrlock(&table.lock);
@@ -145,9 +137,9 @@ static thrum_status_t take_from(int index, const struct cudart_range *range, uin
 }
 
 /* The views of one device, or with -1 of all. */
-static void drop_imports(struct entry *entry, int index)
+static void drop_imports(struct cudart_entry *entry, int index)
 {
-    struct import **at = &entry->imports, *import;
+    struct cudart_import **at = &entry->imports, *import;
 
     while ((import = *at)) {
         if (index != -1 && import->device != index) {
@@ -160,8 +152,7 @@ static void drop_imports(struct entry *entry, int index)
     }
 }
 
-/* Gives back what the entry holds in the devices, and the memory if it is ours. */
-static thrum_status_t release(struct entry *entry)
+thrum_status_t cudart_memory_release(struct cudart_entry *entry)
 {
     thrum_status_t status;
 
@@ -175,14 +166,15 @@ static thrum_status_t release(struct entry *entry)
 /* ---- reaching ---- */
 
 /* Under the lock for writing: the device's own view of another's allocation. */
-static thrum_status_t import(struct cudart_device *device, struct entry *entry, uint64_t *out)
+static thrum_status_t import(struct cudart_device *device, struct cudart_entry *entry,
+                             uint64_t *out)
 {
     struct thrum_mem_handle handle;
-    struct import *new_one;
+    struct cudart_import *new_one;
     void *address = (void *)entry->range.base;
     thrum_status_t status;
 
-    for (struct import *i = entry->imports; i; i = i->next)
+    for (struct cudart_import *i = entry->imports; i; i = i->next)
         if (i->device == device->index) {
             *out = i->address;
             return THRUM_OK;
@@ -201,7 +193,7 @@ static thrum_status_t import(struct cudart_device *device, struct entry *entry, 
         free(new_one);
         return status;
     }
-    *new_one = (struct import){entry->imports, device->index, (uint64_t)(uintptr_t)address};
+    *new_one = (struct cudart_import){entry->imports, device->index, (uint64_t)(uintptr_t)address};
     entry->imports = new_one;
     *out = new_one->address;
     return THRUM_OK;
@@ -210,7 +202,7 @@ static thrum_status_t import(struct cudart_device *device, struct entry *entry, 
 static cudaError_t reach_peer(struct cudart_device *device, const void *pointer,
                               uint64_t *address_out)
 {
-    struct entry *entry;
+    struct cudart_entry *entry;
     uint64_t base = 0;
     thrum_status_t status = THRUM_ERR_INVALID_POINTER;
 
@@ -246,6 +238,8 @@ cudaError_t cudart_reach(struct cudart_device *device, const char *argument, con
         return cudart_fail(cudaErrorInvalidValue,
                            "%s=%p is no live device memory: it was freed, or never allocated",
                            argument, pointer);
+    if (info.kind == THRUM_MEM_DEVICE && cudart_pool_has_freed(pointer))
+        return cudart_fail(cudaErrorInvalidValue, "%s=%p was freed in a stream", argument, pointer);
     if (range.kind == CUDART_PAGEABLE && is_thrums(&info)) {
         range.base = (uintptr_t)info.base;
         range.bytes = info.bytes;
@@ -270,30 +264,42 @@ cudaError_t cudart_reach(struct cudart_device *device, const char *argument, con
 
 /* ---- device memory ---- */
 
-cudaError_t cudaMalloc(void **pointer, size_t bytes)
+cudaError_t cudart_memory_allocate(struct cudart_device *device, size_t bytes,
+                                   struct cudart_pool *pool, void **pointer)
 {
-    struct cudart_device *device;
     void *address;
-    cudaError_t error = pointer ? cudart_device_get(-1, &device)
-                                : cudart_fail(cudaErrorInvalidValue, "pointer=NULL");
+    thrum_status_t status = thrum_mem_alloc(atomic_load(&device->device), bytes, &address);
 
-    if (!error && !bytes) {
-        *pointer = NULL;
-        return cudaSuccess;
-    }
-    if (!error)
-        error = cudart_of_status(thrum_mem_alloc(atomic_load(&device->device), bytes, &address));
-    if (error)
-        return cudart_result(error);
-    if (!add((struct cudart_range){.base = (uintptr_t)address,
-                                   .bytes = bytes,
-                                   .kind = CUDART_DEVICE,
-                                   .device = device->index})) {
-        error = cudart_of_status(thrum_mem_free(atomic_load(&device->device), address));
-        return cudart_result(cudart_fail(cudaErrorMemoryAllocation, "no host memory"));
+    /* freed in streams, but still held */
+    if (status == THRUM_ERR_NO_DEVICE_MEMORY && cudart_pool_reclaim(device->index, true))
+        status = thrum_mem_alloc(atomic_load(&device->device), bytes, &address);
+    if (status)
+        return cudart_of_status(status);
+    if (!cudart_memory_add((struct cudart_range){.base = (uintptr_t)address,
+                                                 .bytes = bytes,
+                                                 .kind = CUDART_DEVICE,
+                                                 .device = device->index,
+                                                 .pool = pool})) {
+        (void)!thrum_mem_free(atomic_load(&device->device), address);
+        return cudart_fail(cudaErrorMemoryAllocation, "no host memory");
     }
     *pointer = address;
     return cudaSuccess;
+}
+
+cudaError_t cudaMalloc(void **pointer, size_t bytes)
+{
+    struct cudart_device *device;
+    cudaError_t error = pointer ? cudart_capture_check_unsafe("cudaMalloc")
+                                : cudart_fail(cudaErrorInvalidValue, "pointer=NULL");
+
+    if (!error)
+        error = cudart_device_get(-1, &device);
+    if (error)
+        return cudart_result(error);
+    *pointer = NULL;
+    return bytes ? cudart_result(cudart_memory_allocate(device, bytes, NULL, pointer))
+                 : cudaSuccess;
 }
 
 cudaError_t cudaMallocPitch(void **pointer, size_t *pitch, size_t width, size_t height)
@@ -314,14 +320,33 @@ cudaError_t cudaMallocPitch(void **pointer, size_t *pitch, size_t width, size_t 
     return error;
 }
 
+cudaError_t cudaMalloc3D(struct cudaPitchedPtr *pitched, struct cudaExtent extent)
+{
+    void *pointer = NULL;
+    size_t rows, pitch = 0;
+    cudaError_t error;
+
+    if (!pitched || __builtin_mul_overflow(extent.height, extent.depth, &rows))
+        return cudart_result(cudart_fail(
+            cudaErrorInvalidValue, "pitched=%p, or the extent is too large", (void *)pitched));
+    error = cudaMallocPitch(&pointer, &pitch, extent.width, rows);
+    if (!error)
+        *pitched = make_cudaPitchedPtr(pointer, pitch, extent.width, extent.height);
+    return error;
+}
+
 cudaError_t cudaFree(void *pointer)
 {
     struct cudart_range range = cudart_range_of(pointer);
     struct cudart_device *device = cudart_device_if_open(range.device);
-    struct entry entry;
+    struct cudart_entry entry;
+    cudaError_t error;
 
     if (!pointer)
         return cudaSuccess;
+    error = cudart_capture_check_unsafe("cudaFree");
+    if (error)
+        return cudart_result(error);
     if (range.kind == CUDART_MANAGED && range.base == (uintptr_t)pointer)
         return cudaFreeHost(pointer);
     if (range.kind != CUDART_DEVICE || range.base != (uintptr_t)pointer)
@@ -330,167 +355,28 @@ cudaError_t cudaFree(void *pointer)
     /* As in CUDA: what may still use it ends first. */
     if (device)
         (void)cudart_device_wait(device, true);
-    if (!take(pointer, 1u << CUDART_DEVICE, &entry))
+    if (!cudart_memory_take(pointer, 1u << CUDART_DEVICE, &entry))
         return cudart_result(cudart_fail(cudaErrorInvalidValue, "pointer=%p was freed", pointer));
-    return cudart_result(cudart_of_status(release(&entry)));
+    cudart_pool_forget(&entry.range);
+    return cudart_result(cudart_of_status(cudart_memory_release(&entry)));
 }
 
-cudaError_t cudaMallocAsync(void **pointer, size_t bytes, cudaStream_t stream)
-{
-    struct cudart_stream *found;
-    cudaError_t error = cudart_stream_find(stream, -1, &found);
-
-    return error ? cudart_result(error) : cudaMalloc(pointer, bytes);
-}
-
-cudaError_t cudaFreeAsync(void *pointer, cudaStream_t stream)
-{
-    struct cudart_stream *found;
-    cudaError_t error = cudart_stream_find(stream, -1, &found);
-
-    return error ? cudart_result(error) : cudaFree(pointer);
-}
-
-/* ---- host memory ---- */
-
-static cudaError_t pin(void *pointer, size_t bytes, enum cudart_kind kind, unsigned flags)
-{
-    struct cudart_device *device;
-    cudaError_t error = cudart_device_get(-1, &device);
-
-    if (!error && kind == CUDART_HOST_REGISTERED &&
-        cudart_range_of(pointer).kind != CUDART_PAGEABLE)
-        return cudart_fail(cudaErrorHostMemoryAlreadyRegistered, "pointer=%p", pointer);
-    if (!error)
-        error =
-            cudart_of_status(thrum_mem_register_host(atomic_load(&device->device), pointer, bytes));
-    if (error)
-        return error;
-    if (add((struct cudart_range){.base = (uintptr_t)pointer,
-                                  .bytes = bytes,
-                                  .kind = kind,
-                                  .device = device->index,
-                                  .flags = flags}))
-        return cudaSuccess;
-    (void)!thrum_mem_unregister_host(atomic_load(&device->device), pointer);
-    return cudart_fail(kind == CUDART_HOST_REGISTERED ? cudaErrorHostMemoryAlreadyRegistered
-                                                      : cudaErrorMemoryAllocation,
-                       "pointer=%p, %zu bytes: overlaps a registered range, or no host memory",
-                       pointer, bytes);
-}
-
-static cudaError_t alloc_pinned(void **pointer, size_t bytes, enum cudart_kind kind, unsigned flags)
-{
-    void *memory;
-    cudaError_t error;
-
-    if (!pointer || bytes > SIZE_MAX / 2)
-        return cudart_fail(pointer ? cudaErrorMemoryAllocation : cudaErrorInvalidValue,
-                           "pointer=%p, %zu bytes", (void *)pointer, bytes);
-    if (!bytes) {
-        *pointer = NULL;
-        return cudaSuccess;
-    }
-    bytes = (bytes + PAGE - 1) / PAGE * PAGE;
-    memory = aligned_alloc(PAGE, bytes);
-    if (!memory)
-        return cudart_fail(cudaErrorMemoryAllocation, "no host memory for %zu bytes", bytes);
-    memset(memory, 0, bytes);
-    error = pin(memory, bytes, kind, flags);
-    if (error)
-        free(memory);
-    else
-        *pointer = memory;
-    return error;
-}
-
-cudaError_t cudaHostAlloc(void **pointer, size_t bytes, unsigned flags)
-{
-    const unsigned known = cudaHostAllocPortable | cudaHostAllocMapped | cudaHostAllocWriteCombined;
-
-    if (flags & ~known)
-        return cudart_result(cudart_fail(cudaErrorInvalidValue, "flags=%#x", flags));
-    return cudart_result(alloc_pinned(pointer, bytes, CUDART_HOST, flags));
-}
-
-cudaError_t cudaMallocHost(void **pointer, size_t bytes)
-{
-    return cudaHostAlloc(pointer, bytes, cudaHostAllocDefault);
-}
-
-cudaError_t cudaMallocManaged(void **pointer, size_t bytes, unsigned flags)
-{
-    if (!bytes || (flags != cudaMemAttachGlobal && flags != cudaMemAttachHost))
-        return cudart_result(
-            cudart_fail(cudaErrorInvalidValue, "bytes=%zu, flags=%#x", bytes, flags));
-    return cudart_result(alloc_pinned(pointer, bytes, CUDART_MANAGED, flags));
-}
-
-static cudaError_t unpin(void *pointer, unsigned kinds, cudaError_t none)
+cudaError_t cudart_memory_drop_at(void *pointer, unsigned kinds, cudaError_t none)
 {
     struct cudart_range range = cudart_range_of(pointer);
     struct cudart_device *device = cudart_device_if_open(range.device);
-    struct entry entry;
+    struct cudart_entry entry;
 
+    cudaError_t error = cudart_capture_check_unsafe("cudaFreeHost, cudaHostUnregister or "
+                                                    "cudaIpcCloseMemHandle");
+
+    if (error)
+        return error;
     if (range.base == (uintptr_t)pointer && kinds >> range.kind & 1 && device)
         (void)cudart_device_wait(device, true);
-    if (!take(pointer, kinds, &entry))
+    if (!cudart_memory_take(pointer, kinds, &entry))
         return cudart_fail(none, "pointer=%p is not the start of such memory", pointer);
-    return cudart_of_status(release(&entry));
-}
-
-cudaError_t cudaFreeHost(void *pointer)
-{
-    if (!pointer)
-        return cudaSuccess;
-    return cudart_result(
-        unpin(pointer, 1u << CUDART_HOST | 1u << CUDART_MANAGED, cudaErrorInvalidValue));
-}
-
-cudaError_t cudaHostRegister(void *pointer, size_t bytes, unsigned flags)
-{
-    const unsigned known =
-        cudaHostRegisterPortable | cudaHostRegisterMapped | cudaHostRegisterReadOnly;
-
-    if (!pointer || !bytes || flags & ~known)
-        return cudart_result(cudart_fail(cudaErrorInvalidValue, "pointer=%p, bytes=%zu, flags=%#x",
-                                         pointer, bytes, flags));
-    return cudart_result(pin(pointer, bytes, CUDART_HOST_REGISTERED, flags));
-}
-
-cudaError_t cudaHostUnregister(void *pointer)
-{
-    return cudart_result(
-        unpin(pointer, 1u << CUDART_HOST_REGISTERED, cudaErrorHostMemoryNotRegistered));
-}
-
-static bool is_pinned(const struct cudart_range *range)
-{
-    return range->kind == CUDART_HOST || range->kind == CUDART_HOST_REGISTERED ||
-           range->kind == CUDART_MANAGED;
-}
-
-cudaError_t cudaHostGetDevicePointer(void **device_pointer, void *host_pointer, unsigned flags)
-{
-    struct cudart_range range = cudart_range_of(host_pointer);
-
-    if (!device_pointer || flags || !is_pinned(&range))
-        return cudart_result(cudart_fail(cudaErrorInvalidValue,
-                                         "host_pointer=%p is not pinned, or flags=%#x is not 0",
-                                         host_pointer, flags));
-    *device_pointer = host_pointer;
-    return cudaSuccess;
-}
-
-cudaError_t cudaHostGetFlags(unsigned *flags, void *host_pointer)
-{
-    struct cudart_range range = cudart_range_of(host_pointer);
-
-    if (!flags || !is_pinned(&range))
-        return cudart_result(
-            cudart_fail(cudaErrorInvalidValue, "host_pointer=%p is not pinned", host_pointer));
-    *flags = range.flags;
-    return cudaSuccess;
+    return cudart_of_status(cudart_memory_release(&entry));
 }
 
 /* ---- what a pointer is ---- */
@@ -563,10 +449,10 @@ cudaError_t cudaIpcOpenMemHandle(void **pointer, cudaIpcMemHandle_t handle, unsi
     if (error)
         return cudart_result(error);
     error = cudart_of_status(thrum_mem_query(atomic_load(&device->device), address, &info));
-    if (!error && !add((struct cudart_range){.base = (uintptr_t)address,
-                                             .bytes = info.bytes,
-                                             .kind = CUDART_IPC,
-                                             .device = device->index}))
+    if (!error && !cudart_memory_add((struct cudart_range){.base = (uintptr_t)address,
+                                                           .bytes = info.bytes,
+                                                           .kind = CUDART_IPC,
+                                                           .device = device->index}))
         error = cudart_fail(cudaErrorMemoryAllocation, "no host memory for an import");
     if (error)
         (void)!thrum_mem_free(atomic_load(&device->device), address);
@@ -577,12 +463,14 @@ cudaError_t cudaIpcOpenMemHandle(void **pointer, cudaIpcMemHandle_t handle, unsi
 
 cudaError_t cudaIpcCloseMemHandle(void *pointer)
 {
-    return cudart_result(unpin(pointer, 1u << CUDART_IPC, cudaErrorInvalidValue));
+    return cudart_result(cudart_memory_drop_at(pointer, 1u << CUDART_IPC, cudaErrorInvalidValue));
 }
 
 void cudart_memory_drop(struct cudart_device *device)
 {
-    struct entry entry;
+    struct cudart_entry entry;
+
+    (void)cudart_pool_reclaim(device->index, true);
 
     for (size_t i = 0;;) {
         pthread_rwlock_rdlock(&table.lock);
@@ -594,8 +482,8 @@ void cudart_memory_drop(struct cudart_device *device)
         }
         entry = table.entries[i];
         pthread_rwlock_unlock(&table.lock);
-        if (take((void *)entry.range.base, ~0u, &entry))
-            (void)!release(&entry);
+        if (cudart_memory_take((void *)entry.range.base, ~0u, &entry))
+            (void)!cudart_memory_release(&entry);
     }
     pthread_rwlock_wrlock(&table.lock);
     for (size_t i = 0; i < table.n; i++)

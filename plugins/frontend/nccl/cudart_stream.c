@@ -119,7 +119,7 @@ static thrum_status_t order_main(struct cudart_device *device)
     for (struct cudart_stream *s = device->streams; s && !status; s = s->next) {
         uint64_t now = atomic_load(&s->used);
 
-        if (s->flags & cudaStreamNonBlocking || s->waited_for == now || s->capturing)
+        if (s->flags & cudaStreamNonBlocking || s->waited_for == now || s->capture)
             continue;
         status = put_behind(device, &device->main, s);
         if (!status)
@@ -140,14 +140,23 @@ static thrum_status_t order_blocking(struct cudart_device *device, struct cudart
     return status;
 }
 
-cudaError_t cudart_stream_enter(struct cudart_stream *stream)
+cudaError_t cudart_stream_enter(struct cudart_stream *stream, enum cudaGraphNodeType type)
 {
     struct cudart_device *device = stream->device;
     bool is_main = device && stream == &device->main;
     thrum_status_t status = THRUM_OK;
 
-    if (stream->flags & cudaStreamNonBlocking || stream->capturing)
+    cudaError_t error;
+
+    if (stream->capture)
+        return cudart_capture_add(stream, type);
+    if (stream->flags & cudaStreamNonBlocking)
         return cudaSuccess;
+    if (is_main && atomic_load(&cudart_captures)) {
+        error = cudart_capture_check_legacy(device, true);
+        if (error)
+            return error;
+    }
     if (is_main ? atomic_load(&device->blocking_used) != atomic_load(&stream->ordered)
                 : atomic_load(&device->main.used) != atomic_load(&stream->ordered)) {
         pthread_mutex_lock(&device->lock);
@@ -165,8 +174,8 @@ thrum_status_t thrum_cudart_stream(cudaStream_t handle, int index, thrum_queue_t
     struct cudart_stream *stream;
     cudaError_t error = cudart_stream_find(handle, index, &stream);
 
-    if (!error)
-        error = cudart_stream_enter(stream);
+    if (!error) /* a collective, as CUDA sees it */
+        error = cudart_stream_enter(stream, cudaGraphNodeTypeKernel);
     if (error)
         return thrum_plugin_fail(error == cudaErrorInvalidResourceHandle ? THRUM_ERR_INVALID_QUEUE
                                                                          : THRUM_ERR_INVALID_USAGE,
@@ -177,21 +186,24 @@ thrum_status_t thrum_cudart_stream(cudaStream_t handle, int index, thrum_queue_t
 
 /* ---- waiting ---- */
 
-void thrum_cudart_forgive(thrum_queue_t queue)
+/* The stream of the queue; and what launched graphs: a graph may have the operations, captured on that stream. */
+static void forgive_on(struct cudart_device *device, thrum_queue_t queue)
 {
-    struct cudart_stream *stream = handle_set_find(&streams, queue);
-    int count = 0;
+    pthread_mutex_lock(&device->lock);
+    if (device->main.queue == queue || atomic_load(&device->main.launched))
+        atomic_store(&device->main.forgiven, true);
+    for (struct cudart_stream *s = device->streams; s; s = s->next)
+        if (s->queue == queue || atomic_load(&s->launched))
+            atomic_store(&s->forgiven, true);
+    pthread_mutex_unlock(&device->lock);
+}
 
-    if (!stream)
-        (void)cudart_device_count(&count);
-    for (int i = 0; i < count; i++) {
-        struct cudart_device *device = cudart_device_if_open(i);
+void thrum_cudart_forgive(thrum_queue_t queue, int index)
+{
+    struct cudart_device *device = cudart_device_if_open(index);
 
-        if (device && device->main.queue == queue)
-            stream = &device->main;
-    }
-    if (stream)
-        atomic_store(&stream->forgiven, true);
+    if (device)
+        forgive_on(device, queue);
 }
 
 cudaError_t cudart_stream_settle(struct cudart_stream *stream, thrum_status_t status)
@@ -200,6 +212,7 @@ cudaError_t cudart_stream_settle(struct cudart_stream *stream, thrum_status_t st
 
     if (status == THRUM_IN_PROGRESS)
         return cudaErrorNotReady;
+    atomic_store(&stream->launched, false);
     if (atomic_exchange(&stream->forgiven, false) && status == THRUM_ERR_ABORTED)
         status = THRUM_OK;
     if (!status) {
@@ -218,6 +231,8 @@ cudaError_t cudart_stream_wait(struct cudart_stream *stream, bool keep)
 {
     thrum_status_t status = thrum_queue_synchronize(stream->queue);
 
+    if (stream->is_lane)
+        return cudaSuccess;
     if (!keep)
         return cudart_stream_settle(stream, status);
     if (status && !(status == THRUM_ERR_ABORTED && atomic_load(&stream->forgiven)))
@@ -245,7 +260,7 @@ cudaError_t cudart_device_wait(struct cudart_device *device, bool keep)
         n++;
     list = malloc((n + 1) * sizeof *list);
     for (stream = list ? device->streams : NULL; stream; stream = stream->next) {
-        if (stream->capturing)
+        if (stream->capture)
             continue;
         atomic_fetch_add(&stream->references, 1);
         list[i++] = stream;
@@ -263,23 +278,34 @@ cudaError_t cudart_device_wait(struct cudart_device *device, bool keep)
     return error;
 }
 
+/* A stream whose end is asked for. */
+static cudaError_t find_to_wait(const char *function, cudaStream_t handle,
+                                struct cudart_stream **stream_out)
+{
+    cudaError_t error = cudart_stream_find(handle, -1, stream_out);
+    struct cudart_stream *stream = error ? NULL : *stream_out;
+
+    if (!error && stream->capture)
+        error = cudart_capture_spoil(stream, cudaErrorStreamCaptureUnsupported,
+                                     "%s: stream=%p is captured", function, (void *)handle);
+    if (!error && stream->device && stream == &stream->device->main)
+        error = cudart_stream_enter(stream, cudaGraphNodeTypeEmpty);
+    return error;
+}
+
 cudaError_t cudaStreamSynchronize(cudaStream_t handle)
 {
     struct cudart_stream *stream;
-    cudaError_t error = cudart_stream_find(handle, -1, &stream);
+    cudaError_t error = find_to_wait("cudaStreamSynchronize", handle, &stream);
 
-    if (!error && stream->device && stream == &stream->device->main)
-        error = cudart_stream_enter(stream);
     return cudart_result(error ? error : cudart_stream_wait(stream, false));
 }
 
 cudaError_t cudaStreamQuery(cudaStream_t handle)
 {
     struct cudart_stream *stream;
-    cudaError_t error = cudart_stream_find(handle, -1, &stream);
+    cudaError_t error = find_to_wait("cudaStreamQuery", handle, &stream);
 
-    if (!error && stream->device && stream == &stream->device->main)
-        error = cudart_stream_enter(stream);
     if (!error)
         error = cudart_stream_settle(stream, thrum_queue_query(stream->queue));
     return cudart_result(error);
@@ -362,9 +388,10 @@ cudaError_t cudaStreamDestroy(cudaStream_t handle)
     if (!stream)
         return cudart_result(cudart_fail(cudaErrorInvalidResourceHandle,
                                          "stream=%p is not a live stream", (void *)handle));
+    if (stream->capture)
+        cudart_capture_leave(stream);
     /* What was given to it is still done. */
-    if (!stream->capturing)
-        (void)cudart_stream_wait(stream, true);
+    (void)cudart_stream_wait(stream, true);
     pthread_mutex_lock(&stream->device->lock);
     unlink_stream(stream);
     pthread_mutex_unlock(&stream->device->lock);
@@ -374,8 +401,50 @@ cudaError_t cudaStreamDestroy(cudaStream_t handle)
 
 void cudart_streams_drop(struct cudart_device *device)
 {
+    device->idle_lanes = NULL;
     while (device->streams)
         (void)cudaStreamDestroy((cudaStream_t)(void *)device->streams->queue);
+}
+
+/* ---- lanes of graphs ---- */
+
+cudaError_t cudart_lane_take(struct cudart_device *device, struct cudart_stream **stream_out)
+{
+    struct cudart_stream *stream;
+    cudaError_t error;
+
+    pthread_mutex_lock(&device->lock);
+    stream = device->idle_lanes;
+    if (stream)
+        device->idle_lanes = stream->next_idle;
+    pthread_mutex_unlock(&device->lock);
+    if (!stream) {
+        error = create(device, cudaStreamNonBlocking, 0, &stream);
+        if (error)
+            return error;
+        stream->is_lane = true;
+    }
+    *stream_out = stream;
+    return cudaSuccess;
+}
+
+bool cudart_lane_lives(const struct cudart_stream *stream, thrum_queue_t queue)
+{
+    return handle_set_find(&streams, queue) == stream;
+}
+
+void cudart_lane_give(struct cudart_stream *stream, thrum_queue_t queue)
+{
+    if (!cudart_lane_lives(stream, queue))
+        return;
+    if (thrum_queue_query(queue) != THRUM_IN_PROGRESS) {
+        (void)cudaStreamDestroy((cudaStream_t)(void *)queue);
+        return;
+    }
+    pthread_mutex_lock(&stream->device->lock);
+    stream->next_idle = stream->device->idle_lanes;
+    stream->device->idle_lanes = stream;
+    pthread_mutex_unlock(&stream->device->lock);
 }
 
 cudaError_t cudaStreamGetFlags(cudaStream_t handle, unsigned *flags)

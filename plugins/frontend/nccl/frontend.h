@@ -122,6 +122,16 @@ ncclResult_t nccl_job_submit(const struct nccl_job *job);
 ncclResult_t nccl_jobs_run(struct nccl_job *jobs, bool here);
 void nccl_jobs_drop(struct nccl_job *jobs, ncclResult_t result);
 
+/* ---- what NCCL's variables ask for (nccl_error.c, nccl_comm.c) ---- */
+
+/* Before the first communicator: NCCL_DEBUG. */
+void nccl_debug_init(void);
+/* Once, by rank 0 of the first one: the line with the version. */
+void nccl_debug_version(void);
+/* Where an id is but an address, by NCCL_COMM_ID, ranks agree on one there. Blocks. */
+thrum_status_t nccl_id_resolve(const ncclUniqueId *id, int rank, int nranks,
+                               struct thrum_unique_id *out);
+
 /* ---- end of communicators (nccl_end.c) ---- */
 
 /* thrum_comm_split, also of a revoked communicator. */

@@ -1,6 +1,7 @@
 /* Communicators: live handles, creation, what can be asked of them. */
 #include "frontend.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -154,7 +155,7 @@ void nccl_comm_forgive(struct ncclComm *comm)
     unsigned n = copy_queues(comm, queues);
 
     for (unsigned i = 0; i < n; i++)
-        thrum_cudart_forgive(queues[i]);
+        thrum_cudart_forgive(queues[i], comm->device_index);
 }
 
 void nccl_comm_drain(struct ncclComm *comm)
@@ -194,6 +195,7 @@ static ncclResult_t init_rank(const char *function, ncclComm_t *out, int nranks,
     struct ncclComm *comm;
     ncclResult_t result = check_place(function, out, nranks, rank);
 
+    nccl_debug_init();
     if (!result)
         result = nccl_config_read(function, config, NULL, &own);
     if (!result)
@@ -237,17 +239,14 @@ static struct {
     size_t n, capacity;
 } made = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
-ncclResult_t ncclGetUniqueId(ncclUniqueId *uniqueId)
+static ncclResult_t make_id(const char *function, ncclUniqueId *uniqueId)
 {
     struct thrum_unique_id id;
-    thrum_status_t status;
+    thrum_status_t status = thrum_get_unique_id(&id);
 
     _Static_assert(sizeof id == sizeof *uniqueId, "one is passed for the other");
-    if (!uniqueId)
-        return nccl_fail(ncclInvalidArgument, "ncclGetUniqueId: uniqueId=NULL");
-    status = thrum_get_unique_id(&id);
     if (status)
-        return nccl_of_status("ncclGetUniqueId", NULL, status);
+        return nccl_of_status(function, NULL, status);
     memcpy(uniqueId->internal, id.bytes, sizeof id);
     pthread_mutex_lock(&made.lock);
     if (made.n == made.capacity) {
@@ -263,6 +262,42 @@ ncclResult_t ncclGetUniqueId(ncclUniqueId *uniqueId)
         made.ids[made.n++] = *uniqueId;
     pthread_mutex_unlock(&made.lock);
     return ncclSuccess;
+}
+
+/* An id that is but NCCL_COMM_ID: this, and the address. Thrum's begin with other bytes. */
+static const char agreed_mark[] = "address=";
+#define AGREED_TEXT (NCCL_UNIQUE_ID_BYTES - sizeof agreed_mark) /* and its end */
+
+static ncclResult_t agreed_id(const char *address, ncclUniqueId *id)
+{
+    if (strlen(address) >= AGREED_TEXT)
+        return nccl_fail(ncclInvalidArgument,
+                         "ncclGetUniqueId: NCCL_COMM_ID has %zu characters, not up to %zu",
+                         strlen(address), AGREED_TEXT - 1);
+    memset(id, 0, sizeof *id);
+    snprintf(id->internal, sizeof id->internal, "%s%s", agreed_mark, address);
+    return ncclSuccess;
+}
+
+thrum_status_t nccl_id_resolve(const ncclUniqueId *id, int rank, int nranks,
+                               struct thrum_unique_id *out)
+{
+    const size_t n = sizeof agreed_mark - 1;
+
+    if (!strncmp(id->internal, agreed_mark, n) && memchr(id->internal, 0, sizeof id->internal))
+        return thrum_agree_unique_id(id->internal + n, rank, nranks, out);
+    memcpy(out->bytes, id->internal, sizeof out->bytes);
+    return THRUM_OK;
+}
+
+ncclResult_t ncclGetUniqueId(ncclUniqueId *uniqueId)
+{
+    const char *address = thrum_plugin_config("NCCL_COMM_ID");
+
+    nccl_debug_init();
+    if (!uniqueId)
+        return nccl_fail(ncclInvalidArgument, "ncclGetUniqueId: uniqueId=NULL");
+    return *address ? agreed_id(address, uniqueId) : make_id("ncclGetUniqueId", uniqueId);
 }
 NCCL_TWIN(ncclGetUniqueId);
 
@@ -331,7 +366,8 @@ ncclResult_t ncclCommInitAll(ncclComm_t *comm, int ndev, const int *devlist)
                                               "%s: device %d of rank %d is not between 0 and %d",
                                               function, device, i, count - 1));
     }
-    result = ncclGetUniqueId(&id);
+    nccl_debug_init();
+    result = make_id(function, &id);
     if (result)
         return nccl_group_error(result);
     ncclGroupStart();

@@ -5,12 +5,17 @@
 #include <stdio.h>
 #include <string.h>
 
+#include <strings.h>
+
 #include <thrum/plugin.h>
+#include <thrum/thrum.h>
 
 static _Thread_local struct {
     char text[NCCL_TEXT_BYTES];
     char shown[NCCL_TEXT_BYTES]; /* what ncclGetLastError returned */
 } thread;
+
+static bool is_debugging; /* NCCL_DEBUG asks for something; fixed by nccl_debug_init */
 
 static struct {
     pthread_mutex_t lock;
@@ -155,8 +160,46 @@ ncclResult_t ncclGetVersion(int *version)
 }
 NCCL_TWIN(ncclGetVersion);
 
+/* NCCL_DEBUG is the log's default, in a program of NCCL. */
+static void read_debug(void)
+{
+    static const struct {
+        const char *name;
+        enum thrum_log_level level;
+    } rows[] = {{"version", THRUM_LOG_WARN},
+                {"warn", THRUM_LOG_WARN},
+                {"info", THRUM_LOG_INFO},
+                {"abort", THRUM_LOG_INFO},
+                {"trace", THRUM_LOG_DEBUG}};
+    const char *wanted = thrum_plugin_config("NCCL_DEBUG");
+
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        if (strcasecmp(rows[i].name, wanted))
+            continue;
+        thrum_plugin_log_default(rows[i].level, thrum_plugin_config("NCCL_DEBUG_FILE"));
+        is_debugging = true;
+    }
+}
+
+void nccl_debug_init(void)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+    pthread_once(&once, read_debug);
+}
+
+void nccl_debug_version(void)
+{
+    static _Atomic bool told;
+
+    if (is_debugging && !atomic_exchange(&told, true))
+        thrum_plugin_log(THRUM_LOG_NOTE, "NCCL version %d.%d.%d+thrum%d.%d.%d", NCCL_MAJOR,
+                         NCCL_MINOR, NCCL_PATCH, THRUM_VERSION_MAJOR, THRUM_VERSION_MINOR,
+                         THRUM_VERSION_PATCH);
+}
+
 void ncclResetDebugInit(void)
 {
-    /* What is logged is THRUM_LOG's choice, which does not change while the process lives. */
+    /* What is logged is the environment's choice, which is read once. */
 }
 NCCL_TWIN(ncclResetDebugInit);

@@ -7,6 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include <thrum/plugin.h>
+
 static void free_job(struct nccl_job *job)
 {
     nccl_comm_put(job->comm);
@@ -27,13 +29,16 @@ static thrum_status_t make(struct nccl_job *job, thrum_comm_t *made)
 {
     struct thrum_comm_config config = {.size = sizeof config};
     struct thrum_unique_id id;
+    thrum_status_t status;
 
     *made = NULL;
     if (job->comm)
         thrum_config_of(job->comm, &config);
     switch (job->kind) {
     case JOB_INIT:
-        memcpy(id.bytes, job->id.internal, sizeof id);
+        status = nccl_id_resolve(&job->id, job->comm->rank, job->comm->nranks, &id);
+        if (status)
+            return status;
         return thrum_comm_init_rank(&id, job->comm->nranks, job->comm->rank, job->comm->device,
                                     &config, made);
     case JOB_SPLIT:
@@ -57,6 +62,11 @@ static ncclResult_t take_over(struct nccl_job *job, thrum_comm_t made)
     status = thrum_comm_rank(made, &comm->rank);
     if (!status)
         status = thrum_comm_size(made, &comm->nranks);
+    if (!status && job->kind == JOB_INIT && !comm->rank)
+        nccl_debug_version();
+    if (!status)
+        thrum_plugin_log(THRUM_LOG_INFO, "%s comm %p rank %d nranks %d cudaDev %d - Init COMPLETE",
+                         job->function, (void *)comm, comm->rank, comm->nranks, comm->device_index);
     if (atomic_load(&comm->abandoned))
         status = thrum_comm_abort(made);
     return nccl_of_status(job->function, comm, status);

@@ -350,6 +350,8 @@ static const char *const may_be_nothing[] = {
     "cudaDeviceReset",
     "cudaDeviceSynchronize",
     "cudaDeviceGetStreamPriorityRange",
+    "cudaDeviceSetCacheConfig",
+    "cudaDeviceSetLimit",
     "cudaFree",
     "cudaFreeHost",
     "cudaGetErrorName",
@@ -402,6 +404,7 @@ static void cuda_of_nothing(void **state)
     int device = 7;
 
     (void)state;
+    CUDA_OK(cudaSetDevice(0));
     each_export((void *)cudaMalloc, call_with_nothing);
     CUDA_OK(cudaGetDevice(&device));
     assert_int_equal(device, 0);

@@ -1,4 +1,4 @@
-/* libcudart.so: devices, memory, copies, streams and their order, events, graphs, host functions, wrong calls. */
+/* libcudart.so: devices, memory, copies, streams and their order, events, host functions, wrong calls. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdatomic.h>
@@ -357,74 +357,6 @@ static void events(void **state)
     OK(cudaStreamDestroy(second));
 }
 
-static void graphs(void **state)
-{
-    enum cudaStreamCaptureMode mode = cudaStreamCaptureModeRelaxed;
-    unsigned long long id = 0;
-    enum cudaStreamCaptureStatus status;
-    cudaGraphExec_t executable;
-    cudaStream_t stream, other;
-    cudaEvent_t event;
-    cudaGraph_t graph;
-    int one = 1, *device, host[2];
-
-    (void)state;
-    atomic_store(&gate, 1);
-    atomic_store(&passed, 0);
-    OK(cudaMalloc((void **)&device, 8));
-    OK(cudaMemset(device, 0, 8));
-    OK(cudaStreamCreate(&stream));
-    OK(cudaStreamCreate(&other));
-    OK(cudaEventCreate(&event));
-    FAILS(cudaStreamEndCapture(stream, &graph), cudaErrorStreamCaptureUnmatched,
-          "does not capture");
-    OK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal));
-    OK(cudaStreamIsCapturing(stream, &status));
-    assert_int_equal(status, cudaStreamCaptureStatusActive);
-    OK(cudaStreamGetCaptureInfo(stream, &status, &id, NULL, NULL, NULL));
-    assert_int_equal(status, cudaStreamCaptureStatusActive);
-    assert_int_not_equal(id, 0);
-    FAILS(cudaStreamGetCaptureInfo(stream, &status, &id, &graph, NULL, NULL), cudaErrorNotSupported,
-          "before its end");
-    OK(cudaThreadExchangeStreamCaptureMode(&mode));
-    assert_int_equal(mode, cudaStreamCaptureModeGlobal);
-    OK(cudaThreadExchangeStreamCaptureMode(&mode));
-    assert_int_equal(mode, cudaStreamCaptureModeRelaxed);
-    OK(cudaMemsetAsync(device, 7, 4, stream));
-    OK(cudaLaunchHostFunc(stream, pass_gate, &one));
-    FAILS(cudaMemcpyAsync(host, device, 4, cudaMemcpyDeviceToHost, stream),
-          cudaErrorStreamCaptureUnsupported, "waits");
-    OK(cudaEventRecord(event, stream));
-    OK(cudaStreamWaitEvent(stream, event, 0));
-    FAILS(cudaStreamWaitEvent(other, event, 0), cudaErrorStreamCaptureUnsupported, "without forks");
-    OK(cudaMemcpyAsync(device + 1, device, 4, cudaMemcpyDeviceToDevice, stream));
-    OK(cudaStreamEndCapture(stream, &graph));
-    FAILS(cudaEventQuery(event), cudaErrorCapturedEvent, "in a capture");
-    FAILS(cudaEventSynchronize(event), cudaErrorCapturedEvent, "in a capture");
-    FAILS(cudaStreamWaitEvent(other, event, 0), cudaErrorStreamCaptureUnsupported, "without forks");
-    OK(cudaEventRecord(event, stream));
-    OK(cudaStreamWaitEvent(other, event, 0));
-    OK(cudaEventSynchronize(event));
-    OK(cudaEventDestroy(event));
-    OK(cudaStreamDestroy(other));
-    OK(cudaGraphInstantiate(&executable, graph, 0));
-    OK(cudaGraphDestroy(graph));
-    OK(cudaMemcpy(host, device, 8, cudaMemcpyDeviceToHost));
-    assert_int_equal(host[0], 0);
-    for (int i = 0; i < 3; i++)
-        OK(cudaGraphLaunch(executable, stream));
-    OK(cudaStreamSynchronize(stream));
-    OK(cudaMemcpy(host, device, 8, cudaMemcpyDeviceToHost));
-    assert_int_equal(host[1], 0x07070707);
-    assert_int_equal(atomic_load(&passed), 3);
-    OK(cudaGraphExecDestroy(executable));
-    FAILS(cudaGraphLaunch(executable, stream), cudaErrorInvalidResourceHandle, "not a live graph");
-    FAILS(cudaStreamBeginCapture(NULL, cudaStreamCaptureModeGlobal),
-          cudaErrorStreamCaptureUnsupported, "default stream");
-    OK(cudaStreamDestroy(stream));
-    OK(cudaFree(device));
-}
-
 /* What the host side of a program with one kernel and two variables does, as nvcc writes it. */
 static void kernels(void **state)
 {
@@ -624,11 +556,13 @@ static int reset_devices(void **state)
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(devices),        cmocka_unit_test(errors),   cmocka_unit_test(copies),
-        cmocka_unit_test(memory),         cmocka_unit_test(peers),    cmocka_unit_test(streams),
-        cmocka_unit_test(default_stream), cmocka_unit_test(events),   cmocka_unit_test(graphs),
-        cmocka_unit_test(kernels),        cmocka_unit_test(reset),    cmocka_unit_test(threads),
-        cmocka_unit_test(shared_memory),  cmocka_unit_test(stale_ipc)};
+        cmocka_unit_test(devices),        cmocka_unit_test(errors),
+        cmocka_unit_test(copies),         cmocka_unit_test(memory),
+        cmocka_unit_test(peers),          cmocka_unit_test(streams),
+        cmocka_unit_test(default_stream), cmocka_unit_test(events),
+        cmocka_unit_test(kernels),        cmocka_unit_test(reset),
+        cmocka_unit_test(threads),        cmocka_unit_test(shared_memory),
+        cmocka_unit_test(stale_ipc)};
 
     own_path = "/proc/self/exe";
     if (argc > 1)

@@ -427,7 +427,7 @@ static void nobody_asks(struct world *world)
 
 static void with_another_user(struct world *world, int rank)
 {
-    struct launch_info info = {rank, 2, -1, "thrum"};
+    struct launch_info info = {rank, 2, -1, "thrum", NULL};
     struct thrum_unique_id id;
     struct bootstrap *b = NULL;
 
@@ -455,7 +455,7 @@ static void an_id_goes_to_its_user_only(void **state)
 /* The name is taken by another user: the ranks do not believe what they would get there. */
 static void squats(struct world *world, int rank)
 {
-    struct launch_info info = {rank, 2, -1, "thrum"};
+    struct launch_info info = {rank, 2, -1, "thrum", NULL};
     struct thrum_unique_id id;
 
     if (rank == 2) {

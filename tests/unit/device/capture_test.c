@@ -398,6 +398,144 @@ static void test_events(void **state)
     thrum_graph_destroy(graph);
 }
 
+/* ---- lanes ----------------------------------------------------------------------------------------------------- */
+
+struct lanes {
+    thrum_queue_t side, other;
+    thrum_event_t fork, join;
+    thrum_semaphore_t gate;
+};
+
+static void lanes_open(struct fixture *f, struct lanes *l)
+{
+    assert_ok(thrum_queue_create(f->device, THRUM_QUEUE_DEFAULT, &l->side));
+    assert_ok(thrum_queue_create(f->device, THRUM_QUEUE_DEFAULT, &l->other));
+    assert_ok(thrum_event_create(f->device, &l->fork));
+    assert_ok(thrum_event_create(f->device, &l->join));
+    assert_ok(thrum_semaphore_create(f->device, 0, &l->gate));
+}
+
+static void lanes_close(struct lanes *l)
+{
+    thrum_semaphore_destroy(l->gate);
+    thrum_event_destroy(l->fork);
+    thrum_event_destroy(l->join);
+    thrum_queue_destroy(l->side);
+    thrum_queue_destroy(l->other);
+}
+
+/*
+ * The side lane waits for the gate, counts and writes 2; meanwhile the first writes 1 elsewhere, then what the side
+ * wrote.
+ */
+static thrum_graph_t capture_fork(struct fixture *f, struct lanes *l, thrum_status_t *result)
+{
+    thrum_graph_t graph = NULL;
+
+    assert_ok(thrum_queue_capture_begin(f->queue));
+    assert_ok(thrum_event_record(l->fork, f->queue));
+    assert_ok(thrum_queue_capture_join(l->side, f->queue));
+    assert_ok(thrum_queue_capture_join(l->side, f->queue)); /* again: nothing */
+    assert_ok(thrum_event_wait(l->fork, l->side));
+    assert_ok(thrum_queue_wait(l->side, l->gate, 1));
+    assert_ok(thrum_fill(l->side, f->a, 2, BYTES));
+    assert_ok(thrum_queue_callback(l->side, fail_once_asked, result));
+    assert_ok(thrum_fill(f->queue, f->b, 1, BYTES));
+    assert_ok(thrum_event_record(l->join, l->side));
+    assert_ok(thrum_event_wait(l->join, f->queue));
+    assert_ok(thrum_copy(f->queue, f->b + BYTES, f->a, BYTES));
+    assert_status(thrum_queue_capture_end(l->side, &graph), THRUM_ERR_INVALID_USAGE);
+    return end(f->queue);
+}
+
+static void test_fork_and_join(void **state)
+{
+    struct fixture *f = of(state);
+    thrum_status_t result = THRUM_OK;
+    struct lanes l;
+    thrum_graph_t graph;
+    thrum_queue_t queues[2];
+    int lanes = 0;
+
+    lanes_open(f, &l);
+    graph = capture_fork(f, &l, &result);
+    assert_ok(thrum_graph_lanes(graph, &lanes));
+    assert_int_equal(lanes, 2);
+    assert_ok(thrum_queue_synchronize(l.side)); /* captured no more */
+    thrum_queue_destroy(l.side); /* the graph does not need it */
+    assert_ok(thrum_queue_create(f->device, THRUM_QUEUE_DEFAULT, &l.side));
+    queues[0] = f->queue, queues[1] = l.other;
+    assert_status(thrum_graph_launch_lanes(graph, queues, 1), THRUM_ERR_INVALID_ARGUMENT);
+    assert_ok(thrum_graph_launch_lanes(graph, queues, 2));
+    /* the first lane works while the side one is at the gate */
+    for (uint8_t byte = 0; byte != 1;)
+        assert_ok(thrum_copy_to_host(l.side, &byte, f->b, 1));
+    assert_status(thrum_queue_query(f->queue), THRUM_IN_PROGRESS);
+    assert_ok(thrum_queue_signal(l.side, l.gate, 1));
+    assert_ok(finish(f->queue));
+    assert_bytes(f->queue, f->b + BYTES, 2);
+
+    /* all on one queue, in the order of the calls */
+    assert_ok(thrum_fill(f->queue, f->b, 0, 2 * BYTES));
+    assert_ok(thrum_graph_launch(graph, f->queue));
+    assert_ok(finish(f->queue));
+    assert_bytes(f->queue, f->b + BYTES, 2);
+    thrum_graph_destroy(graph);
+    lanes_close(&l);
+}
+
+/* An error of the side lane is the first one's too, once; and not that of work before the launch. */
+static void test_error_of_a_lane(void **state)
+{
+    struct fixture *f = of(state);
+    thrum_status_t result = THRUM_ERR_AUTH, before = THRUM_ERR_MISMATCH;
+    struct lanes l;
+    thrum_graph_t graph;
+    thrum_queue_t queues[2];
+
+    lanes_open(f, &l);
+    graph = capture_fork(f, &l, &result);
+    queues[0] = f->queue, queues[1] = l.other;
+    assert_ok(thrum_queue_callback(l.other, fail_once_asked, &before));
+    for (int after = 0; after < 2; after++) { /* the wait comes before its event, and behind it */
+        if (after)
+            assert_ok(thrum_queue_signal(l.side, l.gate, 1));
+        assert_ok(thrum_graph_launch_lanes(graph, queues, 2));
+        if (!after)
+            assert_ok(thrum_queue_signal(l.side, l.gate, 1));
+        assert_status(finish(f->queue), THRUM_ERR_AUTH);
+        assert_ok(finish(f->queue));
+    }
+    result = THRUM_OK;
+    assert_ok(thrum_graph_launch_lanes(graph, queues, 2));
+    assert_ok(finish(f->queue));
+    thrum_graph_destroy(graph);
+    lanes_close(&l);
+}
+
+static void test_bad_joins(void **state)
+{
+    struct fixture *f = of(state);
+    struct lanes l;
+    thrum_graph_t graph = NULL;
+
+    lanes_open(f, &l);
+    assert_status(thrum_queue_capture_join(l.side, f->queue), THRUM_ERR_INVALID_USAGE);
+    assert_status(thrum_queue_capture_join(NULL, f->queue), THRUM_ERR_INVALID_QUEUE);
+    assert_status(thrum_queue_capture_join(l.side, NULL), THRUM_ERR_INVALID_QUEUE);
+    assert_status(thrum_graph_lanes(NULL, NULL), THRUM_ERR_INVALID_ARGUMENT);
+    assert_ok(thrum_queue_capture_begin(f->queue));
+    assert_ok(thrum_queue_capture_begin(l.other));
+    assert_ok(thrum_queue_capture_join(l.side, f->queue));
+    assert_status(thrum_queue_capture_join(l.side, l.other), THRUM_ERR_INVALID_USAGE);
+    assert_status(thrum_queue_synchronize(l.side), THRUM_ERR_INVALID_USAGE);
+    assert_status(thrum_queue_capture_end(f->queue, &graph), THRUM_ERR_INVALID_USAGE);
+    assert_ok(thrum_queue_synchronize(l.side)); /* it goes with the first */
+    assert_ok(thrum_queue_capture_end(l.other, &graph));
+    thrum_graph_destroy(graph);
+    lanes_close(&l);
+}
+
 /* Each launch waits for the record that is the newest then, wherever it was made. */
 static void test_wait_for_outside_event(void **state)
 {
@@ -689,6 +827,9 @@ int main(void)
         on_device(test_close_while_capturing),
         on_device(test_events),
         on_device(test_wait_for_outside_event),
+        on_device(test_fork_and_join),
+        on_device(test_error_of_a_lane),
+        on_device(test_bad_joins),
         cmocka_unit_test(test_two_ranks),
         cmocka_unit_test(test_four_ranks),
         cmocka_unit_test(test_mixed_with_eager),

@@ -1,0 +1,676 @@
+/*
+ * Captures of streams: one begins on a stream; another joins it where it waits for an event that was recorded in it, and
+ * has to be joined back. Each captured stream is a lane of one Thrum graph, which has the calls of all lanes in the order in
+ * which they were made. What is kept here besides are nodes and what each comes behind, which is how a fork that was not joined
+ * is found. A call that has no place in a capture spoils it, by CUDA's rules. Called by cudart_stream_enter and by the
+ * functions of streams and events.
+ */
+#include "cudart.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Nodes behind which the next one comes: indices. */
+struct set {
+    size_t *nodes;
+    size_t n, capacity;
+};
+
+struct point {
+    thrum_event_t event; /* the graph's */
+    unsigned lane;
+    struct set behind;
+};
+
+struct cudart_capture {
+    struct cudart_capture *next;
+    uint64_t number;
+    enum cudaStreamCaptureMode mode;
+    pthread_t thread; /* that began it */
+    struct cudart_graph *graph;
+    struct {
+        struct cudart_stream *stream; /* NULL: destroyed meanwhile */
+        struct set behind;
+    } lanes[CUDART_LANES];
+    unsigned nlanes;
+    struct point *points;
+    size_t npoints, points_capacity;
+    bool spoiled; /* nothing is recorded any more */
+};
+
+_Atomic int cudart_captures;
+
+static struct {
+    pthread_mutex_t lock; /* of all that is in captures */
+    struct cudart_capture *first;
+    uint64_t last_number;
+} all = {.lock = PTHREAD_MUTEX_INITIALIZER};
+
+static _Thread_local enum cudaStreamCaptureMode thread_mode;
+
+/* ---- sets and nodes; all under the lock ---- */
+
+static bool set_add(struct set *set, size_t node)
+{
+    for (size_t i = 0; i < set->n; i++)
+        if (set->nodes[i] == node)
+            return true;
+    if (!cudart_grow(&set->nodes, set->n, &set->capacity, sizeof *set->nodes))
+        return false;
+    set->nodes[set->n++] = node;
+    return true;
+}
+
+static bool set_add_all(struct set *set, const struct set *others)
+{
+    bool fits = true;
+
+    for (size_t i = 0; i < others->n && fits; i++)
+        fits = set_add(set, others->nodes[i]);
+    return fits;
+}
+
+static bool add_dependency(struct cudart_graph *graph, size_t node)
+{
+    if (!cudart_grow(&graph->dependencies, graph->ndependencies, &graph->dependencies_capacity,
+                     sizeof *graph->dependencies))
+        return false;
+    graph->dependencies[graph->ndependencies++] = node;
+    return true;
+}
+
+static bool add_node(struct cudart_capture *capture, unsigned lane, enum cudaGraphNodeType type)
+{
+    struct cudart_graph *graph = capture->graph;
+    struct set *behind = &capture->lanes[lane].behind;
+    size_t first = graph->ndependencies;
+
+    if (!cudart_grow(&graph->nodes, graph->nnodes, &graph->nodes_capacity, sizeof *graph->nodes))
+        return false;
+    for (size_t i = 0; i < behind->n; i++)
+        if (!add_dependency(graph, behind->nodes[i]))
+            return false;
+    graph->nodes[graph->nnodes] = (struct cudart_node){
+        .type = type, .lane = lane, .first_dependency = first, .ndependencies = behind->n};
+    behind->n = 0;
+    return set_add(behind, graph->nnodes++);
+}
+
+/* Whether every node is one of the set or comes before one. */
+static bool reaches_all(const struct cudart_graph *graph, const struct set *from)
+{
+    bool *seen = calloc(graph->nnodes + 1, sizeof *seen);
+    bool every = seen != NULL;
+
+    for (size_t i = 0; seen && i < from->n; i++)
+        seen[from->nodes[i]] = true;
+    for (size_t i = graph->nnodes; seen && i--;) { /* a node comes behind earlier ones only */
+        const struct cudart_node *node = &graph->nodes[i];
+
+        every = every && seen[i];
+        for (size_t d = 0; d < node->ndependencies && seen[i]; d++)
+            seen[graph->dependencies[node->first_dependency + d]] = true;
+    }
+    free(seen);
+    return every;
+}
+
+/* ---- one capture; all under the lock ---- */
+
+static struct cudart_capture *find_number(uint64_t number)
+{
+    struct cudart_capture *capture = all.first;
+
+    while (capture && capture->number != number)
+        capture = capture->next;
+    return capture;
+}
+
+static struct cudart_stream *origin_of(const struct cudart_capture *capture)
+{
+    return capture->lanes[0].stream;
+}
+
+/* Ends the recording, with nothing to show for it; its streams are captured until the program ends that. */
+static void spoil(struct cudart_capture *capture)
+{
+    thrum_graph_t graph = NULL;
+
+    if (capture->spoiled)
+        return;
+    capture->spoiled = true;
+    if (!thrum_queue_capture_end(origin_of(capture)->queue, &graph))
+        thrum_graph_destroy(graph);
+}
+
+static void free_capture(struct cudart_capture *capture)
+{
+    for (unsigned i = 0; i < capture->nlanes; i++)
+        free(capture->lanes[i].behind.nodes);
+    for (size_t i = 0; i < capture->npoints; i++)
+        free(capture->points[i].behind.nodes);
+    free(capture->points);
+    cudart_graph_put(capture->graph);
+    free(capture);
+}
+
+/* Its streams are as before; the capture is freed, but for what was made. */
+static void end_capture(struct cudart_capture *capture)
+{
+    struct cudart_capture **at = &all.first;
+
+    while (*at != capture)
+        at = &(*at)->next;
+    *at = capture->next;
+    for (unsigned i = 0; i < capture->nlanes; i++)
+        if (capture->lanes[i].stream)
+            atomic_store(&capture->lanes[i].stream->capture, NULL);
+    free_capture(capture);
+    atomic_fetch_sub(&cudart_captures, 1);
+}
+
+static cudaError_t no_memory(struct cudart_capture *capture)
+{
+    spoil(capture);
+    return cudart_fail(cudaErrorMemoryAllocation, "no host memory for a capture");
+}
+
+static cudaError_t is_spoiled(const struct cudart_capture *capture)
+{
+    return capture->spoiled ? cudart_fail(cudaErrorStreamCaptureInvalidated,
+                                          "the capture was spoiled by an earlier call")
+                            : cudaSuccess;
+}
+
+static bool add_lane(struct cudart_capture *capture, struct cudart_stream *stream)
+{
+    struct cudart_graph *graph = capture->graph;
+
+    if (capture->nlanes == CUDART_LANES ||
+        !cudart_grow(&graph->devices, graph->ndevices, &graph->devices_capacity,
+                     sizeof *graph->devices))
+        return false;
+    graph->devices[graph->ndevices++] = stream->device->index;
+    capture->lanes[capture->nlanes].stream = stream;
+    stream->lane = capture->nlanes++;
+    atomic_store(&stream->capture, capture);
+    return true;
+}
+
+/* ---- what calls do to captures ---- */
+
+cudaError_t cudart_capture_add(struct cudart_stream *stream, enum cudaGraphNodeType type)
+{
+    struct cudart_capture *capture;
+    cudaError_t error = cudaSuccess;
+
+    pthread_mutex_lock(&all.lock);
+    capture = atomic_load(&stream->capture);
+    if (capture)
+        error = is_spoiled(capture);
+    if (capture && !error && !add_node(capture, stream->lane, type))
+        error = no_memory(capture);
+    pthread_mutex_unlock(&all.lock);
+    return error;
+}
+
+cudaError_t cudart_capture_keep(struct cudart_stream *stream, struct cudart_graph *child)
+{
+    struct cudart_capture *capture;
+    struct cudart_graph *graph;
+    cudaError_t error = cudaSuccess;
+
+    pthread_mutex_lock(&all.lock);
+    capture = atomic_load(&stream->capture);
+    graph = capture ? capture->graph : NULL;
+    if (graph && !cudart_grow(&graph->children, graph->nchildren, &graph->children_capacity,
+                              sizeof(struct cudart_graph *))) {
+        error = no_memory(capture);
+    } else if (graph) {
+        atomic_fetch_add(&child->references, 1);
+        graph->children[graph->nchildren++] = child;
+    }
+    pthread_mutex_unlock(&all.lock);
+    return error;
+}
+
+cudaError_t cudart_capture_free(struct cudart_stream *stream, void *pointer)
+{
+    struct cudart_capture *capture;
+    struct cudart_graph *graph;
+    cudaError_t error = cudaSuccess;
+
+    pthread_mutex_lock(&all.lock);
+    capture = atomic_load(&stream->capture);
+    graph = capture ? capture->graph : NULL;
+    if (graph && !cudart_grow(&graph->freed, graph->nfreed, &graph->freed_capacity, sizeof(void *)))
+        error = no_memory(capture);
+    else if (graph)
+        graph->freed[graph->nfreed++] = pointer;
+    pthread_mutex_unlock(&all.lock);
+    return error;
+}
+
+static cudaError_t new_point(struct cudart_capture *capture, struct cudart_stream *stream,
+                             struct cudart_point *point_out)
+{
+    struct cudart_graph *graph = capture->graph;
+    thrum_event_t event;
+    struct point *point;
+    cudaError_t error;
+
+    if (!cudart_grow(&capture->points, capture->npoints, &capture->points_capacity,
+                     sizeof *capture->points) ||
+        !cudart_grow(&graph->events, graph->nevents, &graph->events_capacity, sizeof event))
+        return no_memory(capture);
+    error = cudart_of_status(thrum_event_create(atomic_load(&stream->device->device), &event));
+    if (error)
+        return error;
+    graph->events[graph->nevents++] = event;
+    error = cudart_of_status(thrum_event_record(event, stream->queue));
+    if (error)
+        return error;
+    point = &capture->points[capture->npoints];
+    *point = (struct point){.event = event, .lane = stream->lane};
+    if (!set_add_all(&point->behind, &capture->lanes[stream->lane].behind))
+        return no_memory(capture);
+    *point_out = (struct cudart_point){capture->number, capture->npoints++};
+    return cudaSuccess;
+}
+
+cudaError_t cudart_capture_record(struct cudart_stream *stream, struct cudart_point *point_out)
+{
+    struct cudart_capture *capture;
+    cudaError_t error;
+
+    pthread_mutex_lock(&all.lock);
+    capture = atomic_load(&stream->capture);
+    error = capture ? is_spoiled(capture)
+                    : cudart_fail(cudaErrorIllegalState, "the capture ended meanwhile");
+    if (!error)
+        error = new_point(capture, stream, point_out);
+    pthread_mutex_unlock(&all.lock);
+    return error;
+}
+
+/* Under the lock: a stream that is captured by no one becomes a lane. */
+static cudaError_t join(struct cudart_capture *capture, struct cudart_stream *stream)
+{
+    cudaError_t error;
+
+    if (!stream->device || stream == &stream->device->main) {
+        spoil(capture);
+        return cudart_fail(cudaErrorStreamCaptureImplicit,
+                           "the default stream, and queues of the caller, cannot join a capture");
+    }
+    error = cudart_of_status(thrum_queue_capture_join(stream->queue, origin_of(capture)->queue));
+    if (!error && !add_lane(capture, stream))
+        error = no_memory(capture);
+    return error;
+}
+
+static cudaError_t wait_in(struct cudart_capture *capture, struct cudart_stream *stream,
+                           size_t index)
+{
+    cudaError_t error = is_spoiled(capture);
+    struct cudart_capture *own = atomic_load(&stream->capture);
+    const struct point *point = &capture->points[index];
+
+    if (!error && own && own != capture) {
+        spoil(capture);
+        spoil(own);
+        return cudart_fail(cudaErrorStreamCaptureMerge,
+                           "stream=%p belongs to another capture than the event",
+                           (void *)stream->queue);
+    }
+    if (!error && !own)
+        error = join(capture, stream);
+    if (error || stream->lane == point->lane)
+        return error;
+    error = cudart_of_status(thrum_event_wait(point->event, stream->queue));
+    if (!error && !set_add_all(&capture->lanes[stream->lane].behind, &point->behind))
+        error = no_memory(capture);
+    return error;
+}
+
+cudaError_t cudart_capture_wait(struct cudart_stream *stream, const struct cudart_point *point)
+{
+    struct cudart_capture *capture;
+    cudaError_t error;
+
+    pthread_mutex_lock(&all.lock);
+    capture = find_number(point->capture);
+    error = capture ? wait_in(capture, stream, point->index)
+                    : cudart_fail(cudaErrorCapturedEvent,
+                                  "the event was last recorded in a capture, which has ended");
+    pthread_mutex_unlock(&all.lock);
+    return error;
+}
+
+#define FORMAT_DETAIL(text, format) \
+    do { \
+        va_list arguments_; \
+        va_start(arguments_, format); \
+        vsnprintf(text, sizeof(text), format, arguments_); \
+        va_end(arguments_); \
+    } while (0)
+
+cudaError_t cudart_capture_spoil(struct cudart_stream *stream, cudaError_t error,
+                                 const char *format, ...)
+{
+    struct cudart_capture *capture;
+    char text[300];
+
+    FORMAT_DETAIL(text, format);
+    pthread_mutex_lock(&all.lock);
+    capture = atomic_load(&stream->capture);
+    if (capture)
+        spoil(capture);
+    pthread_mutex_unlock(&all.lock);
+    return cudart_fail(error, "%s", text);
+}
+
+cudaError_t cudart_capture_spoil_point(const struct cudart_point *point, cudaError_t error,
+                                       const char *format, ...)
+{
+    struct cudart_capture *capture;
+    char text[300];
+
+    FORMAT_DETAIL(text, format);
+    pthread_mutex_lock(&all.lock);
+    capture = find_number(point->capture);
+    if (capture)
+        spoil(capture);
+    pthread_mutex_unlock(&all.lock);
+    return cudart_fail(error, "%s", text);
+}
+
+/*
+ * Under the lock: whether captures have a stream of the device, but for streams with one of the flags; and spoils them, or
+ * not.
+ */
+static bool find_on(const struct cudart_device *device, unsigned without_flags, bool and_spoil)
+{
+    bool any = false;
+
+    for (struct cudart_capture *c = all.first; c; c = c->next)
+        for (unsigned i = 0; i < c->nlanes; i++) {
+            const struct cudart_stream *stream = c->lanes[i].stream;
+
+            if (!stream || stream->device != device || stream->flags & without_flags)
+                continue;
+            if (and_spoil)
+                spoil(c);
+            any = true;
+        }
+    return any;
+}
+
+cudaError_t cudart_capture_check_legacy(const struct cudart_device *device, bool and_spoil)
+{
+    bool any;
+
+    pthread_mutex_lock(&all.lock);
+    any = find_on(device, cudaStreamNonBlocking, and_spoil);
+    pthread_mutex_unlock(&all.lock);
+    return any ? cudart_fail(cudaErrorStreamCaptureImplicit,
+                             "the default stream waits for blocking streams, and one of device %d "
+                             "is captured",
+                             device->index)
+               : cudaSuccess;
+}
+
+cudaError_t cudart_capture_check_device(const struct cudart_device *device)
+{
+    bool any;
+
+    pthread_mutex_lock(&all.lock);
+    any = find_on(device, 0, true);
+    pthread_mutex_unlock(&all.lock);
+    return any ? cudart_fail(cudaErrorStreamCaptureUnsupported,
+                             "cudaDeviceSynchronize: a stream of device %d is captured",
+                             device->index)
+               : cudaSuccess;
+}
+
+/* Whether a call of this thread that may be unsafe is one the capture does not bear. */
+static bool is_bothered(const struct cudart_capture *capture)
+{
+    if (thread_mode == cudaStreamCaptureModeRelaxed)
+        return false;
+    if (pthread_equal(capture->thread, pthread_self()))
+        return capture->mode != cudaStreamCaptureModeRelaxed;
+    return thread_mode == cudaStreamCaptureModeGlobal &&
+           capture->mode == cudaStreamCaptureModeGlobal;
+}
+
+cudaError_t cudart_capture_check_unsafe(const char *function)
+{
+    bool any = false;
+
+    if (!atomic_load(&cudart_captures))
+        return cudaSuccess;
+    pthread_mutex_lock(&all.lock);
+    for (struct cudart_capture *c = all.first; c; c = c->next)
+        if (is_bothered(c)) {
+            spoil(c);
+            any = true;
+        }
+    pthread_mutex_unlock(&all.lock);
+    return any ? cudart_fail(
+                     cudaErrorStreamCaptureUnsupported,
+                     "%s may be unsafe while a stream is captured: capture in relaxed mode, "
+                     "or see cudaThreadExchangeStreamCaptureMode",
+                     function)
+               : cudaSuccess;
+}
+
+void cudart_capture_leave(struct cudart_stream *stream)
+{
+    struct cudart_capture *capture;
+
+    pthread_mutex_lock(&all.lock);
+    capture = atomic_load(&stream->capture);
+    if (capture) {
+        spoil(capture);
+        if (stream->lane) {
+            capture->lanes[stream->lane].stream = NULL;
+            atomic_store(&stream->capture, NULL);
+        } else {
+            end_capture(capture);
+        }
+    }
+    pthread_mutex_unlock(&all.lock);
+}
+
+/* ---- begin and end ---- */
+
+static cudaError_t begin(struct cudart_stream *stream, enum cudaStreamCaptureMode mode)
+{
+    struct cudart_capture *capture = calloc(1, sizeof *capture);
+    cudaError_t error;
+
+    if (capture)
+        capture->graph = cudart_graph_new();
+    if (!capture || !capture->graph) {
+        free(capture);
+        return cudart_fail(cudaErrorMemoryAllocation, "no host memory for a capture");
+    }
+    error = cudart_of_status(thrum_queue_capture_begin(stream->queue));
+    if (error) {
+        free_capture(capture);
+        return error;
+    }
+    capture->mode = mode;
+    capture->thread = pthread_self();
+    pthread_mutex_lock(&all.lock);
+    capture->number = ++all.last_number;
+    capture->next = all.first;
+    all.first = capture;
+    atomic_fetch_add(&cudart_captures, 1);
+    if (!add_lane(capture, stream)) {
+        capture->lanes[0].stream = stream;
+        error = no_memory(capture);
+        end_capture(capture);
+    }
+    pthread_mutex_unlock(&all.lock);
+    return error;
+}
+
+cudaError_t cudaStreamBeginCapture(cudaStream_t handle, enum cudaStreamCaptureMode mode)
+{
+    struct cudart_stream *stream;
+    cudaError_t error = cudart_stream_find(handle, -1, &stream);
+
+    if (!error && (mode < cudaStreamCaptureModeGlobal || mode > cudaStreamCaptureModeRelaxed))
+        error = cudart_fail(cudaErrorInvalidValue, "mode=%d", (int)mode);
+    if (!error && (!stream->device || stream == &stream->device->main))
+        error = cudart_fail(cudaErrorStreamCaptureUnsupported,
+                            "the default stream, and queues of the caller, cannot be captured");
+    if (!error && stream->capture)
+        error = cudart_fail(cudaErrorIllegalState, "stream=%p is captured already", (void *)handle);
+    if (!error) /* what is captured starts behind it */
+        error = cudart_stream_enter(stream, cudaGraphNodeTypeEmpty);
+    return cudart_result(error ? error : begin(stream, mode));
+}
+
+/* Under the lock: whether the capture may be ended on the stream, now and by this thread. */
+static cudaError_t check_end(const struct cudart_stream *stream)
+{
+    const struct cudart_capture *capture = atomic_load(&stream->capture);
+
+    if (!capture || stream->lane)
+        return cudart_fail(cudaErrorStreamCaptureUnmatched,
+                           capture ? "stream=%p joined the capture, which began on another"
+                                   : "stream=%p is not captured",
+                           (void *)stream->queue);
+    if (capture->mode != cudaStreamCaptureModeRelaxed &&
+        !pthread_equal(capture->thread, pthread_self()))
+        return cudart_fail(cudaErrorStreamCaptureWrongThread,
+                           "another thread began the capture of stream=%p, in a mode that is not "
+                           "relaxed",
+                           (void *)stream->queue);
+    return cudaSuccess;
+}
+
+/* Under the lock: what the capture has made. */
+static cudaError_t finish(struct cudart_capture *capture, struct cudart_graph **graph_out)
+{
+    cudaError_t error = is_spoiled(capture);
+    thrum_status_t status;
+
+    if (!error && !reaches_all(capture->graph, &capture->lanes[0].behind)) {
+        spoil(capture);
+        error = cudart_fail(cudaErrorStreamCaptureUnjoined,
+                            "the first of the capture's %u streams does not wait for all work of "
+                            "the others",
+                            capture->nlanes);
+    }
+    if (error)
+        return error;
+    capture->spoiled = true; /* it is no more, whatever comes */
+    status = thrum_queue_capture_end(origin_of(capture)->queue, &capture->graph->graph);
+    if (status) {
+        error = cudart_of_status(status);
+        return status == THRUM_ERR_INVALID_USAGE ? cudaErrorStreamCaptureInvalidated : error;
+    }
+    *graph_out = capture->graph;
+    atomic_fetch_add(&capture->graph->references, 1);
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamEndCapture(cudaStream_t handle, cudaGraph_t *graph)
+{
+    struct cudart_stream *stream;
+    struct cudart_graph *made = NULL;
+    cudaError_t error = graph ? cudart_stream_find(handle, -1, &stream)
+                              : cudart_fail(cudaErrorInvalidValue, "graph=NULL");
+
+    if (error)
+        return cudart_result(error);
+    pthread_mutex_lock(&all.lock);
+    error = check_end(stream);
+    if (!error) {
+        *graph = NULL;
+        error = finish(stream->capture, &made);
+        end_capture(stream->capture);
+    }
+    pthread_mutex_unlock(&all.lock);
+    return cudart_result(error ? error : cudart_graph_publish(made, graph));
+}
+
+/* ---- questions ---- */
+
+static cudaError_t ask(cudaStream_t handle, enum cudaStreamCaptureStatus *status_out,
+                       unsigned long long *number_out)
+{
+    const struct cudart_capture *capture;
+    struct cudart_stream *stream;
+    cudaError_t error = cudart_stream_find(handle, -1, &stream);
+
+    if (!error && stream->device && stream == &stream->device->main &&
+        atomic_load(&cudart_captures))
+        error = cudart_capture_check_legacy(stream->device, false);
+    if (error)
+        return error;
+    pthread_mutex_lock(&all.lock);
+    capture = atomic_load(&stream->capture);
+    *status_out = !capture           ? cudaStreamCaptureStatusNone
+                  : capture->spoiled ? cudaStreamCaptureStatusInvalidated
+                                     : cudaStreamCaptureStatusActive;
+    *number_out = capture ? capture->number : 0;
+    pthread_mutex_unlock(&all.lock);
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamIsCapturing(cudaStream_t stream, enum cudaStreamCaptureStatus *status)
+{
+    unsigned long long number;
+
+    return cudart_result(status ? ask(stream, status, &number)
+                                : cudart_fail(cudaErrorInvalidValue, "status=NULL"));
+}
+
+cudaError_t cudaStreamGetCaptureInfo_v2(cudaStream_t stream, enum cudaStreamCaptureStatus *status,
+                                        unsigned long long *id, cudaGraph_t *graph,
+                                        const cudaGraphNode_t **dependencies, size_t *n)
+{
+    enum cudaStreamCaptureStatus now;
+    unsigned long long number;
+    cudaError_t error =
+        status ? ask(stream, &now, &number) : cudart_fail(cudaErrorInvalidValue, "status=NULL");
+
+    if (!error && now != cudaStreamCaptureStatusNone && (graph || dependencies || n))
+        error =
+            cudart_fail(cudaErrorNotSupported, "a capture's graph cannot be seen before its end");
+    if (error)
+        return cudart_result(error);
+    *status = now;
+    if (id)
+        *id = number;
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamGetCaptureInfo_v3(cudaStream_t stream, enum cudaStreamCaptureStatus *status,
+                                        unsigned long long *id, cudaGraph_t *graph,
+                                        const cudaGraphNode_t **dependencies,
+                                        const cudaGraphEdgeData **edges, size_t *n)
+{
+    size_t unused;
+
+    return cudaStreamGetCaptureInfo_v2(stream, status, id, graph, dependencies,
+                                       edges && !n ? &unused : n);
+}
+
+cudaError_t cudaThreadExchangeStreamCaptureMode(enum cudaStreamCaptureMode *mode)
+{
+    enum cudaStreamCaptureMode old = thread_mode;
+
+    if (!mode || *mode < cudaStreamCaptureModeGlobal || *mode > cudaStreamCaptureModeRelaxed)
+        return cudart_result(cudart_fail(cudaErrorInvalidValue, "mode=%d", mode ? (int)*mode : -1));
+    thread_mode = *mode;
+    *mode = old;
+    return cudaSuccess;
+}

@@ -1,0 +1,533 @@
+/*
+ * Graphs: what captures made, their executable forms, and questions about them. A graph is constant, so copies of it are
+ * references. An executable one has a hidden stream for each lane but the first, which is that of the launch. Called by
+ * programs; cudart_capture.c fills graphs.
+ */
+#include "cudart.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+static struct handle_set graphs = HANDLE_SET_INITIALIZER, executables = HANDLE_SET_INITIALIZER;
+
+static struct {
+    pthread_mutex_t lock;
+    struct cudart_graph *first;
+} all = {.lock = PTHREAD_MUTEX_INITIALIZER};
+
+struct lane {
+    struct cudart_stream *stream;
+    thrum_queue_t queue; /* tells whether the stream is still there */
+};
+
+struct executable {
+    pthread_mutex_t lock; /* of launches: one after the other */
+    struct cudart_graph *graph;
+    unsigned long long flags;
+    thrum_event_t order; /* NULL: it was launched on one stream only */
+    thrum_queue_t last; /* of the latest launch */
+    struct lane lanes[]; /* the first has no stream */
+};
+
+bool cudart_grow(void *array_at, size_t n, size_t *capacity, size_t element_bytes)
+{
+    void **array = array_at, *grown;
+    size_t wanted = *capacity ? 2 * *capacity : 8;
+
+    if (n < *capacity)
+        return true;
+    grown = realloc(*array, wanted * element_bytes);
+    if (!grown)
+        return false;
+    *array = grown;
+    *capacity = wanted;
+    return true;
+}
+
+/* ---- graphs ---- */
+
+struct cudart_graph *cudart_graph_new(void)
+{
+    struct cudart_graph *graph = calloc(1, sizeof *graph);
+
+    if (!graph)
+        return NULL;
+    atomic_store(&graph->references, 1);
+    pthread_mutex_init(&graph->launching, NULL);
+    pthread_mutex_lock(&all.lock);
+    graph->next = all.first;
+    all.first = graph;
+    pthread_mutex_unlock(&all.lock);
+    return graph;
+}
+
+void cudart_graph_put(struct cudart_graph *graph)
+{
+    struct cudart_graph **at = &all.first;
+
+    if (atomic_fetch_sub(&graph->references, 1) > 1)
+        return;
+    pthread_mutex_lock(&all.lock);
+    while (*at != graph)
+        at = &(*at)->next;
+    *at = graph->next;
+    pthread_mutex_unlock(&all.lock);
+    thrum_graph_destroy(graph->graph);
+    for (size_t i = 0; i < graph->nevents; i++)
+        thrum_event_destroy(graph->events[i]);
+    for (size_t i = 0; i < graph->nchildren; i++)
+        cudart_graph_put(graph->children[i]);
+    for (size_t i = 0; i < graph->nfreed; i++)
+        cudart_pool_free(graph->freed[i]);
+    free(graph->freed);
+    free(graph->nodes);
+    free(graph->dependencies);
+    free(graph->events);
+    free(graph->devices);
+    free(graph->children);
+    pthread_mutex_destroy(&graph->launching);
+    free(graph);
+}
+
+cudaError_t cudart_graph_publish(struct cudart_graph *graph, cudaGraph_t *out)
+{
+    void *handle = calloc(1, 1);
+
+    if (!handle || !handle_set_add(&graphs, handle, graph)) {
+        free(handle);
+        cudart_graph_put(graph);
+        return cudart_fail(cudaErrorMemoryAllocation, "no host memory for a graph");
+    }
+    *out = handle;
+    return cudaSuccess;
+}
+
+static cudaError_t find_graph(cudaGraph_t handle, struct cudart_graph **out)
+{
+    *out = handle_set_find(&graphs, handle);
+    return *out ? cudaSuccess
+                : cudart_fail(cudaErrorInvalidResourceHandle, "graph=%p is not a live graph",
+                              (void *)handle);
+}
+
+cudaError_t cudaGraphClone(cudaGraph_t *clone, cudaGraph_t handle)
+{
+    struct cudart_graph *graph;
+    cudaError_t error = find_graph(handle, &graph);
+
+    if (!error && !clone)
+        error = cudart_fail(cudaErrorInvalidValue, "clone=NULL");
+    if (error)
+        return cudart_result(error);
+    atomic_fetch_add(&graph->references, 1);
+    return cudart_result(cudart_graph_publish(graph, clone));
+}
+
+cudaError_t cudaGraphDestroy(cudaGraph_t handle)
+{
+    struct cudart_graph *graph = handle_set_remove(&graphs, handle);
+
+    if (!graph)
+        return cudart_result(find_graph(handle, &graph));
+    cudart_graph_put(graph);
+    free(handle);
+    return cudaSuccess;
+}
+
+/* ---- executable ones ---- */
+
+static void free_executable(struct executable *executable)
+{
+    for (size_t i = 1; i < executable->graph->ndevices; i++)
+        if (executable->lanes[i].stream)
+            cudart_lane_give(executable->lanes[i].stream, executable->lanes[i].queue);
+    thrum_event_destroy(executable->order);
+    cudart_graph_put(executable->graph);
+    pthread_mutex_destroy(&executable->lock);
+    free(executable);
+}
+
+static cudaError_t take_lanes(struct executable *executable)
+{
+    const struct cudart_graph *graph = executable->graph;
+    struct cudart_device *device;
+    cudaError_t error = cudaSuccess;
+
+    for (size_t i = 1; i < graph->ndevices && !error; i++) {
+        error = cudart_device_get(graph->devices[i], &device);
+        if (!error)
+            error = cudart_lane_take(device, &executable->lanes[i].stream);
+        if (!error)
+            executable->lanes[i].queue = executable->lanes[i].stream->queue;
+    }
+    return error;
+}
+
+static cudaError_t check_flags(unsigned long long flags)
+{
+    if (flags & cudaGraphInstantiateFlagDeviceLaunch)
+        return cudart_fail(cudaErrorNotSupported, "graphs are not launched by devices");
+    if (flags & ~(unsigned long long)(cudaGraphInstantiateFlagAutoFreeOnLaunch |
+                                      cudaGraphInstantiateFlagUpload |
+                                      cudaGraphInstantiateFlagUseNodePriority))
+        return cudart_fail(cudaErrorInvalidValue, "flags=%#llx", flags);
+    return cudaSuccess;
+}
+
+static cudaError_t instantiate(struct cudart_graph *graph, unsigned long long flags,
+                               cudaGraphExec_t *out)
+{
+    struct executable *executable =
+        calloc(1, sizeof *executable + graph->ndevices * sizeof *executable->lanes);
+    cudaError_t error;
+
+    if (!executable)
+        return cudart_fail(cudaErrorMemoryAllocation, "no host memory for a graph");
+    pthread_mutex_init(&executable->lock, NULL);
+    atomic_fetch_add(&graph->references, 1);
+    executable->graph = graph;
+    executable->flags = flags;
+    error = take_lanes(executable);
+    if (!error && !handle_set_add(&executables, executable, executable))
+        error = cudart_fail(cudaErrorMemoryAllocation, "no host memory for a graph");
+    if (error) {
+        free_executable(executable);
+        return error;
+    }
+    *out = (cudaGraphExec_t)(void *)executable;
+    return cudaSuccess;
+}
+
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t *out, cudaGraph_t handle, unsigned long long flags)
+{
+    struct cudart_graph *graph;
+    cudaError_t error = find_graph(handle, &graph);
+
+    if (!error && !out)
+        error = cudart_fail(cudaErrorInvalidValue, "executable=NULL");
+    if (!error)
+        error = check_flags(flags);
+    return cudart_result(error ? error : instantiate(graph, flags, out));
+}
+
+cudaError_t cudaGraphInstantiateWithFlags(cudaGraphExec_t *executable, cudaGraph_t graph,
+                                          unsigned long long flags)
+{
+    return cudaGraphInstantiate(executable, graph, flags);
+}
+
+static cudaError_t find_executable(cudaGraphExec_t handle, struct executable **out)
+{
+    *out = handle_set_find(&executables, handle);
+    return *out ? cudaSuccess
+                : cudart_fail(cudaErrorInvalidResourceHandle, "graph=%p is not a live graph",
+                              (void *)handle);
+}
+
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t handle)
+{
+    struct executable *executable = handle_set_remove(&executables, handle);
+
+    if (!executable)
+        return cudart_result(find_executable(handle, &executable));
+    free_executable(executable);
+    return cudaSuccess;
+}
+
+cudaError_t cudaGraphExecGetFlags(cudaGraphExec_t handle, unsigned long long *flags)
+{
+    struct executable *executable;
+    cudaError_t error = find_executable(handle, &executable);
+
+    if (!error && !flags)
+        error = cudart_fail(cudaErrorInvalidValue, "flags=NULL");
+    if (!error)
+        *flags = executable->flags;
+    return cudart_result(error);
+}
+
+/* ---- launches ---- */
+
+/* As in CUDA: launches of one executable graph follow one another, on whatever streams. */
+static cudaError_t put_behind_last(struct executable *executable, struct cudart_stream *stream)
+{
+    thrum_status_t status = THRUM_OK;
+
+    if (!executable->last || executable->last == stream->queue)
+        return cudaSuccess;
+    if (!executable->order)
+        status = thrum_event_create(thrum_queue_device(stream->queue), &executable->order);
+    if (status)
+        return cudart_of_status(status);
+    /* a stream that is gone has ended its work */
+    return thrum_event_record(executable->order, executable->last)
+               ? cudaSuccess
+               : cudart_of_status(thrum_event_wait(executable->order, stream->queue));
+}
+
+static cudaError_t launch_lanes(struct executable *executable, struct cudart_stream *stream)
+{
+    size_t n = executable->graph->ndevices;
+    thrum_queue_t queues[CUDART_LANES];
+    thrum_status_t status;
+
+    queues[0] = stream->queue;
+    for (size_t i = 1; i < n; i++) {
+        const struct lane *lane = &executable->lanes[i];
+
+        if (!cudart_lane_lives(lane->stream, lane->queue))
+            return cudart_fail(cudaErrorContextIsDestroyed,
+                               "a device of the graph was reset since it was made executable");
+        queues[i] = lane->queue;
+        atomic_store(&lane->stream->launched, true);
+    }
+    pthread_mutex_lock(&executable->graph->launching);
+    status = thrum_graph_launch_lanes(executable->graph->graph, queues, (int)n);
+    pthread_mutex_unlock(&executable->graph->launching);
+    return cudart_of_status(status);
+}
+
+static cudaError_t launch(struct executable *executable, struct cudart_stream *stream)
+{
+    cudaError_t error = put_behind_last(executable, stream);
+
+    if (error)
+        return error;
+    executable->last = stream->queue;
+    atomic_store(&stream->launched, true);
+    return launch_lanes(executable, stream);
+}
+
+/* A graph in a graph: its lanes follow one another there. */
+static cudaError_t launch_captured(struct executable *executable, struct cudart_stream *stream)
+{
+    cudaError_t error = cudart_capture_keep(stream, executable->graph);
+
+    return error ? error
+                 : cudart_of_status(thrum_graph_launch(executable->graph->graph, stream->queue));
+}
+
+cudaError_t cudaGraphLaunch(cudaGraphExec_t handle, cudaStream_t stream_handle)
+{
+    struct executable *executable;
+    struct cudart_stream *stream;
+    cudaError_t error = find_executable(handle, &executable);
+
+    if (!error)
+        error = cudart_stream_find(stream_handle, -1, &stream);
+    if (!error)
+        error = cudart_stream_enter(stream, cudaGraphNodeTypeGraph);
+    if (error)
+        return cudart_result(error);
+    pthread_mutex_lock(&executable->lock);
+    error = stream->capture ? launch_captured(executable, stream) : launch(executable, stream);
+    pthread_mutex_unlock(&executable->lock);
+    return cudart_result(error);
+}
+
+/* There is nothing to upload: it is where it has to be. */
+cudaError_t cudaGraphUpload(cudaGraphExec_t handle, cudaStream_t stream_handle)
+{
+    struct executable *executable;
+    struct cudart_stream *stream;
+    cudaError_t error = find_executable(handle, &executable);
+
+    return cudart_result(error ? error : cudart_stream_find(stream_handle, -1, &stream));
+}
+
+/* ---- updates ---- */
+
+/* The first node in which they differ; SIZE_MAX: there is none. */
+static size_t first_difference(const struct cudart_graph *a, const struct cudart_graph *b,
+                               enum cudaGraphExecUpdateResult *result_out)
+{
+    size_t n = a->nnodes < b->nnodes ? a->nnodes : b->nnodes;
+
+    *result_out = cudaGraphExecUpdateErrorTopologyChanged;
+    for (size_t i = 0; i < n; i++) {
+        const struct cudart_node *x = &a->nodes[i], *y = &b->nodes[i];
+        bool same = x->lane == y->lane && x->ndependencies == y->ndependencies;
+
+        for (size_t d = 0; d < x->ndependencies && same; d++)
+            same = a->dependencies[x->first_dependency + d] ==
+                   b->dependencies[y->first_dependency + d];
+        if (!same)
+            return i;
+        if (x->type == y->type)
+            continue;
+        *result_out = cudaGraphExecUpdateErrorNodeTypeChanged;
+        return i;
+    }
+    if (a->nnodes != b->nnodes)
+        return n;
+    for (size_t i = 0; i < a->ndevices && i < b->ndevices; i++)
+        if (a->devices[i] != b->devices[i])
+            return 0;
+    if (a->ndevices != b->ndevices)
+        return 0;
+    *result_out = cudaGraphExecUpdateSuccess;
+    return SIZE_MAX;
+}
+
+static cudaGraphNode_t node_at(const struct cudart_graph *graph, size_t i)
+{
+    return i < graph->nnodes ? (cudaGraphNode_t)(void *)&graph->nodes[i] : NULL;
+}
+
+/* Under its lock. */
+static cudaError_t update(struct executable *executable, struct cudart_graph *graph,
+                          cudaGraphExecUpdateResultInfo *info)
+{
+    struct cudart_graph *old = executable->graph;
+    enum cudaGraphExecUpdateResult result;
+    size_t i = first_difference(old, graph, &result);
+
+    *info = (cudaGraphExecUpdateResultInfo){result, node_at(graph, i), node_at(old, i)};
+    if (result)
+        return cudart_fail(cudaErrorGraphExecUpdateFailure, "node %zu of the graph %s",
+                           i == SIZE_MAX ? 0 : i,
+                           result == cudaGraphExecUpdateErrorNodeTypeChanged
+                               ? "is of another type"
+                               : "comes behind others, or is not in both");
+    atomic_fetch_add(&graph->references, 1);
+    executable->graph = graph;
+    cudart_graph_put(old);
+    return cudaSuccess;
+}
+
+cudaError_t cudaGraphExecUpdate(cudaGraphExec_t handle, cudaGraph_t graph_handle,
+                                cudaGraphExecUpdateResultInfo *info)
+{
+    cudaGraphExecUpdateResultInfo own;
+    struct executable *executable;
+    struct cudart_graph *graph;
+    cudaError_t error = find_executable(handle, &executable);
+
+    if (!error)
+        error = find_graph(graph_handle, &graph);
+    if (error)
+        return cudart_result(error);
+    pthread_mutex_lock(&executable->lock);
+    error = update(executable, graph, info ? info : &own);
+    pthread_mutex_unlock(&executable->lock);
+    return cudart_result(error);
+}
+
+/* ---- questions ---- */
+
+static cudaError_t list_nodes(cudaGraph_t handle, bool roots_only, cudaGraphNode_t *nodes,
+                              size_t *n)
+{
+    struct cudart_graph *graph;
+    cudaError_t error = find_graph(handle, &graph);
+    size_t found = 0;
+
+    if (!error && !n)
+        error = cudart_fail(cudaErrorInvalidValue, "n=NULL");
+    if (error)
+        return error;
+    for (size_t i = 0; i < graph->nnodes; i++) {
+        if (roots_only && graph->nodes[i].ndependencies)
+            continue;
+        if (nodes && found < *n)
+            nodes[found] = node_at(graph, i);
+        found++;
+    }
+    for (size_t i = found; nodes && i < *n; i++)
+        nodes[i] = NULL;
+    if (!nodes || found < *n)
+        *n = found;
+    return cudaSuccess;
+}
+
+cudaError_t cudaGraphGetNodes(cudaGraph_t graph, cudaGraphNode_t *nodes, size_t *n)
+{
+    return cudart_result(list_nodes(graph, false, nodes, n));
+}
+
+cudaError_t cudaGraphGetRootNodes(cudaGraph_t graph, cudaGraphNode_t *nodes, size_t *n)
+{
+    return cudart_result(list_nodes(graph, true, nodes, n));
+}
+
+cudaError_t cudaGraphNodeGetType(cudaGraphNode_t handle, enum cudaGraphNodeType *type)
+{
+    const struct cudart_node *node = NULL;
+
+    pthread_mutex_lock(&all.lock);
+    for (const struct cudart_graph *g = all.first; g && !node; g = g->next)
+        if (g->graph && (uintptr_t)handle >= (uintptr_t)g->nodes &&
+            (uintptr_t)handle < (uintptr_t)(g->nodes + g->nnodes) &&
+            ((uintptr_t)handle - (uintptr_t)g->nodes) % sizeof *node == 0)
+            node = (const void *)handle;
+    if (node && type)
+        *type = node->type;
+    pthread_mutex_unlock(&all.lock);
+    return node && type
+               ? cudaSuccess
+               : cudart_result(cudart_fail(cudaErrorInvalidValue,
+                                           "node=%p is of no graph, or type=NULL", (void *)handle));
+}
+
+static const char *type_name(enum cudaGraphNodeType type)
+{
+    switch (type) {
+    case cudaGraphNodeTypeKernel:
+        return "collective";
+    case cudaGraphNodeTypeMemcpy:
+        return "copy";
+    case cudaGraphNodeTypeMemset:
+        return "fill";
+    case cudaGraphNodeTypeHost:
+        return "host function";
+    case cudaGraphNodeTypeGraph:
+        return "graph";
+    case cudaGraphNodeTypeWaitEvent:
+        return "event wait";
+    case cudaGraphNodeTypeEventRecord:
+        return "event record";
+    case cudaGraphNodeTypeMemAlloc:
+        return "allocation";
+    case cudaGraphNodeTypeMemFree:
+        return "free";
+    case cudaGraphNodeTypeEmpty:
+        break;
+    }
+    return "empty";
+}
+
+static void write_dot(const struct cudart_graph *graph, FILE *file)
+{
+    fprintf(file, "digraph thrum {\n");
+    for (size_t i = 0; i < graph->nnodes; i++) {
+        const struct cudart_node *node = &graph->nodes[i];
+
+        fprintf(file, "  n%zu [label=\"%zu: %s\\nstream %u\"];\n", i, i, type_name(node->type),
+                node->lane);
+        for (size_t d = 0; d < node->ndependencies; d++)
+            fprintf(file, "  n%zu -> n%zu;\n", graph->dependencies[node->first_dependency + d], i);
+    }
+    fprintf(file, "}\n");
+}
+
+cudaError_t cudaGraphDebugDotPrint(cudaGraph_t handle, const char *path, unsigned flags)
+{
+    struct cudart_graph *graph;
+    cudaError_t error = find_graph(handle, &graph);
+    FILE *file = error || !path ? NULL : fopen(path, "we");
+    bool failed;
+
+    (void)flags; /* details of kernels and memory operations */
+    if (error)
+        return cudart_result(error);
+    if (!file)
+        return cudart_result(cudart_fail(path ? cudaErrorOperatingSystem : cudaErrorInvalidValue,
+                                         "path=%s cannot be written", path ? path : "NULL"));
+    write_dot(graph, file);
+    failed = ferror(file);
+    return fclose(file) || failed ? cudart_result(cudart_fail(cudaErrorOperatingSystem,
+                                                              "path=%s: not all of it could "
+                                                              "be written",
+                                                              path))
+                                  : cudaSuccess;
+}
