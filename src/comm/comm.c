@@ -93,6 +93,9 @@ thrum_status_t comm_effective_config(const struct thrum_comm_config *config,
     if (out->reproducible < -1 || out->reproducible > 1)
         return thrum_fail(THRUM_ERR_INVALID_ARGUMENT, "config.reproducible=%d is not -1, 0 or 1",
                           out->reproducible);
+    if (out->probes < -1 || out->probes > 1)
+        return thrum_fail(THRUM_ERR_INVALID_ARGUMENT, "config.probes=%d is not -1, 0 or 1",
+                          out->probes);
     if (out->lanes && (out->lanes < lanes_row->min || out->lanes > lanes_row->max))
         return thrum_fail(THRUM_ERR_INVALID_ARGUMENT,
                           "config.lanes=%d is not between %lld and %lld", out->lanes,
@@ -148,6 +151,7 @@ static struct thrum_comm *allocate(int nranks, int rank, thrum_device_t device,
     comm->init_deadline_ms = config->init_deadline_ms;
     comm->lanes = config->lanes;
     comm->reproducible = config->reproducible > 0;
+    comm->peers[rank].probes = config->probes > 0;
     pthread_mutex_init(&comm->retire_lock, NULL);
     comm->policy = *policy;
     if (config->name)

@@ -130,6 +130,7 @@ struct comm_peer {
     uint64_t area_offset; /* of its area from its own_base */
     uint64_t area_key, area_put_offset;
     uint64_t host; /* equal on one host */
+    bool probes; /* it may call thrum_probe: rendezvous are announced to it */
     uint8_t place[BOOTSTRAP_PLACE_BYTES]; /* where it can be met: see shrink.c */
 };
 
@@ -505,6 +506,12 @@ static inline uint64_t comm_semaphore_offset(enum comm_channel channel, int from
     return comm_block_offset(from) + offsetof(struct comm_peer_block, semaphores) +
            sizeof(((struct comm_peer_block *)0)->semaphores[0][0]) *
                ((uint64_t)channel * PLAN_MAX_LANES + (uint64_t)lane);
+}
+
+/* In an area: the newest rendezvous that rank `from` waits to send. Eager messages need no semaphores. */
+static inline uint64_t comm_announced_offset(int from)
+{
+    return comm_semaphore_offset(CHANNEL_EAGER, from, 0);
 }
 
 /* In an area: how many units of a channel's lines that went to rank `from` it is done with. */

@@ -15,7 +15,7 @@
 #include "select/select.h"
 #include "topo/topo.h"
 
-#define EXCHANGE_VERSION 10
+#define EXCHANGE_VERSION 11
 
 struct exchange {
     uint32_t version;
@@ -23,7 +23,7 @@ struct exchange {
     uint64_t host, machine;
     uint64_t area_offset;
     uint64_t scratch_bytes;
-    int32_t lanes, reproducible;
+    int32_t lanes, reproducible, probes;
     struct thrum_device_address device;
     char algorithms[96]; /* THRUM_ALGO, or config.algorithms */
     uint64_t rules; /* digest of these and the tuning file's */
@@ -251,6 +251,7 @@ thrum_status_t comm_exchange_devices(struct thrum_comm *comm, thrum_status_t are
     mine->scratch_bytes = comm->scratch_bytes;
     mine->lanes = comm->lanes;
     mine->reproducible = comm->reproducible;
+    mine->probes = comm->peers[comm->rank].probes;
     snprintf(mine->algorithms, sizeof mine->algorithms, "%s",
              comm->algorithms ? comm->algorithms : thrum_config_string(CFG_ALGO));
     mine->rules = select_rules_digest(&comm->policy);
@@ -280,6 +281,7 @@ thrum_status_t comm_exchange_devices(struct thrum_comm *comm, thrum_status_t are
         comm->peers[r].device = all[r].device;
         comm->peers[r].area_offset = all[r].area_offset;
         comm->peers[r].host = all[r].host;
+        comm->peers[r].probes = all[r].probes;
         memcpy(comm->peers[r].place, all[r].place, sizeof all[r].place);
         comm->local_ranks += all[r].host == mine->host;
     }

@@ -55,6 +55,8 @@ thrum_status_t comm_child_config(const struct thrum_comm *parent,
         given.reproducible = parent->reproducible ? 1 : -1;
     if (!given.lanes)
         given.lanes = parent->lanes;
+    if (!given.probes)
+        given.probes = parent->peers[parent->rank].probes ? 1 : -1;
     if (!given.algorithms)
         given.algorithms = parent->algorithms;
     return comm_effective_config(&given, out);

@@ -58,6 +58,8 @@ uint64_t builder_semaphore_offset(const struct builder *b, int from, int lane);
 void lower_op(struct builder *b, const struct plan_op *op);
 /* Before the ops: which lines go and come, and how long they are. */
 void lower_note_lines(struct builder *b);
+/* Before them, too: receivers see by thrum_probe who waits to send to them by rendezvous. */
+void lower_announcements(struct builder *b);
 /* After them: the messages of a point-to-point plan, for exec_run to hand on to the operation. */
 void lower_note_messages(struct builder *b);
 /* A PUT command for the port; the caller adds the operands. */

@@ -100,6 +100,8 @@ static void lower_lane(struct builder *b, uint32_t lane)
         add_own_signal(b, STARTED_OFFSET);
     if (lane > 0)
         add_own_wait(b, STARTED_OFFSET);
+    if (lane == 0 && p->channel == CHANNEL_P2P)
+        lower_announcements(b);
     for (size_t i = 0; i < b->plan->nops && !b->status; i++) {
         add_points(b, i);
         if (b->plan->ops[i].lane == lane)

@@ -104,25 +104,42 @@ static void note_raise(struct builder *b, int peer, int lane, uint64_t value)
     d->sent[lane] = max_u64(d->sent[lane], value);
 }
 
-static void lower_raise(struct builder *b, int peer, int lane, uint64_t value)
+/* A semaphore in the peer's area gets so much more than the pair's counter of what was sent on the lane. */
+static void raise_at(struct builder *b, int peer, uint64_t offset, int lane, uint64_t value)
 {
     struct thrum_comm *comm = b->comm;
     uint32_t first = b->program->noperands;
     struct thrum_command *command;
 
     if (comm->peers[peer].loads) {
-        builder_operand(b,
-                        builder_peer_area(b, peer) + builder_semaphore_offset(b, comm->rank, lane));
+        builder_operand(b, builder_peer_area(b, peer) + offset);
         command = builder_command(b, THRUM_CMD_SIGNAL, first, 1, 0);
         command->flags = THRUM_CMD_FLAG_SET | THRUM_CMD_FLAG_CONTAIN;
     } else {
         command = lower_put_command(b, peer, first, 0, 0);
         command->put.signal_key = comm->peers[peer].area_key;
-        command->put.signal_offset =
-            comm->peers[peer].area_put_offset + builder_semaphore_offset(b, comm->rank, lane);
+        command->put.signal_offset = comm->peers[peer].area_put_offset + offset;
     }
     builder_patch_command(b, PATCH_RAISE, peer, lane, value);
+}
+
+static void lower_raise(struct builder *b, int peer, int lane, uint64_t value)
+{
+    raise_at(b, peer, builder_semaphore_offset(b, b->comm->rank, lane), lane, value);
     note_raise(b, peer, lane, value);
+}
+
+void lower_announcements(struct builder *b)
+{
+    const struct plan_params *params = &b->plan->params;
+
+    for (int i = 0; i < params->np2p; i++) {
+        const struct plan_p2p *m = &params->p2p[i];
+
+        if (m->is_send && b->comm->peers[m->peer].probes && m->peer != b->comm->rank &&
+            m->kind == MESSAGE_PLAIN && !plan_is_eager(m, plan_line_bytes(params)))
+            raise_at(b, m->peer, comm_announced_offset(b->comm->rank), 0, 1);
+    }
 }
 
 static void lower_wait(struct builder *b, const struct plan_op *op)

@@ -321,6 +321,7 @@ struct sim_device {
     pthread_mutex_t control_lock; /* reset, close, queue create and destroy */
     _Atomic uint32_t reset_wanted; /* 1 + enum thrum_reset_kind, from the fault script */
     _Atomic bool oversubscribed;
+    _Atomic int64_t sleeps_until_ns, sleeps_for_ns; /* waiters do not yield: see sim_wait.c */
     int64_t spin_ns;
 
     _Atomic uint32_t nports;

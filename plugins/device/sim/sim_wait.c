@@ -19,6 +19,9 @@
 #define SPINS_OVERSUBSCRIBED 2
 #define YIELDS_PER_LOOK 16
 #define SPIN_OVERSUBSCRIBED_NS 0
+#define LONG_YIELD_NS 2000000 /* longer than ranks take that take turns */
+#define SLEEPS_MIN_NS 5000000 /* for so long yields are avoided after one that took long */
+#define SLEEPS_MAX_NS 160000000
 #define SPIN_NS 50000 /* twice what a sleep and a wake cost */
 #define YIELD_NS 1000000
 #define SLEEP_NS 10000000
@@ -168,6 +171,38 @@ static void fall_asleep(struct waiter *waiter, int64_t left_ns)
     sim_sleep(shared, sleep_ns, recheck, waiter);
 }
 
+/* Sleeping instead of yields pays now: for a while, the longer, the sooner this comes after the last while. */
+static void avoid_yields(struct sim_device *device, int64_t now)
+{
+    int64_t until = atomic_load_explicit(&device->sleeps_until_ns, memory_order_relaxed);
+    int64_t while_ns = atomic_load_explicit(&device->sleeps_for_ns, memory_order_relaxed);
+
+    while_ns = now - until < while_ns ? while_ns * 2 : SLEEPS_MIN_NS;
+    if (while_ns > SLEEPS_MAX_NS)
+        while_ns = SLEEPS_MAX_NS;
+    atomic_store_explicit(&device->sleeps_for_ns, while_ns, memory_order_relaxed);
+    atomic_store_explicit(&device->sleeps_until_ns, now + while_ns, memory_order_relaxed);
+}
+
+/*
+ * Passes the core on to who is waited for. A yield that takes long has given it to somebody who does not wait for us, for a whole
+ * time slice, and so may the next one: who sleeps comes before them when he is woken.
+ */
+static void pass_core_on(struct waiter *waiter, int64_t before, int64_t left_ns)
+{
+    struct sim_device *device = waiter->queue->device;
+    int64_t now;
+
+    if (before < atomic_load_explicit(&device->sleeps_until_ns, memory_order_relaxed)) {
+        fall_asleep(waiter, left_ns);
+        return;
+    }
+    sched_yield();
+    now = now_ns();
+    if (now - before > LONG_YIELD_NS)
+        avoid_yields(device, now);
+}
+
 /* After a burst without an end: how to pass the time. now_ns has just been read. */
 static void relax(struct waiter *waiter, int64_t now, int64_t deadline_ns)
 {
@@ -188,7 +223,7 @@ static void relax(struct waiter *waiter, int64_t now, int64_t deadline_ns)
     if (sim_help(waiter->queue) || sim_ports_progress(waiter->queue->device))
         return;
     if (idle_ns < waiter->spin_ns + YIELD_NS)
-        sched_yield();
+        pass_core_on(waiter, now, deadline_ns ? deadline_ns - now : -1);
     else
         fall_asleep(waiter, deadline_ns ? deadline_ns - now : -1);
 }
@@ -213,7 +248,7 @@ static thrum_status_t wait_slowly(struct waiter *waiter, int64_t timeout_ns)
     sim_engine_notice(waiter->queue->device); /* it does resets of the fault script */
     for (unsigned rounds = 1; !burst(waiter); rounds++) {
         if (waiter->spins == SPINS_OVERSUBSCRIBED && rounds % YIELDS_PER_LOOK) {
-            sched_yield();
+            pass_core_on(waiter, now_ns(), deadline_ns ? deadline_ns - now : -1);
             continue;
         }
         now = now_ns();

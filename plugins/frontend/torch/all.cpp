@@ -11,6 +11,8 @@
 
 #include "sparse.cpp"
 
+#include "messages.cpp"
+
 #include "process_group.cpp"
 
 #include "module.cpp"

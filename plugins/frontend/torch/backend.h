@@ -4,11 +4,12 @@
  * A Lane is a Thrum communicator as torch uses it: any thread issues, operations end on their own, whoever waits helps. A
  * process group has one lane for its collectives, and one for each sender, receiver and tag that it has used, since the
  * operations of a communicator run one after the other and torch lets messages pass each other. A Work is one
- * operation. Operations run on a queue of their own, a Slot, so that a queue says exactly how its operation ended.
+ * operation. Operations run on a queue of their own, a Slot, so that a queue says exactly how its operation ended. An
+ * Inbox is what a rank receives under one tag, where receives from any source wait for their sender.
  *
  * lane.cpp: devices, lanes; work.cpp: works; join.cpp: how the ranks of a lane meet; tensors.cpp: tensors and
- * reductions in Thrum's words; collectives.cpp: torch's collectives as Thrum's; sparse.cpp: sparse tensors; process_group.cpp: the process group
- * otherwise, messages; module.cpp: what Python sees.
+ * reductions in Thrum's words; collectives.cpp: torch's collectives as Thrum's; sparse.cpp: sparse tensors; messages.cpp: send and
+ * receive, inboxes; process_group.cpp: the process group otherwise; module.cpp: what Python sees.
  *
  * Torch 1.13 calls backends ProcessGroup; from 2.0 on they are Backend, with the same functions.
  */
@@ -51,6 +52,7 @@ using Milliseconds = std::chrono::milliseconds;
 using Tensors = std::vector<at::Tensor>;
 using StoreRef = c10::intrusive_ptr<c10d::Store>;
 
+class Inbox;
 class Lane;
 class Work;
 using WorkRef = c10::intrusive_ptr<Work>;
@@ -104,6 +106,7 @@ class Work : public c10d::Work
     c10::intrusive_ptr<c10::ivalue::Future> getFuture() override;
 
   private:
+    friend class Inbox;
     friend class Lane;
     WorkRef self();
     bool is_done() const { return done_.load(std::memory_order_acquire); }
@@ -115,15 +118,18 @@ class Work : public c10d::Work
     bool settle(thrum_status_t status, std::unique_lock<std::timed_mutex> &lock);
     void end(std::exception_ptr exception, std::unique_lock<std::timed_mutex> &lock);
     void refuse(std::exception_ptr exception); /* it was never issued */
+    void leave_inbox(Lane &lane); /* for its lane, or refused; `lane` completes its future */
     void complete_future();
     std::string describe() const;
 
     const char *const title_;
     const Milliseconds timeout_; /* of this call; 0: none but the lane's */
     const Clock::time_point begun_;
-    std::shared_ptr<Lane> lane_; /* set once, by Lane::submit, before anybody else sees the work */
+    std::shared_ptr<Inbox> inbox_; /* where it waits for its turn first; set before others see it */
+    std::atomic<bool> waits_in_inbox_{false};
+    std::shared_ptr<Lane> lane_; /* set once, by Lane::submit, before it has left the inbox */
     uint64_t number_ = 0; /* on its lane */
-    int source_ = -1; /* of a receive */
+    std::atomic<int> source_{-1}; /* of a receive; -1: not known yet */
     const std::vector<Tensors> outputs_;
     std::atomic<bool> done_{false};
     std::atomic<bool> issued_{false};
@@ -133,7 +139,8 @@ class Work : public c10d::Work
     std::function<void()> finish_;
     bool expired_ = false; /* the deadline of the lane has passed */
     Tensors inputs_; /* kept while Thrum uses them */
-    bool future_completed_ = false; /* mutex_ of the base, as future_ */
+    bool future_completed_ =
+        false; /* mutex_ of the base, as future_, and changes of waits_in_inbox_ */
     c10::intrusive_ptr<c10::ivalue::Future> future_;
 
     friend class ProcessGroup;
@@ -145,6 +152,7 @@ struct LaneOptions {
     int rank = 0, size = 1;
     Milliseconds timeout{0};
     uint64_t scratch_bytes = 0; /* 0: Thrum's default */
+    bool probes = false; /* has_message is called */
 };
 
 /*
@@ -175,8 +183,14 @@ class Lane : public std::enable_shared_from_this<Lane>
     const std::string &name() const { return options_.name; }
     /* Why the communicator has failed; empty if it has not. */
     std::string trouble();
+    /*
+     * Of a lane of messages, at its receiver: whether there is one that no receive has been submitted for. Throws if there
+     * can be no more.
+     */
+    bool has_message();
 
   private:
+    friend class Inbox;
     friend class Work;
     bool issue(const WorkRef &work, const Issue &issue);
     Slot *take_slot();
@@ -187,15 +201,17 @@ class Lane : public std::enable_shared_from_this<Lane>
     WorkRef oldest();
     WorkRef unfinished();
     void start_issuer(Meet meet);
+    void need_issuer(std::unique_lock<std::mutex> &lock);
     void run_issuer(const Meet &meet);
     bool run_join(const Meet &meet);
     void issue_backlog(std::unique_lock<std::mutex> &lock);
     void refuse_waiting(const std::string &why);
+    void drop_issue(Work &work, bool others_wait);
     [[noreturn]] void fail_issue(thrum_status_t status, Work &work);
     thrum_status_t cause(thrum_status_t status, std::string *message) const;
     std::string named(const std::string &message) const;
-    void watch(const WorkRef &work);
-    void add_watcher();
+    bool watch(const WorkRef &work);
+    bool add_watcher();
     void run_watcher();
     void end_watchers();
 
@@ -305,6 +321,79 @@ thrum_status_t in_pieces(const Element &element,
 thrum_status_t issue_allgather(const Element &in, const std::vector<Element> &out,
                                thrum_comm_t comm, Slot &slot);
 
+/* ---- messages (messages.cpp) ---- */
+
+/* What all messages of a process group have in common. */
+struct MessageGroup {
+    StoreRef store;
+    std::string name;
+    int rank = 0;
+    Milliseconds timeout{0};
+    std::shared_ptr<Lane> lane; /* of the group */
+};
+
+/*
+ * What a rank receives under one tag: a lane for each sender, and the receives that wait here for their turn: those from
+ * any source until somebody has sent, and whatever was called behind them, since messages are given to receives in the
+ * order of the calls. Lanes are asked whether there is a message that nobody has asked for; senders without a lane are found
+ * by the store. Whoever waits looks, and a thread does while receives wait here.
+ */
+class Inbox : public std::enable_shared_from_this<Inbox>
+{
+  public:
+    static std::shared_ptr<Inbox> make(MessageGroup group, int tag);
+    Inbox(MessageGroup group, int tag); /* for make */
+    ~Inbox();
+    /* As Lane::submit. `source` -1: any. */
+    void receive(const WorkRef &work, int source, Issue issue);
+    /* True once it has left the inbox, or has ended there. `until` NULL: as long as it takes. */
+    bool await(const Work &work, const Clock::time_point *until);
+    /* Refuses what waits; nothing can be received any more. */
+    void stop();
+    /* Every inbox of the process. */
+    static void stop_all();
+    std::vector<std::shared_ptr<Lane>> lanes();
+    std::string where() const;
+
+  private:
+    struct Waiting {
+        WorkRef work;
+        int source;
+        Issue issue;
+        std::exception_ptr refusal; /* when it has left */
+    };
+    using Left = std::vector<Waiting>;
+
+    Lane &lane_of(int source);
+    int find_sender();
+    void give(int source, const WorkRef &work, Issue issue);
+    void match(Left *left);
+    void refuse_overdue(Left *left);
+    void refuse_all(thrum_status_t status, const std::string &why, Left *left);
+    void settle(Left left);
+    void start();
+    void run();
+    void discover();
+    std::exception_ptr refusal(thrum_status_t status, const Waiting &entry,
+                               const std::string &why) const;
+
+    const MessageGroup group_;
+    const int tag_;
+    std::mutex lock_; /* guards the rest but for what is the thread's; before issue_ of a lane */
+    std::map<int, std::shared_ptr<Lane>> lanes_; /* by sender */
+    int last_ = -1; /* sender that was given a receive from any source */
+    std::deque<Waiting> waiting_; /* in the order of calls; the first is from any source */
+    std::condition_variable arrived_; /* something came to waiting_, or stopping_ */
+    bool running_ = false; /* thread_ looks after waiting_ */
+    bool stopping_ = false;
+    std::thread thread_;
+    int64_t discovered_ = 0; /* the thread's: senders that the store had */
+    std::string undiscovered_; /* why the store has no more to say */
+};
+
+/* The lane for messages of one sender to one receiver under one tag; joined when both have opened it. */
+std::shared_ptr<Lane> open_channel(const MessageGroup &group, int from, int to, int tag);
+
 /* ---- process groups ---- */
 
 class ProcessGroup : public BackendBase
@@ -363,8 +452,9 @@ class ProcessGroup : public BackendBase
                   std::vector<Tensors> outputs, Milliseconds timeout, Issue issue,
                   std::function<void()> finish);
     WorkPtr allreduce_sparse(const at::Tensor &tensor, const c10d::AllreduceOptions &options);
-    WorkPtr message(c10d::OpType type, const char *title, Tensors &tensors, int peer, int tag);
-    std::shared_ptr<Lane> channel(int from, int to, int tag);
+    WorkPtr start_receive(const char *title, Tensors &tensors, int source, int tag);
+    std::shared_ptr<Lane> channel(int to, int tag);
+    std::shared_ptr<Inbox> inbox(int tag);
     size_t n() const
     {
         return static_cast<size_t>(size_);
@@ -372,12 +462,14 @@ class ProcessGroup : public BackendBase
 
     const StoreRef store_;
     const Milliseconds timeout_;
-    std::string name_;
+    const std::string name_;
     std::shared_ptr<Lane> lane_;
     std::atomic<uint64_t> sequence_{0}; /* collectives so far */
     std::atomic<uint64_t> monitored_{0}; /* monitored barriers so far */
-    std::mutex channels_lock_;
-    std::map<std::tuple<int, int, int>, std::shared_ptr<Lane>> channels_;
+    MessageGroup messages_; /* fixed */
+    std::mutex messages_lock_; /* guards the rest */
+    std::map<std::pair<int, int>, std::shared_ptr<Lane>> channels_; /* by receiver and tag */
+    std::map<int, std::shared_ptr<Inbox>> inboxes_; /* by tag */
 };
 
 } // namespace thrum_torch

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <system_error>
 
 #include <c10/util/Exception.h>
 
@@ -173,6 +174,7 @@ void Lane::join(const Meet &meet)
     config.size = sizeof config;
     config.deadline_ms = config.init_deadline_ms = deadline.count();
     config.scratch_bytes = options_.scratch_bytes;
+    config.probes = options_.probes;
     config.name = name.c_str();
     status =
         thrum_comm_init_rank(&id, options_.size, options_.rank, device_->handle, &config, &comm_);
@@ -185,8 +187,8 @@ void Lane::join_later(Meet meet)
 {
     std::lock_guard<std::mutex> lock(issue_);
 
-    joining_ = true;
     start_issuer(std::move(meet));
+    joining_ = true;
 }
 
 /* False: it has not come about, and what waited for it has been refused. */
@@ -297,6 +299,27 @@ std::string Lane::trouble()
     return lock && cause(THRUM_OK, &message) ? named(message) : "";
 }
 
+bool Lane::has_message()
+{
+    std::unique_lock<std::mutex> lock(issue_, std::try_to_lock); /* or the next time */
+    int has = 0;
+    thrum_status_t status;
+
+    if (!lock)
+        return false;
+    if (!broken_.empty())
+        fail(THRUM_ERR_SYSTEM, broken_);
+    if (joining_ || !comm_ || !backlog_.empty()) /* receives in it come first */
+        return false;
+    status = thrum_probe(0, comm_, &has);
+    if (status) {
+        std::string message = thrum_last_error();
+        status = cause(status, &message);
+        fail(status, named(message));
+    }
+    return has;
+}
+
 Slot *Lane::new_slot()
 {
     auto slot = std::make_unique<Slot>();
@@ -315,8 +338,13 @@ Slot *Lane::take_slot()
     std::lock_guard<std::mutex> lock(pool_);
     Slot *slot;
 
-    if (free_.empty() && slots_.size() < kMostSlots)
-        free_.push_back(new_slot());
+    try {
+        if (free_.empty() && slots_.size() < kMostSlots)
+            free_.push_back(new_slot());
+    } catch (const std::exception &) {
+        if (slots_.empty())
+            throw; /* otherwise those that there are have to do */
+    }
     if (free_.empty())
         return nullptr;
     slot = free_.back();
@@ -372,18 +400,29 @@ void Lane::reap()
         ;
 }
 
-/* Part of it may be on the queue, and the others may wait for the rest. */
-void Lane::fail_issue(thrum_status_t status, Work &work)
+/*
+ * It will not be issued, or no further. The communicator is aborted if others wait for it in vain: part of it may be on
+ * the queue.
+ */
+void Lane::drop_issue(Work &work, bool others_wait)
 {
     Slot *slot = work.slot_;
-    std::string message = thrum_last_error();
 
-    status = cause(status, &message);
-    if (status <= THRUM_ERR_UNSUPPORTED || thrum_queue_query(slot->queue) == THRUM_IN_PROGRESS)
+    if (others_wait || (slot && thrum_queue_query(slot->queue) == THRUM_IN_PROGRESS))
         (void)!thrum_comm_abort(comm_);
+    if (!slot)
+        return;
     (void)!thrum_queue_synchronize(slot->queue);
     work.slot_ = nullptr;
     give_slot(slot);
+}
+
+void Lane::fail_issue(thrum_status_t status, Work &work)
+{
+    std::string message = thrum_last_error();
+
+    status = cause(status, &message);
+    drop_issue(work, status <= THRUM_ERR_UNSUPPORTED);
     fail(status, work.describe() + ": " + named(message));
 }
 
@@ -392,11 +431,19 @@ bool Lane::issue(const WorkRef &work, const Issue &issue)
 {
     thrum_status_t status;
 
-    if (!work->slot_)
-        work->slot_ = take_slot();
-    if (!work->slot_)
-        return false;
-    status = issue(comm_, *work->slot_);
+    try {
+        if (!work->slot_)
+            work->slot_ = take_slot();
+        if (!work->slot_)
+            return false;
+        status = issue(comm_, *work->slot_);
+    } catch (const c10::ValueError &) { /* of arguments: other ranks throw it, too */
+        drop_issue(*work, false);
+        throw;
+    } catch (const std::exception &error) {
+        drop_issue(*work, true);
+        fail(THRUM_ERR_SYSTEM, work->describe() + ": " + text_of(error));
+    }
     if (status == THRUM_IN_PROGRESS)
         return false;
     if (status)
@@ -411,7 +458,7 @@ bool Lane::issue(const WorkRef &work, const Issue &issue)
 
 void Lane::submit(const WorkRef &work, Issue call)
 {
-    std::lock_guard<std::mutex> lock(issue_);
+    std::unique_lock<std::mutex> lock(issue_);
 
     if (closing_.load() || is_foreign())
         fail(THRUM_ERR_INVALID_USAGE, options_.name + " has been destroyed");
@@ -420,28 +467,47 @@ void Lane::submit(const WorkRef &work, Issue call)
     if (!broken_.empty())
         fail(THRUM_ERR_SYSTEM, work->describe() + ": " + broken_);
     if (joining_ || !backlog_.empty() || (reap(), !issue(work, call))) {
-        if (!issuing_)
-            start_issuer(nullptr);
         backlog_.emplace_back(work, std::move(call));
-        kept_.notify_one();
+        need_issuer(lock);
     }
     if (work->finish_)
-        watch(work); /* it has not ended before somebody has called that */
+        (void)watch(
+            work); /* it has not ended before somebody has called that: without a thread whoever waits */
 }
 
 /* ---- lanes: the backlog ---- */
 
 /*
  * The issuer is a thread that issues, in order, what could not be issued when it was submitted. It ends when nothing more has come
- * for a while: most lanes need it for joining only, or never. Under issue_.
+ * for a while: most lanes need it for joining only, or never. Under issue_. Throws if there can be no more threads.
  */
 void Lane::start_issuer(Meet meet)
 {
     if (issuer_.joinable())
         issuer_.join(); /* it has no more to do than to end */
+    try {
+        issuer_ = std::thread(
+            [lane = shared_from_this(), meet = std::move(meet)] { lane->run_issuer(meet); });
+    } catch (const std::system_error &error) {
+        fail(THRUM_ERR_SYSTEM, options_.name + ": no thread can be started: " + error.what());
+    }
     issuing_ = true;
-    issuer_ = std::thread(
-        [lane = shared_from_this(), meet = std::move(meet)] { lane->run_issuer(meet); });
+}
+
+/* Somebody issues what is in the backlog; the caller, if there can be no more threads. */
+void Lane::need_issuer(std::unique_lock<std::mutex> &lock)
+{
+    if (issuing_) {
+        kept_.notify_one();
+        return;
+    }
+    try {
+        start_issuer(nullptr);
+    } catch (const std::exception &) {
+        issuing_ = true;
+        issue_backlog(lock);
+        issuing_ = false;
+    }
 }
 
 void Lane::run_issuer(const Meet &meet)
@@ -495,21 +561,29 @@ void Lane::issue_backlog(std::unique_lock<std::mutex> &lock)
  * Futures are completed by threads of the lane, the watchers, in issue order. What a future calls may wait for another
  * one, so there is always a watcher that is not in such a call while futures are waiting.
  */
-void Lane::watch(const WorkRef &work)
+/* False: there is no thread that could, nor will be. */
+bool Lane::watch(const WorkRef &work)
 {
     std::lock_guard<std::mutex> lock(watch_);
 
+    if (in_callbacks_ == watchers_.size() && !add_watcher() && watchers_.empty())
+        return false;
     watched_.push_back(work);
-    if (in_callbacks_ == watchers_.size())
-        add_watcher();
     watched_arrived_.notify_one();
+    return true;
 }
 
 /* Under watch_. */
-void Lane::add_watcher()
+bool Lane::add_watcher()
 {
-    if (watchers_.size() < kMostWatchers)
+    if (watchers_.size() == kMostWatchers)
+        return false;
+    try {
         watchers_.emplace_back([lane = shared_from_this()] { lane->run_watcher(); });
+        return true;
+    } catch (const std::system_error &) { /* no more threads */
+        return false;
+    }
 }
 
 void Lane::run_watcher()
@@ -526,7 +600,7 @@ void Lane::run_watcher()
         work->drive(nullptr);
         lock.lock();
         if (++in_callbacks_ == watchers_.size() && !watched_.empty())
-            add_watcher();
+            (void)add_watcher();
         lock.unlock();
         work->complete_future();
         work.reset();

@@ -20,6 +20,7 @@ c10::intrusive_ptr<BackendBase> create(const StoreRef &store, int rank, int size
 
 void shut_down(std::chrono::duration<double> grace)
 {
+    Inbox::stop_all();
     Lane::close_all(std::chrono::duration_cast<Milliseconds>(grace));
 }
 

@@ -1,4 +1,4 @@
-/* The process group: its lanes, point to point, and barriers with a list of who is missing. */
+/* The process group: its lanes, and barriers with a list of who is missing. Called by module.cpp and torch. */
 #include "backend.h"
 
 #include <Python.h>
@@ -12,7 +12,6 @@ namespace
 {
 
 constexpr Milliseconds kGrace{30000}; /* for what is in flight when a group goes */
-constexpr uint64_t kMessageScratchBytes = 65536;
 
 std::string name_of(const std::string &name, const std::vector<int64_t> &global_ranks)
 {
@@ -55,6 +54,7 @@ ProcessGroup::ProcessGroup(const StoreRef &store, int rank, int size, Millisecon
     options.timeout = timeout;
     lane_ = Lane::make(options);
     lane_->join([&](const std::atomic<bool> &) { return meet_by_store(store, rank, timeout); });
+    messages_ = {store, name_, rank, timeout, lane_};
 }
 
 ProcessGroup::~ProcessGroup()
@@ -65,6 +65,8 @@ ProcessGroup::~ProcessGroup()
         new std::shared_ptr<Lane>(lane_);
         for (const auto &channel : channels_)
             new std::shared_ptr<Lane>(channel.second);
+        for (const auto &inbox : inboxes_)
+            new std::shared_ptr<Inbox>(inbox.second);
         return;
     }
     close(std::min(timeout_, kGrace));
@@ -72,15 +74,22 @@ ProcessGroup::~ProcessGroup()
 
 void ProcessGroup::close(Milliseconds grace)
 {
-    std::map<std::tuple<int, int, int>, std::shared_ptr<Lane>> channels;
+    std::map<std::pair<int, int>, std::shared_ptr<Lane>> channels;
+    std::map<int, std::shared_ptr<Inbox>> inboxes;
 
     {
-        std::lock_guard<std::mutex> lock(channels_lock_);
+        std::lock_guard<std::mutex> lock(messages_lock_);
         channels.swap(channels_);
+        inboxes.swap(inboxes_);
     }
+    for (const auto &inbox : inboxes)
+        inbox.second->stop();
     lane_->close(grace);
     for (const auto &channel : channels)
         channel.second->close(grace);
+    for (const auto &inbox : inboxes)
+        for (const auto &lane : inbox.second->lanes())
+            lane->close(grace);
 }
 
 ProcessGroup::WorkPtr ProcessGroup::start(c10d::OpType type, const char *title, Tensors inputs,
@@ -93,79 +102,6 @@ ProcessGroup::WorkPtr ProcessGroup::start(c10d::OpType type, const char *title, 
     sequence_++;
     lane_->submit(work, std::move(issue));
     return work;
-}
-
-/* ---- point to point ---- */
-
-/* The lane for messages of one sender to one receiver under one tag; joined when both have used it. */
-std::shared_ptr<Lane> ProcessGroup::channel(int from, int to, int tag)
-{
-    std::lock_guard<std::mutex> lock(channels_lock_);
-    std::shared_ptr<Lane> &lane = channels_[std::make_tuple(from, to, tag)];
-
-    if (!lane) {
-        LaneOptions options;
-        std::string key = "thrum/messages/" + std::to_string(from) + "-" + std::to_string(to) +
-                          "-" + std::to_string(tag);
-        Pair pair{store_, key, rank_ == to, rank_ == to ? from : to, timeout_, lane_};
-
-        options.name = name_ + ", messages from rank " + std::to_string(from) +
-                       " (0 here) to rank " + std::to_string(to) + " (1 here), tag " +
-                       std::to_string(tag);
-        options.rank = pair.rank;
-        options.size = 2;
-        options.timeout = timeout_;
-        options.scratch_bytes = kMessageScratchBytes;
-        lane = Lane::make(options);
-        lane->join_later(
-            [pair](const std::atomic<bool> &closing) { return meet_pair_by_store(pair, closing); });
-    }
-    return lane;
-}
-
-ProcessGroup::WorkPtr ProcessGroup::message(c10d::OpType type, const char *title, Tensors &tensors,
-                                            int peer, int tag)
-{
-    bool is_send = type == c10d::OpType::SEND;
-    Arguments arguments(title);
-    at::Tensor given = one_tensor(title, tensors);
-    at::Tensor tensor = is_send ? arguments.read(given) : arguments.written(given);
-    Element element = element_of(title, tensor);
-
-    check_rank(title, is_send ? "destination" : "source", peer, size_);
-    TORCH_CHECK_VALUE(peer != rank_, title, ": rank ", rank_, " cannot ",
-                      is_send ? "send to" : "receive from", " itself");
-    std::shared_ptr<Lane> lane = is_send ? channel(rank_, peer, tag) : channel(peer, rank_, tag);
-    auto work =
-        c10::make_intrusive<Work>(rank_, type, title, Tensors{tensor},
-                                  is_send ? std::vector<Tensors>() : std::vector<Tensors>{{given}},
-                                  Milliseconds(0), arguments.finish());
-    work->source_ = is_send ? -1 : peer;
-    lane->submit(work, [=](thrum_comm_t comm, Slot &slot) {
-        return in_pieces(element, [&](char *at, size_t count) {
-            return is_send ? thrum_send(at, count, element.dtype, 1, comm, slot.queue)
-                           : thrum_recv(at, count, element.dtype, 0, comm, slot.queue);
-        });
-    });
-    return work;
-}
-
-ProcessGroup::WorkPtr ProcessGroup::send(Tensors &tensors, int peer, int tag)
-{
-    return message(c10d::OpType::SEND, "thrum:send", tensors, peer, tag);
-}
-
-ProcessGroup::WorkPtr ProcessGroup::recv(Tensors &tensors, int peer, int tag)
-{
-    return message(c10d::OpType::RECV, "thrum:recv", tensors, peer, tag);
-}
-
-ProcessGroup::WorkPtr ProcessGroup::recvAnysource(Tensors &, int)
-{
-    C10_THROW_ERROR(
-        NotImplementedError,
-        "thrum:recv: the sender has to be named (src=...): a message is written straight "
-        "into the memory of a receive that was made for its sender");
 }
 
 /* ---- a barrier that says who is missing ---- */

@@ -24,9 +24,10 @@ WorkRef Work::self()
 
 std::string Work::describe() const
 {
+    std::string number = waits_in_inbox_.load() ? "" : " #" + std::to_string(number_);
+
     /* titles are "thrum:all_reduce" for the profiler */
-    return std::string(strchr(title_, ':') + 1) + " #" + std::to_string(number_) + " of rank " +
-           std::to_string(rank_);
+    return std::string(strchr(title_, ':') + 1) + number + " of rank " + std::to_string(rank_);
 }
 
 bool Work::await_issue(const Clock::time_point *until)
@@ -128,7 +129,8 @@ void Work::end(std::exception_ptr exception, std::unique_lock<std::timed_mutex> 
     finish(std::move(exception));
     done_.store(true, std::memory_order_release);
     lock.unlock();
-    lane_->forget(this);
+    if (lane_)
+        lane_->forget(this);
 }
 
 void Work::refuse(std::exception_ptr exception)
@@ -139,9 +141,23 @@ void Work::refuse(std::exception_ptr exception)
         end(std::move(exception), lock);
 }
 
+void Work::leave_inbox(Lane &lane)
+{
+    bool is_awaited;
+
+    {
+        std::lock_guard<std::mutex> lock(mutex_);
+        waits_in_inbox_.store(false, std::memory_order_release);
+        is_awaited = future_ && !future_completed_;
+    }
+    if (is_awaited && !lane.watch(self()))
+        complete_future(); /* of a work that has ended, if there is no thread for it */
+}
+
+/* The caller may hold the interpreter's lock, and must not wait for those that need it: only Inbox::run looks there. */
 bool Work::isCompleted()
 {
-    return poll();
+    return waits_in_inbox_.load(std::memory_order_acquire) ? is_done() : poll();
 }
 
 bool Work::wait(Milliseconds timeout)
@@ -153,7 +169,12 @@ bool Work::wait(Milliseconds timeout)
     if (is_own)
         timeout = timeout_;
     until = (is_own ? begun_ : Clock::now()) + timeout;
-    if (!drive(timeout.count() ? &until : nullptr))
+    const Clock::time_point *limit = timeout.count() ? &until : nullptr;
+    if (waits_in_inbox_.load(std::memory_order_acquire) && !inbox_->await(*this, limit))
+        fail(THRUM_ERR_TIMEOUT, describe() + " on " + inbox_->where() +
+                                    " has not got a message within " +
+                                    std::to_string(timeout.count()) + " ms; it is still waiting");
+    if (!drive(limit))
         fail(THRUM_ERR_TIMEOUT, describe() + " on " + lane_->name() + " has not ended within " +
                                     std::to_string(timeout.count()) + " ms; it is still in flight");
     complete_future();
@@ -165,7 +186,7 @@ bool Work::wait(Milliseconds timeout)
 
 int Work::sourceRank() const
 {
-    return source_;
+    return source_.load();
 }
 
 Tensors Work::result()
@@ -178,19 +199,23 @@ Tensors Work::result()
 
 c10::intrusive_ptr<c10::ivalue::Future> Work::getFuture()
 {
-    bool is_new;
+    bool is_new, is_elsewhere;
 
     {
         std::lock_guard<std::mutex> lock(mutex_);
         is_new = !future_;
+        is_elsewhere = waits_in_inbox_.load(); /* who takes it out has it watched */
         if (is_new)
             future_ = c10::make_intrusive<c10::ivalue::Future>(
                 c10::ListType::create(c10::TensorType::get()));
     }
-    if (is_done())
+    if (is_done()) {
         complete_future();
-    else if (is_new)
-        lane_->watch(self());
+    } else if (is_new && !is_elsewhere && !lane_->watch(self())) {
+        std::lock_guard<std::mutex> lock(mutex_);
+        future_.reset();
+        fail(THRUM_ERR_SYSTEM, describe() + ": no thread can be started for its future");
+    }
     return future_;
 }
 

@@ -149,13 +149,15 @@ def run(cases):
 
 
 def main():
+    import anysource
+    import compared
     import faults
     import layouts
     import operations
 
     torch.set_num_threads(1)
     wanted = sys.argv[1] if len(sys.argv) > 1 else ""
-    cases = [case for case in operations.CASES + layouts.CASES + faults.CASES if wanted in case[0].__name__]
+    cases = [case for case in operations.CASES + layouts.CASES + anysource.CASES + compared.CASES + faults.CASES if wanted in case[0].__name__]
     failed = run(cases)
     raise SystemExit(failed != 0)
 

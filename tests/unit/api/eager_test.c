@@ -3,9 +3,11 @@
  * used up its lines waits for the receiver and for nobody else; and whoever waits in vain, or for another message than
  * the one that was sent, is told by whom.
  */
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "ranks.h"
 
@@ -17,6 +19,8 @@ static struct buffer sends[N], recvs[N];
 static uint8_t *image; /* of a buffer */
 
 static const struct thrum_comm_config patient = {.size = sizeof patient, .deadline_ms = 20000};
+static const struct thrum_comm_config probing = {
+    .size = sizeof probing, .deadline_ms = 20000, .probes = 1};
 static const struct thrum_comm_config hasty = {.size = sizeof hasty, .deadline_ms = 400};
 
 static uint8_t byte_of(int rank, size_t at)
@@ -153,6 +157,83 @@ static void the_sender_has_left(void **unused)
     buffer_read(&recvs[1], image, 80 * SLOT);
     for (size_t i = 1; i < 80; i++)
         check_slot(0, 1, i, 100);
+    end();
+}
+
+/* ---- thrum_probe ---- */
+
+static bool has(int from, int to)
+{
+    int has = 77;
+
+    ok(thrum_probe(from, comms[to], &has));
+    assert_in_range(has, 0, 1);
+    return has;
+}
+
+/* A queue may be executed by its device's own thread. */
+static void await_message(int from, int to)
+{
+    struct timespec now, begun;
+
+    clock_gettime(CLOCK_MONOTONIC, &begun);
+    while (!has(from, to)) {
+        clock_gettime(CLOCK_MONOTONIC, &now);
+        if (now.tv_sec > begun.tv_sec + 20)
+            fail_msg("rank %d sees no message from %d", to, from);
+        sched_yield();
+    }
+}
+
+/* Whatever its length, a message is seen from when it is sent until its receive is called, by its receiver alone. */
+static void probes(void **unused)
+{
+    int none = 1;
+
+    (void)unused;
+    begin(MEMORY_DEVICE, MESSAGES, &probing);
+    for (size_t i = 0; i < 40; i++) {
+        assert_false(has(0, 1));
+        send_slot(0, 1, i, length_of(i));
+        await_message(0, 1);
+        assert_false(has(2, 1) || has(1, 0) || has(0, 2) || has(1, 1));
+        recv_slot(0, 1, i, length_of(i));
+        assert_false(has(0, 1)); /* it has been asked for */
+        ranks_synchronize(N);
+    }
+    for (size_t i = 40; i < 50; i++)
+        send_slot(0, 1, i, i % 3 == 0 ? 20000 : 100);
+    for (size_t i = 40; i < 50; i++) {
+        await_message(0, 1);
+        recv_slot(0, 1, i, i % 3 == 0 ? 20000 : 100);
+    }
+    assert_false(has(0, 1));
+    ranks_synchronize(N);
+    recv_slot(0, 1, 50, 300); /* one that is called before its send takes that, and no later one */
+    send_slot(0, 1, 50, 300);
+    send_slot(0, 1, 51, 300);
+    ranks_synchronize(N);
+    ok(thrum_group_start());
+    recv_slot(0, 1, 51, 300);
+    assert_true(has(0, 1));
+    ok(thrum_group_end());
+    assert_false(has(0, 1));
+    ranks_synchronize(N);
+    buffer_read(&recvs[1], image, MESSAGES * SLOT);
+    for (size_t i = 0; i < 40; i++)
+        check_slot(0, 1, i, length_of(i));
+    for (size_t i = 40; i < 50; i++)
+        check_slot(0, 1, i, i % 3 == 0 ? 20000 : 100);
+    assert_int_equal(thrum_probe(N, comms[0], &none), THRUM_ERR_INVALID_RANK);
+    assert_non_null(strstr(thrum_last_error(), "peer=3"));
+    assert_int_equal(thrum_probe(-1, comms[0], &none), THRUM_ERR_INVALID_RANK);
+    assert_int_equal(thrum_probe(1, NULL, &none), THRUM_ERR_INVALID_COMM);
+    assert_int_equal(thrum_probe(1, comms[0], NULL), THRUM_ERR_INVALID_ARGUMENT);
+    assert_int_equal(none, 1);
+    end();
+    begin(MEMORY_DEVICE, 1, &patient);
+    assert_int_equal(thrum_probe(1, comms[0], &none), THRUM_ERR_INVALID_USAGE);
+    assert_non_null(strstr(thrum_last_error(), "config.probes"));
     end();
 }
 
@@ -382,6 +463,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(the_same_without_its_memory),
         cmocka_unit_test(lengths_that_differ),
         cmocka_unit_test(later_line_is_none),
+        cmocka_unit_test(probes),
         cmocka_unit_test(nobody_receives),
         cmocka_unit_test(nobody_sends),
     };

@@ -316,15 +316,21 @@ static void own_deadline(void **state)
 
 static void choices_are_inherited(void **state)
 {
-    struct thrum_comm_config config = {
-        .size = sizeof config, .scratch_bytes = 1 << 20, .lanes = 2, .reproducible = 1};
+    struct thrum_comm_config config = {.size = sizeof config,
+                                       .scratch_bytes = 1 << 20,
+                                       .lanes = 2,
+                                       .reproducible = 1,
+                                       .probes = 1};
     struct thrum_comm_config other = {.size = sizeof other, .scratch_bytes = 128 << 10};
     struct thrum_comm_memory_info plan = {.size = sizeof plan}, now = {.size = sizeof now};
     thrum_comm_t first[RANKS], second[RANKS], third[RANKS];
+    int has = 1;
 
     (void)state;
     dup_all(world, &config, first);
     dup_all(first, NULL, second);
+    ok(thrum_probe(1, second[0], &has));
+    assert_int_equal(has, 0);
     dup_all(second, &other, third);
     ok(thrum_comm_memory(second[1], &now));
     assert_int_equal(now.scratch_bytes, 1 << 20);
