@@ -77,7 +77,8 @@ struct thrum_comm_config {
     const char *
         algorithms; /* rules for choosing algorithms, as THRUM_ALGO has them and instead of it; copied; NULL:
                                THRUM_ALGO */
-    int probes; /* 1: this rank may call thrum_probe; -1 and 0: not. Ranks choose each for itself */
+    int probes; /* 1: this rank may call thrum_probe; -1: not; 0: as the parent's, else not. Ranks choose each for
+                   itself */
 };
 
 /*
@@ -359,8 +360,10 @@ THRUM_MUST_CHECK thrum_status_t thrum_recv(void *recv, size_t count, thrum_datat
  * *has_out is 1 if peer has begun to send a message that no thrum_recv called so far takes, so that one called now would
  * not wait for the sender; else 0. A send begins when its queue has reached it and earlier messages to this rank have been
  * received, or are short. Does not wait; to receive from whoever sends first, ask about each. A rank's messages to itself
- * are never seen, and receives that are still in a group do not count as called. Errors: INVALID_COMM, INVALID_RANK,
- * INVALID_ARGUMENT, INVALID_USAGE (config.probes was not 1, so that long messages would not be seen), the communicator's own.
+ * are never seen, and receives that are still in a group do not count as called. Where a peer is ahead with alltoallv,
+ * gatherv or scatterv, a short block of it counts as a message: ask between calls that all ranks have made. Errors:
+ * INVALID_COMM, INVALID_RANK, INVALID_ARGUMENT, INVALID_USAGE (config.probes was not 1, so that long messages would not be
+ * seen), the communicator's own.
  */
 THRUM_MUST_CHECK thrum_status_t thrum_probe(int peer, thrum_comm_t comm, int *has_out);
 

@@ -23,6 +23,7 @@ const char *hosts_leaders_refusal(const struct plan_params *params)
     bool blocks = params->collective == COLL_ALLGATHER ||
                   params->collective == COLL_REDUCE_SCATTER || params->collective == COLL_ALLTOALL;
     uint64_t parts = blocks ? (uint64_t)params->nranks : 1;
+    uint64_t most = params->layout ? (uint64_t)params->layout->most_local : 1;
     if (plan_reduces(params->collective) && algo_stages(params))
         return "partial results of the type are wider than it, and do not travel in lines";
     if (blocks && (params->counts || (params->layout && !params->layout->in_order)))
@@ -30,6 +31,9 @@ const char *hosts_leaders_refusal(const struct plan_params *params)
     if (params->collective != COLL_BARRIER &&
         algo_count_bytes(params) > plan_line_bytes(params) / parts)
         return "what a host sends must fit a line";
+    if (params->collective == COLL_ALLTOALL &&
+        algo_count_bytes(params) > plan_line_bytes(params) / (most * most))
+        return "what a host sends to another must fit a line";
     return NULL;
 }
 

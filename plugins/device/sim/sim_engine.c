@@ -20,6 +20,7 @@
 #define SPIN_NS 20000
 #define BLOCKED_SLEEP_MAX_NS 10000000
 #define PORTS_SLEEP_NS 2000000 /* where a port cannot say now when it needs us */
+#define PORTS_NAP_NS 500000 /* the same, when there was something to do lately */
 
 struct engine {
     struct sim_device *device;
@@ -189,8 +190,9 @@ static bool sleep_on_descriptors(struct engine *engine, int64_t timeout_ns)
         }
         atomic_store_explicit(&device->ports_lock, 0, memory_order_release);
     }
-    if (timeout_ns < 0 && !all)
-        timeout_ns = PORTS_SLEEP_NS;
+    if (!all)
+        timeout_ns =
+            timeout_ns < 0 ? PORTS_SLEEP_NS : (int64_t)min_u64((uint64_t)timeout_ns, PORTS_NAP_NS);
     timeout =
         (struct timespec){.tv_sec = timeout_ns / 1000000000, .tv_nsec = timeout_ns % 1000000000};
     if (ppoll(fds, n, timeout_ns < 0 ? NULL : &timeout, NULL) <= 0)

@@ -248,7 +248,10 @@ static thrum_status_t wait_slowly(struct waiter *waiter, int64_t timeout_ns)
     sim_engine_notice(waiter->queue->device); /* it does resets of the fault script */
     for (unsigned rounds = 1; !burst(waiter); rounds++) {
         if (waiter->spins == SPINS_OVERSUBSCRIBED && rounds % YIELDS_PER_LOOK) {
-            pass_core_on(waiter, now_ns(), deadline_ns ? deadline_ns - now : -1);
+            now = now_ns();
+            if (deadline_ns && now >= deadline_ns)
+                return THRUM_ERR_TIMEOUT;
+            pass_core_on(waiter, now, deadline_ns ? deadline_ns - now : -1);
             continue;
         }
         now = now_ns();

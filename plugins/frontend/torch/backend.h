@@ -327,7 +327,7 @@ thrum_status_t issue_allgather(const Element &in, const std::vector<Element> &ou
 struct MessageGroup {
     StoreRef store;
     std::string name;
-    int rank = 0;
+    int rank = 0, size = 0;
     Milliseconds timeout{0};
     std::shared_ptr<Lane> lane; /* of the group */
 };

@@ -294,6 +294,11 @@ void Inbox::discover()
 {
     std::string key = senders_key(group_.rank, tag_);
 
+    {
+        std::lock_guard<std::mutex> lock(lock_);
+        if (lanes_.size() + 1 == static_cast<size_t>(group_.size))
+            return; /* all are known */
+    }
     try {
         while (undiscovered_.empty() &&
                group_.store->check({key + std::to_string(discovered_ + 1)})) {

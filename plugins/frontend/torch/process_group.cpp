@@ -54,7 +54,7 @@ ProcessGroup::ProcessGroup(const StoreRef &store, int rank, int size, Millisecon
     options.timeout = timeout;
     lane_ = Lane::make(options);
     lane_->join([&](const std::atomic<bool> &) { return meet_by_store(store, rank, timeout); });
-    messages_ = {store, name_, rank, timeout, lane_};
+    messages_ = {store, name_, rank, size, timeout, lane_};
 }
 
 ProcessGroup::~ProcessGroup()

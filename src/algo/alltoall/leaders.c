@@ -30,13 +30,10 @@ static uint64_t pass_init(struct pass *p, const struct plan_params *params)
     return 2 * (sends + part);
 }
 
-/* Also the line between two leaders. */
 bool hosts_alltoall_leaders_fits(const struct plan_params *params)
 {
     struct pass p;
-    uint64_t most = (uint64_t)params->layout->most_local;
-    return pass_init(&p, params) <= params->scratch_bytes &&
-           most * most * p.bytes <= plan_line_bytes(params);
+    return pass_init(&p, params) <= params->scratch_bytes;
 }
 
 /* Block `to` of what rank `index` of the host sends; block `from` of what it receives. */
