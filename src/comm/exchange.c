@@ -326,7 +326,7 @@ thrum_status_t comm_exchange_fabric(struct thrum_comm *comm)
     uint64_t line_bytes;
 
     comm->unit_bytes = COMM_UNIT_BYTES;
-    comm->line_bytes = PLAN_INLINE_BYTES;
+    comm->line_bytes = comm->peer_access ? THRUM_LINE_LONG_BYTES : PLAN_INLINE_BYTES;
     if (comm->peer_access)
         return THRUM_OK;
     comm->unit_bytes = comm_unit_bytes(comm->nranks);

@@ -8,7 +8,7 @@ X(exchange_us, 0.3, 0.001, 100000, "us",
 X(message_us, 0.04, 0.0001, 10000, "us", "writing, or looking at, one more line or signal")
 X(switch_us, 3, 0.001, 100000, "us",
   "the same exchange where ranks share a core, for each of them: its turn must come")
-X(pass_gbps, 7, 0.001, 10000, "GB/s",
+X(pass_gbps, 16, 0.001, 10000, "GB/s",
   "data that one rank writes and another reads, from cache to cache, both counted")
 X(copy_gbps, 45, 0.001, 10000, "GB/s",
   "COPY, read and written, in the cache, of each rank while all of them work")

@@ -340,7 +340,7 @@ static const char *rules_for(int size, char *text, size_t bytes)
     static const char *const whole[] = {"allreduce", "reduce", "broadcast", "scan", "exscan"};
     static const char *const blocks[] = {"allgather", "alltoall", "gather", "scatter",
                                          "reduce_scatter"};
-    const int line = 4088;
+    const int line = 4096;
     size_t length = 0;
 
     if (thrum_plugin_config("THRUM_ALGO")[0] || size > FEW_FOR_LINES)
