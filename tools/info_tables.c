@@ -162,7 +162,7 @@ int info_algorithms(bool json)
         for (size_t i = 0; i < thrum_algo_count; i++)
             print_algorithm(&thrum_algos[i]);
         printf("\npeer-access: loads and stores peers' memory; inline-only: what fits a line, "
-               "%d bytes;\n"
+               "at least %d bytes;\n"
                "ordered: folds contributions from the left in the order of ranks.\n"
                "THRUM_ALGO=collective:algorithm forces one; --why says what would be chosen.\n",
                PLAN_INLINE_BYTES);

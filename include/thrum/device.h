@@ -203,7 +203,7 @@ struct thrum_operand {
  */
 #define THRUM_LINE_BYTES 64
 #define THRUM_LINE_PAYLOAD_BYTES 56
-#define THRUM_LINE_LONG_BYTES 4096
+#define THRUM_LINE_LONG_BYTES 32768
 struct thrum_line {
     uint64_t flag;
     uint8_t payload[THRUM_LINE_PAYLOAD_BYTES];

@@ -48,7 +48,9 @@ enum comm_channel {
  * two lines do for them. Rooms lie behind the blocks, those for collectives and those for messages of each peer.
  */
 #define COMM_UNITS 128
-#define COMM_UNIT_BYTES 256 /* of room, where all load and store; else more, see comm_unit_bytes */
+#define COMM_UNIT_BYTES \
+    256 /* of room, where every rank has a core and all load and store; else comm_unit_bytes */
+#define COMM_UNIT_BYTES_MAX (8 * COMM_UNIT_BYTES)
 #define COMM_LINE_UNITS_MAX 16
 #define COMM_ROOM_UNITS (COMM_UNITS + COMM_LINE_UNITS_MAX - 1)
 #define COMM_CREDIT_UNITS 64 /* a receiver tells of so many that are free again */
@@ -73,7 +75,7 @@ struct comm_peer_block {
 };
 
 _Static_assert(sizeof(struct comm_peer_block) % CACHE_LINE_BYTES == 0, "blocks of whole lines");
-_Static_assert(THRUM_LINE_LONG_BYTES <= COMM_LINE_UNITS_MAX * COMM_UNIT_BYTES, "lines fit");
+_Static_assert(THRUM_LINE_LONG_BYTES >= COMM_LINE_UNITS_MAX * COMM_UNIT_BYTES_MAX, "one command");
 
 struct comm_own_block {
     struct {
@@ -478,7 +480,7 @@ uint64_t comm_area_bytes(int nranks, uint64_t scratch_bytes, uint64_t *own_offse
 /* Room of a unit that the area has: the more ranks, the less each. */
 static inline uint32_t comm_unit_bytes(int nranks)
 {
-    return nranks <= 8    ? 8 * COMM_UNIT_BYTES
+    return nranks <= 8    ? COMM_UNIT_BYTES_MAX
            : nranks <= 16 ? 4 * COMM_UNIT_BYTES
            : nranks <= 32 ? 2 * COMM_UNIT_BYTES
                           : COMM_UNIT_BYTES;

@@ -325,12 +325,13 @@ thrum_status_t comm_exchange_fabric(struct thrum_comm *comm)
     thrum_status_t status, mine_status;
     uint64_t line_bytes;
 
-    comm->unit_bytes = COMM_UNIT_BYTES;
-    comm->line_bytes = comm->peer_access ? THRUM_LINE_LONG_BYTES : PLAN_INLINE_BYTES;
+    /* a line saves an arrival for one more copy: where that takes others' turns, larger ones are worth it */
+    comm->unit_bytes = comm->peer_access && comm->ranks_per_core <= 1
+                           ? COMM_UNIT_BYTES
+                           : comm_unit_bytes(comm->nranks);
+    comm->line_bytes = line_bytes = COMM_LINE_UNITS_MAX * comm->unit_bytes;
     if (comm->peer_access)
         return THRUM_OK;
-    comm->unit_bytes = comm_unit_bytes(comm->nranks);
-    line_bytes = COMM_LINE_UNITS_MAX * comm->unit_bytes;
     all = calloc((size_t)comm->nranks, sizeof *all);
     if (!all)
         return thrum_fail(THRUM_ERR_NO_MEMORY, "no host memory for %d ranks", comm->nranks);
@@ -352,7 +353,7 @@ thrum_status_t comm_exchange_fabric(struct thrum_comm *comm)
         comm->peers[r].area_put_offset = all[r].area_put_offset;
         line_bytes = min_u64(line_bytes, all[r].max_inline);
     }
-    comm->line_bytes = max_u64(comm->line_bytes, line_bytes);
+    comm->line_bytes = max_u64(PLAN_INLINE_BYTES, line_bytes);
     free(all);
     return status;
 }

@@ -40,7 +40,6 @@ static uint32_t count_ahead(const struct builder *b)
         return 0;
     while (n < plan->nops && plan->ops[n].opcode == PLAN_PUT && plan->ops[n].flags & PLAN_INLINE &&
            b->comm->peers[plan->ops[n].peer].loads &&
-           plan->ops[n].bytes <= THRUM_LINE_LONG_BYTES && /* one command */
            builder_op_operands(b, &plan->ops[n])[0].space == PLAN_SEND)
         n++;
     return n;

@@ -200,26 +200,6 @@ static void patch_room(struct builder *b, const struct plan_op *op, uint32_t ope
                                          .operand = operand});
 }
 
-/* One that a WRITE_LINE does not hold: its payload, then its flag. */
-static void lower_long_line(struct builder *b, const struct plan_op *op)
-{
-    uint32_t first = b->program->noperands;
-    struct thrum_command *command;
-
-    builder_operand(b, 0);
-    builder_engine_operand(b, builder_op_operands(b, op)[0]);
-    command = builder_command(b, THRUM_CMD_COPY, first, 1, 1);
-    command->bytes = op->bytes;
-    command->flags = THRUM_CMD_FLAG_CONTAIN;
-    patch_room(b, op, first);
-    first = b->program->noperands;
-    builder_operand(b, 0);
-    command = builder_command(b, THRUM_CMD_SIGNAL, first, 1, 0);
-    command->flags = THRUM_CMD_FLAG_SET | THRUM_CMD_FLAG_CONTAIN;
-    builder_patch_line(b, PATCH_LINE_OUT, builder_line_channel(b, true), op->peer, op->lane,
-                       line_signature(b, op));
-}
-
 /*
  * The hint of the newest command that another such operation may follow. The peer looks at that line as soon as it waits for
  * it, so where lines go both ways this is said when its own has come, which says that it is just as far.
@@ -290,8 +270,6 @@ static void lower_line(struct builder *b, const struct plan_op *op)
 
     if (!b->comm->peers[op->peer].loads)
         lower_put_line(b, op);
-    else if (is_inline && op->bytes > THRUM_LINE_LONG_BYTES)
-        lower_long_line(b, op);
     else
         lower_stored_line(b, op);
     b->program->arrives |= !is_inline;

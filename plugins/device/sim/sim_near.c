@@ -111,8 +111,11 @@ static inline bool signal_near(struct sim_queue *queue, const struct thrum_comma
 
 /* ---- what comes next --------------------------------------------------------------------------------------------- */
 
+#define FETCH_BYTES 4096 /* at most; of more it would drive out what else is needed */
+
 static inline void fetch_for_write(const char *cpu, uint64_t bytes)
 {
+    bytes = min_u64(bytes, FETCH_BYTES);
     for (uint64_t at = 0; at < bytes; at += CACHE_LINE_BYTES)
         cpu_prefetch_for_write(cpu + at);
 }
