@@ -130,6 +130,16 @@ struct thrum_device_ops {
      * is put off; that the memory is there and zero is not. Without it: mem_alloc.
      */
     thrum_status_t (*mem_reserve)(void *device, size_t bytes, uint64_t *address_out);
+
+    /*
+     * Optional: submit_checked for a caller that has things to write down which nobody waits for. Unless it refuses, it
+     * calls `meanwhile` once on the caller's thread, with *ticket_out written, before it returns: best when it would
+     * otherwise look on while a command waits. `meanwhile` is short and calls nothing of the device. Without it:
+     * submit_checked, and `meanwhile` after it.
+     */
+    thrum_status_t (*submit_meanwhile)(void *queue, const struct thrum_command *commands, size_t n,
+                                       uint64_t *ticket_out, void (*meanwhile)(void *argument),
+                                       void *argument);
 };
 
 /* What a loadable plugin exports under the name "thrum_device_plugin". */

@@ -336,9 +336,9 @@ static thrum_status_t submit_list(struct thrum_comm *comm, struct exec_program *
     return status;
 }
 
-static thrum_status_t submit_whole(struct thrum_comm *comm, struct exec_program *program,
-                                   const struct exec_buffers *buffers, struct thrum_queue *queue,
-                                   struct credits credits, struct comm_operation *operation)
+/* Lane 0 with the credits around it that are needed: the first command of *n_out. */
+static inline uint32_t whole_commands(const struct exec_program *program, struct credits credits,
+                                      uint32_t *n_out)
 {
     uint32_t first = program->lanes[0].first_command, n = program->lanes[0].ncommands;
 
@@ -348,6 +348,16 @@ static thrum_status_t submit_whole(struct thrum_comm *comm, struct exec_program 
     }
     if (credits.given)
         n += program->ncredits;
+    *n_out = n;
+    return first;
+}
+
+static thrum_status_t submit_whole(struct thrum_comm *comm, struct exec_program *program,
+                                   const struct exec_buffers *buffers, struct thrum_queue *queue,
+                                   struct credits credits, struct comm_operation *operation)
+{
+    uint32_t n, first = whole_commands(program, credits, &n);
+
     if (program->nahead && !credits.awaited && exec_may_run_ahead(comm, program, buffers, queue))
         return exec_submit_ahead(comm, program, queue, first, n, operation);
     return queue->ops->submit_checked(queue->impl, &program->commands[first], n,
@@ -457,6 +467,50 @@ static void begin_operation(struct comm_operation *operation, uint64_t number,
     operation->told = 0;
 }
 
+/* An operation of one lane and without messages, while it is submitted. */
+struct issue {
+    struct thrum_comm *comm;
+    struct exec_program *program;
+    struct thrum_queue *queue;
+    const struct call_record *call;
+    uint64_t number, ticket;
+};
+
+/* What there is to write down of it; the device may be done with it before. */
+static void write_down(void *argument)
+{
+    const struct issue *issue = argument;
+    struct thrum_comm *comm = issue->comm;
+    struct comm_operation *operation = &comm->operations[issue->number % COMM_IN_FLIGHT];
+
+    begin_operation(operation, issue->number, issue->queue, issue->call);
+    operation->ticket = issue->ticket;
+    queue_raise(&issue->queue->last_ticket, issue->ticket);
+    advance_pairs(issue->program);
+    comm->last_queue = issue->queue;
+    atomic_store_explicit(&comm->issued, issue->number, memory_order_release);
+}
+
+static inline bool is_quick(const struct thrum_comm *comm, const struct exec_program *program,
+                            const struct exec_staging *staging)
+{
+    return !staging && program->nlanes == 1 && !program->nmessages && comm->ranks_per_core <= 1 &&
+           comm->ops->submit_meanwhile;
+}
+
+/* Submits it: its line is soon on its way, and all that can be done later is, while that of the peer is. */
+static thrum_status_t run_quickly(struct issue *issue)
+{
+    struct exec_program *program = issue->program;
+    struct thrum_queue *queue = issue->queue;
+    struct credits credits = bind_credits(program);
+    uint32_t n, first = whole_commands(program, credits, &n);
+
+    number_lane0(program, issue->number);
+    return queue->ops->submit_meanwhile(queue->impl, &program->commands[first], n, &issue->ticket,
+                                        write_down, issue);
+}
+
 thrum_status_t exec_run(struct thrum_comm *comm, struct exec_program *program,
                         const struct exec_buffers *buffers, const struct exec_staging *staging,
                         struct thrum_queue *queue, const struct call_record *call)
@@ -480,6 +534,14 @@ thrum_status_t exec_run(struct thrum_comm *comm, struct exec_program *program,
     if (status)
         return status;
 
+    if (is_quick(comm, program, staging)) {
+        struct issue issue = {comm, program, queue, call, number, 0};
+
+        status = run_quickly(&issue);
+        if (!status && atomic_load_explicit(&comm->status, memory_order_acquire))
+            comm_cancel_all(comm);
+        return status;
+    }
     begin_operation(operation, number, queue, call);
     if (program->nmessages)
         status = hand_on_messages(comm, program, operation);

@@ -283,6 +283,7 @@ static const struct thrum_device_ops sim_ops = {
     .submit = sim_submit,
     .check = sim_check,
     .submit_checked = sim_submit_checked,
+    .submit_meanwhile = sim_submit_meanwhile,
     .poll = sim_poll,
     .wait = sim_wait,
     .cancel = sim_cancel,

@@ -240,6 +240,9 @@ struct sim_queue {
     bool counted; /* owner: the current command has its command number, faults were looked up */
     unsigned
         patience; /* owner: how often a submission looks again before it leaves a wait to others */
+    void (*meanwhile)(
+        void *argument); /* owner: of the submission that is executed; NULL: none, or done */
+    void *meanwhile_argument;
     uint64_t awaited_writer; /* owner: of the newest wait that took longer, as its command says */
     struct thrum_command current; /* owner: the packet at the head, decoded */
     struct sim_tlb_entry tlb[SIM_TLB_ENTRIES]; /* owner */
@@ -485,6 +488,9 @@ uint64_t sim_queue_id(void *queue);
 thrum_status_t sim_submit(void *queue, const struct thrum_command *commands, size_t n,
                           uint64_t *ticket_out);
 thrum_status_t sim_check(void *device, const struct thrum_command *commands, size_t n);
+thrum_status_t sim_submit_meanwhile(void *queue, const struct thrum_command *commands, size_t n,
+                                    uint64_t *ticket_out, void (*meanwhile)(void *),
+                                    void *argument);
 thrum_status_t sim_submit_checked(void *queue, const struct thrum_command *commands, size_t n,
                                   uint64_t *ticket_out);
 thrum_status_t sim_poll(void *queue, uint64_t ticket);
@@ -609,6 +615,17 @@ struct sim_patience {
     unsigned tries;
     bool yields;
 };
+/* What the submitter has yet to write down, if it has not been done. */
+static inline void sim_do_meanwhile(struct sim_queue *queue)
+{
+    void (*meanwhile)(void *) = queue->meanwhile;
+
+    if (!meanwhile)
+        return;
+    queue->meanwhile = NULL;
+    meanwhile(queue->meanwhile_argument);
+}
+
 struct sim_patience sim_patience_begin(const struct sim_queue *queue);
 bool sim_patience_again(struct sim_patience *patience);
 void sim_patience_end(struct sim_queue *queue, bool was_in_time);

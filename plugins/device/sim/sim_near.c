@@ -322,6 +322,7 @@ static bool await_near(struct sim_queue *queue, const struct thrum_command *c, c
 {
     bool came;
 
+    sim_do_meanwhile(queue);
     if (sim_awaits_port(queue, c))
         return sim_ports_progress(queue->device) &&
                (sim_load_word(cpu) & mask) >= (c->value & mask);
@@ -353,6 +354,7 @@ static inline bool wait_line_near(struct sim_queue *queue, const struct thrum_co
     if (sim_unlikely(!entry))
         return false;
     cpu = near_cpu(entry, &c->operands[0]);
+    sim_do_meanwhile(queue); /* looking at once would take the line from him who is about to write it */
     if (sim_load_word(cpu) != c->value &&
         !(await_near(queue, c, cpu, c->mask) && sim_load_word(cpu) == c->value))
         return false;

@@ -355,8 +355,9 @@ static void execute_small(struct sim_queue *queue)
         sim_engine_notice(queue->device);
 }
 
-static thrum_status_t submit(struct sim_queue *queue, const struct thrum_command *commands,
-                             size_t n, bool unchecked, uint64_t *ticket_out)
+static inline thrum_status_t submit(struct sim_queue *queue, const struct thrum_command *commands,
+                                    size_t n, bool unchecked, uint64_t *ticket_out,
+                                    void (*meanwhile)(void *), void *argument)
 {
     static const struct thrum_command nop = {.opcode = THRUM_CMD_NOP};
     bool whole = take_whole(queue), owned = whole;
@@ -376,8 +377,14 @@ static thrum_status_t submit(struct sim_queue *queue, const struct thrum_command
     if (ticket_out)
         *ticket_out = ticket;
     /* with nothing left in the ring a submission need not go through it: what can be executed now is */
-    if (sim_likely(owned) && (!sim_queue_pending(queue) || sim_execute_patiently(queue)))
+    if (sim_likely(owned) && (!sim_queue_pending(queue) || sim_execute_patiently(queue))) {
+        queue->meanwhile = meanwhile;
+        queue->meanwhile_argument = argument;
         done = sim_execute_now(queue, commands, n, ticket, unchecked);
+        sim_do_meanwhile(queue);
+    } else if (meanwhile) {
+        meanwhile(argument);
+    }
     if (sim_likely(done == n)) {
         give_whole(queue, SIM_ALIVE);
         return THRUM_OK;
@@ -407,18 +414,25 @@ thrum_status_t sim_submit(void *handle, const struct thrum_command *commands, si
         if (status)
             return status;
     }
-    return submit(queue, commands, n, direct, ticket_out);
+    return submit(queue, commands, n, direct, ticket_out, NULL, NULL);
 }
 
-thrum_status_t sim_submit_checked(void *handle, const struct thrum_command *commands, size_t n,
-                                  uint64_t *ticket_out)
+thrum_status_t sim_submit_meanwhile(void *handle, const struct thrum_command *commands, size_t n,
+                                    uint64_t *ticket_out, void (*meanwhile)(void *), void *argument)
 {
     struct sim_queue *queue = handle;
     thrum_status_t status =
         (thrum_status_t)atomic_load_explicit(&queue->stopped, memory_order_acquire);
 
-    return sim_unlikely(status) ? refuse(queue, status)
-                                : submit(queue, commands, n, false, ticket_out);
+    return sim_unlikely(status)
+               ? refuse(queue, status)
+               : submit(queue, commands, n, false, ticket_out, meanwhile, argument);
+}
+
+thrum_status_t sim_submit_checked(void *handle, const struct thrum_command *commands, size_t n,
+                                  uint64_t *ticket_out)
+{
+    return sim_submit_meanwhile(handle, commands, n, ticket_out, NULL, NULL);
 }
 
 /* ---- tickets --------------------------------------------------------------------------------------------------- */

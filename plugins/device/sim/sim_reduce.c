@@ -153,6 +153,8 @@ static const struct sim_kernel_table *chosen_table(void)
     return chosen->table;
 }
 
+enum { EXCEPTIONS = 0x3f, DEFAULT = 0x1f80 }; /* of MXCSR, which takes some nanoseconds to read */
+
 /*
  * Who executes may have changed how its thread computes (rounding, subnormals as zero: programs built with -ffast-math
  * do); the device always computes alike. Returns what to put back.
@@ -160,7 +162,6 @@ static const struct sim_kernel_table *chosen_table(void)
 static unsigned enter_arithmetic(void)
 {
 #if SIM_HAVE_X86
-    enum { EXCEPTIONS = 0x3f, DEFAULT = 0x1f80 };
     unsigned mode = _mm_getcsr();
 
     if (__builtin_expect((mode & ~(unsigned)EXCEPTIONS) != DEFAULT, 0))
@@ -174,8 +175,8 @@ static unsigned enter_arithmetic(void)
 static void leave_arithmetic(unsigned mode)
 {
 #if SIM_HAVE_X86
-    if (_mm_getcsr() != mode) /* which is much cheaper to read than to write */
-        _mm_setcsr(mode); /* exceptions that it has raised, too */
+    if (__builtin_expect((mode & ~(unsigned)EXCEPTIONS) != DEFAULT, 0))
+        _mm_setcsr(mode);
 #else
     (void)mode;
 #endif

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "device/device_internal.h"
 #include "device_test.h"
 
 /* ---- memory and engines ---------------------------------------------------------------------------------------- */
@@ -275,6 +276,64 @@ static thrum_status_t count_down(void *argument)
     return --*n > 0 ? THRUM_IN_PROGRESS : THRUM_OK;
 }
 
+/* What submit_meanwhile calls: the commands are on their way, or done; the ticket is there. */
+struct noted {
+    const uint64_t *ticket;
+    int calls;
+    uint64_t seen;
+};
+
+static void note(void *argument)
+{
+    struct noted *noted = argument;
+
+    noted->calls++;
+    noted->seen = *noted->ticket;
+}
+
+static uint64_t submit_noting(thrum_queue_t queue, uint64_t address, uint64_t value)
+{
+    struct thrum_operand operand = {.base = address};
+    struct thrum_command command = {
+        .opcode = THRUM_CMD_WAIT, .nsrc = 1, .value = value, .operands = &operand};
+    uint64_t ticket = 0;
+    struct noted noted = {.ticket = &ticket};
+
+    assert_ok(queue->ops->submit_meanwhile(queue->impl, &command, 1, &ticket, note, &noted));
+    assert_int_equal(noted.calls, 1);
+    assert_true(ticket > 0 && noted.seen == ticket);
+    return ticket;
+}
+
+static void test_meanwhile(void **state)
+{
+    struct fixture *f = of(state);
+    const struct thrum_device_ops *ops = f->queue->ops;
+    struct thrum_command none = {.opcode = THRUM_CMD_NOP};
+    uint64_t at_once, waits, behind, ticket = 7;
+    struct noted noted = {.ticket = &ticket};
+    thrum_queue_t other;
+
+    assert_ok(thrum_queue_create(f->device, THRUM_QUEUE_DEFAULT, &other));
+    at_once = submit_noting(f->queue, at(f->a), 0);
+    assert_int_equal(ops->poll(f->queue->impl, at_once), THRUM_OK);
+    waits = submit_noting(f->queue, at(f->a), 1);
+    behind = submit_noting(f->queue, at(f->a), 0);
+    assert_int_equal(ops->poll(f->queue->impl, waits), THRUM_IN_PROGRESS);
+    assert_ok(submit_signal(other, at(f->a), 1, THRUM_CMD_FLAG_SET));
+    assert_ok(ops->wait(f->queue->impl, behind, TEST_TIMEOUT_NS));
+    assert_ok(ops->submit_meanwhile(f->queue->impl, NULL, 0, &ticket, note, &noted));
+    assert_int_equal(noted.calls, 1);
+    thrum_queue_destroy(other);
+    (void)submit_wait(f->queue, 8, 1); /* no address: the queue stops */
+    assert_status(finish(f->queue), THRUM_ERR_FAULT);
+    ticket = 7;
+    assert_status(ops->submit_meanwhile(f->queue->impl, &none, 1, &ticket, note, &noted),
+                  THRUM_ERR_FAULT);
+    assert_int_equal(noted.calls, 1);
+    assert_int_equal(ticket, 7);
+}
+
 static void test_callback(void **state)
 {
     struct fixture *f = of(state);
@@ -478,6 +537,7 @@ int main(void)
         DEVICE_TEST(test_semaphores),
         DEVICE_TEST(test_lines),
         DEVICE_TEST(test_tickets),
+        DEVICE_TEST(test_meanwhile),
         DEVICE_TEST(test_callback),
         DEVICE_TEST(test_events),
         DEVICE_TEST(test_engine_progresses),
