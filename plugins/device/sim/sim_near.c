@@ -354,7 +354,8 @@ static inline bool wait_line_near(struct sim_queue *queue, const struct thrum_co
     if (sim_unlikely(!entry))
         return false;
     cpu = near_cpu(entry, &c->operands[0]);
-    sim_do_meanwhile(queue); /* looking at once would take the line from him who is about to write it */
+    sim_do_meanwhile(
+        queue); /* looking at once would take the line from him who is about to write it */
     if (sim_load_word(cpu) != c->value &&
         !(await_near(queue, c, cpu, c->mask) && sim_load_word(cpu) == c->value))
         return false;
