@@ -127,12 +127,12 @@ static int on_delete(MPI_Datatype type, int key, void *value, void *extra)
 /* Frees the type, and fills what the library may have freed with it. */
 static void free_type(MPI_Datatype *type)
 {
-    char *others[64];
+    char *others[256];
 
     MPI_Type_free(type);
-    for (size_t i = 0; i < 64; i++)
+    for (size_t i = 0; i < 256; i++)
         memset(others[i] = need(16 + 8 * i), 0x5a, 16 + 8 * i);
-    for (size_t i = 0; i < 64; i++)
+    for (size_t i = 0; i < 256; i++)
         free(others[i]);
 }
 
@@ -249,9 +249,10 @@ static void types_of_persistent_calls_are_freed(void)
 }
 #endif
 
-/* ---- operations that are freed ---- */
+/* ---- operations of the program's ---- */
 
 static int operations_called;
+static MPI_Datatype freed_type;
 
 /* N ints with gaps between them: sums. */
 static void add_spread(void *in, void *inout, int *n, MPI_Datatype *type)
@@ -261,6 +262,7 @@ static void add_spread(void *in, void *inout, int *n, MPI_Datatype *type)
 
     MPI_Type_get_extent(*type, &lower, &extent);
     check(extent == (MPI_Aint)sizeof(int) * STRIDE * N, "the operation is told another type");
+    check(*type != freed_type, "the operation is told a type that has been freed");
     for (int i = 0; i < *n * N; i++)
         b[i * STRIDE] += a[i * STRIDE];
     operations_called++;
@@ -272,9 +274,43 @@ static void other(void *in, void *inout, int *n, MPI_Datatype *type)
     check(false, "an operation that no call was given is called");
 }
 
+static void add_dense(void *in, void *inout, int *n, MPI_Datatype *type)
+{
+    int *a = in, *b = inout;
+
+    check(*type == MPI_INT, "the operation is told another type");
+    for (int i = 0; i < *n; i++)
+        b[i] += a[i];
+    operations_called++;
+}
+
+/* A device could call it by itself, beside the program. */
+static void operation_waits_for_the_program(void)
+{
+    int in[1000], out[1000];
+    MPI_Request request;
+    MPI_Op op;
+    double until;
+
+    for (int i = 0; i < 1000; i++)
+        in[i] = i + check_rank;
+    MPI_Op_create(add_dense, 1, &op);
+    operations_called = 0;
+    MPI_Iallreduce(in, out, 1000, MPI_INT, op, MPI_COMM_WORLD, &request);
+    for (until = PMPI_Wtime() + 0.1; PMPI_Wtime() < until;)
+        ;
+    check(operations_called == 0, "the operation is called while the program is not in MPI");
+    MPI_Wait(&request, MPI_STATUS_IGNORE);
+    check(operations_called > 0, "the operation is never called");
+    for (int i = 0; i < 1000; i++)
+        check(out[i] == total(i), "out[%d]=%d", i, out[i]);
+    MPI_Op_free(&op);
+}
+
 /* The operation and the type, and others take their places. */
 static void free_both(MPI_Op *op, MPI_Datatype *type, MPI_Op *others, int n)
 {
+    freed_type = *type;
     MPI_Op_free(op);
     check(*op == MPI_OP_NULL, "the freed operation's handle");
     free_type(type);
@@ -317,10 +353,8 @@ static void operations_are_freed(void)
         MPI_Iallreduce(own, sums[2 * i], 1, type, op, MPI_COMM_WORLD, &requests[2 * i]);
         MPI_Iexscan(own, sums[2 * i + 1], 1, type, op, MPI_COMM_WORLD, &requests[2 * i + 1]);
     }
-    check(operations_called == 0, "the operation is called before the calls are completed");
     free_both(&op, &type, others, OTHERS);
     MPI_Waitall(2 * CALLS, requests, MPI_STATUSES_IGNORE);
-    check(operations_called > 0, "the operation is never called");
     for (int i = 0; i < CALLS; i++) {
         check_sum(sums[2 * i], check_size, "allreduce");
         check_sum(sums[2 * i + 1], check_rank, "exscan");
@@ -448,6 +482,8 @@ int main(int argc, char **argv)
     types_of_persistent_calls_are_freed();
     check_case("and before persistent ones are started");
 #endif
+    operation_waits_for_the_program();
+    check_case("an operation of the program's is called from within MPI only");
     operations_are_freed();
     check_case("operations are freed before their calls have ended");
 #ifdef INIT
