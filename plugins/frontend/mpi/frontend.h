@@ -175,6 +175,7 @@ struct tmpi_range {
 struct tmpi_policy {
     struct tmpi_range ranges[2][TMPI_FUNCTIONS]; /* [0] blocking, [1] nonblocking and persistent */
     struct tmpi_range moved[TMPI_FUNCTIONS]; /* also, for reductions that tmpi_fold folds */
+    unsigned ruled; /* bit for each function: by THRUM_MPI_TAKE, not by the table */
     unsigned
         tried; /* bit for each function: blocking calls are tried out, the range is where they start */
 };

@@ -18,6 +18,7 @@
 /* ---- policy: from how many bytes to how many ---- */
 
 #define ANY UINT64_MAX
+#define MOST_GATHERED (64u << 10) /* of more than two ranks, for tmpi_fold */
 #define NEVER \
     { \
         0, 0 \
@@ -77,6 +78,7 @@ static void set_rule(int function, bool with_blocking, struct tmpi_range range)
             rules[row].tried &= ~(1u << function);
         }
         rules[row].ranges[1][function] = rules[row].moved[function] = range;
+        rules[row].ruled |= 1u << function;
     }
 }
 
@@ -314,17 +316,22 @@ static void meaning(const struct tmpi_call *call, const struct tmpi_comm *comm, 
     }
 }
 
-/* A reduction whose contributions are moved; the rest as for others, so that tmpi_passes need not know. */
+/*
+ * A reduction whose contributions are moved; the rest as for others, so that tmpi_passes need not know. The table was
+ * measured with up to four ranks: what is gathered grows with their number, and what MPI moves does not.
+ */
 static enum tmpi_reason look_at_moved(const struct tmpi_comm *comm, enum tmpi_function function,
                                       uint64_t bytes, bool good)
 {
     const struct tmpi_range *range = &comm->policy->moved[function];
     bool scatters = function == TMPI_REDUCE_SCATTER || function == TMPI_REDUCE_SCATTER_BLOCK;
+    uint64_t gathered = (scatters ? 1 : (uint64_t)comm->size) * bytes;
+    bool by_table = !(comm->policy->ruled >> function & 1);
 
-    if (!good || bytes < range->from || bytes > range->to)
+    if (!good || bytes < range->from || bytes > range->to ||
+        (by_table && !scatters && comm->size > 2 && gathered > MOST_GATHERED))
         return TMPI_POLICY;
-    return (scatters ? 2 : (uint64_t)comm->size + 1) * bytes > comm->stage_bytes ? TMPI_LARGE
-                                                                                 : TMPI_TAKEN;
+    return gathered + bytes > comm->stage_bytes ? TMPI_LARGE : TMPI_TAKEN;
 }
 
 static enum tmpi_reason look(const struct tmpi_call *call, enum tmpi_mode mode,
