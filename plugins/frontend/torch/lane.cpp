@@ -376,7 +376,10 @@ WorkRef Lane::oldest()
 /* What has been submitted and has not ended, NULL if there is nothing. */
 WorkRef Lane::unfinished()
 {
-    std::lock_guard<std::mutex> lock(issue_); /* what leaves backlog_ is in flight */
+    std::unique_lock<std::mutex> lock(issue_); /* what leaves backlog_ is in flight */
+
+    /* who has issued one that has ended takes it out */
+    issued_.wait(lock, [this] { return backlog_.empty() || !backlog_.front().first->is_done(); });
     WorkRef work = oldest();
 
     return work || backlog_.empty() ? work : backlog_.front().first;
