@@ -4,7 +4,8 @@
  *
  *   cc nccl_allreduce.c $(thrum-run --flags) -o nccl_allreduce
  *   thrum-run ./nccl_allreduce -g 4                     one process, four devices
- *   mpirun -n 4 thrum-run ./nccl_allreduce -f ID-FILE   a process for each device; rank 0 writes the id there
+ *   mpirun -n 4 thrum-run ./nccl_allreduce -f ID-FILE   a process for each device; rank 0 writes the id to this file, which
+ *                                                       is not there yet, and removes it when all have joined
  */
 #include <getopt.h>
 #include <stdio.h>
@@ -222,6 +223,8 @@ int main(int argc, char **argv)
             NCCLCHECK(ncclCommInitRank(&ranks[i].comm, size * n, id, number * n + i));
         }
         NCCLCHECK(ncclGroupEnd());
+        if (number == 0) /* the next run would find it */
+            (void)remove(id_file);
     } else {
         ncclComm_t *comms = malloc((size_t)n * sizeof *comms);
 

@@ -3,7 +3,7 @@
     torchrun --nproc_per_node 2 torch_digits.py [--backend thrum|gloo] [--epochs N] [--batch N] [--data FILE]
     mpirun -n 2 python3 torch_digits.py
 
-With Thrum only: PYTHONPATH has the directory of thrum_torch (docs/torch.md). The printed losses are the same whichever
+Debian 12's torchrun fails unless it is given --redirects 9:3 --tee 9:3, too. With Thrum only: PYTHONPATH has the directory of thrum_torch (docs/torch.md). The printed losses are the same whichever
 backend sums the gradients: to the last digit with two ranks, where a sum has one order.
 """
 

@@ -57,13 +57,6 @@ static int hand_down_persistent(const struct tmpi_call *c, MPI_Info info, MPI_Re
 
 /* ---- device memory ---- */
 
-/* Host memory that stands for a buffer in device memory. */
-struct bounce {
-    void *host; /* NULL: the buffer is not in device memory */
-    void *device;
-    size_t bytes;
-};
-
 static bool is_device(const void *pointer, struct thrum_mem_info *info)
 {
     *info = (struct thrum_mem_info){.size = sizeof *info};
@@ -71,61 +64,74 @@ static bool is_device(const void *pointer, struct thrum_mem_info *info)
            !thrum_mem_query(tmpi.device, pointer, info) && info->kind == THRUM_MEM_DEVICE;
 }
 
+bool tmpi_is_device_slow(const void *pointer)
+{
+    struct thrum_mem_info info;
+
+    return is_device(pointer, &info);
+}
+
+thrum_status_t tmpi_bounce_in(const void *pointer, size_t bytes, struct tmpi_bounce *bounce)
+{
+    thrum_status_t status = THRUM_OK;
+
+    *bounce = (struct tmpi_bounce){.device = (void *)(uintptr_t)pointer, .bytes = bytes};
+    bounce->host = malloc(bytes ? bytes : 1);
+    if (!bounce->host)
+        return thrum_plugin_fail(THRUM_ERR_NO_MEMORY, "no host memory for %zu bytes of a buffer",
+                                 bytes);
+    status = thrum_queue_create(tmpi.device, THRUM_QUEUE_DEFAULT, &bounce->queue);
+    return status ? status : thrum_copy_to_host(bounce->queue, bounce->host, bounce->device, bytes);
+}
+
+thrum_status_t tmpi_bounce_out(const struct tmpi_bounce *bounce)
+{
+    return thrum_copy_to_device(bounce->queue, bounce->device, bounce->host, bounce->bytes);
+}
+
+void tmpi_bounce_drop(struct tmpi_bounce *bounce)
+{
+    free(bounce->host);
+    thrum_queue_destroy(bounce->queue);
+}
+
 /* All of the allocation from the pointer on is copied: what part of it the call means depends on counts of any kind. */
-static thrum_status_t bounce_in(thrum_queue_t queue, const void *pointer, struct bounce *bounce)
+static thrum_status_t bounce_all(const void *pointer, struct tmpi_bounce *bounce)
 {
     struct thrum_mem_info info;
 
     if (!is_device(pointer, &info))
         return THRUM_OK;
-    bounce->device = (void *)(uintptr_t)pointer;
-    bounce->bytes = info.bytes - (size_t)((const char *)pointer - (const char *)info.base);
-    bounce->host = malloc(bounce->bytes ? bounce->bytes : 1);
-    if (!bounce->host)
-        return thrum_plugin_fail(THRUM_ERR_NO_MEMORY, "no host memory for %zu bytes of a buffer",
-                                 bounce->bytes);
-    return thrum_copy_to_host(queue, bounce->host, bounce->device, bounce->bytes);
-}
-
-static thrum_status_t bounce_out(thrum_queue_t queue, const struct bounce *bounce)
-{
-    return bounce->host ? thrum_copy_to_device(queue, bounce->device, bounce->host, bounce->bytes)
-                        : THRUM_OK;
+    return tmpi_bounce_in(
+        pointer, info.bytes - (size_t)((const char *)pointer - (const char *)info.base), bounce);
 }
 
 static int fall_by_host(const struct tmpi_call *call)
 {
     struct tmpi_call host = *call;
-    struct bounce send = {0}, recv = {0};
-    thrum_queue_t queue = NULL;
+    struct tmpi_bounce send = {0}, recv = {0};
     int code = MPI_SUCCESS;
-    thrum_status_t status = thrum_queue_create(tmpi.device, THRUM_QUEUE_DEFAULT, &queue);
+    thrum_status_t status = bounce_all(call->recv, &recv);
 
-    if (!status)
-        status = bounce_in(queue, call->recv, &recv);
     if (!status && call->send != call->recv)
-        status = bounce_in(queue, call->send, &send);
+        status = bounce_all(call->send, &send);
     if (!status) {
         host.recv = recv.host ? recv.host : call->recv;
         host.send = call->send == call->recv ? host.recv : send.host ? send.host : call->send;
         code = hand_down(&host);
-        if (!code)
-            status = bounce_out(queue, &recv);
+        if (!code && recv.host)
+            status = tmpi_bounce_out(&recv);
     }
-    free(send.host);
-    free(recv.host);
     if (status)
         code = tmpi_raise(call->comm, status, thrum_last_error());
-    thrum_queue_destroy(queue);
+    tmpi_bounce_drop(&send);
+    tmpi_bounce_drop(&recv);
     return code;
 }
 
 static bool has_device_memory(const struct tmpi_call *call)
 {
-    struct thrum_mem_info info;
-
-    return atomic_load_explicit(&tmpi.device_used, memory_order_relaxed) &&
-           (is_device(call->send, &info) || is_device(call->recv, &info));
+    return tmpi_is_device(call->send) || tmpi_is_device(call->recv);
 }
 
 /* ---- for the rest of the library ---- */

@@ -151,6 +151,18 @@ void ompi_finalize_f(MPI_Fint *error)
 }
 NAMES(ompi_finalize_f, mpi_finalize)
 
+TMPI_EXPORT void ompi_op_free_f(MPI_Fint *op, MPI_Fint *error);
+void ompi_op_free_f(MPI_Fint *op, MPI_Fint *error)
+{
+    MPI_Op handle = PMPI_Op_f2c(*op);
+    int code = MPI_Op_free(&handle);
+
+    if (!code)
+        *op = PMPI_Op_c2f(handle);
+    give_back(code, error);
+}
+NAMES(ompi_op_free_f, mpi_op_free)
+
 /* ---- requests ---- */
 
 /* C's arrays of Fortran's. */

@@ -4,7 +4,7 @@
  * entry.c and fortran.c have MPI's entry points; they fill a struct tmpi_call. tmpi_passes sorts out quickly what MPI has
  * anyhow; take.c decides whether Thrum or the MPI below serves the rest, trial.c measures which is faster, comm.c has the
  * Thrum communicator of an MPI communicator, type.c knows what data types and operations are in Thrum, give.c places
- * buffers, work.c issues and finishes a call, request.c makes nonblocking and persistent calls MPI requests, issuer.c issues
+ * buffers, work.c issues and finishes a call, fold.c calls operations of the caller's, request.c makes nonblocking and persistent calls MPI requests, issuer.c issues
  * those that had to wait, fall.c hands a call down, report.c counts, other.c has what is counted only.
  *
  * Whatever decides between Thrum and MPI must come out alike on all ranks with nothing said: it may depend only on what
@@ -134,13 +134,14 @@ void tmpi_types_fini(void);
 /* NULL: null, not committed, or otherwise nothing for Thrum. Borrowed until the type is freed. */
 const struct tmpi_type *tmpi_type_of(MPI_Datatype type);
 /*
- * Keeps a borrowed type beyond that, until it is released, with a handle of its own where one is needed to pack. NULL is
- * allowed. False: no memory.
+ * Keeps a borrowed type beyond that, until it is released, with a handle of its own where one is needed to pack, or
+ * is_called: operations of the caller's are. NULL is allowed. False: no memory.
  */
-bool tmpi_type_keep(const struct tmpi_type *type, MPI_Datatype *handle);
-void tmpi_type_release(const struct tmpi_type *type, MPI_Datatype *handle);
+bool tmpi_type_keep(const struct tmpi_type *type, bool is_called, MPI_Datatype *handle);
+void tmpi_type_release(const struct tmpi_type *type, bool is_called, MPI_Datatype *handle);
+bool tmpi_type_is_freed(const struct tmpi_type *type); /* one that is kept, by the caller */
 /*
- * Whether Thrum has the operation for the type. *user_out: it is the caller's own, and *commutes_out whether it
+ * Whether the operation can be served for the type. *user_out: it is the caller's own, and *commutes_out whether it
  * commutes.
  */
 bool tmpi_op_of(MPI_Op op, const struct tmpi_type *type, thrum_redop_t *redop_out, bool *user_out,
@@ -155,7 +156,10 @@ static inline bool tmpi_reduces(enum tmpi_function function)
 
 /* ---- communicators (comm.c) ---- */
 
-/* What a reduction of the caller's needs while it runs; one at a time on a communicator, since only blocking calls have it. */
+/*
+ * What an operation of the caller's needs that the device may call; one at a time on a communicator, since only blocking
+ * calls have it.
+ */
 struct tmpi_user_op {
     MPI_Op op;
     MPI_Datatype type;
@@ -170,6 +174,8 @@ struct tmpi_range {
 };
 struct tmpi_policy {
     struct tmpi_range ranges[2][TMPI_FUNCTIONS]; /* [0] blocking, [1] nonblocking and persistent */
+    struct tmpi_range moved[TMPI_FUNCTIONS]; /* also, for reductions that tmpi_fold folds */
+    unsigned ruled; /* bit for each function: by THRUM_MPI_TAKE, not by the table */
     unsigned
         tried; /* bit for each function: blocking calls are tried out, the range is where they start */
 };
@@ -317,6 +323,7 @@ struct tmpi_taken {
     const struct tmpi_type *sendtype, *recvtype; /* NULL where the call has none here */
     thrum_redop_t redop;
     bool is_user_op;
+    bool is_moved; /* a reduction: Thrum moves the contributions, tmpi_fold folds them */
     uint32_t *sample; /* how long the call takes goes here; NULL: nowhere */
 };
 
@@ -473,12 +480,16 @@ struct tmpi_work {
     void *packed_send,
         *packed_recv; /* from malloc; what Thrum reads and writes instead of the caller's memory */
     size_t recv_bytes; /* of packed_recv */
+    MPI_Datatype told_type; /* the caller's sendtype, for operations of the caller's */
     struct tmpi_given given;
 };
 /* What Thrum is given for the call's buffers, packed where need be; the arrays of `given` are there (give.c). */
 thrum_status_t tmpi_give(struct tmpi_work *work, struct tmpi_given *given);
 /* What Thrum has left in packed_recv goes where the caller wants it. */
 thrum_status_t tmpi_unpack(struct tmpi_work *work);
+/* Packs or unpacks `count` elements of memory, which `packed` stands for. */
+thrum_status_t tmpi_convert(const void *memory, int64_t count, MPI_Datatype handle,
+                            const struct tmpi_type *type, void *packed, bool to_packed);
 /* How many numbers about all ranks Thrum is given with the call; 0: none. */
 size_t tmpi_work_numbers(const struct tmpi_work *work);
 /*
@@ -488,9 +499,6 @@ size_t tmpi_work_numbers(const struct tmpi_work *work);
 thrum_status_t tmpi_work_prepare(struct tmpi_work *work, size_t *numbers);
 /* Issues what was prepared, in any thread. On failure nothing was enqueued and nothing is held. */
 thrum_status_t tmpi_work_issue(struct tmpi_work *work);
-/* thrum_reduce_fn that calls the function of a struct tmpi_user_op */
-thrum_status_t tmpi_user_fold(const void *left, const void *right, void *result, size_t count,
-                              thrum_datatype_t dtype, void *context);
 /* After the call has ended, well or not: unpacks and frees. Returns an MPI code. */
 int tmpi_work_finish(struct tmpi_work *work, bool good);
 /* What a failed communicator says of `status`, which is more than the queue does. */
@@ -503,6 +511,17 @@ thrum_status_t tmpi_explain(const struct tmpi_comm *comm, thrum_status_t status,
 void tmpi_tell_others(const struct tmpi_comm *comm, thrum_status_t status);
 /* A taken blocking call, from beginning to end. Returns an MPI code, raised. */
 int tmpi_work_run(const struct tmpi_call *call, const struct tmpi_taken *taken);
+
+/* ---- operations of the caller's (fold.c) ---- */
+
+/* thrum_reduce_fn that calls the function of a struct tmpi_user_op */
+thrum_status_t tmpi_user_fold(const void *left, const void *right, void *result, size_t count,
+                              thrum_datatype_t dtype, void *context);
+/* Folds the contributions in packed_recv, in rank order; the result goes where the caller wants it. In a thread that may call MPI. */
+thrum_status_t tmpi_fold(struct tmpi_work *work);
+/* Keeps an operation until it is released, also when the caller frees it meanwhile. False: no memory. */
+bool tmpi_op_keep(MPI_Op op);
+void tmpi_op_release(MPI_Op op);
 
 /* ---- requests (request.c; the functions that complete them: complete.c) ---- */
 
@@ -578,6 +597,25 @@ void tmpi_issuer_stop(void);
 int tmpi_fall(const struct tmpi_call *call);
 int tmpi_fall_nonblocking(const struct tmpi_call *call, MPI_Request *request_out);
 int tmpi_fall_persistent(const struct tmpi_call *call, MPI_Info info, MPI_Request *request_out);
+
+/* Whether it is in device memory. */
+bool tmpi_is_device_slow(const void *pointer);
+static inline bool tmpi_is_device(const void *pointer)
+{
+    return TMPI_UNLIKELY(atomic_load_explicit(&tmpi.device_used, memory_order_relaxed)) &&
+           tmpi_is_device_slow(pointer);
+}
+/* Host memory that stands for device memory. */
+struct tmpi_bounce {
+    void *host;
+    void *device;
+    size_t bytes;
+    thrum_queue_t queue;
+};
+/* Drop it also after a failure; one that is all 0 may be dropped. */
+thrum_status_t tmpi_bounce_in(const void *pointer, size_t bytes, struct tmpi_bounce *bounce);
+thrum_status_t tmpi_bounce_out(const struct tmpi_bounce *bounce);
+void tmpi_bounce_drop(struct tmpi_bounce *bounce);
 
 /* The three ways into the library, for entry.c and fortran.c. */
 int tmpi_blocking(const struct tmpi_call *call);

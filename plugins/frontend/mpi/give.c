@@ -18,7 +18,6 @@ static const char *at(const void *base, int64_t elements, const struct tmpi_type
     return (const char *)((uintptr_t)base + (uintptr_t)(elements * type->extent));
 }
 
-/* Packs or unpacks `count` elements of memory, which `bytes` of `packed` stand for. */
 static thrum_status_t convert(const void *memory, int64_t count, MPI_Datatype handle,
                               const struct tmpi_type *type, void *packed, bool to_packed)
 {
@@ -48,9 +47,37 @@ static thrum_status_t convert(const void *memory, int64_t count, MPI_Datatype ha
     return THRUM_OK;
 }
 
+/* From the address of the first element to the end of the last one. */
+static size_t span_of(int64_t count, MPI_Datatype handle, const struct tmpi_type *type)
+{
+    MPI_Aint lower = 0, extent = type->extent;
+
+    if (!type->dense)
+        (void)PMPI_Type_get_true_extent(handle, &lower, &extent);
+    return count ? (size_t)((count - 1) * type->extent + lower + extent) : 0;
+}
+
+thrum_status_t tmpi_convert(const void *memory, int64_t count, MPI_Datatype handle,
+                            const struct tmpi_type *type, void *packed, bool to_packed)
+{
+    struct tmpi_bounce bounce;
+    thrum_status_t status;
+
+    if (!tmpi_is_device(memory))
+        return convert(memory, count, handle, type, packed, to_packed);
+    status = tmpi_bounce_in(memory, span_of(count, handle, type), &bounce);
+    if (!status)
+        status = convert(bounce.host, count, handle, type, packed, to_packed);
+    if (!status && !to_packed)
+        status = tmpi_bounce_out(&bounce);
+    tmpi_bounce_drop(&bounce);
+    return status;
+}
+
+/* Aligned as any element may want to be: operations of the caller's may work on it. */
 static thrum_status_t need(void **packed, uint64_t bytes)
 {
-    *packed = malloc(bytes ? bytes : 1);
+    *packed = aligned_alloc(64, (bytes | 63) + 1);
     return *packed ? THRUM_OK : THRUM_ERR_NO_MEMORY;
 }
 
@@ -73,7 +100,7 @@ static thrum_status_t give_send(struct tmpi_work *work, const void *memory, int6
         return THRUM_OK;
     status = need(&work->packed_send, (uint64_t)count * type->size);
     given->send = work->packed_send;
-    return status ? status : convert(memory, count, handle, type, work->packed_send, true);
+    return status ? status : tmpi_convert(memory, count, handle, type, work->packed_send, true);
 }
 
 /* Receive memory of `bytes`: as it is, or a buffer out of which finish unpacks. */
@@ -89,6 +116,41 @@ static thrum_status_t give_recv(struct tmpi_work *work, void *memory, uint64_t b
     status = need(&work->packed_recv, bytes);
     given->recv = work->packed_recv;
     return status;
+}
+
+/* The contributions, which tmpi_fold folds where they arrive: one after the other, in the order of the ranks. */
+static thrum_status_t give_contributions(struct tmpi_work *work, struct tmpi_given *given)
+{
+    const struct tmpi_call *call = &work->call;
+    const struct tmpi_comm *comm = work->taken.comm;
+    const struct tmpi_type *type = work->taken.sendtype;
+    uint64_t n = (uint64_t)comm->size, each = (uint64_t)call->sendcount;
+    int64_t elements = call->sendcount;
+    size_t next = 0;
+    thrum_status_t status;
+
+    if (call->function == TMPI_REDUCE_SCATTER_BLOCK) {
+        each = (uint64_t)call->recvcount;
+        elements = call->recvcount * (int64_t)n;
+    } else if (call->function == TMPI_REDUCE_SCATTER) {
+        each = (uint64_t)call->recvcounts[comm->rank];
+        elements = (int64_t)tmpi_sum(call->recvcounts, comm->size);
+        for (uint64_t r = 0; r < n; next += given->sendcounts[r++]) {
+            given->sendcounts[r] = (size_t)call->recvcounts[r] * type->size;
+            given->sdispls[r] = next;
+            given->counts[r] = each * type->size;
+            given->displs[r] = r * given->counts[r];
+        }
+    }
+    given->count = each * type->size;
+    if (call->function != TMPI_REDUCE || call->root == comm->rank) {
+        status = need(&work->packed_recv, n * given->count);
+        if (status)
+            return status;
+        given->recv = work->packed_recv;
+    }
+    return give_send(work, is_in_place(call) ? call->recv : call->send, elements, call->sendtype,
+                     type, given);
 }
 
 static thrum_status_t give_reduction(struct tmpi_work *work, struct tmpi_given *given)
@@ -172,8 +234,8 @@ static thrum_status_t give_own_block(struct tmpi_work *work, int64_t displ, int6
     given->send = (char *)given->recv + offset;
     if (!work->packed_recv)
         return THRUM_OK;
-    return convert(at(work->call.recv, displ, type), count, work->call.recvtype, type,
-                   (char *)work->packed_recv + offset, true);
+    return tmpi_convert(at(work->call.recv, displ, type), count, work->call.recvtype, type,
+                        (char *)work->packed_recv + offset, true);
 }
 
 static thrum_status_t give_allgather(struct tmpi_work *work, struct tmpi_given *given)
@@ -222,8 +284,8 @@ static thrum_status_t give_alltoall(struct tmpi_work *work, struct tmpi_given *g
     status = need(&work->packed_send, given->count * (uint64_t)n);
     given->send = work->packed_send;
     return status ? status
-                  : convert(call->recv, n * call->recvcount, call->recvtype, type,
-                            work->packed_send, true);
+                  : tmpi_convert(call->recv, n * call->recvcount, call->recvtype, type,
+                                 work->packed_send, true);
 }
 
 /* Packs the blocks of a v-variant one after the other. */
@@ -234,7 +296,7 @@ static thrum_status_t pack_blocks(const void *memory, const int *counts, const i
     thrum_status_t status = THRUM_OK;
 
     for (int r = 0; r < n && !status; r++) {
-        status = convert(at(memory, displs[r], type), counts[r], handle, type, next, true);
+        status = tmpi_convert(at(memory, displs[r], type), counts[r], handle, type, next, true);
         next += (size_t)counts[r] * type->size;
     }
     return status;
@@ -381,7 +443,7 @@ thrum_status_t tmpi_give(struct tmpi_work *work, struct tmpi_given *given)
     case TMPI_SCATTERV:
         return give_scatter(work, given);
     default:
-        return give_reduction(work, given);
+        return work->taken.is_moved ? give_contributions(work, given) : give_reduction(work, given);
     }
 }
 
@@ -394,7 +456,8 @@ static thrum_status_t unpack_blocks(struct tmpi_work *work)
     thrum_status_t status = THRUM_OK;
 
     for (int r = 0; r < work->taken.comm->size && !status; r++) {
-        status = convert(at(call->recv, call->rdispls[r], work->taken.recvtype),
+        status =
+            tmpi_convert(at(call->recv, call->rdispls[r], work->taken.recvtype),
                          call->recvcounts[r], call->recvtype, work->taken.recvtype, next, false);
         next += (size_t)call->recvcounts[r] * work->taken.recvtype->size;
     }
@@ -409,16 +472,17 @@ thrum_status_t tmpi_unpack(struct tmpi_work *work)
 
     switch (call->function) {
     case TMPI_BCAST:
-        return convert(call->recv, call->sendcount, call->sendtype, work->taken.sendtype,
-                       work->packed_recv, false);
+        return tmpi_convert(call->recv, call->sendcount, call->sendtype, work->taken.sendtype,
+                            work->packed_recv, false);
     case TMPI_ALLGATHER:
     case TMPI_ALLTOALL:
     case TMPI_GATHER:
-        return convert(call->recv, n * call->recvcount, call->recvtype, type, work->packed_recv,
-                       false);
+        return tmpi_convert(call->recv, n * call->recvcount, call->recvtype, type,
+                            work->packed_recv, false);
     case TMPI_SCATTER:
     case TMPI_SCATTERV:
-        return convert(call->recv, call->recvcount, call->recvtype, type, work->packed_recv, false);
+        return tmpi_convert(call->recv, call->recvcount, call->recvtype, type, work->packed_recv,
+                            false);
     case TMPI_ALLGATHERV:
     case TMPI_ALLTOALLV:
     case TMPI_GATHERV:

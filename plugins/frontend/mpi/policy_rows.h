@@ -1,5 +1,6 @@
 /*
- * One interval for each function that Thrum may take: [ROW_TWO], [ROW_MORE], [ROW_CROWDED]; blocking, then nonblocking.
+ * One interval for each function that Thrum may take: [ROW_TWO], [ROW_MORE], [ROW_CROWDED]; blocking, then nonblocking; of
+ * these what is for reductions that tmpi_fold folds.
  * Measured with Open MPI 4.1.4 (pml ob1, vader with CMA) on two cores of an EPYC; ROW_MORE, which that machine cannot be,
  * holds what both others have in common. See take.c.
  */
@@ -26,7 +27,13 @@
                          [TMPI_REDUCE_SCATTER] = {4096, ANY},
                          [TMPI_REDUCE_SCATTER_BLOCK] = {128, ANY},
                          [TMPI_SCAN] = {512, ANY},
-                         [TMPI_EXSCAN] = {512, 16384}}}},
+                         [TMPI_EXSCAN] = {512, 16384}}},
+             .moved = {[TMPI_ALLREDUCE] = {512, 262144},
+                       [TMPI_REDUCE] = {4096, 65536},
+                       [TMPI_REDUCE_SCATTER] = {4096, 262144},
+                       [TMPI_REDUCE_SCATTER_BLOCK] = {4096, 262144},
+                       [TMPI_SCAN] = {4096, 131072},
+                       [TMPI_EXSCAN] = {4096, 131072}}},
     [ROW_MORE] = {.ranges = {{[TMPI_ALLREDUCE] = {512, ANY},
                               [TMPI_REDUCE] = {3072, 4096},
                               [TMPI_BCAST] = {1024, 4096},
@@ -43,7 +50,13 @@
                               [TMPI_ALLGATHER] = {512, 32768},
                               [TMPI_ALLTOALL] = {512, 4096},
                               [TMPI_REDUCE_SCATTER] = {4096, ANY},
-                              [TMPI_REDUCE_SCATTER_BLOCK] = {512, ANY}}}},
+                              [TMPI_REDUCE_SCATTER_BLOCK] = {512, ANY}}},
+                  .moved = {[TMPI_ALLREDUCE] = {512, 16384},
+                            [TMPI_REDUCE] = {4096, 65536},
+                            [TMPI_REDUCE_SCATTER] = {4096, 262144},
+                            [TMPI_REDUCE_SCATTER_BLOCK] = {4096, 262144},
+                            [TMPI_SCAN] = {4096, 4096},
+                            [TMPI_EXSCAN] = {4096, 4096}}},
     [ROW_CROWDED] = {.ranges = {{[TMPI_ALLREDUCE] = {512, ANY},
                                  [TMPI_REDUCE] = {1024, 4096},
                                  [TMPI_BCAST] = {1024, 4096},
@@ -61,4 +74,10 @@
                                  [TMPI_ALLGATHER] = {512, 262144},
                                  [TMPI_ALLTOALL] = {512, 4096},
                                  [TMPI_REDUCE_SCATTER] = {4096, ANY},
-                                 [TMPI_REDUCE_SCATTER_BLOCK] = {512, ANY}}}},
+                                 [TMPI_REDUCE_SCATTER_BLOCK] = {512, ANY}}},
+                     .moved = {[TMPI_ALLREDUCE] = {512, 16384},
+                               [TMPI_REDUCE] = {4096, 65536},
+                               [TMPI_REDUCE_SCATTER] = {1024, 262144},
+                               [TMPI_REDUCE_SCATTER_BLOCK] = {1024, 262144},
+                               [TMPI_SCAN] = {512, 4096},
+                               [TMPI_EXSCAN] = {512, 4096}}},

@@ -313,20 +313,29 @@ static int cancel(void *argument, int complete)
     return MPI_SUCCESS;
 }
 
-static bool keep_types(struct tmpi_work *work)
+static bool keep_handles(struct tmpi_work *work)
 {
-    if (!tmpi_type_keep(work->taken.sendtype, &work->call.sendtype))
+    bool is_moved = work->taken.is_moved;
+
+    work->told_type = work->call.sendtype;
+    if (is_moved && !tmpi_op_keep(work->call.op))
         return false;
-    if (tmpi_type_keep(work->taken.recvtype, &work->call.recvtype))
-        return true;
-    tmpi_type_release(work->taken.sendtype, &work->call.sendtype);
+    if (tmpi_type_keep(work->taken.sendtype, is_moved, &work->call.sendtype)) {
+        if (tmpi_type_keep(work->taken.recvtype, false, &work->call.recvtype))
+            return true;
+        tmpi_type_release(work->taken.sendtype, is_moved, &work->call.sendtype);
+    }
+    if (is_moved)
+        tmpi_op_release(work->call.op);
     return false;
 }
 
-static void release_types(struct tmpi_work *work)
+static void release_handles(struct tmpi_work *work)
 {
-    tmpi_type_release(work->taken.sendtype, &work->call.sendtype);
-    tmpi_type_release(work->taken.recvtype, &work->call.recvtype);
+    tmpi_type_release(work->taken.sendtype, work->taken.is_moved, &work->call.sendtype);
+    tmpi_type_release(work->taken.recvtype, false, &work->call.recvtype);
+    if (work->taken.is_moved)
+        tmpi_op_release(work->call.op);
 }
 
 /* With what the call needs until it has ended, whatever becomes of the caller's. NULL: no memory; has been raised. */
@@ -342,7 +351,7 @@ static struct tmpi_request *create(const struct tmpi_call *call, const struct tm
         request->work.taken = *taken;
         n = tmpi_work_numbers(&request->work);
         request->numbers = n ? malloc(n * sizeof *request->numbers) : NULL;
-        if ((!n || request->numbers) && keep_types(&request->work))
+        if ((!n || request->numbers) && keep_handles(&request->work))
             return request;
         free(request->numbers);
         free(request);
@@ -354,7 +363,7 @@ static struct tmpi_request *create(const struct tmpi_call *call, const struct tm
 /* All but the request itself. */
 static void let_go(struct tmpi_request *request)
 {
-    release_types(&request->work);
+    release_handles(&request->work);
     free(request->numbers);
     free(request->arrays);
 }

@@ -18,6 +18,7 @@
 /* ---- policy: from how many bytes to how many ---- */
 
 #define ANY UINT64_MAX
+#define MOST_GATHERED (64u << 10) /* of more than two ranks, for tmpi_fold */
 #define NEVER \
     { \
         0, 0 \
@@ -76,7 +77,8 @@ static void set_rule(int function, bool with_blocking, struct tmpi_range range)
             rules[row].ranges[0][function] = range;
             rules[row].tried &= ~(1u << function);
         }
-        rules[row].ranges[1][function] = range;
+        rules[row].ranges[1][function] = rules[row].moved[function] = range;
+        rules[row].ruled |= 1u << function;
     }
 }
 
@@ -233,10 +235,7 @@ static enum tmpi_reason look_at_op(const struct tmpi_call *call, enum tmpi_mode 
         return taken->is_user_op ? TMPI_TYPE : TMPI_OP;
     if (!taken->is_user_op)
         return TMPI_TAKEN;
-    if (!comm->has_user_ops)
-        return TMPI_OP;
-    if (mode != TMPI_BLOCKING)
-        return TMPI_USER_OP;
+    taken->is_moved = mode != TMPI_BLOCKING || !taken->sendtype->has_dtype || !comm->has_user_ops;
     taken->redop = comm->user_ops[commutes];
     return TMPI_TAKEN;
 }
@@ -317,6 +316,24 @@ static void meaning(const struct tmpi_call *call, const struct tmpi_comm *comm, 
     }
 }
 
+/*
+ * A reduction whose contributions are moved; the rest as for others, so that tmpi_passes need not know. The table was
+ * measured with up to four ranks: what is gathered grows with their number, and what MPI moves does not.
+ */
+static enum tmpi_reason look_at_moved(const struct tmpi_comm *comm, enum tmpi_function function,
+                                      uint64_t bytes, bool good)
+{
+    const struct tmpi_range *range = &comm->policy->moved[function];
+    bool scatters = function == TMPI_REDUCE_SCATTER || function == TMPI_REDUCE_SCATTER_BLOCK;
+    uint64_t gathered = (scatters ? 1 : (uint64_t)comm->size) * bytes;
+    bool by_table = !(comm->policy->ruled >> function & 1);
+
+    if (!good || bytes < range->from || bytes > range->to ||
+        (by_table && !scatters && comm->size > 2 && gathered > MOST_GATHERED))
+        return TMPI_POLICY;
+    return gathered + bytes > comm->stage_bytes ? TMPI_LARGE : TMPI_TAKEN;
+}
+
 static enum tmpi_reason look(const struct tmpi_call *call, enum tmpi_mode mode,
                              struct tmpi_taken *taken)
 {
@@ -346,6 +363,9 @@ static enum tmpi_reason look(const struct tmpi_call *call, enum tmpi_mode mode,
     in_range = bytes >= range->from && bytes <= range->to;
     if (!bytes || (!in_range && !tried))
         return TMPI_POLICY;
+    if (taken->is_moved)
+        return look_at_moved(comm, call->function, bytes,
+                             !tried || !tmpi_settled_for_mpi(comm, call->function, bytes));
     if (staged_bytes(call->function, bytes, (uint64_t)comm->size) > comm->stage_bytes)
         return TMPI_LARGE;
     return tried ? tmpi_trial_decide(taken, call->function, bytes, in_range) : TMPI_TAKEN;

@@ -227,6 +227,7 @@ static bool is_committed(MPI_Datatype type)
 /* The caller may free a type while calls that were given it are pending. */
 struct kept_type {
     struct tmpi_type type;
+    _Atomic bool freed; /* the caller's handle */
     _Atomic int users; /* the caller's handle, and calls */
 };
 
@@ -252,13 +253,13 @@ static bool make_like(MPI_Datatype type, MPI_Datatype *out)
     return false;
 }
 
-bool tmpi_type_keep(const struct tmpi_type *type, MPI_Datatype *handle)
+bool tmpi_type_keep(const struct tmpi_type *type, bool is_called, MPI_Datatype *handle)
 {
     MPI_Datatype like;
 
     if (!type || !type->derived)
         return true;
-    if (!type->dense) {
+    if (!type->dense || is_called) {
         if (!make_like(*handle, &like))
             return false;
         *handle = like;
@@ -268,13 +269,18 @@ bool tmpi_type_keep(const struct tmpi_type *type, MPI_Datatype *handle)
 }
 
 /* The handle may be the last that refers to the type, which is then forgotten: not before this is through with it. */
-void tmpi_type_release(const struct tmpi_type *type, MPI_Datatype *handle)
+void tmpi_type_release(const struct tmpi_type *type, bool is_called, MPI_Datatype *handle)
 {
     if (!type || !type->derived)
         return;
-    if (!type->dense)
+    if (!type->dense || is_called)
         (void)PMPI_Type_free(handle);
     release(type);
+}
+
+bool tmpi_type_is_freed(const struct tmpi_type *type)
+{
+    return type->derived && atomic_load(&kept(type)->freed);
 }
 
 static bool describe(MPI_Datatype type, struct tmpi_type *info)
@@ -311,6 +317,7 @@ static const struct tmpi_type *learn(MPI_Datatype type)
 static int forget(MPI_Datatype type, int key, void *info, void *extra)
 {
     (void)type, (void)key, (void)extra;
+    atomic_store(&kept(info)->freed, true);
     release(info);
     return MPI_SUCCESS;
 }
@@ -411,5 +418,5 @@ bool tmpi_op_of(MPI_Op op, const struct tmpi_type *type, thrum_redop_t *redop_ou
     if (redop == -1 || PMPI_Op_commutative(op, &commutes))
         return false;
     *commutes_out = commutes;
-    return type->has_dtype;
+    return type->extent >= 0;
 }

@@ -22,6 +22,26 @@ static bool is_uniform(const struct tmpi_call *call, int n)
     return true;
 }
 
+/* Reductions whose contributions are folded by tmpi_fold. */
+static thrum_status_t call_to_move(const struct tmpi_work *work)
+{
+    const struct tmpi_given *g = &work->given;
+    thrum_comm_t comm = work->taken.comm->thrum;
+    thrum_queue_t queue = work->taken.comm->queue;
+
+    switch (work->call.function) {
+    case TMPI_REDUCE:
+        return thrum_gather(g->send, g->recv, g->count, THRUM_UINT8, work->call.root, comm, queue);
+    case TMPI_REDUCE_SCATTER:
+        return thrum_alltoallv(g->send, g->sendcounts, g->sdispls, g->recv, g->counts, g->displs,
+                               THRUM_UINT8, comm, queue);
+    case TMPI_REDUCE_SCATTER_BLOCK:
+        return thrum_alltoall(g->send, g->recv, g->count, THRUM_UINT8, comm, queue);
+    default:
+        return thrum_allgather(g->send, g->recv, g->count, THRUM_UINT8, comm, queue);
+    }
+}
+
 static thrum_status_t call_thrum(const struct tmpi_work *work)
 {
     const struct tmpi_taken *taken = &work->taken;
@@ -32,6 +52,8 @@ static thrum_status_t call_thrum(const struct tmpi_work *work)
     thrum_redop_t op = taken->redop;
     int root = work->call.root;
 
+    if (TMPI_UNLIKELY(taken->is_moved))
+        return call_to_move(work);
     switch (work->call.function) {
     case TMPI_ALLREDUCE:
         return thrum_allreduce(g->send, g->recv, g->count, dtype, op, comm, queue);
@@ -114,7 +136,7 @@ thrum_status_t tmpi_work_issue(struct tmpi_work *work)
 {
     thrum_status_t status;
 
-    if (work->taken.is_user_op)
+    if (work->taken.is_user_op && !work->taken.is_moved)
         work->taken.comm->user =
             (struct tmpi_user_op){work->call.op, work->call.sendtype, work->taken.sendtype->size};
     status = call_thrum(work);
@@ -150,10 +172,14 @@ int tmpi_work_finish(struct tmpi_work *work, bool good)
 
     if (TMPI_UNLIKELY(work->packed_recv || work->packed_send)) {
         if (good && work->packed_recv)
-            status = tmpi_unpack(work);
+            status = work->taken.is_moved ? tmpi_fold(work) : tmpi_unpack(work);
         drop(work);
     }
-    return status ? MPI_ERR_TYPE : MPI_SUCCESS;
+    if (TMPI_UNLIKELY(status))
+        return status == THRUM_ERR_INVALID_OP  ? MPI_ERR_OP
+               : status == THRUM_ERR_NO_MEMORY ? MPI_ERR_NO_MEM
+                                               : MPI_ERR_TYPE;
+    return MPI_SUCCESS;
 }
 
 /* ---- blocking calls ---- */
@@ -204,6 +230,7 @@ int tmpi_work_run(const struct tmpi_call *call, const struct tmpi_taken *taken)
 
     work.call = *call;
     work.taken = *taken;
+    work.told_type = call->sendtype;
     work.packed_send = work.packed_recv = NULL;
 
     tmpi_requests_flush(taken->comm);
@@ -222,35 +249,4 @@ int tmpi_work_run(const struct tmpi_call *call, const struct tmpi_taken *taken)
     if (TMPI_UNLIKELY(code))
         (void)PMPI_Comm_call_errhandler(call->comm, code);
     return code;
-}
-
-/* ---- operations of the caller's ---- */
-
-/*
- * MPI's own way to call it, which knows whether it is C's or Fortran's: inout[i] <- in[i] op inout[i]. Called by whoever
- * executes the REDUCE command, which is the waiting thread or the device's.
- */
-thrum_status_t tmpi_user_fold(const void *left, const void *right, void *result, size_t count,
-                              thrum_datatype_t dtype, void *context)
-{
-    const struct tmpi_user_op *user = context;
-    char piece[4096];
-    size_t most = result == left ? sizeof piece / user->bytes : 1u << 20;
-
-    (void)dtype;
-    for (size_t done = 0; done < count;) {
-        size_t n = count - done < most ? count - done : most, bytes = n * user->bytes;
-        const char *from = (const char *)left + done * user->bytes;
-        const char *with = (const char *)right + done * user->bytes;
-        char *to = (char *)result + done * user->bytes, *inout = result == left ? piece : to;
-
-        if (inout != with)
-            memcpy(inout, with, bytes);
-        if (PMPI_Reduce_local(from, inout, (int)n, user->type, user->op))
-            return THRUM_ERR_INVALID_OP;
-        if (inout != to)
-            memcpy(to, inout, bytes);
-        done += n;
-    }
-    return THRUM_OK;
 }

@@ -127,7 +127,7 @@ class Work : public c10d::Work
     const Clock::time_point begun_;
     std::shared_ptr<Inbox> inbox_; /* where it waits for its turn first; set before others see it */
     std::atomic<bool> waits_in_inbox_{false};
-    std::shared_ptr<Lane> lane_; /* set once, by Lane::submit, before it has left the inbox */
+    std::shared_ptr<Lane> lane_; /* set once, by Lane::keep, before it has left the inbox */
     uint64_t number_ = 0; /* on its lane */
     std::atomic<int> source_{-1}; /* of a receive; -1: not known yet */
     const std::vector<Tensors> outputs_;
@@ -171,10 +171,18 @@ class Lane : public std::enable_shared_from_this<Lane>
     /* The same on a thread of its own; operations are kept until then. */
     void join_later(Meet meet);
     /*
-     * Issues, or keeps it until the lane has joined and there is room for it: never waits for another rank. Throws what
-     * is wrong with the call; the work is then void.
+     * Issues, or keeps it until the lane has joined and there is room for it. Throws what is wrong with the call; the work is
+     * then void.
      */
     void submit(const WorkRef &work, Issue issue);
+    /*
+     * The two halves of submit. keep gives the work its place behind those that were kept before; it never waits, and throws
+     * when there can be no more works. issue_kept issues what is kept, unless somebody is at it, who then goes on: `own`, NULL
+     * for none, in this call, whatever it waits for; others only as long as they cannot wait for another rank, the issuer does
+     * the rest. Throws what is wrong with `own`.
+     */
+    void keep(const WorkRef &work, Issue issue);
+    void issue_kept(const Work *own);
     /* Ends everything: gives what is in flight `grace` to end by itself, then aborts. */
     void close(Milliseconds grace);
     /* Every lane of the process, before the interpreter goes. */
@@ -200,8 +208,10 @@ class Lane : public std::enable_shared_from_this<Lane>
     void forget(const Work *work);
     WorkRef oldest();
     WorkRef unfinished();
+    bool issue_next(std::unique_lock<std::mutex> &lock, std::exception_ptr *wrong_out);
     void start_issuer(Meet meet);
-    void need_issuer(std::unique_lock<std::mutex> &lock);
+    void end_turn();
+    void hand_over(std::unique_lock<std::mutex> &lock);
     void run_issuer(const Meet &meet);
     bool run_join(const Meet &meet);
     void issue_backlog(std::unique_lock<std::mutex> &lock);
@@ -219,14 +229,16 @@ class Lane : public std::enable_shared_from_this<Lane>
     std::shared_ptr<Device> device_;
     thrum_comm_t comm_ = nullptr; /* written by join, freed by close */
 
-    std::mutex issue_; /* one thread at a time in the communicator; guards the next eight */
-    std::condition_variable issued_; /* something left backlog_, or the lane has joined */
-    std::condition_variable kept_; /* something came to backlog_ */
+    std::mutex issue_; /* guards the next ten; nobody waits for another rank with it */
+    std::condition_variable issued_; /* something left backlog_, joining_ or issuing_ has ended */
+    std::condition_variable handed_; /* issuers_turn_ has begun, or closing_ */
     std::deque<std::pair<WorkRef, Issue>> backlog_; /* not issued yet, in order */
     bool joining_ = false;
     std::string broken_; /* why it could not be joined */
     uint64_t number_ = 0;
-    bool issuing_ = false; /* issuer_ looks after backlog_ */
+    bool issuing_ = false; /* one thread is in the communicator, and looks after backlog_ */
+    bool issuers_turn_ = false; /* it is issuer_ */
+    bool issuer_runs_ = false; /* issuer_ waits for its turn, or has it */
     std::thread issuer_;
     std::atomic<bool> closing_{false};
     std::mutex close_; /* one thread closes, the others wait for it */
@@ -366,7 +378,7 @@ class Inbox : public std::enable_shared_from_this<Inbox>
 
     Lane &lane_of(int source);
     int find_sender();
-    void give(int source, const WorkRef &work, Issue issue);
+    Lane &give(int source, const WorkRef &work, Issue issue);
     void match(Left *left);
     void refuse_overdue(Left *left);
     void refuse_all(thrum_status_t status, const std::string &why, Left *left);
@@ -379,7 +391,8 @@ class Inbox : public std::enable_shared_from_this<Inbox>
 
     const MessageGroup group_;
     const int tag_;
-    std::mutex lock_; /* guards the rest but for what is the thread's; before issue_ of a lane */
+    /* Guards the rest but for what is the thread's. Before issue_ of a lane; nobody issues with it. */
+    std::mutex lock_;
     std::map<int, std::shared_ptr<Lane>> lanes_; /* by sender */
     int last_ = -1; /* sender that was given a receive from any source */
     std::deque<Waiting> waiting_; /* in the order of calls; the first is from any source */

@@ -188,7 +188,7 @@ void Lane::join_later(Meet meet)
     std::lock_guard<std::mutex> lock(issue_);
 
     start_issuer(std::move(meet));
-    joining_ = true;
+    joining_ = issuing_ = issuers_turn_ = true;
 }
 
 /* False: it has not come about, and what waited for it has been refused. */
@@ -233,7 +233,7 @@ void Lane::close(Milliseconds grace)
     {
         std::unique_lock<std::mutex> lock(issue_);
         issued_.wait(lock, [this] { return !joining_; });
-        kept_.notify_all();
+        handed_.notify_all();
     }
     for (WorkRef work; (work = unfinished());)
         if (!work->drive(&until)) {
@@ -244,7 +244,9 @@ void Lane::close(Milliseconds grace)
     if (issuer_.joinable())
         issuer_.join();
     end_watchers();
-    std::lock_guard<std::mutex> lock(issue_);
+    std::unique_lock<std::mutex> lock(issue_);
+    issued_.wait(lock,
+                 [this] { return !issuing_; }); /* what it issued has ended, it has not left */
     thrum_comm_destroy(comm_);
     comm_ = nullptr;
     std::lock_guard<std::mutex> pool(pool_);
@@ -309,7 +311,7 @@ bool Lane::has_message()
         return false;
     if (!broken_.empty())
         fail(THRUM_ERR_SYSTEM, broken_);
-    if (joining_ || !comm_ || !backlog_.empty()) /* receives in it come first */
+    if (issuing_ || !comm_ || !backlog_.empty()) /* receives in it come first */
         return false;
     status = thrum_probe(0, comm_, &has);
     if (status) {
@@ -332,7 +334,7 @@ Slot *Lane::new_slot()
     return slots_.back().get();
 }
 
-/* Newest first: the communicator knows the last queue. NULL: all are in use. Under issue_. */
+/* Newest first: the communicator knows the last queue. NULL: all are in use. By who is issuing, as what follows. */
 Slot *Lane::take_slot()
 {
     std::lock_guard<std::mutex> lock(pool_);
@@ -374,7 +376,10 @@ WorkRef Lane::oldest()
 /* What has been submitted and has not ended, NULL if there is nothing. */
 WorkRef Lane::unfinished()
 {
-    std::lock_guard<std::mutex> lock(issue_); /* what leaves backlog_ is in flight */
+    std::unique_lock<std::mutex> lock(issue_); /* what leaves backlog_ is in flight */
+
+    /* who has issued one that has ended takes it out */
+    issued_.wait(lock, [this] { return backlog_.empty() || !backlog_.front().first->is_done(); });
     WorkRef work = oldest();
 
     return work || backlog_.empty() ? work : backlog_.front().first;
@@ -456,9 +461,9 @@ bool Lane::issue(const WorkRef &work, const Issue &issue)
     return true;
 }
 
-void Lane::submit(const WorkRef &work, Issue call)
+void Lane::keep(const WorkRef &work, Issue call)
 {
-    std::unique_lock<std::mutex> lock(issue_);
+    std::lock_guard<std::mutex> lock(issue_);
 
     if (closing_.load() || is_foreign())
         fail(THRUM_ERR_INVALID_USAGE, options_.name + " has been destroyed");
@@ -466,13 +471,73 @@ void Lane::submit(const WorkRef &work, Issue call)
     work->number_ = ++number_;
     if (!broken_.empty())
         fail(THRUM_ERR_SYSTEM, work->describe() + ": " + broken_);
-    if (joining_ || !backlog_.empty() || (reap(), !issue(work, call))) {
-        backlog_.emplace_back(work, std::move(call));
-        need_issuer(lock);
-    }
+    backlog_.emplace_back(work, std::move(call));
     if (work->finish_)
         (void)watch(
             work); /* it has not ended before somebody has called that: without a thread whoever waits */
+}
+
+/*
+ * The oldest of the backlog, by who is issuing; `lock`, of issue_, is not held meanwhile. False: there is no room for it,
+ * or what it has on its queue has to end first. What is wrong with it goes to *wrong_out, and to those who wait for it.
+ */
+bool Lane::issue_next(std::unique_lock<std::mutex> &lock, std::exception_ptr *wrong_out)
+{
+    WorkRef work = backlog_.front().first;
+    const Issue &call = backlog_.front().second; /* it stays where it is while others come */
+    thrum_status_t status = THRUM_OK;
+    bool issued = true;
+
+    lock.unlock();
+    try {
+        if (work->slot_) /* it has begun */
+            status = thrum_queue_synchronize(work->slot_->queue);
+        if (status)
+            fail_issue(status, *work);
+        reap();
+        issued = issue(work, call);
+    } catch (...) {
+        *wrong_out = std::current_exception();
+        work->refuse(*wrong_out);
+    }
+    lock.lock();
+    if (issued)
+        backlog_.pop_front();
+    issued_.notify_all();
+    return issued;
+}
+
+void Lane::issue_kept(const Work *own)
+{
+    std::unique_lock<std::mutex> lock(issue_);
+    std::exception_ptr wrong;
+
+    if (issuing_)
+        return;
+    issuing_ = true;
+    while (!backlog_.empty()) {
+        std::exception_ptr refusal;
+        bool is_own = backlog_.front().first.get() == own;
+
+        if (!is_own && (reap(), oldest())) /* it might wait for what is in flight */
+            break;
+        if (!issue_next(lock, &refusal))
+            break;
+        if (is_own)
+            wrong = refusal;
+    }
+    if (backlog_.empty())
+        end_turn();
+    else
+        hand_over(lock);
+    if (wrong)
+        std::rethrow_exception(wrong);
+}
+
+void Lane::submit(const WorkRef &work, Issue call)
+{
+    keep(work, std::move(call));
+    issue_kept(work.get());
 }
 
 /* ---- lanes: the backlog ---- */
@@ -491,22 +556,29 @@ void Lane::start_issuer(Meet meet)
     } catch (const std::system_error &error) {
         fail(THRUM_ERR_SYSTEM, options_.name + ": no thread can be started: " + error.what());
     }
-    issuing_ = true;
+    issuer_runs_ = true;
 }
 
-/* Somebody issues what is in the backlog; the caller, if there can be no more threads. */
-void Lane::need_issuer(std::unique_lock<std::mutex> &lock)
+/* Under issue_, as what follows. */
+void Lane::end_turn()
 {
-    if (issuing_) {
-        kept_.notify_one();
+    issuing_ = issuers_turn_ = false;
+    issued_.notify_all();
+}
+
+/* Who is issuing leaves the rest of the backlog to the issuer; it does it itself if there can be no more threads. */
+void Lane::hand_over(std::unique_lock<std::mutex> &lock)
+{
+    issuers_turn_ = true;
+    if (issuer_runs_) {
+        handed_.notify_one();
         return;
     }
     try {
         start_issuer(nullptr);
     } catch (const std::exception &) {
-        issuing_ = true;
         issue_backlog(lock);
-        issuing_ = false;
+        end_turn();
     }
 }
 
@@ -515,41 +587,27 @@ void Lane::run_issuer(const Meet &meet)
     bool joined = !meet || run_join(meet);
     std::unique_lock<std::mutex> lock(issue_);
 
-    while (joined && !backlog_.empty()) {
-        issue_backlog(lock);
-        kept_.wait_for(lock, kIssuerLingers,
-                       [this] { return !backlog_.empty() || closing_.load(); });
+    while (issuers_turn_) {
+        if (joined)
+            issue_backlog(lock);
+        end_turn();
+        if (joined)
+            handed_.wait_for(lock, kIssuerLingers,
+                             [this] { return issuers_turn_ || closing_.load(); });
     }
-    issuing_ = false;
+    issuer_runs_ = false;
 }
 
 /* `lock`, of issue_, is not held while waiting. */
 void Lane::issue_backlog(std::unique_lock<std::mutex> &lock)
 {
     while (!backlog_.empty()) {
-        WorkRef work = backlog_.front().first;
-        thrum_status_t status = THRUM_OK;
-        bool issued = true;
+        std::exception_ptr wrong;
 
-        if (work->slot_) { /* it has begun */
-            lock.unlock();
-            status = thrum_queue_synchronize(work->slot_->queue);
-            lock.lock();
-        }
-        try {
-            if (status)
-                fail_issue(status, *work);
-            issued = issue(work, backlog_.front().second);
-        } catch (...) {
-            work->refuse(std::current_exception());
-        }
-        if (issued)
-            backlog_.pop_front();
-        issued_.notify_all();
-        if (issued || work->slot_)
+        if (issue_next(lock, &wrong) || backlog_.front().first->slot_)
             continue;
         lock.unlock();
-        if ((work = oldest()))
+        if (WorkRef work = oldest())
             work->drive(nullptr);
         lock.lock();
     }

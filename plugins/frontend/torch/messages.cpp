@@ -124,12 +124,14 @@ int Inbox::find_sender()
     return -1;
 }
 
-void Inbox::give(int source, const WorkRef &work, Issue issue)
+/* Fixes its place among the receives from that sender. It is issued without lock_: that may wait for the sender. */
+Lane &Inbox::give(int source, const WorkRef &work, Issue issue)
 {
     Lane &lane = lane_of(source);
 
     work->source_.store(source);
-    lane.submit(work, std::move(issue));
+    lane.keep(work, std::move(issue));
+    return lane;
 }
 
 /* What has got a lane, or must not wait any longer, goes to `left`. */
@@ -143,7 +145,7 @@ void Inbox::match(Left *left)
 
             if (source < 0)
                 return;
-            give(source, first.work, std::move(first.issue));
+            (void)give(source, first.work, std::move(first.issue));
         } catch (const std::exception &error) {
             first.refusal = refusal(THRUM_ERR_SYSTEM, first, text_of(error));
         }
@@ -189,11 +191,14 @@ void Inbox::settle(Left left)
         if (entry.refusal)
             entry.work->refuse(entry.refusal);
         entry.work->leave_inbox(entry.refusal ? *group_.lane : *entry.work->lane_);
+        if (!entry.refusal)
+            entry.work->lane_->issue_kept(nullptr);
     }
 }
 
 void Inbox::receive(const WorkRef &work, int source, Issue issue)
 {
+    Lane *lane = nullptr;
     Left left;
 
     {
@@ -201,17 +206,19 @@ void Inbox::receive(const WorkRef &work, int source, Issue issue)
         if (stopping_)
             fail(THRUM_ERR_INVALID_USAGE, group_.name + " has been destroyed");
         if (source >= 0 && waiting_.empty()) {
-            give(source, work, std::move(issue));
-            return;
+            lane = &give(source, work, std::move(issue));
+        } else {
+            if (!running_)
+                start();
+            work->inbox_ = shared_from_this();
+            work->waits_in_inbox_.store(true);
+            waiting_.push_back({work, source, std::move(issue), nullptr});
+            match(&left);
+            arrived_.notify_one();
         }
-        if (!running_)
-            start();
-        work->inbox_ = shared_from_this();
-        work->waits_in_inbox_.store(true);
-        waiting_.push_back({work, source, std::move(issue), nullptr});
-        match(&left);
-        arrived_.notify_one();
     }
+    if (lane)
+        lane->issue_kept(work.get());
     settle(std::move(left));
 }
 

@@ -150,8 +150,8 @@ void Work::leave_inbox(Lane &lane)
         waits_in_inbox_.store(false, std::memory_order_release);
         is_awaited = future_ && !future_completed_;
     }
-    if (is_awaited && !lane.watch(self()))
-        complete_future(); /* of a work that has ended, if there is no thread for it */
+    if (is_awaited && !lane.watch(self()) && is_done())
+        complete_future(); /* there is no thread for it; otherwise whoever waits for the work does */
 }
 
 /* The caller may hold the interpreter's lock, and must not wait for those that need it: only Inbox::run looks there. */

@@ -336,11 +336,13 @@ static void reduce_one(enum tmpi_function function, const struct number *number,
                              .sendcount = count,
                              .recvcount = count};
     int counts[MOST_RANKS], size, n = count;
+    MPI_Aint lower, extent;
     struct buffers input;
     size_t bytes, defined;
 
     if (number->type == MPI_DATATYPE_NULL || MPI_Type_size(number->type, &size) || size <= 0)
         return;
+    MPI_Type_get_extent(number->type, &lower, &extent);
     if (function == TMPI_REDUCE_SCATTER_BLOCK)
         n = count * check_size;
     if (function == TMPI_REDUCE_SCATTER) {
@@ -349,7 +351,7 @@ static void reduce_one(enum tmpi_function function, const struct number *number,
             n += counts[r] = block_of(count, r, 0);
         call.recvcounts = counts;
     }
-    bytes = (size_t)(n + 3) * (size_t)size;
+    bytes = (size_t)(n + 3) * (size_t)extent;
     input = (struct buffers){need(bytes), need(bytes)};
     fill_noise(input.send, bytes, 3);
     fill_noise(input.recv, bytes, 4);
@@ -365,7 +367,7 @@ static void reduce_one(enum tmpi_function function, const struct number *number,
     /* in place, what is behind the block is nobody's afterwards */
     if (in_place && (function == TMPI_REDUCE_SCATTER || function == TMPI_REDUCE_SCATTER_BLOCK))
         defined =
-            (size_t)(function == TMPI_REDUCE_SCATTER ? counts[check_rank] : count) * (size_t)size;
+            (size_t)(function == TMPI_REDUCE_SCATTER ? counts[check_rank] : count) * (size_t)extent;
     else
         defined = bytes;
     compare(&call, form, &input, bytes, defined, number->name);
@@ -425,51 +427,114 @@ static void pairs(void)
 
 /* ---- operations of the caller's ---- */
 
-/* Not commutative: products of 2 x 2 matrices of integers. */
+/* What the operations check: that they are told the type of the call, and by whom they are called. */
+static MPI_Datatype used_type;
+static pthread_t main_thread;
+static bool pending; /* the call is not a blocking one */
+
+static void check_call(const MPI_Datatype *type)
+{
+    check(*type == used_type, "the operation is told another type");
+    check(!pending || pthread_equal(pthread_self(), main_thread),
+          "a thread that is not the program's calls the operation");
+}
+
+/* Not commutative: products of 2 x 2 matrices of integers that lie `step` apart, and sums of what is behind them. */
+static void multiply_by(unsigned *a, unsigned *b, int n, int step, int elements, int stride)
+{
+    for (int i = 0; i < n; i++, a += stride, b += stride) {
+        const unsigned c[4] = {a[0] * b[0] + a[step] * b[2 * step],
+                               a[0] * b[step] + a[step] * b[3 * step],
+                               a[2 * step] * b[0] + a[3 * step] * b[2 * step],
+                               a[2 * step] * b[step] + a[3 * step] * b[3 * step]};
+        for (int k = 0; k < 4; k++)
+            b[k * step] = c[k];
+        for (int k = 4; k < elements; k++)
+            b[k * step] += a[k * step];
+    }
+}
+
 static void multiply(void *in, void *inout, int *n, MPI_Datatype *type)
 {
-    int *a = in, *b = inout;
+    check_call(type);
+    multiply_by(in, inout, *n, 1, 4, 4);
+}
 
-    (void)type;
-    for (int i = 0; i < *n; i++, a += 4, b += 4) {
-        const int c[4] = {a[0] * b[0] + a[1] * b[2], a[0] * b[1] + a[1] * b[3],
-                          a[2] * b[0] + a[3] * b[2], a[2] * b[1] + a[3] * b[3]};
-        memcpy(b, c, sizeof c);
-    }
+static void multiply_with_sums(void *in, void *inout, int *n, MPI_Datatype *type)
+{
+    check_call(type);
+    multiply_by(in, inout, *n, 1, 6, 6);
+}
+
+static void multiply_with_gaps(void *in, void *inout, int *n, MPI_Datatype *type)
+{
+    check_call(type);
+    multiply_by(in, inout, *n, 2, 4, 9);
+}
+
+static void mix(void *in, void *inout, int *n, MPI_Datatype *type)
+{
+    unsigned char *a = in, *b = inout;
+
+    check_call(type);
+    for (int i = 0; i < 3 * *n; i++) /* all bits of the left one, but for the right one's last */
+        b[i] = (unsigned char)((a[i] & ~1) | (b[i] & 1));
 }
 
 static void largest(void *in, void *inout, int *n, MPI_Datatype *type)
 {
     double *a = in, *b = inout;
 
-    check(*type == MPI_DOUBLE, "the operation got another type");
+    check_call(type);
     for (int i = 0; i < *n; i++)
         b[i] = a[i] > b[i] ? a[i] : b[i];
+}
+
+static MPI_Datatype matrices_with_gaps(void)
+{
+    MPI_Datatype vector, type;
+
+    MPI_Type_vector(4, 1, 2, MPI_INT, &vector);
+    MPI_Type_create_resized(vector, 0, 9 * (MPI_Aint)sizeof(int), &type);
+    MPI_Type_free(&vector);
+    return committed(type);
 }
 
 static void user_ops(enum form form)
 {
     static const int counts[] = {1, 3, 300, 9000};
-    const struct number doubles = {"double", MPI_DOUBLE, FLOATING};
-    struct number matrices = {"2x2 matrices", MPI_DATATYPE_NULL, BITS};
-    MPI_Op product, most;
+    struct {
+        struct number number;
+        MPI_User_function *function;
+        int commutes;
+    } cases[] = {{{"2x2 matrices", MPI_DATATYPE_NULL, BITS}, multiply, 0},
+                 {{"24 bytes", MPI_DATATYPE_NULL, BITS}, multiply_with_sums, 0},
+                 {{"3 bytes", MPI_DATATYPE_NULL, BITS}, mix, 0},
+                 {{"with gaps", MPI_DATATYPE_NULL, BITS}, multiply_with_gaps, 0},
+                 {{"double", MPI_DOUBLE, FLOATING}, largest, 1}};
+    MPI_Op op;
 
-    MPI_Type_contiguous(4, MPI_INT, &matrices.type);
-    MPI_Type_commit(&matrices.type);
-    for (int again = 0; again < 3; again++) { /* handles come again */
-        MPI_Op_create(multiply, 0, &product);
-        MPI_Op_create(largest, 1, &most);
-        for (size_t f = 0; f < REDUCTIONS; f++)
-            for (size_t c = 0; c < sizeof counts / sizeof *counts; c++) {
-                reduce_one(reductions[f], &matrices, product, counts[c], c % 2, (int)c % check_size,
-                           form);
-                reduce_one(reductions[f], &doubles, most, counts[c], c % 2, (int)c % check_size,
-                           form);
-            }
-        MPI_Op_free(&product);
-        MPI_Op_free(&most);
-    }
-    MPI_Type_free(&matrices.type);
+    MPI_Type_contiguous(4, MPI_INT, &cases[0].number.type);
+    MPI_Type_commit(&cases[0].number.type);
+    MPI_Type_contiguous(6, MPI_INT, &cases[1].number.type);
+    MPI_Type_commit(&cases[1].number.type);
+    MPI_Type_contiguous(3, MPI_BYTE, &cases[2].number.type);
+    MPI_Type_commit(&cases[2].number.type);
+    cases[3].number.type = matrices_with_gaps();
+    pending = form != BLOCKING;
+    main_thread = pthread_self();
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        for (int again = 0; again < 3; again++) { /* handles come again */
+            MPI_Op_create(cases[i].function, cases[i].commutes, &op);
+            used_type = cases[i].number.type;
+            for (size_t f = 0; f < REDUCTIONS; f++)
+                for (size_t c = 0; c < sizeof counts / sizeof *counts; c++)
+                    reduce_one(reductions[f], &cases[i].number, op, counts[c], c % 2,
+                               (int)c % check_size, form);
+            MPI_Op_free(&op);
+        }
+    for (size_t i = 0; i < 4; i++)
+        MPI_Type_free(&cases[i].number.type);
 }
 
 static void run_all(void)

@@ -31,6 +31,33 @@ static void expect(const int *memory, int n, int factor, int first, const char *
         check(host[i] == factor * i + first, "%s: element %d is %d", what, i, host[i]);
 }
 
+static void larger(void *in, void *inout, int *n, MPI_Datatype *type)
+{
+    int *a = in, *b = inout;
+
+    (void)type;
+    for (int i = 0; i < *n; i++)
+        b[i] = a[i] > b[i] ? a[i] : b[i];
+}
+
+/* Contributions that this process folds; blocks that are packed. */
+static void by_the_host(thrum_device_t device)
+{
+    int *a = make(device, check_rank), *b = make(device, -1), *c = make(device, 100 * check_rank);
+    MPI_Request request;
+    MPI_Op op;
+
+    MPI_Op_create(larger, 1, &op);
+    MPI_Iallreduce(a, b, N, MPI_INT, op, MPI_COMM_WORLD, &request);
+    MPI_Wait(&request, MPI_STATUS_IGNORE);
+    expect(b, N, 1, check_size - 1, "Iallreduce by an operation of the caller's");
+    MPI_Op_free(&op);
+    MPI_Alltoall(MPI_IN_PLACE, 0, MPI_INT, c, 1, MPI_INT, MPI_COMM_WORLD);
+    expect(c, check_size, 100, check_rank, "Alltoall in place");
+    check(!thrum_mem_free(device, a) && !thrum_mem_free(device, b) && !thrum_mem_free(device, c),
+          "not freed");
+}
+
 static void all(thrum_device_t device)
 {
     int *a = make(device, check_rank), *b = make(device, -1), total;
@@ -86,6 +113,10 @@ int main(int argc, char **argv)
     check(thrum_mpi_device(NULL) == THRUM_ERR_INVALID_ARGUMENT, "thrum_mpi_device(NULL)");
     all(device);
     check_case("buffers in device memory");
+    if (getenv("THRUM_MPI_TAKE")) { /* else MPI may have the nonblocking call, and refuse it */
+        by_the_host(device);
+        check_case("buffers in device memory that the host has to reach");
+    }
     freed(device);
     check_case("buffers in freed device memory");
     thrum_queue_destroy(queue);

@@ -127,12 +127,12 @@ static int on_delete(MPI_Datatype type, int key, void *value, void *extra)
 /* Frees the type, and fills what the library may have freed with it. */
 static void free_type(MPI_Datatype *type)
 {
-    char *others[64];
+    char *others[256];
 
     MPI_Type_free(type);
-    for (size_t i = 0; i < 64; i++)
+    for (size_t i = 0; i < 256; i++)
         memset(others[i] = need(16 + 8 * i), 0x5a, 16 + 8 * i);
-    for (size_t i = 0; i < 64; i++)
+    for (size_t i = 0; i < 256; i++)
         free(others[i]);
 }
 
@@ -249,6 +249,147 @@ static void types_of_persistent_calls_are_freed(void)
 }
 #endif
 
+/* ---- operations of the program's ---- */
+
+static int operations_called;
+
+/* N ints with gaps between them: sums. */
+static void add_spread(void *in, void *inout, int *n, MPI_Datatype *type)
+{
+    MPI_Aint lower, extent;
+    int *a = in, *b = inout;
+
+    MPI_Type_get_extent(*type, &lower, &extent);
+    check(extent == (MPI_Aint)sizeof(int) * STRIDE * N, "the operation is told another type");
+    for (int i = 0; i < *n * N; i++)
+        b[i * STRIDE] += a[i * STRIDE];
+    operations_called++;
+}
+
+static void other(void *in, void *inout, int *n, MPI_Datatype *type)
+{
+    (void)in, (void)inout, (void)n, (void)type;
+    check(false, "an operation that no call was given is called");
+}
+
+static void add_dense(void *in, void *inout, int *n, MPI_Datatype *type)
+{
+    int *a = in, *b = inout;
+
+    check(*type == MPI_INT, "the operation is told another type");
+    for (int i = 0; i < *n; i++)
+        b[i] += a[i];
+    operations_called++;
+}
+
+/* A device could call it by itself, beside the program. */
+static void operation_waits_for_the_program(void)
+{
+    int in[1000], out[1000];
+    MPI_Request request;
+    MPI_Op op;
+    double until;
+
+    for (int i = 0; i < 1000; i++)
+        in[i] = i + check_rank;
+    MPI_Op_create(add_dense, 1, &op);
+    operations_called = 0;
+    MPI_Iallreduce(in, out, 1000, MPI_INT, op, MPI_COMM_WORLD, &request);
+    for (until = PMPI_Wtime() + 0.1; PMPI_Wtime() < until;)
+        ;
+    check(operations_called == 0, "the operation is called while the program is not in MPI");
+    MPI_Wait(&request, MPI_STATUS_IGNORE);
+    check(operations_called > 0, "the operation is never called");
+    for (int i = 0; i < 1000; i++)
+        check(out[i] == total(i), "out[%d]=%d", i, out[i]);
+    MPI_Op_free(&op);
+}
+
+/* The operation and the type, and others take their places. */
+static void free_both(MPI_Op *op, MPI_Datatype *type, MPI_Op *others, int n)
+{
+    MPI_Op_free(op);
+    check(*op == MPI_OP_NULL, "the freed operation's handle");
+    free_type(type);
+    for (int i = 0; i < n; i++)
+        MPI_Op_create(other, 1, &others[i]);
+}
+
+static int *spread_numbers(int first)
+{
+    int *spread = memset(need(STRIDE * N * sizeof(int)), 0xff, STRIDE * N * sizeof(int));
+
+    for (int i = 0; i < N; i++)
+        spread[STRIDE * i] = first + i;
+    return spread;
+}
+
+/* The sum of `ranks` ranks' numbers, which begin with their rank. */
+static void check_sum(const int *sum, int ranks, const char *what)
+{
+    for (int i = 0; i < STRIDE * N; i++) {
+        int expected = i % STRIDE || !ranks ? -1 : ranks * (i / STRIDE) + ranks * (ranks - 1) / 2;
+
+        check(sum[i] == expected, "%s: [%d]=%d, not %d", what, i, sum[i], expected);
+    }
+}
+
+static void operations_are_freed(void)
+{
+    enum { CALLS = 60, OTHERS = 16 };
+    int *own = spread_numbers(check_rank), *sums[2 * CALLS];
+    MPI_Datatype type = gappy();
+    MPI_Request requests[2 * CALLS];
+    MPI_Op op, others[OTHERS];
+
+    MPI_Op_create(add_spread, 0, &op);
+    operations_called = 0;
+    for (int i = 0; i < 2 * CALLS; i++)
+        sums[i] = memset(need(STRIDE * N * sizeof(int)), 0xff, STRIDE * N * sizeof(int));
+    for (int i = 0; i < CALLS; i++) {
+        MPI_Iallreduce(own, sums[2 * i], 1, type, op, MPI_COMM_WORLD, &requests[2 * i]);
+        MPI_Iexscan(own, sums[2 * i + 1], 1, type, op, MPI_COMM_WORLD, &requests[2 * i + 1]);
+    }
+    free_both(&op, &type, others, OTHERS);
+    MPI_Waitall(2 * CALLS, requests, MPI_STATUSES_IGNORE);
+    for (int i = 0; i < CALLS; i++) {
+        check_sum(sums[2 * i], check_size, "allreduce");
+        check_sum(sums[2 * i + 1], check_rank, "exscan");
+    }
+    for (int i = 0; i < 2 * CALLS; i++)
+        free(sums[i]);
+    for (int i = 0; i < OTHERS; i++)
+        MPI_Op_free(&others[i]);
+    free(own);
+}
+
+#ifdef INIT
+static void operations_of_persistent_calls_are_freed(void)
+{
+    enum { OTHERS = 16 };
+    int *own = spread_numbers(check_rank), *sum;
+    MPI_Datatype type = gappy();
+    MPI_Request request;
+    MPI_Op op, others[OTHERS];
+
+    MPI_Op_create(add_spread, 0, &op);
+    sum = memset(need(STRIDE * N * sizeof(int)), 0xff, STRIDE * N * sizeof(int));
+    INIT(Allreduce)(own, sum, 1, type, op, MPI_COMM_WORLD, MPI_INFO_NULL, &request);
+    free_both(&op, &type, others, OTHERS);
+    for (int round = 0; round < 3; round++) {
+        memset(sum, 0xff, STRIDE * N * sizeof(int));
+        MPI_Start(&request);
+        MPI_Wait(&request, MPI_STATUS_IGNORE);
+        check_sum(sum, check_size, "persistent allreduce");
+    }
+    MPI_Request_free(&request);
+    for (int i = 0; i < OTHERS; i++)
+        MPI_Op_free(&others[i]);
+    free(own);
+    free(sum);
+}
+#endif
+
 /* ---- communicators that are freed ---- */
 
 static void comms_are_freed(void)
@@ -336,6 +477,14 @@ int main(int argc, char **argv)
     check_case("and before they have begun");
 #ifdef INIT
     types_of_persistent_calls_are_freed();
+    check_case("and before persistent ones are started");
+#endif
+    operation_waits_for_the_program();
+    check_case("an operation of the program's is called from within MPI only");
+    operations_are_freed();
+    check_case("operations are freed before their calls have ended");
+#ifdef INIT
+    operations_of_persistent_calls_are_freed();
     check_case("and before persistent ones are started");
 #endif
     comms_are_freed();

@@ -175,6 +175,70 @@ def fair(job):
     dist.barrier()
 
 
+def unhindered(job):
+    """A receive that waits for room until its sender comes hinders neither those from others nor who waits for a time."""
+    os.environ["THRUM_STAGE_BYTES"] = "256K"  # for a message of 50000 numbers, not for those before it as well
+    job.init()
+    sizes = [10000, 20000, 50000, 1000, 1000]
+    if job.rank == 1:
+        for tag in range(2):
+            dist.send(torch.ones(4), 0, tag=tag)
+        for tag, told in enumerate(("got", "got without waiting")):
+            job.await_told(told)
+            for i, size in enumerate(sizes):
+                dist.send(torch.full((size,), value(1, i)), 0, tag=tag)
+        return
+    if job.rank == 2:
+        for tag in (0, 0, 1):
+            dist.send(torch.full((4,), value(2, tag)), 0, tag=tag)
+        job.await_told("first")
+        dist.send(torch.full((4,), value(2, 2)), 0, tag=1)
+        return
+    for tag in range(2):  # they have met
+        dist.recv(torch.empty(4), 1, tag=tag)
+    assert dist.recv(torch.empty(4), 2) == 2
+    tensors = [torch.empty(size) for size in sizes]
+    works = []
+
+    def post():
+        for tensor in tensors[:4]:
+            works.append(dist.irecv(tensor, 1))
+
+    thread = threading.Thread(target=post)
+    thread.start()
+    thread.join(0.5)  # by then it waits in one of its calls, or is through
+    begun, posted = time.monotonic(), len(works)
+    later = dist.irecv(tensors[4], 1)  # behind what is being issued
+    for work in (works[0], later):
+        with expect(RuntimeError, "recv", "within 50 ms"):
+            work.wait(timedelta(milliseconds=50))
+    assert receive() == (2, value(2, 0))
+    assert time.monotonic() < begun + 30, "it was the deadline that ended it"
+    job.tell("got")
+    thread.join()
+    assert posted == 2, f"{posted} calls without room: the test has to have one that waits"
+    for work in works + [later]:
+        work.wait()
+    numbers = [tensor[-1].item() for tensor in tensors]
+    assert numbers == [value(1, i) for i in (0, 1, 2, 4, 3)], numbers
+    # those that get their lane from the inbox's thread, where nobody waits
+    first, last = torch.empty(4), torch.empty(4)
+    works = [dist.irecv(first, tag=1)] + [dist.irecv(tensor, 1, tag=1) for tensor in tensors]
+    last_work = dist.irecv(last, tag=1)
+    while not works[0].is_completed():
+        time.sleep(0.001)
+    job.tell("first")
+    begun = time.monotonic()
+    while not last_work.is_completed():
+        assert time.monotonic() < begun + 30, "the inbox's thread waits for rank 1"
+        time.sleep(0.001)
+    assert first[0] == value(2, 1) and last[0] == value(2, 2)
+    job.tell("got without waiting")
+    for i, work in enumerate(works[1:]):
+        work.wait()
+        assert tensors[i][-1] == value(1, i)
+
+
 def any_death(job):
     """Somebody dies while others wait for any source: named at once, by receives that wait and later ones, and behind them."""
     job.init()
@@ -309,6 +373,7 @@ CASES = [
     (anysource, (2, 4), {}),
     (several, (2, 3), {}),
     (fair, (3,), {}),
+    (unhindered, (3,), {}),
     (any_death, (3,), {2: -signal.SIGKILL}),
     (any_silence, (2,), {}),
     (any_left, (4,), {}),
