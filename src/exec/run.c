@@ -474,7 +474,7 @@ thrum_status_t exec_run(struct thrum_comm *comm, struct exec_program *program,
                         struct thrum_queue *queue, const struct call_record *call)
 {
     uint64_t number = atomic_load_explicit(&comm->issued, memory_order_relaxed) + 1;
-    struct comm_operation *operation = comm_operation_at(comm, number);
+    struct comm_operation *operation;
     thrum_status_t status = THRUM_OK;
 
     if (queue_is_capturing(queue))
@@ -492,6 +492,7 @@ thrum_status_t exec_run(struct thrum_comm *comm, struct exec_program *program,
     if (status)
         return status;
 
+    operation = comm_operation_at(comm, number); /* now: making room may move it */
     begin_operation(operation, number, queue, call);
     if (program->nmessages)
         status = hand_on_messages(comm, program, operation);
