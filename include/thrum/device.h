@@ -356,6 +356,12 @@ THRUM_MUST_CHECK thrum_status_t thrum_queue_synchronize(thrum_queue_t queue);
 THRUM_MUST_CHECK thrum_status_t thrum_queue_synchronize_for(thrum_queue_t queue,
                                                             int64_t timeout_ns);
 
+/*
+ * Waits until everything submitted so far has ended, and leaves errors to the next synchronize. The queue may be being
+ * captured: what is recorded is not waited for. Errors: INVALID_QUEUE, RESET.
+ */
+THRUM_MUST_CHECK thrum_status_t thrum_queue_drain(thrum_queue_t queue);
+
 /* Like synchronize, but returns THRUM_IN_PROGRESS instead of waiting. */
 THRUM_MUST_CHECK thrum_status_t thrum_queue_query(thrum_queue_t queue);
 /*

@@ -637,35 +637,6 @@ static void nested(void **state)
     assert_int_equal(word(f, 0), 0x04040404);
 }
 
-/* Memory that is allocated and freed in the capture lives as long as its graph. */
-static void memory_in_a_graph(void **state)
-{
-    struct fixture *f = *state;
-    cudaMemPool_t pool;
-    uint64_t used = 1;
-    void *scratch;
-
-    OK(cudaDeviceGetDefaultMemPool(&pool, 0));
-    begin(f);
-    OK(cudaMallocAsync(&scratch, 64, f->stream[0]));
-    OK(cudaMemsetAsync(scratch, 2, 64, f->stream[0]));
-    OK(cudaMemcpyAsync(f->device, scratch, 4, cudaMemcpyDeviceToDevice, f->stream[0]));
-    OK(cudaFreeAsync(scratch, f->stream[0]));
-    end(f);
-    for (int i = 0; i < 3; i++)
-        OK(cudaGraphLaunch(f->executable, f->stream[0]));
-    OK(cudaStreamSynchronize(f->stream[0]));
-    assert_int_equal(word(f, 0), 0x02020202);
-    OK(cudaMemPoolGetAttribute(pool, cudaMemPoolAttrUsedMemCurrent, &used));
-    assert_int_equal(used, 64);
-    OK(cudaGraphExecDestroy(f->executable));
-    OK(cudaGraphDestroy(f->graph));
-    f->executable = NULL;
-    f->graph = NULL;
-    OK(cudaMemPoolGetAttribute(pool, cudaMemPoolAttrUsedMemCurrent, &used));
-    assert_int_equal(used, 0);
-}
-
 #define on_streams(test) cmocka_unit_test_setup_teardown(test, open_fixture, close_fixture)
 
 int main(void)
@@ -682,8 +653,7 @@ int main(void)
                                        on_streams(streams_that_go),
                                        on_streams(nodes),
                                        on_streams(updates),
-                                       on_streams(nested),
-                                       on_streams(memory_in_a_graph)};
+                                       on_streams(nested)};
 
     return cmocka_run_group_tests_name("capture", tests, NULL, reset_devices);
 }
