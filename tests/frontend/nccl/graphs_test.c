@@ -27,7 +27,7 @@
 static cudaStream_t stream[STREAMS];
 static cudaEvent_t fork_event, join_event;
 static char *device; /* BYTES of device memory */
-static _Atomic int gate, calls;
+static _Atomic int gate, entered, calls;
 
 static void count(void *unused)
 {
@@ -37,6 +37,7 @@ static void count(void *unused)
 
 static void pass_gate(void *unused)
 {
+    atomic_fetch_add(&entered, 1);
     while (!atomic_load(&gate))
         sched_yield();
     count(unused);
@@ -54,6 +55,7 @@ static int open_streams(void **state)
     OK(cudaMemset(device, 0, BYTES));
     atomic_store(&gate, 1);
     atomic_store(&calls, 0);
+    atomic_store(&entered, 0);
     return 0;
 }
 
@@ -130,6 +132,18 @@ static void host_functions(void **state)
     parent = end();
     outer = executable_of(parent);
     atomic_store(&gate, 0);
+    OK(cudaGraphLaunch(one, stream[1]));
+    while (!atomic_load(&entered)) /* the first one's call: nobody else's */
+        (void)cudaStreamQuery(stream[1]);
+    OK(cudaGraphLaunch(other, stream[2]));
+    for (int i = 0; i < 100; i++)
+        assert_int_equal(cudaStreamQuery(stream[2]), cudaErrorNotReady);
+    atomic_store(&gate, 1);
+    OK(cudaStreamSynchronize(stream[2]));
+    assert_int_equal(atomic_load(&calls), 2);
+    OK(cudaStreamSynchronize(stream[1]));
+    atomic_store(&gate, 0);
+    atomic_store(&calls, 0);
     OK(cudaGraphLaunch(one, stream[1]));
     OK(cudaGraphLaunch(other, stream[2]));
     OK(cudaGraphLaunch(outer, stream[3]));
