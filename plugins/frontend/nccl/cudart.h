@@ -43,6 +43,7 @@ struct cudart_stream {
     _Atomic bool forgiven; /* see thrum_cudart_forgive */
     struct cudart_capture *_Atomic capture; /* NULL: it is not captured */
     unsigned lane; /* of the capture; under its lock */
+    int asking; /* threads that ask how its work ended; under the captures' lock */
     bool is_lane; /* hidden, of an executable graph; its errors are those of who waits for it */
     struct cudart_stream *next_idle; /* of the device's lanes; under its lock */
     _Atomic bool launched; /* a graph, since the last wait */

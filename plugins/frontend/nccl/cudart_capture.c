@@ -43,9 +43,10 @@ _Atomic int cudart_captures;
 
 static struct {
     pthread_mutex_t lock; /* of all that is in captures */
+    pthread_cond_t asked; /* a stream's `asking` has become less */
     struct cudart_capture *first;
     uint64_t last_number;
-} all = {.lock = PTHREAD_MUTEX_INITIALIZER};
+} all = {.lock = PTHREAD_MUTEX_INITIALIZER, .asked = PTHREAD_COND_INITIALIZER};
 
 static _Thread_local enum cudaStreamCaptureMode thread_mode;
 
@@ -140,7 +141,7 @@ static void spoil(struct cudart_capture *capture)
     if (capture->spoiled)
         return;
     capture->spoiled = true;
-    if (origin_of(capture) && !thrum_queue_capture_end(origin_of(capture)->queue, &graph))
+    if (!thrum_queue_capture_end(origin_of(capture)->queue, &graph))
         thrum_graph_destroy(graph);
 }
 
@@ -274,15 +275,30 @@ cudaError_t cudart_capture_use(struct cudart_stream *stream, struct cudart_graph
     return error;
 }
 
+/* Without the lock, as the cause of an error may have to be found: a capture of this stream begins after that. */
 thrum_status_t cudart_capture_query(struct cudart_stream *stream)
 {
     thrum_status_t status = THRUM_OK;
 
     pthread_mutex_lock(&all.lock);
-    if (!atomic_load(&stream->capture))
+    if (!atomic_load(&stream->capture)) {
+        stream->asking++;
+        pthread_mutex_unlock(&all.lock);
         status = thrum_queue_query(stream->queue);
+        pthread_mutex_lock(&all.lock);
+        stream->asking--;
+        pthread_cond_broadcast(&all.asked);
+    }
     pthread_mutex_unlock(&all.lock);
     return status;
+}
+
+/* Takes the lock, for what may begin to record the stream. */
+static void lock_for(const struct cudart_stream *stream)
+{
+    pthread_mutex_lock(&all.lock);
+    while (stream->asking)
+        pthread_cond_wait(&all.asked, &all.lock);
 }
 
 static cudaError_t new_point(struct cudart_capture *capture, struct cudart_stream *stream,
@@ -373,7 +389,7 @@ cudaError_t cudart_capture_wait(struct cudart_stream *stream, const struct cudar
     struct cudart_capture *capture;
     cudaError_t error;
 
-    pthread_mutex_lock(&all.lock);
+    lock_for(stream);
     capture = find_number(point->capture);
     error = capture ? wait_in(capture, stream, point->index)
                     : cudart_fail(cudaErrorCapturedEvent,
@@ -560,7 +576,7 @@ static cudaError_t begin_new(struct cudart_stream *stream, enum cudaStreamCaptur
     }
     capture->mode = mode;
     capture->thread = pthread_self();
-    pthread_mutex_lock(&all.lock);
+    lock_for(stream);
     error = begin(capture, stream);
     pthread_mutex_unlock(&all.lock);
     if (error)

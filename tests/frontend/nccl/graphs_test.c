@@ -646,39 +646,49 @@ static void driven_by_threads(void **state)
     OK(cudaGraphDestroy(graph));
 }
 
-static _Atomic int freeing;
+static _Atomic int waiting;
 
 static void *free_elsewhere(void *memory)
 {
-    atomic_store(&freeing, 1);
+    atomic_store(&waiting, 1);
     return (void *)(uintptr_t)cudaFree(memory);
 }
 
-/* A thread that frees waits for the device: for what was given to its streams, not for what one records meanwhile. */
-static void freed_while_captured(void **state)
+static void *synchronize_elsewhere(void *unused)
 {
+    (void)unused;
+    atomic_store(&waiting, 1);
+    return (void *)(uintptr_t)cudaDeviceSynchronize();
+}
+
+/* A thread that waits for the device waits for what was given to its streams, not for what one records meanwhile. */
+static void captured_while_waited_for(void **state)
+{
+    void *(*const calls_elsewhere[])(void *) = {free_elsewhere, synchronize_elsewhere};
     pthread_t thread;
     void *memory, *result;
     cudaGraph_t graph;
 
     (void)state;
     OK(cudaMalloc(&memory, 64));
-    atomic_store(&gate, 0);
-    atomic_store(&freeing, 0);
-    OK(cudaLaunchHostFunc(stream[STREAMS - 1], pass_gate, NULL)); /* it is looked at first */
-    assert_int_equal(pthread_create(&thread, NULL, free_elsewhere, memory), 0);
-    while (!atomic_load(&freeing))
-        sched_yield();
-    for (int i = 0; i < 2000; i++) /* it has listed the streams by then */
-        sched_yield();
-    begin();
-    OK(cudaMemsetAsync(device, 1, 4, stream[0]));
-    atomic_store(&gate, 1);
-    pthread_join(thread, &result);
-    OK((cudaError_t)(uintptr_t)result);
-    graph = end();
-    OK(cudaGraphDestroy(graph));
-    OK(cudaStreamSynchronize(stream[0])); /* and no error is left there */
+    for (int i = 0; i < 2; i++) {
+        atomic_store(&gate, 0);
+        atomic_store(&waiting, 0);
+        OK(cudaLaunchHostFunc(stream[STREAMS - 1], pass_gate, NULL)); /* it is looked at first */
+        assert_int_equal(pthread_create(&thread, NULL, calls_elsewhere[i], memory), 0);
+        while (!atomic_load(&waiting))
+            sched_yield();
+        for (int k = 0; k < 2000; k++) /* it has listed the streams by then */
+            sched_yield();
+        begin();
+        OK(cudaMemsetAsync(device, 1, 4, stream[0]));
+        atomic_store(&gate, 1);
+        pthread_join(thread, &result);
+        OK((cudaError_t)(uintptr_t)result);
+        graph = end();
+        OK(cudaGraphDestroy(graph));
+        OK(cudaStreamSynchronize(stream[0])); /* and no error is left there */
+    }
 }
 
 /* A stream that cannot join spoils the capture; otherwise any number may. */
@@ -779,7 +789,7 @@ int main(void)
         on_streams(long_graphs),
         on_streams(end_inside_a_group),
         on_streams(driven_by_threads),
-        on_streams(freed_while_captured),
+        on_streams(captured_while_waited_for),
         on_streams(joins),
         on_streams(external_waits),
     };
