@@ -1042,7 +1042,7 @@ static void test_failure_at_replay(void **state)
 
 #define FAR 1500
 
-/* One thread launches for one rank after the other what is more than a communicator or a ring takes as a rule. */
+/* One thread launches for one rank after the other what is more than a communicator or a ring takes as a rule; and ends it. */
 static void test_far_ahead(void **state)
 {
     struct rank ranks[2];
@@ -1072,6 +1072,10 @@ static void test_far_ahead(void **state)
         assert_ok(thrum_copy_to_host(ranks[r].queue, &value, ranks[r].total, 4));
         assert_int_equal(value, 0x01010101);
     }
+    for (int i = 0; i < 2; i++)
+        assert_ok(thrum_graph_launch(ranks[0].graph, ranks[0].queue));
+    assert_ok(thrum_comm_abort(ranks[0].comm));
+    assert_status(finish(ranks[0].queue), THRUM_ERR_ABORTED);
     free_ranks(ranks, 2);
 }
 
