@@ -176,8 +176,7 @@ struct cudart_graph {
     int *devices; /* of its lanes */
     struct cudart_graph **children; /* graphs that were launched in the capture */
     struct cudart_memory_use *uses; /* of memory of graphs, in order */
-    bool allocates; /* there is one that does */
-    _Atomic bool instantiated; /* allocates: there is an executable one */
+    _Atomic bool instantiated; /* there are uses: there is an executable one */
     size_t nnodes, ndependencies, nevents, ndevices, nchildren, nuses;
     size_t nodes_capacity, dependencies_capacity, events_capacity, devices_capacity,
         children_capacity, uses_capacity;

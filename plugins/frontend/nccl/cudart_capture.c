@@ -258,7 +258,6 @@ static cudaError_t add_use(struct cudart_capture *capture, struct cudart_graph_m
     if (!cudart_grow(&graph->uses, graph->nuses, &graph->uses_capacity, sizeof *graph->uses))
         return no_memory(capture);
     graph->uses[graph->nuses++] = (struct cudart_memory_use){memory, allocates, false};
-    graph->allocates |= allocates;
     return cudaSuccess;
 }
 
@@ -606,10 +605,12 @@ static cudaError_t check_end(const struct cudart_stream *stream)
 {
     const struct cudart_capture *capture = atomic_load(&stream->capture);
 
-    if (!capture || stream->lane)
+    if (!capture)
+        return cudart_fail(cudaErrorIllegalState, "stream=%p is not captured",
+                           (void *)stream->queue);
+    if (stream->lane)
         return cudart_fail(cudaErrorStreamCaptureUnmatched,
-                           capture ? "stream=%p joined the capture, which began on another"
-                                   : "stream=%p is not captured",
+                           "stream=%p joined the capture, which began on another",
                            (void *)stream->queue);
     if (capture->mode != cudaStreamCaptureModeRelaxed &&
         !pthread_equal(capture->thread, pthread_self()))

@@ -102,9 +102,9 @@ cudaError_t cudart_graph_publish(struct cudart_graph *graph, cudaGraph_t *out)
 static cudaError_t find_graph(cudaGraph_t handle, struct cudart_graph **out)
 {
     *out = handle_set_find(&graphs, handle);
-    return *out ? cudaSuccess
-                : cudart_fail(cudaErrorInvalidResourceHandle, "graph=%p is not a live graph",
-                              (void *)handle);
+    return *out
+               ? cudaSuccess
+               : cudart_fail(cudaErrorInvalidValue, "graph=%p is not a live graph", (void *)handle);
 }
 
 cudaError_t cudaGraphClone(cudaGraph_t *clone, cudaGraph_t handle)
@@ -114,8 +114,9 @@ cudaError_t cudaGraphClone(cudaGraph_t *clone, cudaGraph_t handle)
 
     if (!error && !clone)
         error = cudart_fail(cudaErrorInvalidValue, "clone=NULL");
-    if (!error && graph->allocates)
-        error = cudart_fail(cudaErrorNotSupported, "a graph that allocates memory is not cloned");
+    if (!error && graph->nuses)
+        error = cudart_fail(cudaErrorNotSupported,
+                            "a graph that allocates or frees memory is not cloned");
     if (error)
         return cudart_result(error);
     atomic_fetch_add(&graph->references, 1);
@@ -181,9 +182,10 @@ static cudaError_t instantiate(struct cudart_graph *graph, unsigned long long fl
     struct executable *executable;
     cudaError_t error;
 
-    if (graph->allocates && atomic_exchange(&graph->instantiated, true))
-        return cudart_fail(cudaErrorNotSupported,
-                           "a graph that allocates memory has one executable form at a time");
+    if (graph->nuses && atomic_exchange(&graph->instantiated, true))
+        return cudart_fail(
+            cudaErrorNotSupported,
+            "a graph that allocates or frees memory has one executable form at a time");
     executable = calloc(1, sizeof *executable + graph->ndevices * sizeof *executable->lanes);
     if (executable)
         executable->queues = calloc(graph->ndevices, sizeof(thrum_queue_t));
@@ -228,9 +230,9 @@ cudaError_t cudaGraphInstantiateWithFlags(cudaGraphExec_t *executable, cudaGraph
 static cudaError_t find_executable(cudaGraphExec_t handle, struct executable **out)
 {
     *out = handle_set_find(&executables, handle);
-    return *out ? cudaSuccess
-                : cudart_fail(cudaErrorInvalidResourceHandle, "graph=%p is not a live graph",
-                              (void *)handle);
+    return *out
+               ? cudaSuccess
+               : cudart_fail(cudaErrorInvalidValue, "graph=%p is not a live graph", (void *)handle);
 }
 
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t handle)

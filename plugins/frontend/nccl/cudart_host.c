@@ -220,6 +220,11 @@ static cudaError_t launch(cudaStream_t handle, struct host_function what)
         error = cudart_fail(cudaErrorInvalidResourceHandle,
                             "stream=%p is a queue of thrum_queue_create: use thrum_queue_callback",
                             (void *)handle);
+    if (!error && what.callback.function && stream->capture)
+        error = cudart_capture_spoil(stream, cudaErrorStreamCaptureUnsupported,
+                                     "cudaStreamAddCallback: stream=%p is captured, which takes "
+                                     "cudaLaunchHostFunc",
+                                     (void *)handle);
     if (!error)
         error = start_worker();
     if (!error)
