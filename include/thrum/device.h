@@ -356,6 +356,12 @@ THRUM_MUST_CHECK thrum_status_t thrum_queue_synchronize(thrum_queue_t queue);
 THRUM_MUST_CHECK thrum_status_t thrum_queue_synchronize_for(thrum_queue_t queue,
                                                             int64_t timeout_ns);
 
+/*
+ * Waits until everything submitted so far has ended, and leaves errors to the next synchronize. The queue may be being
+ * captured: what is recorded is not waited for. Errors: INVALID_QUEUE, RESET.
+ */
+THRUM_MUST_CHECK thrum_status_t thrum_queue_drain(thrum_queue_t queue);
+
 /* Like synchronize, but returns THRUM_IN_PROGRESS instead of waiting. */
 THRUM_MUST_CHECK thrum_status_t thrum_queue_query(thrum_queue_t queue);
 /*
@@ -382,38 +388,65 @@ typedef struct thrum_graph *thrum_graph_t;
 /*
  * Records what is submitted to the queue from now on instead of executing it: commands with what they point to (the
  * tickets are 0), copies, callbacks, event records and waits, collectives, point-to-point and one-sided calls, and
- * launches of other graphs. An event is recorded and waited for at each launch, as if it were called then: a wait is
- * for the newest record at that time, in this graph or elsewhere, and a record in a capture is none before a launch.
+ * launches of other graphs. An event is recorded and waited for at each launch, as if it were called then: a wait for
+ * one that was recorded before it in the capture is for that record of the same launch, any other for the newest record at
+ * that time; a record in a capture is none before a launch.
  * Calls that need a result now (synchronize, query, thrum_copy_to_host and _to_device, destroying the queue) are
  * INVALID_USAGE while it records, name themselves, and leave the recording as it is; so are sends and receives of one
  * group on several queues.
- * One thread at a time. Errors of begin: INVALID_QUEUE, RESET, INVALID_USAGE (it records already), NO_MEMORY.
+ * Threads may drive the queues of one capture at the same time. Errors of begin: INVALID_QUEUE, RESET, INVALID_USAGE (it
+ * records already), NO_MEMORY.
  */
 THRUM_MUST_CHECK thrum_status_t thrum_queue_capture_begin(thrum_queue_t queue);
 /*
  * Lets the capture of `origin` record `queue` too, from now until it ends: another lane of the same graph. Lanes are
  * ordered by events only: let the new one wait for an event that was recorded in the capture, and in the end the
  * origin for one of each lane. It may be of another device of this process. Nothing happens where it has joined
- * already. Errors: INVALID_QUEUE, RESET, INVALID_USAGE (origin is not captured; queue is, by another capture), LIMIT
- * (64 lanes), NO_MEMORY.
+ * already. Errors: INVALID_QUEUE, RESET, INVALID_USAGE (origin is not captured; queue is, by another capture),
+ * NO_MEMORY.
  */
 THRUM_MUST_CHECK thrum_status_t thrum_queue_capture_join(thrum_queue_t queue, thrum_queue_t origin);
 /*
  * Ends the recording. If a call was refused in it because of the capture, or for lack of memory, the first one's status
- * and message, and *graph_out <- NULL. Calls with bad arguments are refused as ever and simply not in the graph.
+ * and message, and *graph_out <- NULL; so too inside a group that has a call for one of its queues (INVALID_USAGE). Calls with bad arguments are refused as ever and simply not in the graph.
  * Other errors: INVALID_ARGUMENT (graph_out), INVALID_QUEUE, INVALID_USAGE (it does not record, or has joined another's
  * capture; these leave *graph_out), RESET. The caller owns the graph; it does not need the queue.
  */
 THRUM_MUST_CHECK thrum_status_t thrum_queue_capture_end(thrum_queue_t queue,
                                                         thrum_graph_t *graph_out);
+
+/*
+ * A call of the program's own in a capture: each launch calls `replay`, where the call stands, with the queue of its lane,
+ * to which that submits what is to be done this time. The queue may itself be captured then. Functions may be called by
+ * several threads at once, and must not block; they may not use the graph.
+ */
+struct thrum_graph_call {
+    size_t size; /* sizeof(struct thrum_graph_call) */
+    /* Before anything of a launch is submitted: an error is the launch's, which then does nothing. NULL: always OK */
+    thrum_status_t (*check)(void *argument, thrum_queue_t queue);
+    thrum_status_t (*replay)(void *argument, thrum_queue_t queue);
+    void (*release)(
+        void *
+            argument); /* when the graph is destroyed, or the capture ends with none; NULL: nothing */
+};
+/*
+ * Records the call. `call` is borrowed until `release` has been called; so is `argument`, which is the graph's. Errors, and
+ * then release is not called: INVALID_QUEUE, RESET, INVALID_ARGUMENT (call), INVALID_USAGE (the queue is not being
+ * captured), NO_MEMORY.
+ */
+THRUM_MUST_CHECK thrum_status_t thrum_queue_capture_call(thrum_queue_t queue,
+                                                         const struct thrum_graph_call *call,
+                                                         void *argument);
 /*
  * Submits all of the graph to a queue of the device on which it was captured, in order, without waiting; any number of
  * times. Buffers, communicators and callbacks that it names must live. Collectives take their place in the issue order
  * of their communicator now, also inside a group, so all ranks launch alike. Commands that follow one another are one
  * submission as far as an error would end no more of them than without the graph. Errors: INVALID_ARGUMENT (graph),
- * INVALID_QUEUE (also: of another device), RESET (of the device, since the capture), and those of the recorded calls:
- * what comes before the failing one has been submitted. Any thread, except where a recorded call says otherwise. Lanes
- * follow one another here, in the order in which their calls were made: they must be of one device.
+ * INVALID_QUEUE (also: of another device), RESET (of the device, since the capture), and those of the recorded calls, of
+ * events and communicators that are gone or have failed among them: all are looked at first, and nothing is submitted. What
+ * fails all the same (no memory, or a failure meanwhile) leaves what stands before it submitted. Any thread, also several,
+ * except where a recorded call says otherwise. Lanes follow one another here, in the order in which their calls were made:
+ * they must be of one device.
  */
 THRUM_MUST_CHECK thrum_status_t thrum_graph_launch(thrum_graph_t graph, thrum_queue_t queue);
 /* How many queues were captured: 1, and each that joined. Errors: INVALID_ARGUMENT. */

@@ -57,7 +57,8 @@ THRUM_MUST_CHECK thrum_status_t thrum_get_unique_id(struct thrum_unique_id *id_o
 /*
  * An id for ranks that have no channel to pass one on, but know an address of rank 0, "host:port", which is free there.
  * All of them call it, then thrum_comm_init_rank. Ranks on several hosts need the same THRUM_SECRET; without one the
- * address is just a name, and rank 0 hands the id to ranks of its user on its host. Blocks until rank 0 has called, or
+ * address is just a name, and rank 0 hands the id to ranks of its user on its host. Each call of a rank is for another
+ * communicator, with an id of its own: all call equally often. Blocks until rank 0 has called, or
  * THRUM_INIT_DEADLINE_MS have passed. Errors: INVALID_ARGUMENT, INVALID_RANK, INVALID_CONFIG (root is no address; no
  * secret, or a short one), TIMEOUT, BUSY (the port), SYSTEM.
  */

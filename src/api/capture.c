@@ -9,18 +9,17 @@
 
 #include "base/base.h"
 
-/* Gives `argument`, from malloc, to the queue's graph; `release` frees it. */
-static thrum_status_t record(struct thrum_queue *queue,
-                             thrum_status_t (*replay)(void *argument, struct thrum_queue *queue),
-                             void (*release)(void *argument), void *argument)
+/* Gives `argument`, from malloc, to the queue's graph. */
+static thrum_status_t record(struct thrum_queue *queue, const struct thrum_graph_call *call,
+                             void *argument)
 {
     thrum_status_t status;
 
     if (!argument)
         return thrum_fail(THRUM_ERR_NO_MEMORY, "no host memory to capture a call");
-    status = queue_capture_call(queue, replay, release, argument);
+    status = thrum_queue_capture_call(queue, call, argument);
     if (status)
-        release(argument);
+        call->release(argument);
     return status;
 }
 
@@ -49,20 +48,34 @@ static void release_collective(void *argument)
     free(captured);
 }
 
-static thrum_status_t replay_collective(void *argument, struct thrum_queue *queue)
+/* The communicator may have failed since, or be gone. */
+static thrum_status_t check_collective(void *argument, struct thrum_queue *queue)
 {
     const struct captured_collective *captured = argument;
     struct coll_args args = *captured->args;
     thrum_status_t status = check_same_comm(args.comm, captured->comm_id);
 
-    if (status)
-        return status;
     args.queue = queue;
-    if (collective_repeat(&args, &status))
-        return status;
-    status = collective_check(&args); /* the communicator may have failed since */
-    return status ? status : collective_issue(&args);
+    return status ? status : collective_check(&args);
 }
+
+static thrum_status_t replay_collective(void *argument, struct thrum_queue *queue)
+{
+    const struct captured_collective *captured = argument;
+    struct coll_args args = *captured->args;
+    thrum_status_t status = THRUM_OK;
+
+    args.queue = queue;
+    if (!collective_repeat(&args, &status))
+        status = collective_issue(&args);
+    return status;
+}
+
+static const struct thrum_graph_call captured_collective_call = {
+    .size = sizeof(struct thrum_graph_call),
+    .check = check_collective,
+    .replay = replay_collective,
+    .release = release_collective};
 
 static thrum_status_t record_collective(const struct coll_args *args)
 {
@@ -75,7 +88,7 @@ static thrum_status_t record_collective(const struct coll_args *args)
             captured = NULL;
         }
     }
-    return record(args->queue, replay_collective, release_collective, captured);
+    return record(args->queue, &captured_collective_call, captured);
 }
 
 thrum_status_t collective_issue(const struct coll_args *args)
@@ -97,19 +110,29 @@ struct captured_p2p {
     struct p2p_call calls[];
 };
 
-static thrum_status_t replay_p2p(void *argument, struct thrum_queue *queue)
+static thrum_status_t check_p2p(void *argument, struct thrum_queue *queue)
 {
-    struct captured_p2p *captured = argument;
+    const struct captured_p2p *captured = argument;
     const struct coll_args any = {
         .collective = COLL_BARRIER, .dtype = THRUM_UINT8, .comm = captured->comm, .queue = queue};
     thrum_status_t status = check_same_comm(captured->comm, captured->comm_id);
 
-    if (!status)
-        status = collective_check(&any); /* communicator and queue */
+    return status ? status : collective_check(&any); /* communicator and queue */
+}
+
+static thrum_status_t replay_p2p(void *argument, struct thrum_queue *queue)
+{
+    struct captured_p2p *captured = argument;
+
     for (size_t i = 0; i < captured->n; i++)
         captured->calls[i].queue = queue;
-    return status ? status : p2p_issue(captured->comm, captured->calls, captured->n);
+    return p2p_issue(captured->comm, captured->calls, captured->n);
 }
+
+static const struct thrum_graph_call captured_p2p_call = {.size = sizeof(struct thrum_graph_call),
+                                                          .check = check_p2p,
+                                                          .replay = replay_p2p,
+                                                          .release = free};
 
 thrum_status_t p2p_check_capture(const struct p2p_call *calls, size_t n, bool *captured_out)
 {
@@ -140,7 +163,7 @@ static thrum_status_t record_p2p(struct thrum_comm *comm, struct thrum_queue *qu
         captured->n = n;
         memcpy(captured->calls, calls, n * sizeof *calls);
     }
-    return record(queue, replay_p2p, free, captured);
+    return record(queue, &captured_p2p_call, captured);
 }
 
 thrum_status_t p2p_issue(struct thrum_comm *comm, const struct p2p_call *calls, size_t n)
@@ -162,7 +185,7 @@ struct captured_one_sided {
     struct one_sided_call call;
 };
 
-static thrum_status_t replay_one_sided(void *argument, struct thrum_queue *queue)
+static thrum_status_t check_captured_one_sided(void *argument, struct thrum_queue *queue)
 {
     const struct captured_one_sided *captured = argument;
     struct one_sided_call call = captured->call;
@@ -175,8 +198,23 @@ static thrum_status_t replay_one_sided(void *argument, struct thrum_queue *queue
         status = thrum_fail(THRUM_ERR_INVALID_ARGUMENT,
                             "the window of a captured put was deregistered: window=%p is another",
                             (void *)call.window);
-    return status ? status : one_sided_issue(captured->comm, &call);
+    return status;
 }
+
+static thrum_status_t replay_one_sided(void *argument, struct thrum_queue *queue)
+{
+    const struct captured_one_sided *captured = argument;
+    struct one_sided_call call = captured->call;
+
+    call.queue = queue;
+    return one_sided_issue(captured->comm, &call);
+}
+
+static const struct thrum_graph_call captured_one_sided_call = {.size =
+                                                                    sizeof(struct thrum_graph_call),
+                                                                .check = check_captured_one_sided,
+                                                                .replay = replay_one_sided,
+                                                                .release = free};
 
 thrum_status_t one_sided_issue(struct thrum_comm *comm, const struct one_sided_call *call)
 {
@@ -188,5 +226,5 @@ thrum_status_t one_sided_issue(struct thrum_comm *comm, const struct one_sided_c
     if (captured)
         *captured = (struct captured_one_sided){
             comm, comm->id, call->kind == EXEC_PUT ? call->window->number : 0, *call};
-    return record(call->queue, replay_one_sided, free, captured);
+    return record(call->queue, &captured_one_sided_call, captured);
 }

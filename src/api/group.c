@@ -27,6 +27,12 @@ struct group_call {
     };
 };
 
+/* A queue that was being captured when a call for it came. */
+struct promise {
+    struct thrum_queue *queue;
+    uint64_t capture; /* its number */
+};
+
 #define FEW_CALLS 2 /* as of a send and a receive: a group of so many needs no allocation */
 
 static _Thread_local BASE_FAST_TLS struct {
@@ -36,6 +42,8 @@ static _Thread_local BASE_FAST_TLS struct {
     size_t n, capacity;
     struct setup_call *setups;
     size_t nsetups;
+    struct promise *promises;
+    size_t npromises;
     thrum_status_t status; /* of the first call that was refused */
     char *message; /* its text; NULL: no memory */
 } group;
@@ -77,8 +85,47 @@ static bool grow(void)
     return true;
 }
 
+static struct thrum_queue *queue_of(const struct group_call *call);
+
+/* The queue is being captured: its capture must not end before the group. */
+static thrum_status_t promise(struct thrum_queue *queue)
+{
+    struct promise *promises;
+
+    for (size_t i = 0; i < group.npromises; i++)
+        if (group.promises[i].queue == queue)
+            return THRUM_OK;
+    promises = realloc(group.promises, (group.npromises + 1) * sizeof *promises);
+    if (!promises)
+        return refuse(thrum_fail(THRUM_ERR_NO_MEMORY, "no host memory for a group"));
+    group.promises = promises;
+    promises[group.npromises] = (struct promise){queue, capture_promise(queue)};
+    group.npromises += promises[group.npromises].capture != 0;
+    return THRUM_OK;
+}
+
+/* The group ends: the first capture that has not waited for that is told. */
+static thrum_status_t keep_promises(void)
+{
+    const struct promise *broken = NULL;
+
+    for (size_t i = 0; i < group.npromises; i++)
+        if (!capture_keep_promise(group.promises[i].queue, group.promises[i].capture) && !broken)
+            broken = &group.promises[i];
+    group.npromises = 0;
+    return broken ? thrum_fail(THRUM_ERR_INVALID_USAGE,
+                               "the capture of queue=%p ended inside a group that has calls for it",
+                               (void *)broken->queue)
+                  : THRUM_OK;
+}
+
 static thrum_status_t add(const struct group_call *call)
 {
+    struct thrum_queue *queue = queue_of(call);
+    thrum_status_t status = queue_is_capturing(queue) ? promise(queue) : THRUM_OK;
+
+    if (status)
+        return status;
     if (group.n == group.capacity && !grow())
         return refuse(thrum_fail(THRUM_ERR_NO_MEMORY, "no host memory for a group"));
     group.calls[group.n] = *call;
@@ -92,6 +139,8 @@ static thrum_status_t add_message(struct thrum_comm *comm, const struct p2p_call
 {
     struct group_call *call;
 
+    if (queue_is_capturing(message->queue) && promise(message->queue))
+        return THRUM_ERR_NO_MEMORY;
     if (group.n == group.capacity && !grow())
         return refuse(thrum_fail(THRUM_ERR_NO_MEMORY, "no host memory for a group"));
     call = &group.calls[group.n];
@@ -374,7 +423,7 @@ static bool repeat_messages(const struct group_call *calls, size_t n, thrum_stat
     return p2p_repeat(comm, n, status_out);
 }
 
-static const struct thrum_queue *queue_of(const struct group_call *call)
+static struct thrum_queue *queue_of(const struct group_call *call)
 {
     switch (call->kind) {
     case CALL_MESSAGE:
@@ -436,7 +485,9 @@ static void drop_calls(void)
     if (group.calls != group.few)
         free(group.calls);
     free(group.setups);
+    free(group.promises);
     free(group.message);
+    group.promises = NULL;
     group.message = NULL;
     group.calls = NULL;
     group.setups = NULL;
@@ -453,8 +504,9 @@ thrum_status_t thrum_group_end(void)
                           "thrum_group_end without thrum_group_start on this thread");
     if (--group.depth)
         return THRUM_OK;
-    status = group.status ? thrum_set_last_error(group.status, group.message ? group.message : "")
-                          : THRUM_OK;
+    status = group.npromises ? keep_promises() : THRUM_OK;
+    if (group.status)
+        status = thrum_set_last_error(group.status, group.message ? group.message : "");
     if (!status && group.n && !repeat_messages(group.calls, group.n, &status)) {
         status = check_alive(group.calls, group.n);
         if (!status)

@@ -367,7 +367,7 @@ static void guard_join(struct thrum_comm *comm, const struct join *join, uint64_
                        thrum_status_t status)
 {
     uint64_t number = atomic_load(&comm->issued);
-    struct comm_operation *operation = &comm->operations[number % COMM_IN_FLIGHT];
+    struct comm_operation *operation = comm_operation_at(comm, number);
 
     if (number == before) {
         if (join->queue[0])
@@ -386,7 +386,7 @@ static thrum_status_t release_others(struct thrum_comm *comm, const struct other
 {
     uint64_t number = atomic_load(&comm->issued);
     uint64_t done = comm->area + comm->own_offset + offsetof(struct comm_own_block, done);
-    struct comm_operation *operation = &comm->operations[number % COMM_IN_FLIGHT];
+    struct comm_operation *operation = comm_operation_at(comm, number);
 
     for (int i = 0; i < others->n; i++) {
         uint64_t ticket;

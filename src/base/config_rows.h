@@ -107,7 +107,8 @@ X(SIM_SEED, "THRUM_SIM_SEED", CONFIG_INT, "1", 0, 9223372036854775807, "",
 X(SIM_KERNELS, "THRUM_SIM_KERNELS", CONFIG_CHOICE, "auto", 0, 0, "auto|scalar|avx2|avx512",
   "Instructions of the sim REDUCE engine.")
 X(QUEUE_DEPTH, "THRUM_QUEUE_DEPTH", CONFIG_INT, "4096", 16, 1048576, "",
-  "Ring slots (64 bytes each) of a queue.")
+  "Ring slots (64 bytes each) of a queue. A full ring that stands still grows, up to 1048576 "
+  "slots.")
 X(SPIN_US, "THRUM_SPIN_US", CONFIG_INT, "-1", -1, 1000000, "us",
   "How long a waiter spins before it yields its core; -1: by the number of ranks and cores of the "
   "host.")

@@ -128,14 +128,15 @@ static int open_log(const char *host)
 
     if (!name || !*name || !expand_name(name, host, path, sizeof path))
         return -1;
-    return open(path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOCTTY, 0644);
+    /* a fifo that nobody reads must not hold up a rank: it cannot be opened, or loses lines while it is full */
+    return open(path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOCTTY | O_NONBLOCK, 0644);
 }
 
 static void log_line(enum log_level level, const char *text)
 {
     static const char *const names[] = {"NOTE", "ERROR", "WARN", "INFO", "DEBUG"};
     char host[65] = "";
-    int fd;
+    int fd, error = errno; /* who logs may not have looked at it yet */
 
     gethostname(host, sizeof host - 1);
     fd = open_log(host);
@@ -143,6 +144,7 @@ static void log_line(enum log_level level, const char *text)
             names[level + 1], text);
     if (fd >= 0)
         close(fd);
+    errno = error;
 }
 
 static bool log_wanted(enum log_level level)

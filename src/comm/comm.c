@@ -131,11 +131,16 @@ static struct thrum_comm *allocate(int nranks, int rank, thrum_device_t device,
     if (!comm)
         return NULL;
     comm->peers = calloc((size_t)nranks, sizeof *comm->peers);
+    comm->operations = calloc(COMM_IN_FLIGHT, sizeof *comm->operations);
+    comm->operations_mask = COMM_IN_FLIGHT - 1;
+    comm->stands_at = UINT64_MAX;
     comm->cache = exec_cache_create();
     comm->algorithms = config->algorithms ? strdup(config->algorithms) : NULL;
-    if (!comm->peers || !comm->cache || (config->algorithms && !comm->algorithms)) {
+    if (!comm->peers || !comm->operations || !comm->cache ||
+        (config->algorithms && !comm->algorithms)) {
         exec_cache_destroy(comm->cache);
         free(comm->algorithms);
+        free(comm->operations);
         free(comm->peers);
         free(comm);
         return NULL;
@@ -218,6 +223,7 @@ static void release(struct thrum_comm *comm)
     exec_list_destroy(comm->list);
     pthread_mutex_destroy(&comm->retire_lock);
     plan_layout_destroy(comm->layout);
+    free(comm->operations);
     free(comm->peers);
     free(comm->algorithms);
     thrum_device_close(comm->held_device);
@@ -352,7 +358,7 @@ thrum_status_t comm_await(struct thrum_comm *comm, uint64_t number)
             return THRUM_OK;
         if (atomic_load_explicit(&comm->status, memory_order_acquire))
             return comm_failure(comm);
-        oldest = &comm->operations[(retired + 1) % COMM_IN_FLIGHT];
+        oldest = comm_operation_at(comm, retired + 1);
         status = comm->ops->wait(oldest->queue->impl, oldest->ticket, 20000000);
         if (status && status != THRUM_ERR_TIMEOUT) {
             struct timespec pause = {.tv_nsec = 1000000}; /* the control thread finds the cause */
@@ -396,7 +402,7 @@ static void wait_cancelled(struct thrum_comm *comm)
     int64_t end = now_ns() + CANCEL_WAIT_NS;
 
     for (uint64_t number = atomic_load(&comm->retired_number) + 1; number <= issued; number++) {
-        struct comm_operation *operation = &comm->operations[number % COMM_IN_FLIGHT];
+        struct comm_operation *operation = comm_operation_at(comm, number);
         thrum_status_t status =
             comm->ops->wait(operation->queue->impl, operation->ticket, left_until(end));
         (void)status;

@@ -24,7 +24,9 @@
 #define COMM_NAME_BYTES 48
 #define COMM_ALGORITHMS_BYTES 512 /* of config.algorithms, with its end */
 #define COMM_MESSAGE_BYTES 768
-#define COMM_IN_FLIGHT 256 /* operations that the host may be ahead of the device; a power of two */
+/* Operations that the host may be ahead of the device, and where nothing of them moves: powers of two. */
+#define COMM_IN_FLIGHT 256
+#define COMM_IN_FLIGHT_MOST 16384
 #define COMM_HISTORY 64 /* call records kept for the control plane; a power of two */
 #define COMM_KEPT_WORKS 8 /* groups of messages that may be run again as they are; a power of two */
 #define COMM_KEPT_WORK_BYTES 8192 /* of one, at most */
@@ -334,8 +336,11 @@ struct thrum_comm {
     struct comm_shrink *shrinks; /* user: of every set of ranks that was excluded */
     uint64_t setups; /* user: splits and calls that open or close windows; the same on all ranks */
 
-    /* Operations in flight: user writes operations[issued % N] then `issued`; control reads up to it. */
-    struct comm_operation operations[COMM_IN_FLIGHT];
+    /* Operations in flight: user writes that of issued + 1, then `issued`; control reads up to it. */
+    struct comm_operation
+        *operations; /* see comm_operation_at; user replaces it under retire_lock */
+    uint64_t operations_mask; /* how many there are, less 1; as `operations` */
+    uint64_t stands_at; /* user: where retired_number was last seen to stand still */
     _Atomic uint64_t issued; /* number of the newest operation */
     _Atomic uint64_t
         retired_number; /* operations up to it have ended and released what they held; under retire_lock */
@@ -591,6 +596,15 @@ const struct comm_redop *comm_redop_find(const struct thrum_comm *comm, thrum_re
 
 /* Frees what an operation holds. Under retire_lock. */
 void comm_free_operation(struct comm_operation *operation);
+
+/* The record of an operation that is in flight or comes next. user, or under retire_lock. */
+static inline struct comm_operation *comm_operation_at(const struct thrum_comm *comm,
+                                                       uint64_t number)
+{
+    return &comm->operations[number & comm->operations_mask];
+}
+/* Room for twice as many, all of which may be in flight; false: there is no memory, or they are enough. user. */
+bool comm_grow_operations(struct thrum_comm *comm);
 
 /* Releases what ended operations held. Any thread. */
 void comm_retire(struct thrum_comm *comm);

@@ -39,6 +39,33 @@ void comm_free_operation(struct comm_operation *operation)
     operation->nmessages = 0;
 }
 
+bool comm_grow_operations(struct thrum_comm *comm)
+{
+    uint64_t old = comm->operations_mask + 1, n = 2 * old;
+    struct comm_operation *operations;
+
+    if (n > COMM_IN_FLIGHT_MOST)
+        return false;
+    operations = calloc(n, sizeof *operations);
+    if (!operations)
+        return false;
+    pthread_mutex_lock(&comm->retire_lock);
+    for (uint64_t number = atomic_load_explicit(&comm->retired_number, memory_order_relaxed) + 1;
+         number <= atomic_load_explicit(&comm->issued, memory_order_relaxed); number++) {
+        struct comm_operation *from = comm_operation_at(comm, number);
+        struct comm_operation *to = &operations[number & (n - 1)];
+
+        *to = *from;
+        if (from->messages == from->few)
+            to->messages = to->few;
+    }
+    free(comm->operations);
+    comm->operations = operations;
+    comm->operations_mask = n - 1;
+    pthread_mutex_unlock(&comm->retire_lock);
+    return true;
+}
+
 void comm_retire(struct thrum_comm *comm)
 {
     uint64_t done, number, issued;
@@ -49,7 +76,7 @@ void comm_retire(struct thrum_comm *comm)
     done = min_u64(comm_done(comm), issued);
     number = atomic_load_explicit(&comm->retired_number, memory_order_relaxed);
     for (; number < done; number++) {
-        struct comm_operation *operation = &comm->operations[(number + 1) % COMM_IN_FLIGHT];
+        struct comm_operation *operation = comm_operation_at(comm, number + 1);
         comm_free_operation(operation);
     }
     atomic_store_explicit(&comm->retired_number, number, memory_order_release);
@@ -74,7 +101,7 @@ void comm_cancel_all(struct thrum_comm *comm)
 
     pthread_mutex_lock(&comm->retire_lock);
     for (uint64_t number = atomic_load(&comm->retired_number) + 1; number <= issued; number++) {
-        struct comm_operation *operation = &comm->operations[number % COMM_IN_FLIGHT];
+        struct comm_operation *operation = comm_operation_at(comm, number);
 
         if (number <= comm_done(comm))
             continue;
@@ -134,7 +161,7 @@ bool comm_owes_cause(struct thrum_comm *comm, const struct thrum_queue *queue)
     issued = atomic_load_explicit(&comm->issued, memory_order_acquire);
     done = comm_done(comm);
     for (uint64_t number = done + 1; number <= issued && !owes; number++) {
-        struct comm_operation *operation = &comm->operations[number % COMM_IN_FLIGHT];
+        struct comm_operation *operation = comm_operation_at(comm, number);
         /* only of what has ended: else poll would execute, under our locks, callbacks of the user too */
         owes = operation->queue == queue &&
                operation->ticket <= atomic_load(&operation->queue->synced_ticket) &&
@@ -594,7 +621,7 @@ static bool copy_oldest(struct thrum_comm *comm, struct comm_operation *out)
     done = comm_done(comm);
     pending = done < atomic_load_explicit(&comm->issued, memory_order_acquire);
     if (pending) {
-        *out = comm->operations[(done + 1) % COMM_IN_FLIGHT];
+        *out = *comm_operation_at(comm, done + 1);
         hold_queues(out, queue_hold);
     }
     pthread_mutex_unlock(&comm->retire_lock);
@@ -637,8 +664,10 @@ static bool oldest_pending(struct thrum_comm *comm, struct pending *out)
     hold_queues(&out->operation, queue_release);
     pthread_mutex_lock(&comm->retire_lock);
     pending = comm_done(comm) < out->operation.number;
-    if (pending && out->operation.nmessages)
+    if (pending && out->operation.nmessages) {
+        out->operation.messages = comm_operation_at(comm, out->operation.number)->messages;
         look_at_messages(comm, out);
+    }
     /* the device goes on meanwhile: lines that were looked at may already be those of later messages */
     pending = pending && comm_done(comm) < out->operation.number;
     pthread_mutex_unlock(&comm->retire_lock);

@@ -1,6 +1,7 @@
 /* Communicators from a launcher's environment, and for many devices of one process. Public entry points. */
 #include "comm/comm.h"
 
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -65,12 +66,48 @@ thrum_status_t thrum_comm_init(thrum_device_t device, const struct thrum_comm_co
     return comm_create(&id, info.nranks, info.rank, device, config, comm_out);
 }
 
+/* How often a rank of this process has asked for an id at an address. */
+struct agreement {
+    struct agreement *next;
+    int rank, nranks;
+    uint32_t asked;
+    char root[];
+};
+
+/*
+ * Which of the communicators that meet at the address this is to be, so that each has an id and keys of its own. Ranks
+ * come there alike, so each counts for itself; several may be in one process.
+ */
+static thrum_status_t next_instance(const char *root, int rank, int nranks, uint64_t *instance_out)
+{
+    static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+    static struct agreement *first; /* under the lock; never freed */
+    struct agreement *a;
+
+    pthread_mutex_lock(&lock);
+    for (a = first; a; a = a->next)
+        if (a->rank == rank && a->nranks == nranks && !strcmp(a->root, root))
+            break;
+    if (!a && (a = calloc(1, sizeof *a + strlen(root) + 1))) {
+        a->rank = rank;
+        a->nranks = nranks;
+        strcpy(a->root, root);
+        a->next = first;
+        first = a;
+    }
+    if (a)
+        *instance_out = (uint64_t)(unsigned)nranks << 32 | a->asked++;
+    pthread_mutex_unlock(&lock);
+    return a ? THRUM_OK : thrum_fail(THRUM_ERR_NO_MEMORY, "no memory for the id");
+}
+
 thrum_status_t thrum_agree_unique_id(const char *root, int rank, int nranks,
                                      struct thrum_unique_id *id_out)
 {
     const struct launch_info info = {
         .rank = rank, .nranks = nranks, .local_rank = -1, .launcher = "an address", .root = root};
     thrum_status_t status = thrum_config_load();
+    uint64_t instance = 0;
 
     if (status)
         return status;
@@ -81,7 +118,10 @@ thrum_status_t thrum_agree_unique_id(const char *root, int rank, int nranks,
                           strlen(root));
     if (rank < 0 || rank >= nranks)
         return thrum_fail(THRUM_ERR_INVALID_RANK, "rank=%d of nranks=%d", rank, nranks);
-    return launch_exchange_id(&info, 0, thrum_config_int(CFG_INIT_DEADLINE_MS), id_out);
+    status = next_instance(root, rank, nranks, &instance);
+    return status ? status
+                  : launch_exchange_id(&info, instance, thrum_config_int(CFG_INIT_DEADLINE_MS),
+                                       id_out);
 }
 
 /* One rank of thrum_comm_init_all, on a thread of its own. */

@@ -178,7 +178,7 @@ void comm_record_message(struct thrum_comm *comm, uint64_t question, struct call
     uint64_t number = atomic_load_explicit(&comm->retired_number, memory_order_relaxed) + 1;
 
     for (; number <= issued; number++)
-        if (answer_of(comm, &comm->operations[number % COMM_IN_FLIGHT], question, out))
+        if (answer_of(comm, comm_operation_at(comm, number), question, out))
             return;
 }
 

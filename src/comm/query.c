@@ -58,9 +58,10 @@ thrum_status_t thrum_comm_device(thrum_comm_t comm, thrum_device_t *device_out)
     return status;
 }
 
-static uint64_t host_bytes(int nranks)
+static uint64_t host_bytes(int nranks, uint64_t operations)
 {
-    return sizeof(struct thrum_comm) + (uint64_t)nranks * sizeof(struct comm_peer);
+    return sizeof(struct thrum_comm) + (uint64_t)nranks * sizeof(struct comm_peer) +
+           operations * sizeof(struct comm_operation);
 }
 
 static uint64_t works_bytes(const struct thrum_comm *comm)
@@ -75,8 +76,8 @@ static uint64_t works_bytes(const struct thrum_comm *comm)
 /* That host_bytes, the cache and other things that are kept may come to. */
 static uint64_t host_limit_bytes(int nranks)
 {
-    return host_bytes(nranks) + EXEC_CACHE_LIMIT_BYTES + EXEC_BOUNCE_BYTES + EXEC_LIST_KEPT_BYTES +
-           COMM_KEPT_WORKS * COMM_KEPT_WORK_BYTES;
+    return host_bytes(nranks, COMM_IN_FLIGHT_MOST) + EXEC_CACHE_LIMIT_BYTES + EXEC_BOUNCE_BYTES +
+           EXEC_LIST_KEPT_BYTES + COMM_KEPT_WORKS * COMM_KEPT_WORK_BYTES;
 }
 
 /* What the user has opened and may hold as much of as there is memory: windows, persistent calls. */
@@ -118,9 +119,9 @@ thrum_status_t thrum_comm_memory(thrum_comm_t comm, struct thrum_comm_memory_inf
     values.stage_limit_bytes = (uint64_t)thrum_config_int(CFG_STAGE_BYTES);
     values.device_bytes = comm->area_bytes + values.stage_bytes;
     values.scratch_bytes = comm->scratch_bytes;
-    values.host_bytes = host_bytes(comm->nranks) + exec_cache_bytes(comm->cache) +
-                        (comm->bounce ? EXEC_BOUNCE_BYTES : 0) + exec_list_bytes(comm->list) +
-                        works_bytes(comm) + kept;
+    values.host_bytes = host_bytes(comm->nranks, comm->operations_mask + 1) +
+                        exec_cache_bytes(comm->cache) + (comm->bounce ? EXEC_BOUNCE_BYTES : 0) +
+                        exec_list_bytes(comm->list) + works_bytes(comm) + kept;
     values.host_limit_bytes = host_limit_bytes(comm->nranks) + kept;
     return write_memory(memory_out, &values);
 }
@@ -146,7 +147,7 @@ thrum_status_t thrum_comm_memory_plan(int nranks, const struct thrum_comm_config
     values.scratch_bytes = effective.scratch_bytes;
     values.device_bytes = comm_area_bytes(nranks, effective.scratch_bytes, &own, &scratch);
     values.stage_limit_bytes = (uint64_t)thrum_config_int(CFG_STAGE_BYTES);
-    values.host_bytes = host_bytes(nranks);
+    values.host_bytes = host_bytes(nranks, COMM_IN_FLIGHT);
     values.host_limit_bytes = host_limit_bytes(nranks);
     return write_memory(memory_out, &values);
 }

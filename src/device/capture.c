@@ -1,8 +1,9 @@
 /*
  * Capture and replay: what is submitted to a queue between thrum_queue_capture_begin and _end becomes a graph, which
  * thrum_graph_launch hands to a queue again. The public calls on queues and events ask queue_is_capturing and come here;
- * so does api with collectives, which enter as a function to call at launch (queue_capture_call).
+ * so does api with collectives, which enter as a function to call at launch (thrum_queue_capture_call).
  */
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -21,14 +22,18 @@ struct graph_item {
         struct {
             size_t first, n; /* in commands */
         };
-        thrum_event_t event;
         struct {
-            thrum_status_t (*replay)(void *argument, struct thrum_queue *queue);
-            void (*release)(void *argument);
+            thrum_event_t event;
+            size_t mark; /* which of a launch's marks the record makes, or the wait is for */
+        };
+        struct {
+            const struct thrum_graph_call *call;
             void *argument;
         };
     };
 };
+
+#define NO_MARK SIZE_MAX /* a wait for an event that was not recorded before it in the graph */
 
 /* One of the queues that were captured together. */
 struct graph_lane {
@@ -42,17 +47,19 @@ struct payload {
 };
 
 /*
- * Filled by the one thread that captures, in the order of its calls, constant once published. Until then commands that
- * have operands or a payload hold any pointer but NULL there: the arrays still move, see settle_pointers.
+ * Filled under `recording`, in the order of the calls, constant once published. Until then commands that have operands or
+ * a payload hold any pointer but NULL there: the arrays still move, see settle_pointers.
  */
 struct thrum_graph {
     uint32_t magic;
+    uint64_t number; /* of the capture */
+    size_t promised; /* calls of groups that have not ended */
     struct graph_lane *lanes; /* the first is the queue on which the capture began */
     struct graph_item *items;
     struct thrum_command *commands;
     struct thrum_operand *operands;
     struct payload *payloads;
-    size_t nlanes, nitems, ncommands, noperands, npayloads;
+    size_t nlanes, nitems, ncommands, noperands, npayloads, nmarks;
     size_t lanes_capacity, items_capacity, commands_capacity, operands_capacity, payloads_capacity;
     thrum_status_t status; /* of the first call that was refused, with its message */
     char message[256];
@@ -60,11 +67,14 @@ struct thrum_graph {
 
 _Static_assert(sizeof(struct thrum_graph) <= GRAPH_HANDLE_BYTES, "graph handle");
 
+/* Of all graphs that are being filled, and of the queues' `capture`: several threads may drive the lanes of one. */
+static pthread_mutex_t recording = PTHREAD_MUTEX_INITIALIZER;
+
 static void free_contents(struct thrum_graph *graph)
 {
     for (size_t i = 0; i < graph->nitems; i++)
-        if (graph->items[i].kind == ITEM_CALL && graph->items[i].release)
-            graph->items[i].release(graph->items[i].argument);
+        if (graph->items[i].kind == ITEM_CALL && graph->items[i].call->release)
+            graph->items[i].call->release(graph->items[i].argument);
     free(graph->lanes);
     free(graph->items);
     free(graph->commands);
@@ -185,17 +195,23 @@ static struct graph_item *open_batch(struct thrum_graph *graph, int lane)
     return last;
 }
 
-thrum_status_t capture_commands(struct thrum_queue *queue, const struct thrum_command *commands,
-                                size_t n)
+/* Under `recording`: the queue's graph; NULL with a status if there is none any more. */
+static struct thrum_graph *find_graph(const struct thrum_queue *queue, thrum_status_t *status_out)
 {
     struct thrum_graph *graph = queue_graph(queue);
+
+    *status_out = graph ? THRUM_OK
+                        : thrum_fail(THRUM_ERR_INVALID_USAGE,
+                                     "the capture was ended while a call for it was made");
+    return graph;
+}
+
+static thrum_status_t add_commands(struct thrum_graph *graph, int lane,
+                                   const struct thrum_command *commands, size_t n)
+{
     size_t noperands = 0, npayloads = 0;
     struct graph_item *batch;
 
-    if (!commands && n)
-        return thrum_fail(THRUM_ERR_INVALID_COMMAND, "commands=NULL with n=%zu", n);
-    if (!n)
-        return THRUM_OK;
     for (size_t i = 0; i < n; i++) {
         noperands += commands[i].operands ? (size_t)commands[i].ndst + commands[i].nsrc : 0;
         npayloads += payload_bytes(&commands[i]) != 0;
@@ -203,7 +219,7 @@ thrum_status_t capture_commands(struct thrum_queue *queue, const struct thrum_co
     if (!RESERVE(graph, items, 1) || !RESERVE(graph, commands, n) ||
         !RESERVE(graph, operands, noperands) || !RESERVE(graph, payloads, npayloads))
         return no_memory(graph);
-    batch = open_batch(graph, queue->capture_lane);
+    batch = open_batch(graph, lane);
     for (size_t i = 0; i < n; i++) {
         add_command(graph, &commands[i]);
         batch->may_end |= may_end(&commands[i]);
@@ -212,46 +228,131 @@ thrum_status_t capture_commands(struct thrum_queue *queue, const struct thrum_co
     return THRUM_OK;
 }
 
-thrum_status_t capture_event(struct thrum_queue *queue, struct thrum_event *event, bool is_record)
+thrum_status_t capture_commands(struct thrum_queue *queue, const struct thrum_command *commands,
+                                size_t n)
 {
-    const struct graph_item item = {.kind = is_record ? ITEM_EVENT_RECORD : ITEM_EVENT_WAIT,
-                                    .lane = queue->capture_lane,
-                                    .event = event};
+    struct thrum_graph *graph;
+    thrum_status_t status;
 
-    return add_item(queue_graph(queue), &item);
+    if (!commands && n)
+        return thrum_fail(THRUM_ERR_INVALID_COMMAND, "commands=NULL with n=%zu", n);
+    if (!n)
+        return THRUM_OK;
+    pthread_mutex_lock(&recording);
+    graph = find_graph(queue, &status);
+    if (graph)
+        status = add_commands(graph, queue->capture_lane, commands, n);
+    pthread_mutex_unlock(&recording);
+    return status;
 }
 
-thrum_status_t queue_capture_call(struct thrum_queue *queue,
-                                  thrum_status_t (*replay)(void *argument,
-                                                           struct thrum_queue *queue),
-                                  void (*release)(void *argument), void *argument)
+/* The mark of the event's newest record in the graph. */
+static size_t find_mark(const struct thrum_graph *graph, const struct thrum_event *event)
 {
-    const struct graph_item item = {.kind = ITEM_CALL,
-                                    .lane = queue->capture_lane,
-                                    .replay = replay,
-                                    .release = release,
-                                    .argument = argument};
+    for (size_t i = graph->nitems; i--;)
+        if (graph->items[i].kind == ITEM_EVENT_RECORD && graph->items[i].event == event)
+            return graph->items[i].mark;
+    return NO_MARK;
+}
 
-    return add_item(queue_graph(queue), &item);
+thrum_status_t capture_event(struct thrum_queue *queue, struct thrum_event *event, bool is_record)
+{
+    struct graph_item item = {.kind = is_record ? ITEM_EVENT_RECORD : ITEM_EVENT_WAIT,
+                              .event = event};
+    struct thrum_graph *graph;
+    thrum_status_t status;
+
+    pthread_mutex_lock(&recording);
+    graph = find_graph(queue, &status);
+    if (graph) {
+        item.lane = queue->capture_lane;
+        item.mark = is_record ? graph->nmarks : find_mark(graph, event);
+        status = add_item(graph, &item);
+        graph->nmarks += is_record && !status;
+    }
+    pthread_mutex_unlock(&recording);
+    return status;
+}
+
+thrum_status_t thrum_queue_capture_call(thrum_queue_t queue, const struct thrum_graph_call *call,
+                                        void *argument)
+{
+    struct graph_item item = {.kind = ITEM_CALL, .call = call, .argument = argument};
+    struct thrum_graph *graph;
+    thrum_status_t status = queue_check(queue);
+
+    if (!status && (!call || call->size < sizeof *call || !call->replay))
+        status = thrum_fail(THRUM_ERR_INVALID_ARGUMENT, "call=NULL, or its size or replay");
+    if (!status && !queue_is_capturing(queue))
+        status = thrum_fail(THRUM_ERR_INVALID_USAGE, "queue %llu of %s is not being captured",
+                            (unsigned long long)queue->ops->queue_id(queue->impl),
+                            queue->device->properties.name);
+    if (status)
+        return status;
+    pthread_mutex_lock(&recording);
+    graph = find_graph(queue, &status);
+    if (graph) {
+        item.lane = queue->capture_lane;
+        status = add_item(graph, &item);
+    }
+    pthread_mutex_unlock(&recording);
+    return status;
 }
 
 thrum_status_t capture_refuse(struct thrum_queue *queue, const char *call)
 {
+    struct thrum_graph *graph;
+    thrum_status_t status;
+
     if (!queue_is_capturing(queue))
         return THRUM_OK;
-    return spoil(queue_graph(queue),
-                 thrum_fail(THRUM_ERR_INVALID_USAGE, "%s: queue %llu of %s is being captured", call,
-                            (unsigned long long)queue->ops->queue_id(queue->impl),
-                            queue->device->properties.name));
+    status = thrum_fail(THRUM_ERR_INVALID_USAGE, "%s: queue %llu of %s is being captured", call,
+                        (unsigned long long)queue->ops->queue_id(queue->impl),
+                        queue->device->properties.name);
+    pthread_mutex_lock(&recording);
+    graph = queue_graph(queue);
+    if (graph)
+        (void)!spoil(graph, status);
+    pthread_mutex_unlock(&recording);
+    return graph ? status : THRUM_OK;
+}
+
+uint64_t capture_promise(struct thrum_queue *queue)
+{
+    struct thrum_graph *graph;
+    uint64_t number = 0;
+
+    if (!queue_is_capturing(queue))
+        return 0;
+    pthread_mutex_lock(&recording);
+    graph = queue_graph(queue);
+    if (graph) {
+        graph->promised++;
+        number = graph->number;
+    }
+    pthread_mutex_unlock(&recording);
+    return number;
+}
+
+bool capture_keep_promise(struct thrum_queue *queue, uint64_t number)
+{
+    struct thrum_graph *graph;
+    bool kept;
+
+    pthread_mutex_lock(&recording);
+    graph = queue_is_valid(queue) ? queue_graph(queue) : NULL;
+    kept = graph && graph->number == number;
+    if (kept)
+        graph->promised--;
+    pthread_mutex_unlock(&recording);
+    return kept;
 }
 
 /* ---- begin and end --------------------------------------------------------------------------------------------- */
 
-/* The queue's submissions go to the graph from now on. */
+/* Under `recording`: the queue's submissions go to the graph from now on. */
 static thrum_status_t add_lane(struct thrum_graph *graph, struct thrum_queue *queue)
 {
-    if (graph->nlanes == GRAPH_LANES)
-        return thrum_fail(THRUM_ERR_LIMIT, "more than %d queues in one capture", GRAPH_LANES);
     if (!RESERVE(graph, lanes, 1))
         return thrum_fail(THRUM_ERR_NO_MEMORY, "no memory to capture a queue");
     graph->lanes[graph->nlanes] = (struct graph_lane){
@@ -261,8 +362,16 @@ static thrum_status_t add_lane(struct thrum_graph *graph, struct thrum_queue *qu
     return THRUM_OK;
 }
 
+static thrum_status_t refuse_captured(const struct thrum_queue *queue, const char *call)
+{
+    return thrum_fail(THRUM_ERR_INVALID_USAGE, "%s: queue %llu of %s is being captured", call,
+                      (unsigned long long)queue->ops->queue_id(queue->impl),
+                      queue->device->properties.name);
+}
+
 thrum_status_t thrum_queue_capture_begin(thrum_queue_t queue)
 {
+    static uint64_t last_number; /* under `recording` */
     struct thrum_graph *graph;
     thrum_status_t status = queue_check(queue);
 
@@ -273,10 +382,29 @@ thrum_status_t thrum_queue_capture_begin(thrum_queue_t queue)
     graph = handle_take(HANDLE_GRAPH);
     if (!graph)
         return thrum_fail(THRUM_ERR_NO_MEMORY, "no memory for a graph handle");
-    status = add_lane(graph, queue);
+    pthread_mutex_lock(&recording);
+    graph->number = ++last_number;
+    status = queue_graph(queue) ? refuse_captured(queue, "thrum_queue_capture_begin")
+                                : add_lane(graph, queue);
+    pthread_mutex_unlock(&recording);
     if (status)
         handle_give(HANDLE_GRAPH, graph);
     return status;
+}
+
+/* Under `recording`. */
+static thrum_status_t join(struct thrum_queue *queue, const struct thrum_queue *origin)
+{
+    struct thrum_graph *graph = queue_graph(origin), *own = queue_graph(queue);
+
+    if (!graph)
+        return thrum_fail(THRUM_ERR_INVALID_USAGE, "origin: queue %llu of %s is not being captured",
+                          (unsigned long long)origin->ops->queue_id(origin->impl),
+                          origin->device->properties.name);
+    if (own == graph)
+        return THRUM_OK;
+    return own ? spoil(own, refuse_captured(queue, "thrum_queue_capture_join"))
+               : add_lane(graph, queue);
 }
 
 thrum_status_t thrum_queue_capture_join(thrum_queue_t queue, thrum_queue_t origin)
@@ -285,15 +413,12 @@ thrum_status_t thrum_queue_capture_join(thrum_queue_t queue, thrum_queue_t origi
 
     if (!status)
         status = queue_check(queue);
-    if (!status && !queue_is_capturing(origin))
-        status =
-            thrum_fail(THRUM_ERR_INVALID_USAGE, "origin: queue %llu of %s is not being captured",
-                       (unsigned long long)origin->ops->queue_id(origin->impl),
-                       origin->device->properties.name);
-    if (status || queue_graph(queue) == queue_graph(origin))
+    if (status)
         return status;
-    status = capture_refuse(queue, "thrum_queue_capture_join");
-    return status ? status : add_lane(queue_graph(origin), queue);
+    pthread_mutex_lock(&recording);
+    status = join(queue, origin);
+    pthread_mutex_unlock(&recording);
+    return status;
 }
 
 /* The arrays have found their place. */
@@ -314,6 +439,7 @@ static void settle_pointers(struct thrum_graph *graph)
     }
 }
 
+/* Under `recording`. */
 static void release_queues(struct thrum_graph *graph)
 {
     for (size_t i = 0; i < graph->nlanes; i++) {
@@ -332,44 +458,69 @@ static thrum_status_t check_lanes(const struct thrum_graph *graph)
     return status;
 }
 
-void capture_drop(struct thrum_queue *queue)
+static void drop(struct thrum_graph *graph)
 {
-    struct thrum_graph *graph = queue_graph(queue);
-
-    if (!graph)
-        return;
-    release_queues(graph);
     free_contents(graph);
     handle_give(HANDLE_GRAPH, graph);
 }
 
-thrum_status_t thrum_queue_capture_end(thrum_queue_t queue, thrum_graph_t *graph_out)
+void capture_drop(struct thrum_queue *queue)
 {
     struct thrum_graph *graph;
-    thrum_status_t status;
+
+    pthread_mutex_lock(&recording);
+    graph = queue_graph(queue);
+    if (graph)
+        release_queues(graph);
+    pthread_mutex_unlock(&recording);
+    if (graph)
+        drop(graph);
+}
+
+/* Under `recording`: takes the queue's graph from it; what is wrong with the capture in *status_out. */
+static thrum_status_t take_graph(struct thrum_queue *queue, struct thrum_graph **graph_out,
+                                 thrum_status_t *status_out)
+{
+    struct thrum_graph *graph = queue_graph(queue);
+
+    if (!graph || queue->capture_lane)
+        return thrum_fail(THRUM_ERR_INVALID_USAGE,
+                          graph ? "queue %llu of %s has joined the capture of another, which has "
+                                  "to end it"
+                                : "queue %llu of %s is not being captured",
+                          (unsigned long long)queue->ops->queue_id(queue->impl),
+                          queue->device->properties.name);
+    if (graph->promised)
+        (void)!spoil(graph, thrum_fail(THRUM_ERR_INVALID_USAGE,
+                                       "the capture is ended inside a group, %zu of whose calls "
+                                       "are for it",
+                                       graph->promised));
+    *status_out =
+        graph->status ? thrum_set_last_error(graph->status, graph->message) : check_lanes(graph);
+    release_queues(graph);
+    *graph_out = graph;
+    return THRUM_OK;
+}
+
+thrum_status_t thrum_queue_capture_end(thrum_queue_t queue, thrum_graph_t *graph_out)
+{
+    struct thrum_graph *graph = NULL;
+    thrum_status_t status, outcome = THRUM_OK;
 
     if (!queue_is_valid(queue))
         return queue_check(queue);
     if (!graph_out)
         return thrum_fail(THRUM_ERR_INVALID_ARGUMENT, "graph_out=NULL");
-    graph = queue_graph(queue);
-    if (!graph)
-        return thrum_fail(THRUM_ERR_INVALID_USAGE, "queue %llu of %s is not being captured",
-                          (unsigned long long)queue->ops->queue_id(queue->impl),
-                          queue->device->properties.name);
-    if (queue->capture_lane)
-        return thrum_fail(THRUM_ERR_INVALID_USAGE,
-                          "queue %llu of %s has joined the capture of another, which has to end it",
-                          (unsigned long long)queue->ops->queue_id(queue->impl),
-                          queue->device->properties.name);
-    *graph_out = NULL;
-    status =
-        graph->status ? thrum_set_last_error(graph->status, graph->message) : check_lanes(graph);
-    if (status) {
-        capture_drop(queue);
+    pthread_mutex_lock(&recording);
+    status = take_graph(queue, &graph, &outcome);
+    pthread_mutex_unlock(&recording);
+    if (status)
         return status;
+    *graph_out = NULL;
+    if (outcome) {
+        drop(graph);
+        return outcome;
     }
-    release_queues(graph);
     settle_pointers(graph);
     handle_publish(HANDLE_GRAPH, graph);
     *graph_out = graph;
@@ -402,21 +553,129 @@ static thrum_status_t check_lane(const struct graph_lane *lane, const struct thr
     return THRUM_OK;
 }
 
-/* since: the queue's last ticket before the launch, where others wait for the queue and hear of its errors. */
-static thrum_status_t launch_item(const struct thrum_graph *graph, const struct graph_item *item,
-                                  thrum_queue_t queue, uint64_t since)
+/* Which of the lanes' queues take all the items: one for each, or one for all. */
+struct launch {
+    const struct thrum_graph *graph;
+    const thrum_queue_t *queues;
+    bool by_lane;
+    /* by_lane: the queues' last tickets before the launch, for who waits for them and hears of their errors */
+    uint64_t *since;
+    struct event_mark *
+        *marks; /* by_lane: what this launch has recorded; NULL: not yet, or in a capture */
+};
+
+static thrum_queue_t queue_of(const struct launch *launch, const struct graph_item *item)
 {
+    return launch->queues[launch->by_lane ? item->lane : 0];
+}
+
+/* A queue that has stopped takes nothing more. */
+static thrum_status_t check_running(struct thrum_queue *queue)
+{
+    uint64_t last = atomic_load_explicit(&queue->last_ticket, memory_order_acquire);
+    thrum_status_t status = last ? queue->ops->poll(queue->impl, last) : THRUM_OK;
+
+    if (status != THRUM_ERR_FAULT && status != THRUM_ERR_BAD_PACKET)
+        return THRUM_OK;
+    return thrum_fail(status, "queue %llu of %s has stopped",
+                      (unsigned long long)queue->ops->queue_id(queue->impl),
+                      queue->device->properties.name);
+}
+
+static thrum_status_t check_item(const struct launch *launch, const struct graph_item *item)
+{
+    struct thrum_queue *queue = queue_of(launch, item);
+
     switch (item->kind) {
     case ITEM_COMMANDS:
-        return thrum_queue_submit(queue, &graph->commands[item->first], item->n, NULL);
+        return queue->flags & THRUM_QUEUE_DIRECT || queue_is_capturing(queue)
+                   ? THRUM_OK
+                   : queue->ops->check(queue->device->impl, &launch->graph->commands[item->first],
+                                       item->n);
     case ITEM_EVENT_RECORD:
-        return event_record(item->event, queue, since);
     case ITEM_EVENT_WAIT:
-        return thrum_event_wait(item->event, queue);
+        return event_check(item->event);
     case ITEM_CALL:
         break;
     }
-    return item->replay(item->argument, queue);
+    return item->call->check ? item->call->check(item->argument, queue) : THRUM_OK;
+}
+
+/* What can be found wrong is found before anything is submitted. */
+static thrum_status_t check_launch(const struct launch *launch)
+{
+    const struct thrum_graph *graph = launch->graph;
+    thrum_status_t status = THRUM_OK;
+
+    for (size_t i = 0; i < graph->nlanes && !status; i++) {
+        struct thrum_queue *queue = launch->queues[launch->by_lane ? i : 0];
+
+        status = check_lane(&graph->lanes[i], queue);
+        if (!status && launch->by_lane)
+            status = check_running(queue);
+    }
+    for (size_t i = 0; i < graph->nitems && !status; i++)
+        status = check_item(launch, &graph->items[i]);
+    return status;
+}
+
+/* Commands that check_item has accepted. */
+static thrum_status_t submit_commands(struct thrum_queue *queue,
+                                      const struct thrum_command *commands, size_t n)
+{
+    uint64_t ticket;
+    thrum_status_t status;
+
+    if (queue->flags & THRUM_QUEUE_DIRECT || queue_is_capturing(queue))
+        return thrum_queue_submit(queue, commands, n, NULL);
+    status = queue->ops->submit_checked(queue->impl, commands, n, &ticket);
+    if (!status)
+        queue_raise(&queue->last_ticket, ticket);
+    return status;
+}
+
+/* A wait for what the same launch has recorded is for just that, whoever has recorded the event since. */
+static thrum_status_t wait_for_item(const struct launch *launch, const struct graph_item *item,
+                                    struct thrum_queue *queue)
+{
+    if (item->mark == NO_MARK)
+        return thrum_event_wait(item->event, queue);
+    if (!launch->by_lane)
+        return THRUM_OK; /* it stands behind it */
+    return launch->marks[item->mark] ? event_wait_mark(launch->marks[item->mark], queue)
+                                     : thrum_event_wait(item->event, queue);
+}
+
+static thrum_status_t launch_item(const struct launch *launch, const struct graph_item *item)
+{
+    struct thrum_queue *queue = queue_of(launch, item);
+
+    switch (item->kind) {
+    case ITEM_COMMANDS:
+        return submit_commands(queue, &launch->graph->commands[item->first], item->n);
+    case ITEM_EVENT_RECORD:
+        return launch->by_lane ? event_record(item->event, queue, launch->since[item->lane],
+                                              &launch->marks[item->mark])
+                               : thrum_event_record(item->event, queue);
+    case ITEM_EVENT_WAIT:
+        return wait_for_item(launch, item, queue);
+    case ITEM_CALL:
+        break;
+    }
+    return item->call->replay(item->argument, queue);
+}
+
+static thrum_status_t launch_items(const struct launch *launch)
+{
+    const struct thrum_graph *graph = launch->graph;
+    thrum_status_t status = check_launch(launch);
+
+    for (size_t i = 0; i < graph->nlanes && launch->by_lane && !status; i++)
+        launch->since[i] =
+            atomic_load_explicit(&launch->queues[i]->last_ticket, memory_order_acquire);
+    for (size_t i = 0; i < graph->nitems && !status; i++)
+        status = launch_item(launch, &graph->items[i]);
+    return status;
 }
 
 thrum_status_t thrum_graph_lanes(thrum_graph_t graph, int *lanes_out)
@@ -430,38 +689,41 @@ thrum_status_t thrum_graph_lanes(thrum_graph_t graph, int *lanes_out)
     return status;
 }
 
+static thrum_status_t launch_by_lane(struct thrum_graph *graph, const thrum_queue_t *queues)
+{
+    struct launch launch = {.graph = graph, .queues = queues, .by_lane = true};
+    thrum_status_t status;
+
+    launch.since = calloc(graph->nlanes, sizeof *launch.since);
+    launch.marks = calloc(graph->nmarks + 1, sizeof(struct event_mark *));
+    status = launch.since && launch.marks
+                 ? launch_items(&launch)
+                 : thrum_fail(THRUM_ERR_NO_MEMORY, "no memory to launch a graph");
+    for (size_t i = 0; launch.marks && i < graph->nmarks; i++)
+        event_mark_put(launch.marks[i]);
+    free(launch.marks);
+    free(launch.since);
+    return status;
+}
+
 thrum_status_t thrum_graph_launch_lanes(thrum_graph_t graph, const thrum_queue_t *queues,
                                         int nqueues)
 {
-    uint64_t since[GRAPH_LANES];
     thrum_status_t status = check_graph(graph);
 
     if (!status && (!queues || nqueues < 0 || (size_t)nqueues != graph->nlanes))
         status = thrum_fail(THRUM_ERR_INVALID_ARGUMENT, "%s=%d, the graph has %zu lanes",
                             queues ? "nqueues" : "queues", queues ? nqueues : 0, graph->nlanes);
-    for (size_t i = 0; !status && i < graph->nlanes; i++) {
-        status = check_lane(&graph->lanes[i], queues[i]);
-        if (!status)
-            since[i] = atomic_load_explicit(&queues[i]->last_ticket, memory_order_acquire);
-    }
-    for (size_t i = 0; !status && i < graph->nitems; i++) {
-        const struct graph_item *item = &graph->items[i];
-
-        status = launch_item(graph, item, queues[item->lane],
-                             graph->nlanes > 1 ? since[item->lane] : EVENT_OF_NO_ERRORS);
-    }
-    return status;
+    if (status)
+        return status;
+    return nqueues > 1 ? launch_by_lane(graph, queues) : thrum_graph_launch(graph, queues[0]);
 }
 
 thrum_status_t thrum_graph_launch(thrum_graph_t graph, thrum_queue_t queue)
 {
     thrum_status_t status = check_graph(graph);
 
-    for (size_t i = 0; !status && i < graph->nlanes; i++)
-        status = check_lane(&graph->lanes[i], queue);
-    for (size_t i = 0; !status && i < graph->nitems; i++)
-        status = launch_item(graph, &graph->items[i], queue, EVENT_OF_NO_ERRORS);
-    return status;
+    return status ? status : launch_items(&(struct launch){.graph = graph, .queues = &queue});
 }
 
 void thrum_graph_destroy(thrum_graph_t graph)

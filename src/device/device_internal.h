@@ -17,7 +17,6 @@
 #define SEMAPHORE_MAGIC 0x5453454du
 #define GRAPH_MAGIC 0x54475246u
 #define GRAPH_HANDLE_BYTES 512 /* what capture.c needs at most */
-#define GRAPH_LANES 64 /* queues in one capture */
 
 struct thrum_device {
     uint32_t magic;
@@ -146,12 +145,19 @@ void device_sweep(struct thrum_device *device);
 void event_forget_queue(struct thrum_queue *queue);
 void event_close_queue(
     struct thrum_queue *queue); /* before that: no callback polls it from now on */
+/* INVALID_ARGUMENT or RESET with a message unless the event is alive and of its device's generation. */
+thrum_status_t event_check(const struct thrum_event *event);
 /*
- * thrum_event_record of a point that is to tell errors: who waits for the event gets the first error of the queue's
- * submissions behind the ticket `since`. EVENT_OF_NO_ERRORS: thrum_event_record.
+ * thrum_event_record of a point that is to tell errors: who waits for it gets the first error of the queue's submissions
+ * behind the ticket `since`. EVENT_OF_NO_ERRORS: thrum_event_record. *mark_out, where it is not NULL: a reference to the
+ * point, or NULL if the queue is being captured.
  */
 #define EVENT_OF_NO_ERRORS UINT64_MAX
-thrum_status_t event_record(struct thrum_event *event, struct thrum_queue *queue, uint64_t since);
+thrum_status_t event_record(struct thrum_event *event, struct thrum_queue *queue, uint64_t since,
+                            struct event_mark **mark_out);
+/* thrum_event_wait for the point, on a live queue, which is not being captured. */
+thrum_status_t event_wait_mark(struct event_mark *mark, struct thrum_queue *queue);
+void event_mark_put(struct event_mark *mark); /* takes NULL */
 /* How the submissions behind ticket `after` up to `ticket`, which have ended, ended: OK or the first error. */
 thrum_status_t queue_ended_status(struct thrum_queue *queue, uint64_t after, uint64_t ticket);
 /* thrum_queue_destroy, also of a queue that is being captured. */
@@ -171,15 +177,6 @@ static inline bool queue_is_capturing(const struct thrum_queue *queue)
 }
 
 /*
- * Records a call of the layers above: a launch calls replay(argument, the launch's queue), any number of times, which
- * issues the operation there (or records it again: the queue may itself be captured). release(argument), which may be
- * NULL, is called when the graph is destroyed; `argument` is the graph's from now on, except on error: NO_MEMORY.
- */
-thrum_status_t queue_capture_call(struct thrum_queue *queue,
-                                  thrum_status_t (*replay)(void *argument,
-                                                           struct thrum_queue *queue),
-                                  void (*release)(void *argument), void *argument);
-/*
  * OK unless the queue is being captured: then INVALID_USAGE, which names `call` ("thrum_queue_query"), and the capture
  * will end with it.
  */
@@ -188,6 +185,13 @@ thrum_status_t capture_refuse(struct thrum_queue *queue, const char *call);
 thrum_status_t capture_commands(struct thrum_queue *queue, const struct thrum_command *commands,
                                 size_t n);
 thrum_status_t capture_event(struct thrum_queue *queue, struct thrum_event *event, bool is_record);
+/*
+ * A call for the queue will be recorded later, as that of a group when it ends: the number of the queue's capture, which
+ * cannot end well before that; 0: the queue is not being captured. Later once for each number: whether that capture still
+ * goes on.
+ */
+uint64_t capture_promise(struct thrum_queue *queue);
+bool capture_keep_promise(struct thrum_queue *queue, uint64_t number);
 /* Ends a capture with nothing to show for it; does nothing if there is none. */
 void capture_drop(struct thrum_queue *queue);
 

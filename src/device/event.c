@@ -29,7 +29,7 @@ struct event_pending {
     bool is_record; /* the mark is this queue's own */
 };
 
-static void mark_put(struct event_mark *mark)
+void event_mark_put(struct event_mark *mark)
 {
     if (mark && atomic_fetch_sub_explicit(&mark->references, 1, memory_order_acq_rel) == 1)
         free(mark);
@@ -44,7 +44,7 @@ static void mark_reach(struct event_mark *mark)
     atomic_store_explicit(&mark->reached, 1, memory_order_release);
 }
 
-static thrum_status_t event_check(const struct thrum_event *event)
+thrum_status_t event_check(const struct thrum_event *event)
 {
     if (!handle_is_valid(HANDLE_EVENT, event))
         return thrum_fail(THRUM_ERR_INVALID_ARGUMENT, "event=%p is %s", (const void *)event,
@@ -79,7 +79,7 @@ void thrum_event_destroy(thrum_event_t event)
 {
     if (!handle_is_valid(HANDLE_EVENT, event))
         return;
-    mark_put(event->mark);
+    event_mark_put(event->mark);
     pthread_mutex_destroy(&event->lock);
     handle_give(HANDLE_EVENT, event);
 }
@@ -98,7 +98,7 @@ static void prune(struct thrum_queue *queue)
             queue->marks_last = NULL;
         if (pending->is_record)
             mark_reach(pending->mark);
-        mark_put(pending->mark);
+        event_mark_put(pending->mark);
         free(pending);
     }
 }
@@ -120,7 +120,7 @@ void event_forget_queue(struct thrum_queue *queue)
         next = pending->next;
         if (pending->is_record)
             mark_reach(pending->mark);
-        mark_put(pending->mark);
+        event_mark_put(pending->mark);
         free(pending);
     }
     queue->marks_first = queue->marks_last = NULL;
@@ -146,7 +146,7 @@ static thrum_status_t submit_pending(struct thrum_queue *queue, struct event_mar
         mark->ticket = UINT64_MAX;
     status = thrum_queue_submit(queue, &command, 1, &pending->ticket);
     if (status) {
-        mark_put(mark);
+        event_mark_put(mark);
         free(pending);
     } else {
         if (is_record)
@@ -193,14 +193,17 @@ static thrum_status_t ask_mark(void *argument)
 
 thrum_status_t thrum_event_record(thrum_event_t event, thrum_queue_t queue)
 {
-    return event_record(event, queue, EVENT_OF_NO_ERRORS);
+    return event_record(event, queue, EVENT_OF_NO_ERRORS, NULL);
 }
 
-thrum_status_t event_record(struct thrum_event *event, struct thrum_queue *queue, uint64_t since)
+thrum_status_t event_record(struct thrum_event *event, struct thrum_queue *queue, uint64_t since,
+                            struct event_mark **mark_out)
 {
     struct event_mark *mark, *old;
     thrum_status_t status = event_check(event);
 
+    if (mark_out)
+        *mark_out = NULL;
     if (!status)
         status = queue_check(queue);
     if (status)
@@ -215,14 +218,18 @@ thrum_status_t event_record(struct thrum_event *event, struct thrum_queue *queue
     mark->since = since;
     status = submit_pending(queue, mark, note_time, true);
     if (status) {
-        mark_put(mark);
+        event_mark_put(mark);
         return status;
+    }
+    if (mark_out) {
+        atomic_fetch_add_explicit(&mark->references, 1, memory_order_relaxed);
+        *mark_out = mark;
     }
     pthread_mutex_lock(&event->lock);
     old = event->mark;
     event->mark = mark;
     pthread_mutex_unlock(&event->lock);
-    mark_put(old);
+    event_mark_put(old);
     return THRUM_OK;
 }
 
@@ -239,6 +246,14 @@ static struct event_mark *mark_get(struct thrum_event *event)
     return mark;
 }
 
+thrum_status_t event_wait_mark(struct event_mark *mark, struct thrum_queue *queue)
+{
+    if (mark->queue == queue ||
+        (atomic_load_explicit(&mark->reached, memory_order_acquire) && !mark->status))
+        return THRUM_OK;
+    return submit_pending(queue, mark, ask_mark, false);
+}
+
 thrum_status_t thrum_event_wait(thrum_event_t event, thrum_queue_t queue)
 {
     struct event_mark *mark;
@@ -251,10 +266,9 @@ thrum_status_t thrum_event_wait(thrum_event_t event, thrum_queue_t queue)
     if (queue_is_capturing(queue))
         return capture_event(queue, event, false);
     mark = mark_get(event);
-    if (mark && mark->queue != queue &&
-        (!atomic_load_explicit(&mark->reached, memory_order_acquire) || mark->status))
-        status = submit_pending(queue, mark, ask_mark, false);
-    mark_put(mark);
+    if (mark)
+        status = event_wait_mark(mark, queue);
+    event_mark_put(mark);
     return status;
 }
 
@@ -268,7 +282,7 @@ thrum_status_t thrum_event_query(thrum_event_t event)
     mark = mark_get(event);
     if (mark)
         status = ask_mark(mark);
-    mark_put(mark);
+    event_mark_put(mark);
     return status;
 }
 
@@ -288,7 +302,7 @@ thrum_status_t thrum_event_synchronize(thrum_event_t event)
             status = thrum_fail(status, "event: its queue ended with \"%s\"",
                                 thrum_status_string(status));
     }
-    mark_put(mark);
+    event_mark_put(mark);
     return status;
 }
 
@@ -304,7 +318,7 @@ static thrum_status_t timestamp(thrum_event_t event, const char *name, int64_t *
         return thrum_fail(THRUM_ERR_INVALID_USAGE, "%s was never recorded", name);
     status = ask_mark(mark);
     *ns_out = atomic_load_explicit(&mark->timestamp_ns, memory_order_acquire);
-    mark_put(mark);
+    event_mark_put(mark);
     if (!status && !*ns_out)
         return thrum_fail(THRUM_ERR_INVALID_USAGE, "%s: its queue ended before it", name);
     return status;

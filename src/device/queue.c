@@ -336,6 +336,19 @@ thrum_status_t thrum_queue_synchronize(thrum_queue_t queue)
     return synchronize(queue, -1, "thrum_queue_synchronize");
 }
 
+thrum_status_t thrum_queue_drain(thrum_queue_t queue)
+{
+    uint64_t last;
+    thrum_status_t status = queue_check(queue);
+
+    if (status)
+        return status;
+    last = atomic_load_explicit(&queue->last_ticket, memory_order_acquire);
+    if (last)
+        (void)queue->ops->wait(queue->impl, last, -1);
+    return THRUM_OK;
+}
+
 thrum_status_t thrum_queue_query(thrum_queue_t queue)
 {
     uint64_t last;

@@ -15,7 +15,7 @@ static bool in_flight_on(const struct thrum_comm *comm, const struct thrum_queue
     uint64_t issued = atomic_load_explicit(&comm->issued, memory_order_relaxed);
 
     for (; number <= issued; number++) {
-        const struct comm_operation *operation = &comm->operations[number % COMM_IN_FLIGHT];
+        const struct comm_operation *operation = comm_operation_at(comm, number);
         bool found = operation->queue == queue;
 
         for (int i = 0; i < PLAN_MAX_LANES && !found; i++)

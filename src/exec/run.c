@@ -10,6 +10,8 @@
 
 #include "base/base.h"
 
+#define STANDS_AFTER_NS 10000000 /* operations of which none has ended for so long */
+
 uint64_t exec_signature(const struct call_record *call)
 {
     uint64_t h = call->count * 0x9e3779b97f4a7c15u ^ call->detail;
@@ -188,23 +190,33 @@ static inline bool has_room(const struct thrum_comm *comm, uint64_t number)
 
 /*
  * Makes room for operation records where the host is too far ahead: waits until half of them have ended, so that the
- * calls that follow need not.
+ * calls that follow need not. If none ends for a while the peers may be waiting for this very thread, which drives them
+ * too and comes to them only after the next calls: there the host goes on, and further ahead.
  */
 static thrum_status_t reserve(struct thrum_comm *comm)
 {
-    uint64_t awaited =
-        atomic_load_explicit(&comm->issued, memory_order_relaxed) - COMM_IN_FLIGHT / 2;
-    const struct comm_operation *operation = &comm->operations[awaited % COMM_IN_FLIGHT];
+    uint64_t issued = atomic_load_explicit(&comm->issued, memory_order_relaxed);
+    uint64_t awaited = issued - COMM_IN_FLIGHT / 2, before = UINT64_MAX;
 
     for (;;) {
+        const struct comm_operation *operation = comm_operation_at(comm, awaited);
+        uint64_t retired;
+
         comm_retire(comm);
-        if (atomic_load_explicit(&comm->retired_number, memory_order_acquire) >= awaited)
+        retired = atomic_load_explicit(&comm->retired_number, memory_order_acquire);
+        if (retired >= awaited)
             return THRUM_OK;
         if (atomic_load_explicit(&comm->status, memory_order_acquire))
             return comm_failure(comm);
+        if (retired == before)
+            comm->stands_at = retired;
+        if (retired == comm->stands_at &&
+            (issued - retired <= comm->operations_mask || comm_grow_operations(comm)))
+            return THRUM_OK;
+        before = retired;
         if (awaited > comm_done(comm)) {
-            thrum_status_t status =
-                operation->queue->ops->wait(operation->queue->impl, operation->ticket, 10000000);
+            thrum_status_t status = operation->queue->ops->wait(operation->queue->impl,
+                                                                operation->ticket, STANDS_AFTER_NS);
             (void)status; /* a failure is the control thread's to report */
         }
     }
@@ -481,7 +493,7 @@ static void write_down(void *argument)
 {
     const struct issue *issue = argument;
     struct thrum_comm *comm = issue->comm;
-    struct comm_operation *operation = &comm->operations[issue->number % COMM_IN_FLIGHT];
+    struct comm_operation *operation = comm_operation_at(comm, issue->number);
 
     begin_operation(operation, issue->number, issue->queue, issue->call);
     operation->ticket = issue->ticket;
@@ -516,7 +528,7 @@ thrum_status_t exec_run(struct thrum_comm *comm, struct exec_program *program,
                         struct thrum_queue *queue, const struct call_record *call)
 {
     uint64_t number = atomic_load_explicit(&comm->issued, memory_order_relaxed) + 1;
-    struct comm_operation *operation = &comm->operations[number % COMM_IN_FLIGHT];
+    struct comm_operation *operation;
     thrum_status_t status = THRUM_OK;
 
     if (queue_is_capturing(queue))
@@ -542,6 +554,7 @@ thrum_status_t exec_run(struct thrum_comm *comm, struct exec_program *program,
             comm_cancel_all(comm);
         return status;
     }
+    operation = comm_operation_at(comm, number); /* now: making room may move it */
     begin_operation(operation, number, queue, call);
     if (program->nmessages)
         status = hand_on_messages(comm, program, operation);

@@ -12,6 +12,9 @@
 
 #define MAX_QUEUES 65536u
 #define KICK_BYTES (1u << 20) /* from here on it is worth waking the engine thread at once */
+#define MOST_SLOTS (1u << 20) /* of a ring that has grown */
+#define GROW_AFTER_NS \
+    10000000 /* a full ring of which nothing could be executed for so long grows */
 
 static _Atomic(struct sim_queue *) table[MAX_QUEUES];
 static _Atomic unsigned table_high;
@@ -286,13 +289,51 @@ thrum_status_t sim_check(void *handle, const struct thrum_command *commands, siz
     return THRUM_OK;
 }
 
-/* Executes until `slots` fit; others may execute at the same time. */
+/* By who submits and owns the queue: a ring of twice the slots. Without memory for one it stays as it is. */
+static void grow_ring(struct sim_queue *queue, uint64_t tail)
+{
+    uint64_t depth = 2 * queue->depth, flush_mark = queue->flush_mark;
+    union sim_ring_slot *ring = aligned_alloc(CACHE_LINE_BYTES, depth * sizeof *ring);
+    uint64_t head = atomic_load_explicit(&queue->head, memory_order_relaxed);
+
+    if (!ring)
+        return;
+    memset(ring, 0, depth * sizeof *ring);
+    for (uint64_t at = head; at != tail; at++)
+        ring[at & (depth - 1)] = queue->ring[at & queue->mask];
+    free(queue->ring);
+    queue->ring = ring;
+    queue->depth = depth;
+    queue->mask = depth - 1;
+    if (queue->decoded) /* operands may lie in the ring */
+        sim_packet_decode(queue, head, &queue->current, queue->operands);
+    queue->flush_mark = flush_mark;
+}
+
+/*
+ * Executes until `slots` fit; others may execute at the same time. Where nothing moves, what it waits for may be what the
+ * submitter does next: who drives several devices submits to one of them after the other.
+ */
 static void make_room(struct sim_queue *queue, uint64_t tail, uint64_t slots)
 {
+    uint64_t seen = 0;
+    int64_t since = 0;
+
     while (tail + slots - atomic_load_explicit(&queue->head, memory_order_acquire) > queue->depth) {
+        uint64_t progress = atomic_load_explicit(&queue->progress, memory_order_relaxed);
         enum sim_state state = SIM_BLOCKED;
+
+        if (!since || progress != seen) {
+            seen = progress;
+            since = now_ns();
+        }
         if (sim_queue_try_own(queue)) {
             state = sim_execute(queue, SIM_BUDGET_SLICE, true);
+            if (state == SIM_BLOCKED && queue->depth < MOST_SLOTS &&
+                now_ns() - since > GROW_AFTER_NS) {
+                grow_ring(queue, tail);
+                since = 0;
+            }
             sim_queue_disown(queue);
         }
         if (state == SIM_BLOCKED) {

@@ -25,7 +25,7 @@ struct cudart_device;
 struct cudart_pool;
 struct cudart_capture;
 struct cudart_graph;
-struct host_call;
+struct cudart_graph_memory;
 struct cudart_stream {
     thrum_queue_t queue; /* also the stream's handle */
     struct cudart_device *device; /* NULL: a queue of the caller's, of which nothing is known */
@@ -40,14 +40,13 @@ struct cudart_stream {
     _Atomic uint64_t used, ordered;
     uint64_t
         waited_for; /* blocking: `used` up to which the default stream waits; under the device's lock */
-    _Atomic int deferred; /* thrum_status_t that a wait of ours met, for the caller's next one */
     _Atomic bool forgiven; /* see thrum_cudart_forgive */
     struct cudart_capture *_Atomic capture; /* NULL: it is not captured */
     unsigned lane; /* of the capture; under its lock */
+    int asking; /* threads that ask how its work ended; under the captures' lock */
     bool is_lane; /* hidden, of an executable graph; its errors are those of who waits for it */
     struct cudart_stream *next_idle; /* of the device's lanes; under its lock */
     _Atomic bool launched; /* a graph, since the last wait */
-    struct host_call *host_calls; /* under the device's lock */
 };
 
 /* ---- devices (cudart_device.c) ---- */
@@ -67,6 +66,8 @@ struct cudart_device {
     _Atomic size_t limits[CUDART_LIMITS]; /* by enum cudaLimit: what programs set */
     _Atomic int cache; /* enum cudaFuncCache */
     bool *peers; /* by CUDA device: peer access was enabled; under the lock */
+    uint64_t
+        graph_memory[4]; /* by enum cudaGraphMemAttributeType; under cudart_graph_memory.c's lock */
 };
 
 /* How many CUDA devices there are; of the environment's choice. */
@@ -90,6 +91,8 @@ cudaError_t cudart_stream_find(cudaStream_t handle, int index, struct cudart_str
  * work is a node of its graph.
  */
 cudaError_t cudart_stream_enter(struct cudart_stream *stream, enum cudaGraphNodeType type);
+/* The stream whose queue it is; NULL: a queue of the caller's. */
+struct cudart_stream *cudart_stream_of(thrum_queue_t queue);
 /* Waits for the stream's work. keep: an error is for the caller's next wait. */
 cudaError_t cudart_stream_wait(struct cudart_stream *stream, bool keep);
 /* What a wait that returned `status` means for the caller. */
@@ -105,8 +108,8 @@ void cudart_streams_drop(struct cudart_device *device);
 cudaError_t cudart_lane_take(struct cudart_device *device, struct cudart_stream **stream_out);
 bool cudart_lane_lives(const struct cudart_stream *stream, thrum_queue_t queue);
 void cudart_lane_give(struct cudart_stream *stream, thrum_queue_t queue);
-/* Frees the records of host functions of a stream that has ended its work. */
-void cudart_host_calls_free(struct cudart_stream *stream);
+/* Frees the records of host functions of a stream that executes nothing any more. */
+void cudart_host_calls_free(const struct cudart_stream *stream);
 
 /* ---- captures (cudart_capture.c) ---- */
 
@@ -115,8 +118,6 @@ struct cudart_point {
     uint64_t capture; /* its number; 0: none */
     size_t index; /* of the capture's points */
 };
-
-#define CUDART_LANES 64 /* streams in one capture: as many as Thrum takes */
 
 /* How many captures there are. */
 extern _Atomic int cudart_captures;
@@ -141,9 +142,13 @@ cudaError_t cudart_capture_check_device(const struct cudart_device *device);
 cudaError_t cudart_capture_check_unsafe(const char *function);
 /* The stream is about to be destroyed. */
 void cudart_capture_leave(struct cudart_stream *stream);
-/* What the capture's graph holds until it is freed: another graph; memory that is then freed. */
+/* What the stream's work that has ended ended with, unless it is being captured by now. */
+thrum_status_t cudart_capture_query(struct cudart_stream *stream);
+/* The capture's graph holds another until it is freed. */
 cudaError_t cudart_capture_keep(struct cudart_stream *stream, struct cudart_graph *graph);
-cudaError_t cudart_capture_free(struct cudart_stream *stream, void *pointer);
+/* What the captured stream does with memory of graphs; one that it allocates is the capture's from now on. */
+cudaError_t cudart_capture_use(struct cudart_stream *stream, struct cudart_graph_memory *memory,
+                               bool allocates);
 
 /* ---- graphs (cudart_graph.c) ---- */
 
@@ -153,10 +158,16 @@ struct cudart_node {
     size_t first_dependency, ndependencies;
 };
 
+/* A node that allocates or frees. */
+struct cudart_memory_use {
+    struct cudart_graph_memory *memory;
+    bool allocates;
+    bool was_live; /* before the launch that is being made */
+};
+
 /* What was captured; constant when the capture has ended. */
 struct cudart_graph {
     _Atomic int references;
-    pthread_mutex_t launching; /* who waits for one of its events means that of the same launch */
     struct cudart_graph *next; /* of all; under cudart_graph.c's lock */
     thrum_graph_t graph;
     struct cudart_node *nodes;
@@ -164,10 +175,11 @@ struct cudart_graph {
     thrum_event_t *events; /* that its lanes wait for */
     int *devices; /* of its lanes */
     struct cudart_graph **children; /* graphs that were launched in the capture */
-    void **freed; /* memory that the capture freed: the graph may be launched again */
-    size_t nnodes, ndependencies, nevents, ndevices, nchildren, nfreed;
+    struct cudart_memory_use *uses; /* of memory of graphs, in order */
+    _Atomic bool instantiated; /* there are uses: there is an executable one */
+    size_t nnodes, ndependencies, nevents, ndevices, nchildren, nuses;
     size_t nodes_capacity, dependencies_capacity, events_capacity, devices_capacity,
-        children_capacity, freed_capacity;
+        children_capacity, uses_capacity;
 };
 
 struct cudart_graph *cudart_graph_new(void); /* with one reference; NULL: no memory */
@@ -176,6 +188,34 @@ void cudart_graph_put(struct cudart_graph *graph);
 cudaError_t cudart_graph_publish(struct cudart_graph *graph, cudaGraph_t *out);
 /* Room for one more behind n elements; false: no memory. */
 bool cudart_grow(void *array_at, size_t n, size_t *capacity, size_t element_bytes);
+
+/* ---- memory of graphs (cudart_graph_memory.c) ---- */
+
+/* A point in a stream, for several who wait for it. */
+struct cudart_fence {
+    _Atomic int references;
+    thrum_event_t event;
+};
+cudaError_t cudart_fence_new(thrum_queue_t queue, struct cudart_fence **fence_out);
+void cudart_fence_put(struct cudart_fence *fence); /* takes NULL */
+
+/* In a capture: cudaMallocAsync, and cudaFreeAsync of any memory. */
+cudaError_t cudart_graph_allocate(struct cudart_stream *stream, struct cudart_device *device,
+                                  size_t bytes, void **pointer);
+cudaError_t cudart_graph_free(struct cudart_stream *stream, void *pointer);
+/* Outside of captures: what a launch has allocated is freed; behind the queue's work, or with NULL now. */
+cudaError_t cudart_graph_memory_free(struct cudart_graph_memory *memory, thrum_queue_t queue);
+/*
+ * Around a launch: what it allocates must not be allocated (automatic: it is freed first), what it frees must be; the
+ * queue waits for who used that before. If then nothing is launched: fence NULL.
+ */
+cudaError_t cudart_graph_memory_begin(struct cudart_graph *graph, bool automatic,
+                                      thrum_queue_t queue);
+void cudart_graph_memory_end(struct cudart_graph *graph, struct cudart_fence *fence);
+/* The graph goes. What it has allocated and not freed is the program's. */
+void cudart_graph_memory_put(struct cudart_graph *graph);
+/* Memory whose graph is not made: it goes. */
+void cudart_graph_memory_drop(struct cudart_graph_memory *memory);
 
 /* ---- memory (cudart_memory.c) ---- */
 
@@ -195,6 +235,7 @@ struct cudart_range {
     int device; /* CUDA's number */
     unsigned flags;
     struct cudart_pool *pool; /* NULL: not of one */
+    struct cudart_graph_memory *graph; /* NULL: not of one */
 };
 
 struct cudart_import;
@@ -211,9 +252,10 @@ bool cudart_memory_take(const void *pointer, unsigned kinds, struct cudart_entry
 thrum_status_t cudart_memory_release(struct cudart_entry *entry);
 /* Takes out and releases, when the device's work is done; `none`: there is no such thing. */
 cudaError_t cudart_memory_drop_at(void *pointer, unsigned kinds, cudaError_t none);
-/* Device memory; of a pool, or NULL. */
+/* Device memory; of a pool or a graph, or NULL. */
 cudaError_t cudart_memory_allocate(struct cudart_device *device, size_t bytes,
-                                   struct cudart_pool *pool, void **pointer);
+                                   struct cudart_pool *pool, struct cudart_graph_memory *graph,
+                                   void **pointer);
 
 /* What holds the pointer; kind CUDART_PAGEABLE if nothing that is known. */
 struct cudart_range cudart_range_of(const void *pointer);
@@ -238,8 +280,8 @@ void cudart_memory_drop(struct cudart_device *device);
 bool cudart_pool_reclaim(int device, bool and_wait);
 /* Whether the memory was freed in a stream, and is not given back yet. */
 bool cudart_pool_has_freed(const void *pointer);
-/* Frees device memory when its device's work is done. */
-void cudart_pool_free(void *pointer);
+/* Gives back memory that was taken out of the table, when the point is reached; takes the reference. */
+void cudart_pool_give_back(const struct cudart_entry *entry, struct cudart_fence *fence);
 /* The range is freed by other means. */
 void cudart_pool_forget(const struct cudart_range *range);
 

@@ -30,13 +30,12 @@ struct cudart_capture {
     enum cudaStreamCaptureMode mode;
     pthread_t thread; /* that began it */
     struct cudart_graph *graph;
-    struct {
+    struct lane {
         struct cudart_stream *stream; /* NULL: destroyed meanwhile */
         struct set behind;
-    } lanes[CUDART_LANES];
-    unsigned nlanes;
+    } * lanes;
     struct point *points;
-    size_t npoints, points_capacity;
+    size_t nlanes, lanes_capacity, npoints, points_capacity;
     bool spoiled; /* nothing is recorded any more */
 };
 
@@ -44,9 +43,10 @@ _Atomic int cudart_captures;
 
 static struct {
     pthread_mutex_t lock; /* of all that is in captures */
+    pthread_cond_t asked; /* a stream's `asking` has become less */
     struct cudart_capture *first;
     uint64_t last_number;
-} all = {.lock = PTHREAD_MUTEX_INITIALIZER};
+} all = {.lock = PTHREAD_MUTEX_INITIALIZER, .asked = PTHREAD_COND_INITIALIZER};
 
 static _Thread_local enum cudaStreamCaptureMode thread_mode;
 
@@ -145,10 +145,12 @@ static void spoil(struct cudart_capture *capture)
         thrum_graph_destroy(graph);
 }
 
+/* Not under the lock: what it gives back may take its time. */
 static void free_capture(struct cudart_capture *capture)
 {
-    for (unsigned i = 0; i < capture->nlanes; i++)
+    for (size_t i = 0; i < capture->nlanes; i++)
         free(capture->lanes[i].behind.nodes);
+    free(capture->lanes);
     for (size_t i = 0; i < capture->npoints; i++)
         free(capture->points[i].behind.nodes);
     free(capture->points);
@@ -156,7 +158,7 @@ static void free_capture(struct cudart_capture *capture)
     free(capture);
 }
 
-/* Its streams are as before; the capture is freed, but for what was made. */
+/* Its streams are as before, and the capture is the caller's alone, to be freed. */
 static void end_capture(struct cudart_capture *capture)
 {
     struct cudart_capture **at = &all.first;
@@ -164,10 +166,9 @@ static void end_capture(struct cudart_capture *capture)
     while (*at != capture)
         at = &(*at)->next;
     *at = capture->next;
-    for (unsigned i = 0; i < capture->nlanes; i++)
+    for (size_t i = 0; i < capture->nlanes; i++)
         if (capture->lanes[i].stream)
             atomic_store(&capture->lanes[i].stream->capture, NULL);
-    free_capture(capture);
     atomic_fetch_sub(&cudart_captures, 1);
 }
 
@@ -184,17 +185,23 @@ static cudaError_t is_spoiled(const struct cudart_capture *capture)
                             : cudaSuccess;
 }
 
+static cudaError_t ended_meanwhile(void)
+{
+    return cudart_fail(cudaErrorIllegalState, "the capture ended meanwhile");
+}
+
 static bool add_lane(struct cudart_capture *capture, struct cudart_stream *stream)
 {
     struct cudart_graph *graph = capture->graph;
 
-    if (capture->nlanes == CUDART_LANES ||
+    if (!cudart_grow(&capture->lanes, capture->nlanes, &capture->lanes_capacity,
+                     sizeof *capture->lanes) ||
         !cudart_grow(&graph->devices, graph->ndevices, &graph->devices_capacity,
                      sizeof *graph->devices))
         return false;
     graph->devices[graph->ndevices++] = stream->device->index;
-    capture->lanes[capture->nlanes].stream = stream;
-    stream->lane = capture->nlanes++;
+    capture->lanes[capture->nlanes] = (struct lane){.stream = stream};
+    stream->lane = (unsigned)capture->nlanes++;
     atomic_store(&stream->capture, capture);
     return true;
 }
@@ -236,21 +243,61 @@ cudaError_t cudart_capture_keep(struct cudart_stream *stream, struct cudart_grap
     return error;
 }
 
-cudaError_t cudart_capture_free(struct cudart_stream *stream, void *pointer)
+/* Under the lock. */
+static cudaError_t add_use(struct cudart_capture *capture, struct cudart_graph_memory *memory,
+                           bool allocates)
+{
+    struct cudart_graph *graph = capture->graph;
+    cudaError_t error = is_spoiled(capture);
+
+    for (size_t i = 0; i < graph->nuses && !error; i++)
+        if (graph->uses[i].memory == memory && !graph->uses[i].allocates)
+            error = cudart_fail(cudaErrorInvalidValue, "the capture has freed it already");
+    if (error)
+        return error;
+    if (!cudart_grow(&graph->uses, graph->nuses, &graph->uses_capacity, sizeof *graph->uses))
+        return no_memory(capture);
+    graph->uses[graph->nuses++] = (struct cudart_memory_use){memory, allocates, false};
+    return cudaSuccess;
+}
+
+cudaError_t cudart_capture_use(struct cudart_stream *stream, struct cudart_graph_memory *memory,
+                               bool allocates)
 {
     struct cudart_capture *capture;
-    struct cudart_graph *graph;
-    cudaError_t error = cudaSuccess;
+    cudaError_t error;
 
     pthread_mutex_lock(&all.lock);
     capture = atomic_load(&stream->capture);
-    graph = capture ? capture->graph : NULL;
-    if (graph && !cudart_grow(&graph->freed, graph->nfreed, &graph->freed_capacity, sizeof(void *)))
-        error = no_memory(capture);
-    else if (graph)
-        graph->freed[graph->nfreed++] = pointer;
+    error = capture ? add_use(capture, memory, allocates) : ended_meanwhile();
     pthread_mutex_unlock(&all.lock);
     return error;
+}
+
+/* Without the lock, as the cause of an error may have to be found: a capture of this stream begins after that. */
+thrum_status_t cudart_capture_query(struct cudart_stream *stream)
+{
+    thrum_status_t status = THRUM_OK;
+
+    pthread_mutex_lock(&all.lock);
+    if (!atomic_load(&stream->capture)) {
+        stream->asking++;
+        pthread_mutex_unlock(&all.lock);
+        status = thrum_queue_query(stream->queue);
+        pthread_mutex_lock(&all.lock);
+        stream->asking--;
+        pthread_cond_broadcast(&all.asked);
+    }
+    pthread_mutex_unlock(&all.lock);
+    return status;
+}
+
+/* Takes the lock, for what may begin to record the stream. */
+static void lock_for(const struct cudart_stream *stream)
+{
+    pthread_mutex_lock(&all.lock);
+    while (stream->asking)
+        pthread_cond_wait(&all.asked, &all.lock);
 }
 
 static cudaError_t new_point(struct cudart_capture *capture, struct cudart_stream *stream,
@@ -287,8 +334,7 @@ cudaError_t cudart_capture_record(struct cudart_stream *stream, struct cudart_po
 
     pthread_mutex_lock(&all.lock);
     capture = atomic_load(&stream->capture);
-    error = capture ? is_spoiled(capture)
-                    : cudart_fail(cudaErrorIllegalState, "the capture ended meanwhile");
+    error = capture ? is_spoiled(capture) : ended_meanwhile();
     if (!error)
         error = new_point(capture, stream, point_out);
     pthread_mutex_unlock(&all.lock);
@@ -306,7 +352,9 @@ static cudaError_t join(struct cudart_capture *capture, struct cudart_stream *st
                            "the default stream, and queues of the caller, cannot join a capture");
     }
     error = cudart_of_status(thrum_queue_capture_join(stream->queue, origin_of(capture)->queue));
-    if (!error && !add_lane(capture, stream))
+    if (error) /* what the stream does next is not recorded: no graph may come of it */
+        spoil(capture);
+    else if (!add_lane(capture, stream))
         error = no_memory(capture);
     return error;
 }
@@ -340,7 +388,7 @@ cudaError_t cudart_capture_wait(struct cudart_stream *stream, const struct cudar
     struct cudart_capture *capture;
     cudaError_t error;
 
-    pthread_mutex_lock(&all.lock);
+    lock_for(stream);
     capture = find_number(point->capture);
     error = capture ? wait_in(capture, stream, point->index)
                     : cudart_fail(cudaErrorCapturedEvent,
@@ -396,7 +444,7 @@ static bool find_on(const struct cudart_device *device, unsigned without_flags, 
     bool any = false;
 
     for (struct cudart_capture *c = all.first; c; c = c->next)
-        for (unsigned i = 0; i < c->nlanes; i++) {
+        for (size_t i = 0; i < c->nlanes; i++) {
             const struct cudart_stream *stream = c->lanes[i].stream;
 
             if (!stream || stream->device != device || stream->flags & without_flags)
@@ -469,7 +517,7 @@ cudaError_t cudart_capture_check_unsafe(const char *function)
 
 void cudart_capture_leave(struct cudart_stream *stream)
 {
-    struct cudart_capture *capture;
+    struct cudart_capture *capture, *ended = NULL;
 
     pthread_mutex_lock(&all.lock);
     capture = atomic_load(&stream->capture);
@@ -480,14 +528,41 @@ void cudart_capture_leave(struct cudart_stream *stream)
             atomic_store(&stream->capture, NULL);
         } else {
             end_capture(capture);
+            ended = capture;
         }
     }
     pthread_mutex_unlock(&all.lock);
+    if (ended)
+        free_capture(ended);
 }
 
 /* ---- begin and end ---- */
 
-static cudaError_t begin(struct cudart_stream *stream, enum cudaStreamCaptureMode mode)
+/* Under the lock. */
+static cudaError_t begin(struct cudart_capture *capture, struct cudart_stream *stream)
+{
+    cudaError_t error = atomic_load(&stream->capture)
+                            ? cudart_fail(cudaErrorIllegalState, "stream=%p is captured already",
+                                          (void *)stream->queue)
+                            : cudart_of_status(thrum_queue_capture_begin(stream->queue));
+
+    if (error)
+        return error;
+    if (!add_lane(capture, stream)) {
+        thrum_graph_t graph = NULL;
+
+        if (!thrum_queue_capture_end(stream->queue, &graph))
+            thrum_graph_destroy(graph);
+        return cudart_fail(cudaErrorMemoryAllocation, "no host memory for a capture");
+    }
+    capture->number = ++all.last_number;
+    capture->next = all.first;
+    all.first = capture;
+    atomic_fetch_add(&cudart_captures, 1);
+    return cudaSuccess;
+}
+
+static cudaError_t begin_new(struct cudart_stream *stream, enum cudaStreamCaptureMode mode)
 {
     struct cudart_capture *capture = calloc(1, sizeof *capture);
     cudaError_t error;
@@ -498,24 +573,13 @@ static cudaError_t begin(struct cudart_stream *stream, enum cudaStreamCaptureMod
         free(capture);
         return cudart_fail(cudaErrorMemoryAllocation, "no host memory for a capture");
     }
-    error = cudart_of_status(thrum_queue_capture_begin(stream->queue));
-    if (error) {
-        free_capture(capture);
-        return error;
-    }
     capture->mode = mode;
     capture->thread = pthread_self();
-    pthread_mutex_lock(&all.lock);
-    capture->number = ++all.last_number;
-    capture->next = all.first;
-    all.first = capture;
-    atomic_fetch_add(&cudart_captures, 1);
-    if (!add_lane(capture, stream)) {
-        capture->lanes[0].stream = stream;
-        error = no_memory(capture);
-        end_capture(capture);
-    }
+    lock_for(stream);
+    error = begin(capture, stream);
     pthread_mutex_unlock(&all.lock);
+    if (error)
+        free_capture(capture);
     return error;
 }
 
@@ -533,7 +597,7 @@ cudaError_t cudaStreamBeginCapture(cudaStream_t handle, enum cudaStreamCaptureMo
         error = cudart_fail(cudaErrorIllegalState, "stream=%p is captured already", (void *)handle);
     if (!error) /* what is captured starts behind it */
         error = cudart_stream_enter(stream, cudaGraphNodeTypeEmpty);
-    return cudart_result(error ? error : begin(stream, mode));
+    return cudart_result(error ? error : begin_new(stream, mode));
 }
 
 /* Under the lock: whether the capture may be ended on the stream, now and by this thread. */
@@ -541,10 +605,12 @@ static cudaError_t check_end(const struct cudart_stream *stream)
 {
     const struct cudart_capture *capture = atomic_load(&stream->capture);
 
-    if (!capture || stream->lane)
+    if (!capture)
+        return cudart_fail(cudaErrorIllegalState, "stream=%p is not captured",
+                           (void *)stream->queue);
+    if (stream->lane)
         return cudart_fail(cudaErrorStreamCaptureUnmatched,
-                           capture ? "stream=%p joined the capture, which began on another"
-                                   : "stream=%p is not captured",
+                           "stream=%p joined the capture, which began on another",
                            (void *)stream->queue);
     if (capture->mode != cudaStreamCaptureModeRelaxed &&
         !pthread_equal(capture->thread, pthread_self()))
@@ -564,7 +630,7 @@ static cudaError_t finish(struct cudart_capture *capture, struct cudart_graph **
     if (!error && !reaches_all(capture->graph, &capture->lanes[0].behind)) {
         spoil(capture);
         error = cudart_fail(cudaErrorStreamCaptureUnjoined,
-                            "the first of the capture's %u streams does not wait for all work of "
+                            "the first of the capture's %zu streams does not wait for all work of "
                             "the others",
                             capture->nlanes);
     }
@@ -583,6 +649,7 @@ static cudaError_t finish(struct cudart_capture *capture, struct cudart_graph **
 
 cudaError_t cudaStreamEndCapture(cudaStream_t handle, cudaGraph_t *graph)
 {
+    struct cudart_capture *ended = NULL;
     struct cudart_stream *stream;
     struct cudart_graph *made = NULL;
     cudaError_t error = graph ? cudart_stream_find(handle, -1, &stream)
@@ -594,10 +661,13 @@ cudaError_t cudaStreamEndCapture(cudaStream_t handle, cudaGraph_t *graph)
     error = check_end(stream);
     if (!error) {
         *graph = NULL;
-        error = finish(stream->capture, &made);
-        end_capture(stream->capture);
+        ended = stream->capture;
+        error = finish(ended, &made);
+        end_capture(ended);
     }
     pthread_mutex_unlock(&all.lock);
+    if (ended)
+        free_capture(ended);
     return cudart_result(error ? error : cudart_graph_publish(made, graph));
 }
 

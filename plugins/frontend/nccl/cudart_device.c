@@ -212,6 +212,7 @@ cudaError_t cudaDeviceReset(void)
     cudart_host_calls_free(&device->main);
     device->main = (struct cudart_stream){.queue = NULL};
     atomic_store(&device->blocking_used, 0);
+    memset(device->graph_memory, 0, sizeof device->graph_memory);
     free(device->peers);
     /* A communicator on it has its own hold: its device stays until that is destroyed. */
     thrum_device_close(opened);

@@ -92,6 +92,9 @@ cudaError_t cudaEventRecordWithFlags(cudaEvent_t event, cudaStream_t handle, uns
         error = cudart_fail(cudaErrorInvalidValue, "flags=%#x", flags);
     if (!error)
         error = cudart_stream_find(handle, -1, &stream);
+    if (!error && flags && !stream->capture)
+        error = cudart_fail(cudaErrorInvalidValue,
+                            "cudaEventRecordExternal on a stream that is not captured");
     if (!error && stream->capture && !flags)
         error = cudart_capture_record(stream, &event->point);
     else if (!error)
@@ -104,19 +107,31 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream)
     return cudaEventRecordWithFlags(event, stream, 0);
 }
 
-/* For what was recorded outside of captures. */
-static cudaError_t wait_for(struct cudart_stream *stream, cudaEvent_t event, bool external)
+static cudaError_t wait_for_record(struct cudart_stream *stream, cudaEvent_t event)
 {
-    cudaError_t error;
+    cudaError_t error = cudart_stream_enter(stream, cudaGraphNodeTypeWaitEvent);
 
+    return error ? error : cudart_of_status(thrum_event_wait(event->event, stream->queue));
+}
+
+/* At each launch, for the newest record at that time: there may be none yet. */
+static cudaError_t wait_external(struct cudart_stream *stream, cudaEvent_t event)
+{
+    return stream->capture ? wait_for_record(stream, event)
+                           : cudart_fail(cudaErrorInvalidValue,
+                                         "cudaEventWaitExternal on a stream that is not captured");
+}
+
+/* For what was recorded outside of captures. */
+static cudaError_t wait_for(struct cudart_stream *stream, cudaEvent_t event)
+{
     if (!atomic_load(&event->recorded))
         return cudaSuccess;
-    if (stream->capture && !external)
+    if (stream->capture)
         return cudart_capture_spoil(stream, cudaErrorStreamCaptureIsolation,
                                     "event=%p was not recorded in the capture of stream=%p",
                                     (void *)event, (void *)stream->queue);
-    error = cudart_stream_enter(stream, cudaGraphNodeTypeWaitEvent);
-    return error ? error : cudart_of_status(thrum_event_wait(event->event, stream->queue));
+    return wait_for_record(stream, event);
 }
 
 cudaError_t cudaStreamWaitEvent(cudaStream_t handle, cudaEvent_t event, unsigned flags)
@@ -129,8 +144,9 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t handle, cudaEvent_t event, unsigned
     if (!error)
         error = cudart_stream_find(handle, -1, &stream);
     if (!error)
-        error = event->point.capture ? cudart_capture_wait(stream, &event->point)
-                                     : wait_for(stream, event, flags);
+        error = flags                  ? wait_external(stream, event)
+                : event->point.capture ? cudart_capture_wait(stream, &event->point)
+                                       : wait_for(stream, event);
     return cudart_result(error);
 }
 

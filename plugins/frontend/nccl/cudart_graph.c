@@ -24,8 +24,8 @@ struct executable {
     pthread_mutex_t lock; /* of launches: one after the other */
     struct cudart_graph *graph;
     unsigned long long flags;
-    thrum_event_t order; /* NULL: it was launched on one stream only */
-    thrum_queue_t last; /* of the latest launch */
+    struct cudart_fence *order; /* behind the latest launch; NULL: there was none */
+    thrum_queue_t *queues; /* of the lanes of a launch */
     struct lane lanes[]; /* the first has no stream */
 };
 
@@ -53,7 +53,6 @@ struct cudart_graph *cudart_graph_new(void)
     if (!graph)
         return NULL;
     atomic_store(&graph->references, 1);
-    pthread_mutex_init(&graph->launching, NULL);
     pthread_mutex_lock(&all.lock);
     graph->next = all.first;
     all.first = graph;
@@ -77,15 +76,13 @@ void cudart_graph_put(struct cudart_graph *graph)
         thrum_event_destroy(graph->events[i]);
     for (size_t i = 0; i < graph->nchildren; i++)
         cudart_graph_put(graph->children[i]);
-    for (size_t i = 0; i < graph->nfreed; i++)
-        cudart_pool_free(graph->freed[i]);
-    free(graph->freed);
+    cudart_graph_memory_put(graph);
+    free(graph->uses);
     free(graph->nodes);
     free(graph->dependencies);
     free(graph->events);
     free(graph->devices);
     free(graph->children);
-    pthread_mutex_destroy(&graph->launching);
     free(graph);
 }
 
@@ -105,9 +102,9 @@ cudaError_t cudart_graph_publish(struct cudart_graph *graph, cudaGraph_t *out)
 static cudaError_t find_graph(cudaGraph_t handle, struct cudart_graph **out)
 {
     *out = handle_set_find(&graphs, handle);
-    return *out ? cudaSuccess
-                : cudart_fail(cudaErrorInvalidResourceHandle, "graph=%p is not a live graph",
-                              (void *)handle);
+    return *out
+               ? cudaSuccess
+               : cudart_fail(cudaErrorInvalidValue, "graph=%p is not a live graph", (void *)handle);
 }
 
 cudaError_t cudaGraphClone(cudaGraph_t *clone, cudaGraph_t handle)
@@ -117,6 +114,9 @@ cudaError_t cudaGraphClone(cudaGraph_t *clone, cudaGraph_t handle)
 
     if (!error && !clone)
         error = cudart_fail(cudaErrorInvalidValue, "clone=NULL");
+    if (!error && graph->nuses)
+        error = cudart_fail(cudaErrorNotSupported,
+                            "a graph that allocates or frees memory is not cloned");
     if (error)
         return cudart_result(error);
     atomic_fetch_add(&graph->references, 1);
@@ -141,8 +141,10 @@ static void free_executable(struct executable *executable)
     for (size_t i = 1; i < executable->graph->ndevices; i++)
         if (executable->lanes[i].stream)
             cudart_lane_give(executable->lanes[i].stream, executable->lanes[i].queue);
-    thrum_event_destroy(executable->order);
+    cudart_fence_put(executable->order);
+    atomic_store(&executable->graph->instantiated, false);
     cudart_graph_put(executable->graph);
+    free(executable->queues);
     pthread_mutex_destroy(&executable->lock);
     free(executable);
 }
@@ -177,12 +179,21 @@ static cudaError_t check_flags(unsigned long long flags)
 static cudaError_t instantiate(struct cudart_graph *graph, unsigned long long flags,
                                cudaGraphExec_t *out)
 {
-    struct executable *executable =
-        calloc(1, sizeof *executable + graph->ndevices * sizeof *executable->lanes);
+    struct executable *executable;
     cudaError_t error;
 
-    if (!executable)
+    if (graph->nuses && atomic_exchange(&graph->instantiated, true))
+        return cudart_fail(
+            cudaErrorNotSupported,
+            "a graph that allocates or frees memory has one executable form at a time");
+    executable = calloc(1, sizeof *executable + graph->ndevices * sizeof *executable->lanes);
+    if (executable)
+        executable->queues = calloc(graph->ndevices, sizeof(thrum_queue_t));
+    if (!executable || !executable->queues) {
+        free(executable);
+        atomic_store(&graph->instantiated, false);
         return cudart_fail(cudaErrorMemoryAllocation, "no host memory for a graph");
+    }
     pthread_mutex_init(&executable->lock, NULL);
     atomic_fetch_add(&graph->references, 1);
     executable->graph = graph;
@@ -219,9 +230,9 @@ cudaError_t cudaGraphInstantiateWithFlags(cudaGraphExec_t *executable, cudaGraph
 static cudaError_t find_executable(cudaGraphExec_t handle, struct executable **out)
 {
     *out = handle_set_find(&executables, handle);
-    return *out ? cudaSuccess
-                : cudart_fail(cudaErrorInvalidResourceHandle, "graph=%p is not a live graph",
-                              (void *)handle);
+    return *out
+               ? cudaSuccess
+               : cudart_fail(cudaErrorInvalidValue, "graph=%p is not a live graph", (void *)handle);
 }
 
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t handle)
@@ -251,58 +262,65 @@ cudaError_t cudaGraphExecGetFlags(cudaGraphExec_t handle, unsigned long long *fl
 /* As in CUDA: launches of one executable graph follow one another, on whatever streams. */
 static cudaError_t put_behind_last(struct executable *executable, struct cudart_stream *stream)
 {
-    thrum_status_t status = THRUM_OK;
+    return executable->order
+               ? cudart_of_status(thrum_event_wait(executable->order->event, stream->queue))
+               : cudaSuccess;
+}
 
-    if (!executable->last || executable->last == stream->queue)
-        return cudaSuccess;
+/* The stream's work up to here: what comes later on other streams waits for it, whoever captures this one by then. */
+static cudaError_t set_order(struct executable *executable, struct cudart_stream *stream)
+{
     if (!executable->order)
-        status = thrum_event_create(thrum_queue_device(stream->queue), &executable->order);
-    if (status)
-        return cudart_of_status(status);
-    /* a stream that is gone has ended its work */
-    return thrum_event_record(executable->order, executable->last)
-               ? cudaSuccess
-               : cudart_of_status(thrum_event_wait(executable->order, stream->queue));
+        return cudart_fence_new(stream->queue, &executable->order);
+    return cudart_of_status(thrum_event_record(executable->order->event, stream->queue));
 }
 
 static cudaError_t launch_lanes(struct executable *executable, struct cudart_stream *stream)
 {
     size_t n = executable->graph->ndevices;
-    thrum_queue_t queues[CUDART_LANES];
-    thrum_status_t status;
 
-    queues[0] = stream->queue;
+    executable->queues[0] = stream->queue;
     for (size_t i = 1; i < n; i++) {
         const struct lane *lane = &executable->lanes[i];
 
         if (!cudart_lane_lives(lane->stream, lane->queue))
             return cudart_fail(cudaErrorContextIsDestroyed,
                                "a device of the graph was reset since it was made executable");
-        queues[i] = lane->queue;
+        executable->queues[i] = lane->queue;
         atomic_store(&lane->stream->launched, true);
     }
-    pthread_mutex_lock(&executable->graph->launching);
-    status = thrum_graph_launch_lanes(executable->graph->graph, queues, (int)n);
-    pthread_mutex_unlock(&executable->graph->launching);
-    return cudart_of_status(status);
+    return cudart_of_status(
+        thrum_graph_launch_lanes(executable->graph->graph, executable->queues, (int)n));
 }
 
 static cudaError_t launch(struct executable *executable, struct cudart_stream *stream)
 {
+    struct cudart_graph *graph = executable->graph;
     cudaError_t error = put_behind_last(executable, stream);
 
+    if (!error)
+        error = cudart_graph_memory_begin(
+            graph, executable->flags & cudaGraphInstantiateFlagAutoFreeOnLaunch, stream->queue);
     if (error)
         return error;
-    executable->last = stream->queue;
     atomic_store(&stream->launched, true);
-    return launch_lanes(executable, stream);
+    error = launch_lanes(executable, stream);
+    if (!error)
+        error = set_order(executable, stream);
+    cudart_graph_memory_end(graph, error ? NULL : executable->order);
+    return error;
 }
 
 /* A graph in a graph: its lanes follow one another there. */
 static cudaError_t launch_captured(struct executable *executable, struct cudart_stream *stream)
 {
-    cudaError_t error = cudart_capture_keep(stream, executable->graph);
+    cudaError_t error;
 
+    if (executable->graph->nuses)
+        return cudart_capture_spoil(
+            stream, cudaErrorNotSupported,
+            "a graph that allocates or frees memory cannot be part of another");
+    error = cudart_capture_keep(stream, executable->graph);
     return error ? error
                  : cudart_of_status(thrum_graph_launch(executable->graph->graph, stream->queue));
 }
@@ -382,6 +400,11 @@ static cudaError_t update(struct executable *executable, struct cudart_graph *gr
     enum cudaGraphExecUpdateResult result;
     size_t i = first_difference(old, graph, &result);
 
+    if (!result && (old->nuses || graph->nuses)) {
+        *info = (cudaGraphExecUpdateResultInfo){.result = cudaGraphExecUpdateErrorNotSupported};
+        return cudart_fail(cudaErrorGraphExecUpdateFailure,
+                           "a graph that allocates or frees memory is not updated");
+    }
     *info = (cudaGraphExecUpdateResultInfo){result, node_at(graph, i), node_at(old, i)};
     if (result)
         return cudart_fail(cudaErrorGraphExecUpdateFailure, "node %zu of the graph %s",

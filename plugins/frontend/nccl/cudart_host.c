@@ -1,7 +1,7 @@
 /*
  * Functions of the host in streams. Whoever waits for a queue executes its commands, so a host function that blocks would
  * block that thread: functions run on a thread of their own, one after the other, and the queue's command only asks
- * whether its function has returned.
+ * whether its function has returned. Each launch of a graph calls its functions anew.
  */
 #include "cudart.h"
 
@@ -9,31 +9,52 @@
 
 #include <thrum/plugin.h>
 
-struct host_call {
-    struct host_call *next; /* of the stream; under the device's lock */
-    struct host_call *next_due; /* of the worker; under its lock */
+struct host_function {
     cudaHostFn_t function;
     void *argument;
     struct {
         cudaStreamCallback_t function; /* NULL: not by cudaStreamAddCallback */
         cudaStream_t stream;
     } callback;
-    bool captured; /* may come again */
-    _Atomic enum {
-        CALL_NEW,
-        CALL_DUE,
-        CALL_DONE,
-        CALL_SEEN
-    } state; /* SEEN: nobody looks any more */
+};
+
+/* One call of it. */
+struct host_call {
+    struct host_call *next, *previous; /* of all; under the lock */
+    struct host_call *next_due; /* of the worker; under the lock */
+    const struct cudart_stream *stream; /* NULL: a queue of the caller's */
+    struct host_function what;
+    bool abandoned; /* the stream is gone: the worker frees it; under the lock */
+    _Atomic enum { CALL_NEW, CALL_DUE, CALL_DONE } state;
 };
 
 static struct {
     pthread_mutex_t lock;
     pthread_cond_t due;
     bool started;
-    struct host_call *first, *last;
-    struct host_call *kept; /* what may still be called, by graphs; nobody says when it is not */
+    struct host_call *calls; /* whose commands have not ended */
+    struct host_call *first, *last; /* due */
 } worker = {.lock = PTHREAD_MUTEX_INITIALIZER, .due = PTHREAD_COND_INITIALIZER};
+
+/* Under the lock. */
+static void link_call(struct host_call *call)
+{
+    call->previous = NULL;
+    call->next = worker.calls;
+    if (call->next)
+        call->next->previous = call;
+    worker.calls = call;
+}
+
+static void unlink_call(struct host_call *call)
+{
+    if (call->next)
+        call->next->previous = call->previous;
+    if (call->previous)
+        call->previous->next = call->next;
+    else
+        worker.calls = call->next;
+}
 
 static void *work(void *unused)
 {
@@ -41,6 +62,7 @@ static void *work(void *unused)
     pthread_mutex_lock(&worker.lock);
     for (;;) {
         struct host_call *call = worker.first;
+        const struct host_function *what;
 
         if (!call) {
             pthread_cond_wait(&worker.due, &worker.lock);
@@ -48,12 +70,16 @@ static void *work(void *unused)
         }
         worker.first = call->next_due;
         pthread_mutex_unlock(&worker.lock);
-        if (call->callback.function)
-            call->callback.function(call->callback.stream, cudaSuccess, call->argument);
+        what = &call->what;
+        if (what->callback.function)
+            what->callback.function(what->callback.stream, cudaSuccess, what->argument);
         else
-            call->function(call->argument);
-        atomic_store_explicit(&call->state, CALL_DONE, memory_order_release);
+            what->function(what->argument);
         pthread_mutex_lock(&worker.lock);
+        if (call->abandoned)
+            free(call);
+        else
+            atomic_store_explicit(&call->state, CALL_DONE, memory_order_release);
     }
     return NULL;
 }
@@ -96,82 +122,118 @@ static thrum_status_t ask(void *argument)
         return THRUM_IN_PROGRESS;
     case CALL_DUE:
         return THRUM_IN_PROGRESS;
-    default:
-        /* A captured one waits for the graph's next launch. */
-        atomic_store(&call->state, call->captured ? CALL_NEW : CALL_SEEN);
+    default: /* nobody asks again */
+        pthread_mutex_lock(&worker.lock);
+        unlink_call(call);
+        pthread_mutex_unlock(&worker.lock);
+        free(call);
         return THRUM_OK;
     }
 }
 
-/* Under the device's lock. Calls whose command was cancelled go with the stream. */
-static void prune(struct cudart_stream *stream)
-{
-    struct host_call **at = &stream->host_calls, *call;
-
-    while ((call = *at)) {
-        if (atomic_load(&call->state) != CALL_SEEN) {
-            at = &call->next;
-            continue;
-        }
-        *at = call->next;
-        free(call);
-    }
-}
-
-void cudart_host_calls_free(struct cudart_stream *stream)
+/* Those whose commands were cancelled. */
+void cudart_host_calls_free(const struct cudart_stream *stream)
 {
     struct host_call *next;
 
-    for (struct host_call *call = stream->host_calls; call; call = next) {
+    pthread_mutex_lock(&worker.lock);
+    for (struct host_call *call = worker.calls; call; call = next) {
         next = call->next;
-        /* A graph outlives the stream that captured it, and the worker may still be at a cancelled one. */
-        if (call->captured || atomic_load(&call->state) == CALL_DUE) {
-            pthread_mutex_lock(&worker.lock);
-            call->next = worker.kept;
-            worker.kept = call;
-            pthread_mutex_unlock(&worker.lock);
-        } else {
+        if (call->stream != stream)
+            continue;
+        unlink_call(call);
+        call->abandoned = atomic_load(&call->state) == CALL_DUE;
+        if (!call->abandoned)
             free(call);
-        }
     }
-    stream->host_calls = NULL;
+    pthread_mutex_unlock(&worker.lock);
 }
 
-static cudaError_t launch(cudaStream_t handle, const struct host_call *what)
+static thrum_status_t submit(const struct cudart_stream *stream, thrum_queue_t queue,
+                             const struct host_function *what)
+{
+    struct host_call *call = calloc(1, sizeof *call);
+    thrum_status_t status;
+
+    if (!call)
+        return thrum_plugin_fail(THRUM_ERR_NO_MEMORY, "no host memory for a host function");
+    call->what = *what;
+    call->stream = stream;
+    pthread_mutex_lock(&worker.lock);
+    link_call(call);
+    pthread_mutex_unlock(&worker.lock);
+    status = thrum_queue_callback(queue, ask, call);
+    if (status) {
+        pthread_mutex_lock(&worker.lock);
+        unlink_call(call);
+        pthread_mutex_unlock(&worker.lock);
+        free(call);
+    }
+    return status;
+}
+
+/* ---- in graphs: each launch makes a call of its own ---- */
+
+static thrum_status_t replay(void *argument, thrum_queue_t queue);
+
+static const struct thrum_graph_call captured = {
+    .size = sizeof(struct thrum_graph_call),
+    .replay = replay,
+    .release = free,
+};
+
+/* In a graph in a graph, which keeps the inner one. */
+static const struct thrum_graph_call captured_again = {
+    .size = sizeof(struct thrum_graph_call),
+    .replay = replay,
+};
+
+static thrum_status_t replay(void *argument, thrum_queue_t queue)
+{
+    const struct cudart_stream *stream = cudart_stream_of(queue);
+
+    if (stream && stream->capture)
+        return thrum_queue_capture_call(queue, &captured_again, argument);
+    return submit(stream, queue, argument);
+}
+
+static thrum_status_t capture(thrum_queue_t queue, const struct host_function *what)
+{
+    struct host_function *copy = malloc(sizeof *copy);
+    thrum_status_t status;
+
+    if (!copy)
+        return thrum_plugin_fail(THRUM_ERR_NO_MEMORY, "no host memory for a host function");
+    *copy = *what;
+    status = thrum_queue_capture_call(queue, &captured, copy);
+    if (status)
+        free(copy);
+    return status;
+}
+
+static cudaError_t launch(cudaStream_t handle, struct host_function what)
 {
     struct cudart_stream *stream;
-    struct host_call *call;
     cudaError_t error = cudart_stream_find(handle, -1, &stream);
-    thrum_status_t status;
 
     if (!error && !stream->device)
         error = cudart_fail(cudaErrorInvalidResourceHandle,
                             "stream=%p is a queue of thrum_queue_create: use thrum_queue_callback",
                             (void *)handle);
+    if (!error && what.callback.function && stream->capture)
+        error = cudart_capture_spoil(stream, cudaErrorStreamCaptureUnsupported,
+                                     "cudaStreamAddCallback: stream=%p is captured, which takes "
+                                     "cudaLaunchHostFunc",
+                                     (void *)handle);
     if (!error)
         error = start_worker();
     if (!error)
         error = cudart_stream_enter(stream, cudaGraphNodeTypeHost);
     if (error)
         return error;
-    call = malloc(sizeof *call);
-    if (!call)
-        return cudart_fail(cudaErrorMemoryAllocation, "no host memory for a host function");
-    *call = *what;
-    call->callback.stream = handle;
-    call->captured = stream->capture != NULL;
-    pthread_mutex_lock(&stream->device->lock);
-    prune(stream);
-    /* ask() may already have been called, but only we free it, under this lock */
-    status = thrum_queue_callback(stream->queue, ask, call);
-    if (!status) {
-        call->next = stream->host_calls;
-        stream->host_calls = call;
-    }
-    pthread_mutex_unlock(&stream->device->lock);
-    if (status)
-        free(call);
-    return cudart_of_status(status);
+    what.callback.stream = handle;
+    return cudart_of_status(stream->capture ? capture(stream->queue, &what)
+                                            : submit(stream, stream->queue, &what));
 }
 
 cudaError_t cudaLaunchHostFunc(cudaStream_t stream, cudaHostFn_t function, void *argument)
@@ -179,7 +241,7 @@ cudaError_t cudaLaunchHostFunc(cudaStream_t stream, cudaHostFn_t function, void 
     if (!function)
         return cudart_result(cudart_fail(cudaErrorInvalidValue, "function=NULL"));
     return cudart_result(
-        launch(stream, &(struct host_call){.function = function, .argument = argument}));
+        launch(stream, (struct host_function){.function = function, .argument = argument}));
 }
 
 cudaError_t cudaStreamAddCallback(cudaStream_t stream, cudaStreamCallback_t function,
@@ -189,5 +251,5 @@ cudaError_t cudaStreamAddCallback(cudaStream_t stream, cudaStreamCallback_t func
         return cudart_result(cudart_fail(cudaErrorInvalidValue, "%s",
                                          function ? "flags is not 0" : "function=NULL"));
     return cudart_result(launch(
-        stream, &(struct host_call){.callback = {.function = function}, .argument = argument}));
+        stream, (struct host_function){.callback = {.function = function}, .argument = argument}));
 }

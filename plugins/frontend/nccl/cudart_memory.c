@@ -265,7 +265,8 @@ cudaError_t cudart_reach(struct cudart_device *device, const char *argument, con
 /* ---- device memory ---- */
 
 cudaError_t cudart_memory_allocate(struct cudart_device *device, size_t bytes,
-                                   struct cudart_pool *pool, void **pointer)
+                                   struct cudart_pool *pool, struct cudart_graph_memory *graph,
+                                   void **pointer)
 {
     void *address;
     thrum_status_t status = thrum_mem_alloc(atomic_load(&device->device), bytes, &address);
@@ -279,7 +280,8 @@ cudaError_t cudart_memory_allocate(struct cudart_device *device, size_t bytes,
                                                  .bytes = bytes,
                                                  .kind = CUDART_DEVICE,
                                                  .device = device->index,
-                                                 .pool = pool})) {
+                                                 .pool = pool,
+                                                 .graph = graph})) {
         (void)!thrum_mem_free(atomic_load(&device->device), address);
         return cudart_fail(cudaErrorMemoryAllocation, "no host memory");
     }
@@ -298,7 +300,7 @@ cudaError_t cudaMalloc(void **pointer, size_t bytes)
     if (error)
         return cudart_result(error);
     *pointer = NULL;
-    return bytes ? cudart_result(cudart_memory_allocate(device, bytes, NULL, pointer))
+    return bytes ? cudart_result(cudart_memory_allocate(device, bytes, NULL, NULL, pointer))
                  : cudaSuccess;
 }
 
@@ -355,6 +357,8 @@ cudaError_t cudaFree(void *pointer)
     /* As in CUDA: what may still use it ends first. */
     if (device)
         (void)cudart_device_wait(device, true);
+    if (range.graph)
+        return cudart_result(cudart_graph_memory_free(range.graph, NULL));
     if (!cudart_memory_take(pointer, 1u << CUDART_DEVICE, &entry))
         return cudart_result(cudart_fail(cudaErrorInvalidValue, "pointer=%p was freed", pointer));
     cudart_pool_forget(&entry.range);

@@ -1,7 +1,7 @@
 /*
  * Memory of streams (cudaMallocAsync, cudaFreeAsync) and its pools. Memory is there at once. What a stream frees is given
  * back when the stream has come that far: it is looked for at the next call here, at a synchronize of the pool's device, and where
- * memory is short. In a capture memory is allocated once, for all launches, and what is freed there goes with the graph.
+ * memory is short. What captures allocate is their graphs' (cudart_graph_memory.c).
  */
 #include "cudart.h"
 
@@ -21,7 +21,7 @@ struct cudart_pool {
 struct pending {
     struct pending *next;
     struct cudart_entry entry;
-    thrum_event_t event;
+    struct cudart_fence *fence; /* NULL: it may be given back now */
 };
 
 static struct {
@@ -121,7 +121,8 @@ static struct pending *take_ended(int device, bool any)
 {
     for (struct pending **at = &all.pending, *pending; (pending = *at); at = &pending->next) {
         if (pending->entry.range.device != device ||
-            (!any && thrum_event_query(pending->event) == THRUM_IN_PROGRESS))
+            (!any && pending->fence &&
+             thrum_event_query(pending->fence->event) == THRUM_IN_PROGRESS))
             continue;
         *at = pending->next;
         return pending;
@@ -133,8 +134,9 @@ static void give_back(struct pending *pending)
 {
     struct cudart_pool *pool = pending->entry.range.pool;
 
-    (void)!thrum_event_synchronize(pending->event);
-    thrum_event_destroy(pending->event);
+    if (pending->fence)
+        (void)!thrum_event_synchronize(pending->fence->event);
+    cudart_fence_put(pending->fence);
     (void)!cudart_memory_release(&pending->entry);
     pthread_mutex_lock(&all.lock);
     if (pool) {
@@ -185,18 +187,23 @@ void cudart_pool_forget(const struct cudart_range *range)
     pthread_mutex_unlock(&all.lock);
 }
 
-void cudart_pool_free(void *pointer)
+void cudart_pool_give_back(const struct cudart_entry *entry, struct cudart_fence *fence)
 {
-    struct cudart_range range = cudart_range_of(pointer);
-    struct cudart_device *device = cudart_device_if_open(range.device);
-    struct cudart_entry entry;
+    struct pending *pending = malloc(sizeof *pending);
+    struct cudart_pool *pool = entry->range.pool;
 
-    if (device && range.kind == CUDART_DEVICE)
-        (void)cudart_device_wait(device, true);
-    if (!cudart_memory_take(pointer, 1u << CUDART_DEVICE, &entry))
+    if (!pending) { /* then not before the end: waiting here might be for who waits for us */
+        cudart_fence_put(fence);
         return;
-    cudart_pool_forget(&entry.range);
-    (void)!cudart_memory_release(&entry);
+    }
+    *pending = (struct pending){.entry = *entry, .fence = fence};
+    pthread_mutex_lock(&all.lock);
+    if (pool)
+        pool->used -= entry->range.bytes;
+    pending->next = all.pending;
+    all.pending = pending;
+    pthread_mutex_unlock(&all.lock);
+    (void)cudart_pool_reclaim(entry->range.device, false);
 }
 
 /* ---- memory ---- */
@@ -210,7 +217,7 @@ static cudaError_t allocate(void **pointer, size_t bytes, struct cudart_pool *po
     (void)cudart_pool_reclaim(pool->device, false);
     if (error || !bytes)
         return error;
-    error = cudart_memory_allocate(device, bytes, pool, pointer);
+    error = cudart_memory_allocate(device, bytes, pool, NULL, pointer);
     if (error)
         return error;
     pthread_mutex_lock(&all.lock);
@@ -242,6 +249,10 @@ static cudaError_t malloc_async(void **pointer, size_t bytes, cudaMemPool_t hand
     pthread_mutex_unlock(&all.lock);
     if (!error)
         error = cudart_stream_enter(stream, cudaGraphNodeTypeMemAlloc);
+    if (!error && stream->capture) /* all that its pool says is where */
+        return cudart_device_get(pool->device, &device) == cudaSuccess
+                   ? cudart_graph_allocate(stream, device, bytes, pointer)
+                   : cudaErrorInvalidDevice;
     return error ? error : allocate(pointer, bytes, pool);
 }
 
@@ -259,27 +270,17 @@ cudaError_t cudaMallocFromPoolAsync(void **pointer, size_t bytes, cudaMemPool_t 
 
 static cudaError_t free_behind(struct cudart_stream *stream, void *pointer)
 {
-    struct pending *pending = malloc(sizeof *pending);
-    thrum_status_t status;
+    struct cudart_entry entry;
+    struct cudart_fence *fence;
+    cudaError_t error = cudart_fence_new(stream->queue, &fence);
 
-    if (!pending)
-        return cudart_fail(cudaErrorMemoryAllocation, "no host memory to free in a stream");
-    status = thrum_event_create(thrum_queue_device(stream->queue), &pending->event);
-    if (!status)
-        status = thrum_event_record(pending->event, stream->queue);
-    if (status || !cudart_memory_take(pointer, 1u << CUDART_DEVICE, &pending->entry)) {
-        thrum_event_destroy(pending->event);
-        free(pending);
-        return status ? cudart_of_status(status)
-                      : cudart_fail(cudaErrorInvalidValue, "pointer=%p was freed", pointer);
+    if (error)
+        return error;
+    if (!cudart_memory_take(pointer, 1u << CUDART_DEVICE, &entry)) {
+        cudart_fence_put(fence);
+        return cudart_fail(cudaErrorInvalidValue, "pointer=%p was freed", pointer);
     }
-    pthread_mutex_lock(&all.lock);
-    if (pending->entry.range.pool)
-        pending->entry.range.pool->used -= pending->entry.range.bytes;
-    pending->next = all.pending;
-    all.pending = pending;
-    pthread_mutex_unlock(&all.lock);
-    (void)cudart_pool_reclaim(pending->entry.range.device, false);
+    cudart_pool_give_back(&entry, fence);
     return cudaSuccess;
 }
 
@@ -294,10 +295,13 @@ static cudaError_t free_async(void *pointer, cudaStream_t handle)
     if (range.kind != CUDART_DEVICE || range.base != (uintptr_t)pointer)
         return cudart_fail(cudaErrorInvalidValue,
                            "pointer=%p is not the start of a live allocation", pointer);
+    if (stream->capture)
+        return cudart_graph_free(stream, pointer);
     error = cudart_stream_enter(stream, cudaGraphNodeTypeMemFree);
     if (error)
         return error;
-    return stream->capture ? cudart_capture_free(stream, pointer) : free_behind(stream, pointer);
+    return range.graph ? cudart_graph_memory_free(range.graph, stream->queue)
+                       : free_behind(stream, pointer);
 }
 
 cudaError_t cudaFreeAsync(void *pointer, cudaStream_t stream)

@@ -100,6 +100,22 @@ cudaError_t cudart_stream_find(cudaStream_t handle, int index, struct cudart_str
     return cudaSuccess;
 }
 
+struct cudart_stream *cudart_stream_of(thrum_queue_t queue)
+{
+    struct cudart_stream *stream = handle_set_find(&streams, queue);
+    struct cudart_device *device;
+    int count = 0;
+
+    if (!stream && cudart_device_count(&count))
+        return NULL;
+    for (int i = 0; i < count && !stream; i++) {
+        device = cudart_device_if_open(i);
+        if (device && device->main.queue == queue)
+            stream = &device->main;
+    }
+    return stream;
+}
+
 /* ---- order between the default stream and the others ---- */
 
 /* Under the device's lock: `later` waits for what is in `earlier`. */
@@ -215,12 +231,8 @@ cudaError_t cudart_stream_settle(struct cudart_stream *stream, thrum_status_t st
     atomic_store(&stream->launched, false);
     if (atomic_exchange(&stream->forgiven, false) && status == THRUM_ERR_ABORTED)
         status = THRUM_OK;
-    if (!status) {
-        status = (thrum_status_t)atomic_exchange(&stream->deferred, THRUM_OK);
-        return status ? cudart_fail(cudaErrorLaunchFailure, "an earlier operation failed: %s",
-                                    thrum_status_string(status))
-                      : cudaSuccess;
-    }
+    if (!status)
+        return cudaSuccess;
     error = cudart_of_status(status);
     thrum_plugin_log(THRUM_LOG_WARN, "stream %p: %s: %s", (void *)stream->queue,
                      cudaGetErrorName(error), thrumCudaErrorDetail());
@@ -229,15 +241,11 @@ cudaError_t cudart_stream_settle(struct cudart_stream *stream, thrum_status_t st
 
 cudaError_t cudart_stream_wait(struct cudart_stream *stream, bool keep)
 {
-    thrum_status_t status = thrum_queue_synchronize(stream->queue);
-
-    if (stream->is_lane)
+    if (keep || stream->is_lane) {
+        (void)!thrum_queue_drain(stream->queue);
         return cudaSuccess;
-    if (!keep)
-        return cudart_stream_settle(stream, status);
-    if (status && !(status == THRUM_ERR_ABORTED && atomic_load(&stream->forgiven)))
-        atomic_store(&stream->deferred, status);
-    return cudaSuccess;
+    }
+    return cudart_stream_settle(stream, thrum_queue_synchronize(stream->queue));
 }
 
 static void drop(struct cudart_stream *stream)
@@ -249,29 +257,42 @@ static void drop(struct cudart_stream *stream)
     free(stream);
 }
 
-cudaError_t cudart_device_wait(struct cudart_device *device, bool keep)
+/* All streams but the default one, each held; NULL: no memory. */
+static struct cudart_stream **hold_all(struct cudart_device *device, size_t *n_out)
 {
-    struct cudart_stream **list, *stream;
-    size_t n = 0, i = 0;
-    cudaError_t error = cudart_stream_wait(&device->main, keep), next;
+    struct cudart_stream **list;
+    size_t n = 0;
 
     pthread_mutex_lock(&device->lock);
-    for (stream = device->streams; stream; stream = stream->next)
+    for (struct cudart_stream *s = device->streams; s; s = s->next)
         n++;
     list = malloc((n + 1) * sizeof *list);
-    for (stream = list ? device->streams : NULL; stream; stream = stream->next) {
-        if (stream->capture)
-            continue;
-        atomic_fetch_add(&stream->references, 1);
-        list[i++] = stream;
+    n = 0;
+    for (struct cudart_stream *s = list ? device->streams : NULL; s; s = s->next) {
+        atomic_fetch_add(&s->references, 1);
+        list[n++] = s;
     }
     pthread_mutex_unlock(&device->lock);
+    *n_out = n;
+    return list;
+}
+
+/* What is recorded is no work yet: streams that are captured, now or in a moment, are not disturbed. */
+cudaError_t cudart_device_wait(struct cudart_device *device, bool keep)
+{
+    cudaError_t error = cudart_stream_wait(&device->main, keep), next;
+    struct cudart_stream **list;
+    size_t n;
+
+    list = hold_all(device, &n);
     if (!list)
         return cudart_fail(cudaErrorMemoryAllocation, "no host memory for a list of streams");
-    n = i;
-    for (i = 0; i < n; i++) {
-        next = cudart_stream_wait(list[i], keep);
-        error = error ? error : next;
+    for (size_t i = 0; i < n; i++) {
+        (void)!thrum_queue_drain(list[i]->queue);
+        next = keep || list[i]->is_lane
+                   ? cudaSuccess
+                   : cudart_stream_settle(list[i], cudart_capture_query(list[i]));
+        error = error || next == cudaErrorNotReady ? error : next;
         drop(list[i]);
     }
     free(list);

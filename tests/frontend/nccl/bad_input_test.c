@@ -357,6 +357,7 @@ static const char *const may_be_nothing[] = {
     "cudaGetErrorName",
     "cudaGetErrorString",
     "cudaGetLastError",
+    "cudaDeviceGraphMemTrim",
     "cudaInitDevice",
     "cudaMemGetInfo",
     "cudaMemcpy",

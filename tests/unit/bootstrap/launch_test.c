@@ -642,6 +642,26 @@ static int restore(void **state)
     return 0;
 }
 
+/* Each communicator that meets at an address has an id of its own, the same on all ranks. */
+static void ids_of_one_address_differ(void **state)
+{
+    const char *root = with_port("127.0.0.1:", 40);
+    struct thrum_unique_id ids[3][2], other;
+
+    (void)state;
+    environment("THRUM_SECRET=0123456789abcdef0123456789abcdef", NULL);
+    for (int i = 0; i < 3; i++) /* no rank 0: it would serve there */
+        for (int rank = 1; rank <= 2; rank++)
+            assert_int_equal(thrum_agree_unique_id(root, rank, 3, &ids[i][rank - 1]), THRUM_OK);
+    for (int i = 0; i < 3; i++) {
+        assert_memory_equal(&ids[i][0], &ids[i][1], sizeof ids[i][0]);
+        assert_memory_not_equal(&ids[i][0], &ids[(i + 1) % 3][0], sizeof ids[i][0]);
+    }
+    assert_int_equal(thrum_agree_unique_id(root, 1, 4, &other), THRUM_OK); /* of other ranks */
+    for (int i = 0; i < 3; i++)
+        assert_memory_not_equal(&ids[i][0], &other, sizeof other);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -656,6 +676,7 @@ int main(void)
         cmocka_unit_test(an_id_goes_to_its_user_only),
         cmocka_unit_test(a_squatter_is_not_believed),
         cmocka_unit_test(pmi_1_is_spoken),
+        cmocka_unit_test(ids_of_one_address_differ),
     };
     base_port = 20000 + getpid() % 500 * 20;
     return cmocka_run_group_tests_name("bootstrap launchers", tests, NULL, restore);

@@ -1,4 +1,5 @@
 /* Capture and replay: what a graph holds, what a capture refuses, launches, events, and collectives in graphs. */
+#include <pthread.h>
 #include <stdlib.h>
 
 #include <thrum/thrum.h>
@@ -180,7 +181,8 @@ static void test_bad_command(void **state)
     assert_ok(thrum_fill(f->queue, f->a, 4, BYTES));
     graph = end(f->queue);
     assert_status(thrum_graph_launch(graph, f->queue), THRUM_ERR_INVALID_COMMAND);
-    assert_bytes(f->queue, f->a, 3); /* what came before it, and nothing after it */
+    assert_bytes(f->queue, f->a, 0); /* nothing of it, also not what came before */
+    assert_int_equal(called, 0);
     thrum_graph_destroy(graph);
 }
 
@@ -513,6 +515,256 @@ static void test_error_of_a_lane(void **state)
     lanes_close(&l);
 }
 
+/* One waits for the gate, the other lane for that; meanwhile the event of the graph is recorded elsewhere. */
+struct intruder {
+    thrum_event_t event;
+    thrum_queue_t queue;
+    int checks, replays, releases;
+    thrum_status_t refusal;
+};
+
+static thrum_status_t intrude_check(void *argument, thrum_queue_t queue)
+{
+    struct intruder *i = argument;
+
+    (void)queue;
+    i->checks++;
+    return i->refusal;
+}
+
+static thrum_status_t intrude(void *argument, thrum_queue_t queue)
+{
+    struct intruder *i = argument;
+
+    (void)queue;
+    i->replays++;
+    return thrum_event_record(i->event, i->queue);
+}
+
+static void intrude_release(void *argument)
+{
+    ((struct intruder *)argument)->releases++;
+}
+
+static const struct thrum_graph_call intrusion = {
+    .size = sizeof(struct thrum_graph_call),
+    .check = intrude_check,
+    .replay = intrude,
+    .release = intrude_release,
+};
+
+/* A lane waits for what its own launch has recorded, whoever has recorded the same event since. */
+static void test_marks_of_a_launch(void **state)
+{
+    struct fixture *f = of(state);
+    struct intruder intruder = {0};
+    struct lanes l;
+    thrum_graph_t graph;
+    thrum_queue_t queues[2];
+
+    lanes_open(f, &l);
+    assert_ok(thrum_queue_create(f->device, THRUM_QUEUE_DEFAULT, &intruder.queue));
+    intruder.event = l.fork;
+    assert_ok(thrum_queue_capture_begin(f->queue));
+    assert_ok(thrum_event_record(l.fork, f->queue));
+    assert_ok(thrum_queue_capture_call(f->queue, &intrusion, &intruder));
+    assert_ok(thrum_queue_capture_join(l.side, f->queue));
+    assert_ok(thrum_event_wait(l.fork, l.side));
+    assert_ok(thrum_fill(l.side, f->a, 2, BYTES));
+    assert_ok(thrum_event_record(l.join, l.side));
+    assert_ok(thrum_event_wait(l.join, f->queue));
+    graph = end(f->queue);
+    queues[0] = f->queue, queues[1] = l.other;
+    assert_ok(thrum_queue_wait(intruder.queue, l.gate, 1));
+    assert_ok(thrum_graph_launch_lanes(graph, queues, 2));
+    assert_ok(finish(f->queue));
+    assert_bytes(l.side, f->a, 2);
+    assert_ok(thrum_queue_signal(l.side, l.gate, 1));
+    assert_ok(finish(intruder.queue));
+    thrum_graph_destroy(graph);
+    thrum_queue_destroy(intruder.queue);
+    lanes_close(&l);
+}
+
+/* Calls of the program's own: looked at before a launch does anything, made by each, let go of with the graph. */
+static void test_calls(void **state)
+{
+    struct fixture *f = of(state);
+    struct intruder intruder = {.queue = f->queue};
+    struct thrum_graph_call bad = {.size = sizeof bad};
+    thrum_graph_t graph = NULL;
+
+    assert_ok(thrum_event_create(f->device, &intruder.event));
+    assert_status(thrum_queue_capture_call(f->queue, &intrusion, &intruder),
+                  THRUM_ERR_INVALID_USAGE);
+    assert_ok(thrum_queue_capture_begin(f->queue));
+    assert_status(thrum_queue_capture_call(NULL, &intrusion, &intruder), THRUM_ERR_INVALID_QUEUE);
+    assert_status(thrum_queue_capture_call(f->queue, NULL, &intruder), THRUM_ERR_INVALID_ARGUMENT);
+    assert_status(thrum_queue_capture_call(f->queue, &bad, &intruder), THRUM_ERR_INVALID_ARGUMENT);
+    assert_ok(thrum_fill(f->queue, f->a, 7, BYTES));
+    assert_ok(thrum_queue_capture_call(f->queue, &intrusion, &intruder));
+    graph = end(f->queue);
+    intruder.refusal = THRUM_ERR_AUTH;
+    assert_status(thrum_graph_launch(graph, f->queue), THRUM_ERR_AUTH);
+    assert_bytes(f->queue, f->a, 0);
+    assert_int_equal(intruder.replays, 0);
+    intruder.refusal = THRUM_OK;
+    for (int i = 1; i <= 3; i++) {
+        assert_ok(thrum_graph_launch(graph, f->queue));
+        assert_int_equal(intruder.replays, i);
+    }
+    assert_int_equal(intruder.checks, 4);
+    assert_int_equal(intruder.releases, 0);
+    thrum_graph_destroy(graph);
+    assert_int_equal(intruder.releases, 1);
+
+    assert_ok(thrum_queue_capture_begin(f->queue)); /* a capture that comes to nothing */
+    assert_ok(thrum_queue_capture_call(f->queue, &intrusion, &intruder));
+    assert_status(thrum_queue_query(f->queue), THRUM_ERR_INVALID_USAGE);
+    assert_status(thrum_queue_capture_end(f->queue, &graph), THRUM_ERR_INVALID_USAGE);
+    assert_int_equal(intruder.releases, 2);
+    thrum_event_destroy(intruder.event);
+}
+
+/* An event that is gone, or a queue that has stopped: no lane begins. */
+static void test_nothing_half_launched(void **state)
+{
+    struct fixture *f = of(state);
+    thrum_queue_t queues[2];
+    thrum_graph_t graph;
+    struct lanes l;
+
+    lanes_open(f, &l);
+    assert_ok(thrum_queue_capture_begin(f->queue));
+    assert_ok(thrum_fill(f->queue, f->a, 4, BYTES));
+    assert_ok(thrum_event_record(l.fork, f->queue));
+    assert_ok(thrum_queue_capture_join(l.side, f->queue));
+    assert_ok(thrum_event_wait(l.fork, l.side));
+    assert_ok(thrum_fill(l.side, f->b, 4, BYTES));
+    assert_ok(thrum_event_record(l.join, l.side));
+    assert_ok(thrum_event_wait(l.join, f->queue));
+    graph = end(f->queue);
+    queues[0] = f->queue, queues[1] = l.other;
+    assert_ok(thrum_fill(l.other, (void *)8, 1, BYTES)); /* a page fault */
+    assert_status(finish(l.other), THRUM_ERR_FAULT);
+    assert_status(thrum_graph_launch_lanes(graph, queues, 2), THRUM_ERR_FAULT);
+    queues[1] = l.side;
+    thrum_event_destroy(l.join);
+    assert_status(thrum_graph_launch_lanes(graph, queues, 2), THRUM_ERR_INVALID_ARGUMENT);
+    assert_status(thrum_graph_launch(graph, f->queue), THRUM_ERR_INVALID_ARGUMENT);
+    assert_bytes(f->queue, f->a, 0);
+    assert_bytes(f->queue, f->b, 0);
+    thrum_graph_destroy(graph);
+    lanes_close(&l);
+}
+
+#define MANY 100
+
+/* More lanes than fit into anything; each writes a byte of its own. */
+static void test_many_lanes(void **state)
+{
+    struct fixture *f = of(state);
+    thrum_queue_t queues[MANY];
+    thrum_event_t fork, joins[MANY];
+    thrum_graph_t graph;
+    uint8_t bytes[MANY];
+
+    assert_ok(thrum_event_create(f->device, &fork));
+    assert_ok(thrum_queue_capture_begin(f->queue));
+    assert_ok(thrum_event_record(fork, f->queue));
+    queues[0] = f->queue;
+    for (int i = 1; i < MANY; i++) {
+        assert_ok(thrum_queue_create(f->device, THRUM_QUEUE_DEFAULT, &queues[i]));
+        assert_ok(thrum_event_create(f->device, &joins[i]));
+        assert_ok(thrum_queue_capture_join(queues[i], f->queue));
+        assert_ok(thrum_event_wait(fork, queues[i]));
+        assert_ok(thrum_fill(queues[i], f->a + i, (uint8_t)i, 1));
+        assert_ok(thrum_event_record(joins[i], queues[i]));
+        assert_ok(thrum_event_wait(joins[i], f->queue));
+    }
+    assert_ok(thrum_copy(f->queue, f->b, f->a, MANY));
+    graph = end(f->queue);
+    assert_ok(thrum_graph_launch_lanes(graph, queues, MANY));
+    assert_ok(finish(f->queue));
+    assert_ok(thrum_copy_to_host(f->queue, bytes, f->b, MANY));
+    for (int i = 1; i < MANY; i++) {
+        assert_int_equal(bytes[i], i);
+        thrum_queue_destroy(queues[i]);
+        thrum_event_destroy(joins[i]);
+    }
+    thrum_event_destroy(fork);
+    thrum_graph_destroy(graph);
+}
+
+#define DRIVERS 4
+#define STEPS 500
+
+struct driver {
+    pthread_t thread;
+    thrum_queue_t queue;
+    char *bytes;
+    thrum_event_t own;
+    int calls;
+    bool failed;
+};
+
+static void *drive(void *argument)
+{
+    struct driver *d = argument;
+
+    for (int i = 0; i < STEPS && !d->failed; i++)
+        d->failed = thrum_fill(d->queue, d->bytes + i % BYTES, (uint8_t)i, 1) ||
+                    thrum_queue_callback(d->queue, count_up, &d->calls) ||
+                    thrum_event_record(d->own, d->queue) || thrum_event_wait(d->own, d->queue);
+    return NULL;
+}
+
+/* One capture whose lanes are driven by a thread each. */
+static void test_threads(void **state)
+{
+    struct fixture *f = of(state);
+    struct driver drivers[DRIVERS] = {{.queue = f->queue}};
+    thrum_queue_t queues[DRIVERS];
+    thrum_graph_t graph;
+
+    assert_ok(thrum_queue_capture_begin(f->queue));
+    for (int i = 0; i < DRIVERS; i++) {
+        struct driver *d = &drivers[i];
+
+        if (i)
+            assert_ok(thrum_queue_create(f->device, THRUM_QUEUE_DEFAULT, &d->queue));
+        assert_ok(thrum_queue_capture_join(d->queue, f->queue));
+        assert_ok(thrum_event_create(f->device, &d->own));
+        d->bytes = f->a + i * BYTES;
+        queues[i] = d->queue;
+    }
+    for (int i = 0; i < DRIVERS; i++)
+        assert_int_equal(pthread_create(&drivers[i].thread, NULL, drive, &drivers[i]), 0);
+    for (int i = 0; i < DRIVERS; i++) {
+        pthread_join(drivers[i].thread, NULL);
+        assert_false(drivers[i].failed);
+    }
+    graph = end(f->queue);
+    for (int launches = 1; launches <= 2; launches++) {
+        assert_ok(thrum_graph_launch_lanes(graph, queues, DRIVERS));
+        for (int i = 0; i < DRIVERS; i++) {
+            assert_ok(finish(queues[i]));
+            assert_int_equal(drivers[i].calls, launches * STEPS);
+        }
+    }
+    for (int i = 0; i < DRIVERS; i++) {
+        uint8_t bytes[BYTES];
+
+        assert_ok(thrum_copy_to_host(f->queue, bytes, drivers[i].bytes, BYTES));
+        for (int b = 0; b < BYTES; b++)
+            assert_int_equal(bytes[b], (uint8_t)(b + BYTES < STEPS ? b + BYTES : b));
+        thrum_event_destroy(drivers[i].own);
+        if (i)
+            thrum_queue_destroy(drivers[i].queue);
+    }
+    thrum_graph_destroy(graph);
+}
+
 static void test_bad_joins(void **state)
 {
     struct fixture *f = of(state);
@@ -766,7 +1018,7 @@ static void test_refused_collectives(void **state)
     free_ranks(ranks, 2);
 }
 
-/* A collective that cannot begin at replay: what stands before it has been submitted. */
+/* A collective that cannot begin at replay: nothing of the launch is submitted, also not what stands before it. */
 static void test_failure_at_replay(void **state)
 {
     struct rank ranks[2];
@@ -781,10 +1033,80 @@ static void test_failure_at_replay(void **state)
     k->graph = end(k->queue);
     assert_ok(thrum_comm_abort(k->comm));
     assert_status(thrum_graph_launch(k->graph, k->queue), THRUM_ERR_ABORTED);
-    assert_bytes(k->queue, (const char *)k->x, 5);
+    assert_bytes(k->queue, (const char *)k->x, 0);
     thrum_comm_destroy(k->comm);
     assert_status(thrum_graph_launch(k->graph, k->queue), THRUM_ERR_INVALID_COMM);
     k->comm = NULL;
+    free_ranks(ranks, 2);
+}
+
+#define FAR 1500
+
+/* One thread launches for one rank after the other what is more than a communicator or a ring takes as a rule; and ends it. */
+static void test_far_ahead(void **state)
+{
+    struct rank ranks[2];
+    int32_t value;
+
+    (void)state;
+    make_ranks(ranks, 2);
+    for (int r = 0; r < 2; r++) {
+        struct rank *k = &ranks[r];
+
+        assert_ok(thrum_fill(k->queue, k->x, 0, COUNT * 4));
+        assert_ok(thrum_queue_capture_begin(k->queue));
+        for (int i = 0; i < FAR; i++) {
+            assert_ok(thrum_allreduce(k->x, k->sum, 1, THRUM_INT32, THRUM_SUM, k->comm, k->queue));
+            assert_ok(thrum_group_start());
+            assert_ok(thrum_send(k->sum, 1, THRUM_INT32, !r, k->comm, k->queue));
+            assert_ok(thrum_recv(k->total, 1, THRUM_INT32, !r, k->comm, k->queue));
+            assert_ok(thrum_group_end());
+        }
+        k->graph = end(k->queue);
+    }
+    assert_ok(thrum_fill(ranks[0].queue, ranks[0].x, 1, 4));
+    for (int r = 0; r < 2; r++)
+        assert_ok(thrum_graph_launch(ranks[r].graph, ranks[r].queue));
+    for (int r = 0; r < 2; r++) {
+        assert_ok(finish(ranks[r].queue));
+        assert_ok(thrum_copy_to_host(ranks[r].queue, &value, ranks[r].total, 4));
+        assert_int_equal(value, 0x01010101);
+    }
+    for (int i = 0; i < 2; i++)
+        assert_ok(thrum_graph_launch(ranks[0].graph, ranks[0].queue));
+    assert_ok(thrum_comm_abort(ranks[0].comm));
+    assert_status(finish(ranks[0].queue), THRUM_ERR_ABORTED);
+    free_ranks(ranks, 2);
+}
+
+/* A capture ends before the group that has calls for it: both are told, and nothing is done eagerly instead. */
+static void test_end_inside_a_group(void **state)
+{
+    struct rank ranks[2];
+    struct rank *k = &ranks[0];
+
+    (void)state;
+    make_ranks(ranks, 2);
+    for (int messages = 0; messages < 2; messages++) {
+        assert_ok(thrum_queue_capture_begin(k->queue));
+        assert_ok(thrum_group_start());
+        if (messages)
+            assert_ok(thrum_send(k->x, COUNT, THRUM_INT32, 1, k->comm, k->queue));
+        else
+            assert_ok(
+                thrum_allreduce(k->x, k->sum, COUNT, THRUM_INT32, THRUM_SUM, k->comm, k->queue));
+        assert_status(thrum_queue_capture_end(k->queue, &k->graph), THRUM_ERR_INVALID_USAGE);
+        assert_non_null(strstr(thrum_last_error(), "inside a group"));
+        assert_null(k->graph);
+        assert_status(thrum_group_end(), THRUM_ERR_INVALID_USAGE);
+        assert_non_null(strstr(thrum_last_error(), "ended inside a group"));
+        assert_ok(finish(k->queue)); /* nothing waits there for the other rank */
+    }
+    assert_ok(thrum_queue_capture_begin(k->queue)); /* ended in order */
+    assert_ok(thrum_group_start());
+    assert_ok(thrum_allreduce(k->x, k->sum, COUNT, THRUM_INT32, THRUM_SUM, k->comm, k->queue));
+    assert_ok(thrum_group_end());
+    k->graph = end(k->queue);
     free_ranks(ranks, 2);
 }
 
@@ -830,12 +1152,19 @@ int main(void)
         on_device(test_fork_and_join),
         on_device(test_error_of_a_lane),
         on_device(test_bad_joins),
+        on_device(test_marks_of_a_launch),
+        on_device(test_calls),
+        on_device(test_nothing_half_launched),
+        on_device(test_many_lanes),
+        on_device(test_threads),
         cmocka_unit_test(test_two_ranks),
         cmocka_unit_test(test_four_ranks),
         cmocka_unit_test(test_mixed_with_eager),
         cmocka_unit_test(test_refused_collectives),
         cmocka_unit_test(test_failure_at_replay),
         cmocka_unit_test(test_failure_after_launch),
+        cmocka_unit_test(test_far_ahead),
+        cmocka_unit_test(test_end_inside_a_group),
     };
 
     return cmocka_run_group_tests_name("capture", tests, NULL, NULL);

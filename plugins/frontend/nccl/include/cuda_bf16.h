@@ -1,6 +1,6 @@
 /*
- * bfloat16 on the host: __nv_bfloat16 and its conversions, rounded once, to nearest even. NaN becomes 0x7fff. In C++ with
- * arithmetic, which goes by float and is rounded for each operation, as CUDA's on the host is.
+ * bfloat16 on the host: __nv_bfloat16 with conversions, and in C++ arithmetic, comparisons and operators. Each result is rounded
+ * once, to nearest even; NaN becomes 0x7fff.
  */
 #ifndef CUDA_BF16_H
 #define CUDA_BF16_H
@@ -171,21 +171,214 @@ static inline float __high2float(__nv_bfloat162 both)
 }
 #endif
 
-#ifdef __cplusplus
-#define CUDART_BF16_OPERATOR(op) \
-    static inline __nv_bfloat16 operator op(const __nv_bfloat16 &a, const __nv_bfloat16 &b) \
+static inline __nv_bfloat16 __low2bfloat16(__nv_bfloat162 both)
+{
+    return both.x;
+}
+
+static inline __nv_bfloat16 __high2bfloat16(__nv_bfloat162 both)
+{
+    return both.y;
+}
+
+static inline __nv_bfloat162 __bfloat162bfloat162(__nv_bfloat16 value)
+{
+    return __halves2bfloat162(value, value);
+}
+
+#ifdef __cplusplus /* in C these names are those of __half */
+/* ---- arithmetic: the exact result, rounded once ---- */
+
+#define CUDART_BF16_BINARY(name, op) \
+    static inline __nv_bfloat16 name(__nv_bfloat16 a, __nv_bfloat16 b) \
     { \
         return __float2bfloat16(__bfloat162float(a) op __bfloat162float(b)); \
     } \
+    static inline __nv_bfloat16 name##_rn(__nv_bfloat16 a, __nv_bfloat16 b) \
+    { \
+        return name(a, b); \
+    }
+CUDART_BF16_BINARY(__hadd, +)
+CUDART_BF16_BINARY(__hsub, -)
+CUDART_BF16_BINARY(__hmul, *)
+#undef CUDART_BF16_BINARY
+
+static inline __nv_bfloat16 __hdiv(__nv_bfloat16 a, __nv_bfloat16 b)
+{
+    return __double2bfloat16((double)__bfloat162float(a) / (double)__bfloat162float(b));
+}
+
+static inline __nv_bfloat16 __hneg(__nv_bfloat16 a)
+{
+    return __ushort_as_bfloat16((unsigned short)(CUDART_BF16_BITS(a) ^ 0x8000));
+}
+
+static inline __nv_bfloat16 __habs(__nv_bfloat16 a)
+{
+    return __ushort_as_bfloat16(CUDART_BF16_BITS(a) & 0x7fff);
+}
+
+/*
+ * The product is exact in a double, but the sum may not be, where c is far smaller or larger: then it is made odd in its last
+ * bit, so that rounding it again is as if it had been exact.
+ */
+static inline __nv_bfloat16 __hfma(__nv_bfloat16 a, __nv_bfloat16 b, __nv_bfloat16 c)
+{
+    double product = (double)__bfloat162float(a) * (double)__bfloat162float(b);
+    double other = (double)__bfloat162float(c), sum = product + other;
+    double part = sum - product, rest = (product - (sum - part)) + (other - part);
+    unsigned long long bits;
+
+    memcpy(&bits, &sum, sizeof bits);
+    if (rest != 0 && rest == rest && !(bits & 1)) /* away from zero, or back */
+        bits += (rest > 0) == (sum > 0) ? 1ull : -1ull;
+    memcpy(&sum, &bits, sizeof sum);
+    return __double2bfloat16(sum);
+}
+
+static inline __nv_bfloat16 cudart_bf16_clamp(float value)
+{
+    return __float2bfloat16(!(value > 0) ? 0 : value > 1 ? 1 : value);
+}
+
+static inline __nv_bfloat16 __hadd_sat(__nv_bfloat16 a, __nv_bfloat16 b)
+{
+    return cudart_bf16_clamp(__bfloat162float(__hadd(a, b)));
+}
+
+static inline __nv_bfloat16 __hsub_sat(__nv_bfloat16 a, __nv_bfloat16 b)
+{
+    return cudart_bf16_clamp(__bfloat162float(__hsub(a, b)));
+}
+
+static inline __nv_bfloat16 __hmul_sat(__nv_bfloat16 a, __nv_bfloat16 b)
+{
+    return cudart_bf16_clamp(__bfloat162float(__hmul(a, b)));
+}
+
+static inline __nv_bfloat16 __hfma_sat(__nv_bfloat16 a, __nv_bfloat16 b, __nv_bfloat16 c)
+{
+    return cudart_bf16_clamp(__bfloat162float(__hfma(a, b, c)));
+}
+
+/* ---- comparison: false where there is a NaN; those with a u, and the operator !=, are true there ---- */
+
+#define CUDART_BF16_COMPARISON(name, op) \
+    static inline bool __h##name(__nv_bfloat16 a, __nv_bfloat16 b) \
+    { \
+        float x = __bfloat162float(a), y = __bfloat162float(b); \
+        return x == x && y == y && x op y; \
+    } \
+    static inline bool __h##name##u(__nv_bfloat16 a, __nv_bfloat16 b) \
+    { \
+        float x = __bfloat162float(a), y = __bfloat162float(b); \
+        return x != x || y != y || x op y; \
+    }
+CUDART_BF16_COMPARISON(eq, ==)
+CUDART_BF16_COMPARISON(ne, !=)
+CUDART_BF16_COMPARISON(lt, <)
+CUDART_BF16_COMPARISON(le, <=)
+CUDART_BF16_COMPARISON(gt, >)
+CUDART_BF16_COMPARISON(ge, >=)
+#undef CUDART_BF16_COMPARISON
+
+/* The number, where the other is NaN; the same with nan in its name: NaN. -0 is less than +0. */
+static inline __nv_bfloat16 __hmax(__nv_bfloat16 a, __nv_bfloat16 b)
+{
+    if (__hisnan(a) || __hisnan(b))
+        return !__hisnan(a) ? a : !__hisnan(b) ? b : __ushort_as_bfloat16(0x7fff);
+    if (__bfloat162float(a) == __bfloat162float(b))
+        return CUDART_BF16_BITS(a) >> 15 ? b : a;
+    return __bfloat162float(a) > __bfloat162float(b) ? a : b;
+}
+
+static inline __nv_bfloat16 __hmin(__nv_bfloat16 a, __nv_bfloat16 b)
+{
+    if (__hisnan(a) || __hisnan(b))
+        return !__hisnan(a) ? a : !__hisnan(b) ? b : __ushort_as_bfloat16(0x7fff);
+    if (__bfloat162float(a) == __bfloat162float(b))
+        return CUDART_BF16_BITS(a) >> 15 ? a : b;
+    return __bfloat162float(a) < __bfloat162float(b) ? a : b;
+}
+
+static inline __nv_bfloat16 __hmax_nan(__nv_bfloat16 a, __nv_bfloat16 b)
+{
+    return __hisnan(a) || __hisnan(b) ? __ushort_as_bfloat16(0x7fff) : __hmax(a, b);
+}
+
+static inline __nv_bfloat16 __hmin_nan(__nv_bfloat16 a, __nv_bfloat16 b)
+{
+    return __hisnan(a) || __hisnan(b) ? __ushort_as_bfloat16(0x7fff) : __hmin(a, b);
+}
+
+/* ---- pairs, each for itself ---- */
+
+#define CUDART_BF162_BINARY(name) \
+    static inline __nv_bfloat162 name##2(__nv_bfloat162 a, __nv_bfloat162 b) \
+    { \
+        return __halves2bfloat162(name(a.x, b.x), name(a.y, b.y)); \
+    }
+CUDART_BF162_BINARY(__hadd)
+CUDART_BF162_BINARY(__hsub)
+CUDART_BF162_BINARY(__hmul)
+CUDART_BF162_BINARY(__hmax)
+CUDART_BF162_BINARY(__hmin)
+#undef CUDART_BF162_BINARY
+
+static inline __nv_bfloat162 __h2div(__nv_bfloat162 a, __nv_bfloat162 b)
+{
+    return __halves2bfloat162(__hdiv(a.x, b.x), __hdiv(a.y, b.y));
+}
+
+static inline __nv_bfloat162 __hneg2(__nv_bfloat162 a)
+{
+    return __halves2bfloat162(__hneg(a.x), __hneg(a.y));
+}
+
+static inline __nv_bfloat162 __habs2(__nv_bfloat162 a)
+{
+    return __halves2bfloat162(__habs(a.x), __habs(a.y));
+}
+
+static inline __nv_bfloat162 __hfma2(__nv_bfloat162 a, __nv_bfloat162 b, __nv_bfloat162 c)
+{
+    return __halves2bfloat162(__hfma(a.x, b.x, c.x), __hfma(a.y, b.y, c.y));
+}
+
+#define CUDART_BF16_OPERATOR(op, name) \
+    static inline __nv_bfloat16 operator op(const __nv_bfloat16 &a, const __nv_bfloat16 &b) \
+    { \
+        return name(a, b); \
+    } \
     static inline __nv_bfloat16 &operator op##=(__nv_bfloat16 &a, const __nv_bfloat16 &b) \
     { \
-        return a = a op b; \
+        return a = name(a, b); \
     }
-CUDART_BF16_OPERATOR(+)
-CUDART_BF16_OPERATOR(-)
-CUDART_BF16_OPERATOR(*)
-CUDART_BF16_OPERATOR(/)
+CUDART_BF16_OPERATOR(+, __hadd)
+CUDART_BF16_OPERATOR(-, __hsub)
+CUDART_BF16_OPERATOR(*, __hmul)
+CUDART_BF16_OPERATOR(/, __hdiv)
 #undef CUDART_BF16_OPERATOR
+#define CUDART_BF16_OPERATOR(op, name) \
+    static inline bool operator op(const __nv_bfloat16 &a, const __nv_bfloat16 &b) \
+    { \
+        return name(a, b); \
+    }
+CUDART_BF16_OPERATOR(==, __heq)
+CUDART_BF16_OPERATOR(!=, __hneu)
+CUDART_BF16_OPERATOR(<, __hlt)
+CUDART_BF16_OPERATOR(<=, __hle)
+CUDART_BF16_OPERATOR(>, __hgt)
+CUDART_BF16_OPERATOR(>=, __hge)
+#undef CUDART_BF16_OPERATOR
+static inline __nv_bfloat16 operator-(const __nv_bfloat16 &a)
+{
+    return __hneg(a);
+}
+static inline __nv_bfloat16 operator+(const __nv_bfloat16 &a)
+{
+    return a;
+}
 #endif
 
 #endif

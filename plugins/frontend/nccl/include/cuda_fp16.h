@@ -1,6 +1,6 @@
 /*
- * IEEE half precision on the host: __half and its conversions, rounded once, to nearest even. NaN becomes 0x7fff. In C++ with
- * arithmetic, which goes by float and is rounded for each operation, as CUDA's on the host is.
+ * IEEE half precision on the host: __half with conversions, arithmetic and comparisons. Each result is rounded once, to nearest
+ * even; NaN becomes 0x7fff. In C++ with operators.
  */
 #ifndef CUDA_FP16_H
 #define CUDA_FP16_H
@@ -187,21 +187,208 @@ static inline float __high2float(__half2 both)
     return __half2float(both.y);
 }
 
-#ifdef __cplusplus
-#define CUDART_HALF_OPERATOR(op) \
-    static inline __half operator op(const __half &a, const __half &b) \
+/* ---- arithmetic: the exact result, rounded once ---- */
+
+#define CUDART_HALF_BINARY(name, op) \
+    static inline __half name(__half a, __half b) \
     { \
         return __float2half(__half2float(a) op __half2float(b)); \
     } \
+    static inline __half name##_rn(__half a, __half b) \
+    { \
+        return name(a, b); \
+    }
+CUDART_HALF_BINARY(__hadd, +)
+CUDART_HALF_BINARY(__hsub, -)
+CUDART_HALF_BINARY(__hmul, *)
+#undef CUDART_HALF_BINARY
+
+static inline __half __hdiv(__half a, __half b)
+{
+    return __double2half((double)__half2float(a) / (double)__half2float(b));
+}
+
+static inline __half __hneg(__half a)
+{
+    return __ushort_as_half((unsigned short)(CUDART_HALF_BITS(a) ^ 0x8000));
+}
+
+static inline __half __habs(__half a)
+{
+    return __ushort_as_half(CUDART_HALF_BITS(a) & 0x7fff);
+}
+
+/* The product of two halves is exact in a double, and so is its sum with a third where that could matter. */
+static inline __half __hfma(__half a, __half b, __half c)
+{
+    return __double2half((double)__half2float(a) * (double)__half2float(b) +
+                         (double)__half2float(c));
+}
+
+static inline __half cudart_half_clamp(float value)
+{
+    return __float2half(!(value > 0) ? 0 : value > 1 ? 1 : value);
+}
+
+static inline __half __hadd_sat(__half a, __half b)
+{
+    return cudart_half_clamp(__half2float(__hadd(a, b)));
+}
+
+static inline __half __hsub_sat(__half a, __half b)
+{
+    return cudart_half_clamp(__half2float(__hsub(a, b)));
+}
+
+static inline __half __hmul_sat(__half a, __half b)
+{
+    return cudart_half_clamp(__half2float(__hmul(a, b)));
+}
+
+static inline __half __hfma_sat(__half a, __half b, __half c)
+{
+    return cudart_half_clamp(__half2float(__hfma(a, b, c)));
+}
+
+/* ---- comparison: false where there is a NaN; those with a u, and the operator !=, are true there ---- */
+
+#ifdef __cplusplus
+typedef bool cudart_half_truth;
+#else
+typedef int cudart_half_truth;
+#endif
+#define CUDART_HALF_COMPARISON(name, op) \
+    static inline cudart_half_truth __h##name(__half a, __half b) \
+    { \
+        float x = __half2float(a), y = __half2float(b); \
+        return x == x && y == y && x op y; \
+    } \
+    static inline cudart_half_truth __h##name##u(__half a, __half b) \
+    { \
+        float x = __half2float(a), y = __half2float(b); \
+        return x != x || y != y || x op y; \
+    }
+CUDART_HALF_COMPARISON(eq, ==)
+CUDART_HALF_COMPARISON(ne, !=)
+CUDART_HALF_COMPARISON(lt, <)
+CUDART_HALF_COMPARISON(le, <=)
+CUDART_HALF_COMPARISON(gt, >)
+CUDART_HALF_COMPARISON(ge, >=)
+#undef CUDART_HALF_COMPARISON
+
+/* The number, where the other is NaN; the same with nan in its name: NaN. -0 is less than +0. */
+static inline __half __hmax(__half a, __half b)
+{
+    if (__hisnan(a) || __hisnan(b))
+        return !__hisnan(a) ? a : !__hisnan(b) ? b : __ushort_as_half(0x7fff);
+    if (__half2float(a) == __half2float(b))
+        return CUDART_HALF_BITS(a) >> 15 ? b : a;
+    return __half2float(a) > __half2float(b) ? a : b;
+}
+
+static inline __half __hmin(__half a, __half b)
+{
+    if (__hisnan(a) || __hisnan(b))
+        return !__hisnan(a) ? a : !__hisnan(b) ? b : __ushort_as_half(0x7fff);
+    if (__half2float(a) == __half2float(b))
+        return CUDART_HALF_BITS(a) >> 15 ? a : b;
+    return __half2float(a) < __half2float(b) ? a : b;
+}
+
+static inline __half __hmax_nan(__half a, __half b)
+{
+    return __hisnan(a) || __hisnan(b) ? __ushort_as_half(0x7fff) : __hmax(a, b);
+}
+
+static inline __half __hmin_nan(__half a, __half b)
+{
+    return __hisnan(a) || __hisnan(b) ? __ushort_as_half(0x7fff) : __hmin(a, b);
+}
+
+/* ---- pairs, each for itself ---- */
+
+static inline __half __low2half(__half2 both)
+{
+    return both.x;
+}
+
+static inline __half __high2half(__half2 both)
+{
+    return both.y;
+}
+
+static inline __half2 __half2half2(__half value)
+{
+    return __halves2half2(value, value);
+}
+
+#define CUDART_HALF2_BINARY(name) \
+    static inline __half2 name##2(__half2 a, __half2 b) \
+    { \
+        return __halves2half2(name(a.x, b.x), name(a.y, b.y)); \
+    }
+CUDART_HALF2_BINARY(__hadd)
+CUDART_HALF2_BINARY(__hsub)
+CUDART_HALF2_BINARY(__hmul)
+CUDART_HALF2_BINARY(__hmax)
+CUDART_HALF2_BINARY(__hmin)
+#undef CUDART_HALF2_BINARY
+
+static inline __half2 __h2div(__half2 a, __half2 b)
+{
+    return __halves2half2(__hdiv(a.x, b.x), __hdiv(a.y, b.y));
+}
+
+static inline __half2 __hneg2(__half2 a)
+{
+    return __halves2half2(__hneg(a.x), __hneg(a.y));
+}
+
+static inline __half2 __habs2(__half2 a)
+{
+    return __halves2half2(__habs(a.x), __habs(a.y));
+}
+
+static inline __half2 __hfma2(__half2 a, __half2 b, __half2 c)
+{
+    return __halves2half2(__hfma(a.x, b.x, c.x), __hfma(a.y, b.y, c.y));
+}
+
+#ifdef __cplusplus
+#define CUDART_HALF_OPERATOR(op, name) \
+    static inline __half operator op(const __half &a, const __half &b) \
+    { \
+        return name(a, b); \
+    } \
     static inline __half &operator op##=(__half &a, const __half &b) \
     { \
-        return a = a op b; \
+        return a = name(a, b); \
     }
-CUDART_HALF_OPERATOR(+)
-CUDART_HALF_OPERATOR(-)
-CUDART_HALF_OPERATOR(*)
-CUDART_HALF_OPERATOR(/)
+CUDART_HALF_OPERATOR(+, __hadd)
+CUDART_HALF_OPERATOR(-, __hsub)
+CUDART_HALF_OPERATOR(*, __hmul)
+CUDART_HALF_OPERATOR(/, __hdiv)
 #undef CUDART_HALF_OPERATOR
+#define CUDART_HALF_OPERATOR(op, name) \
+    static inline bool operator op(const __half &a, const __half &b) \
+    { \
+        return name(a, b); \
+    }
+CUDART_HALF_OPERATOR(==, __heq)
+CUDART_HALF_OPERATOR(!=, __hneu)
+CUDART_HALF_OPERATOR(<, __hlt)
+CUDART_HALF_OPERATOR(<=, __hle)
+CUDART_HALF_OPERATOR(>, __hgt)
+CUDART_HALF_OPERATOR(>=, __hge)
+#undef CUDART_HALF_OPERATOR
+static inline __half operator-(const __half &a)
+{
+    return __hneg(a);
+}
+static inline __half operator+(const __half &a)
+{
+    return a;
+}
 #endif
 
 #endif
