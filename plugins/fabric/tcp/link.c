@@ -153,6 +153,7 @@ void tcp_link_fail(struct tcp_link *link, thrum_status_t status, const char *for
     link->status = status;
     link->out_left = 0;
     link->queue.bytes = 0;
+    tcp_unhold_locked(link);
     atomic_store_explicit(&link->busy, false, memory_order_relaxed);
     (void)shutdown(link->fd,
                    SHUT_RDWR); /* the other side hears of it; what has come is still there */
