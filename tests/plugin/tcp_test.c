@@ -1,12 +1,13 @@
 /*
  * What the tcp fabric promises beyond every fabric: one connection between two endpoints, also where both call at once;
- * connections of one link do not hold each other up; a busy peer, limits, strangers, secrets, damaged frames.
+ * connections of one link do not hold each other up; small puts in a row go together; a busy peer, limits, strangers, secrets, damaged frames.
  */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <errno.h>
+#include <linux/tcp.h>
 #include <netinet/in.h>
 #include <poll.h>
 #include <signal.h>
@@ -298,6 +299,137 @@ static void a_sleeper_hears_of_room(void **state)
     assert_true(nodes_run(2, -1, sleeper_body));
 }
 
+/* ---- puts in a row ---- */
+
+#define ROW 200
+
+/* Segments with data that have gone out on the only link of the node. */
+static unsigned segments(const struct node *node)
+{
+    const struct tcp_endpoint *endpoint = node->endpoint;
+    struct tcp_info info = {.tcpi_state = 0};
+    socklen_t length = sizeof info;
+
+    node_expect(node, endpoint->links && !endpoint->links->next, "one link");
+    node_expect(node,
+                !getsockopt(endpoint->links->fd, IPPROTO_TCP, TCP_INFO, &info, &length) &&
+                    length > offsetof(struct tcp_info, tcpi_data_segs_out),
+                "the kernel counts segments");
+    return info.tcpi_data_segs_out;
+}
+
+/* Numbers first + 1 .. first + ROW to places of their own, each with a signal; and nobody looks at what comes. */
+static void put_row(struct node *node, uint64_t first)
+{
+    for (uint64_t i = 1; i <= ROW; i++) {
+        uint64_t number = first + i;
+        struct thrum_fabric_put put = node_make_put(node, 1, 0, 8, 8 * i, 0, number);
+
+        put.local = &number;
+        put.local_region = NULL;
+        put.flags = THRUM_PUT_INLINE;
+        node_expect(node, node->ops->put_signal(node->peers[1], &put) == THRUM_OK, "put");
+    }
+}
+
+static void expect_row(const struct node *node, uint64_t first)
+{
+    for (uint64_t i = 1; i <= ROW; i++) {
+        uint64_t number;
+
+        memcpy(&number, node->memory + 8 * i, 8);
+        node_expect(node, number == first + i, "data of a row");
+    }
+}
+
+/* So that later puts ask nothing, and the other side has nothing to say to them. */
+static void get_to_know(struct node *node)
+{
+    struct thrum_fabric_put first = node_make_put(node, 1, 0, 64, 0, 0, 1);
+
+    if (node->index == 0) {
+        node_put(node, 1, &first);
+        node_flush(node, 1);
+    } else {
+        node_wait_signal(node, 0, 1);
+    }
+}
+
+/* Few calls of the kernel serve many; and who has put does nothing more for them. */
+static void row_body(struct node *node)
+{
+    bool together = false;
+    uint64_t first = 1;
+
+    get_to_know(node);
+    /* on a busy machine a row may be torn apart; not each time */
+    for (int round = 1; round <= 20; round++, first += ROW) {
+        if (node->index == 0) {
+            unsigned before = segments(node);
+
+            put_row(node, first);
+            while (atomic_load(&node->board->stage) < round)
+                usleep(100);
+            together |= segments(node) - before < ROW / 2;
+        } else {
+            node_wait_signal(node, 0, first + ROW);
+            expect_row(node, first);
+            atomic_store(&node->board->stage, round);
+        }
+    }
+    node_expect(node, together || node->index, "puts in a row go together");
+    node_barrier(node);
+}
+
+static void small_puts_in_a_row_go_together(void **state)
+{
+    (void)state;
+    assert_true(nodes_run(2, -1, row_body));
+}
+
+/* A large one that follows does not overtake them. */
+static void behind_a_row_body(struct node *node)
+{
+    struct thrum_fabric_put large = node_make_put(node, 1, 1 << 20, 1 << 20, 1 << 20, 1, 1);
+
+    get_to_know(node);
+    for (uint64_t round = 1; round <= 20; round++) {
+        large.signal_value = round;
+        if (node->index == 0) {
+            put_row(node, round * ROW);
+            node_put(node, 1, &large);
+            node_flush(node, 1);
+        } else {
+            node_wait_signal(node, 1, round);
+            node_expect(node, node_signal(node, 0) >= (round + 1) * ROW, "the row's signals");
+        }
+        node_barrier(node);
+    }
+}
+
+static void what_follows_a_row_does_not_overtake_it(void **state)
+{
+    (void)state;
+    assert_true(nodes_run(2, -1, behind_a_row_body));
+}
+
+/* Who has put a row closes its endpoint. */
+static void last_row_body(struct node *node)
+{
+    get_to_know(node);
+    node_barrier(node);
+    if (node->index == 0)
+        put_row(node, ROW);
+    else
+        node_wait_signal(node, 0, 2 * ROW);
+}
+
+static void a_row_goes_before_its_connection(void **state)
+{
+    (void)state;
+    assert_true(nodes_run(2, -1, last_row_body));
+}
+
 /* ---- limits ---- */
 
 static void own_limit_body(struct node *node)
@@ -543,6 +675,9 @@ int main(void)
         cmocka_unit_test(a_busy_peer_is_not_taken_for_dead),
         cmocka_unit_test(a_lost_connection_is_made_again),
         cmocka_unit_test(a_sleeper_hears_of_room),
+        cmocka_unit_test(small_puts_in_a_row_go_together),
+        cmocka_unit_test(what_follows_a_row_does_not_overtake_it),
+        cmocka_unit_test(a_row_goes_before_its_connection),
         cmocka_unit_test(own_descriptor_limit_is_named),
         cmocka_unit_test(descriptor_limit_of_the_peer_is_named),
         cmocka_unit_test(strangers_do_not_disturb),

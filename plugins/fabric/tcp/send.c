@@ -28,8 +28,8 @@
 #define QUEUE_BYTES 131072 /* of inline puts that wait for a socket */
 #define ROW_PUTS 4 /* go at once, those that follow in a row are held */
 #define ROW_GAP_NS 20000
-#define HOLD_PUT_BYTES 2048 /* larger ones are not: the bytes are what takes time */
-#define HELD_BYTES 4096
+#define HOLD_PUT_BYTES 8192 /* larger ones are not: the bytes are what takes time */
+#define HELD_BYTES 16384
 
 /* ---- errors ---- */
 
