@@ -421,8 +421,8 @@ static thrum_status_t accept_put(struct tcp_peer *peer, const struct thrum_fabri
 {
     struct tcp_link *link = peer->link;
     thrum_status_t status = THRUM_OK;
-    bool asks = false, small = put->bytes <= HOLD_PUT_BYTES &&
-                              (!put->bytes || put->flags & THRUM_PUT_INLINE);
+    bool asks = false,
+         small = put->bytes <= HOLD_PUT_BYTES && (!put->bytes || put->flags & THRUM_PUT_INLINE);
 
     if (atomic_load_explicit(&link->busy, memory_order_relaxed))
         (void)tcp_send_locked(link);
