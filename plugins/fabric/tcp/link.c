@@ -154,7 +154,7 @@ void tcp_link_fail(struct tcp_link *link, thrum_status_t status, const char *for
     link->out_left = 0;
     link->queue.bytes = 0;
     tcp_unhold_locked(link);
-    atomic_store_explicit(&link->busy, false, memory_order_relaxed);
+    tcp_mark_busy_locked(link, false);
     (void)shutdown(link->fd,
                    SHUT_RDWR); /* the other side hears of it; what has come is still there */
     thrum_plugin_log(THRUM_LOG_INFO, "%s", link->message);
@@ -162,9 +162,11 @@ void tcp_link_fail(struct tcp_link *link, thrum_status_t status, const char *for
 
 void tcp_link_end(struct tcp_link *link, int error)
 {
+    struct tcp_endpoint *endpoint = link->endpoint;
     thrum_status_t status = tcp_status_of(error);
 
     link->ended = true;
+    endpoint->nwanted -= link->nwanted;
     link->nwanted = 0;
     (void)epoll_ctl(link->endpoint->epoll_fd, EPOLL_CTL_DEL, link->fd, NULL);
     pthread_mutex_lock(&link->send_lock);

@@ -153,6 +153,7 @@ static bool keep_wanted(struct tcp_link *link)
 
     if (link->nwanted == TCP_GETS)
         return cut(link, "more gets than can be");
+    link->endpoint->nwanted++;
     link->wanted[(link->first_wanted + link->nwanted++) % TCP_GETS] =
         (struct tcp_wanted){in->channel, in->signal_value, in->key, in->offset, in->rest};
     return true;
@@ -407,6 +408,7 @@ static bool answer_one(struct tcp_link *link)
     if (!source || !get->left) {
         link->first_wanted = (link->first_wanted + 1) % TCP_GETS;
         link->nwanted--;
+        link->endpoint->nwanted--;
     }
     return true;
 }

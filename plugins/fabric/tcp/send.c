@@ -190,6 +190,16 @@ static bool next_frame(struct tcp_link *link)
     return true;
 }
 
+void tcp_mark_busy_locked(struct tcp_link *link, bool busy)
+{
+    if (atomic_exchange_explicit(&link->busy, busy, memory_order_relaxed) == busy)
+        return;
+    if (busy)
+        atomic_fetch_add_explicit(&link->endpoint->nbusy, 1, memory_order_relaxed);
+    else
+        atomic_fetch_sub_explicit(&link->endpoint->nbusy, 1, memory_order_relaxed);
+}
+
 /* Who sleeps on the epoll descriptor has to hear of room at once: nobody else may look at the link again. */
 static void tell_busy(struct tcp_link *link)
 {
@@ -198,7 +208,7 @@ static void tell_busy(struct tcp_link *link)
 
     if (atomic_load_explicit(&link->busy, memory_order_relaxed) == busy)
         return;
-    atomic_store_explicit(&link->busy, busy, memory_order_relaxed);
+    tcp_mark_busy_locked(link, busy);
     (void)epoll_ctl(link->endpoint->epoll_fd, EPOLL_CTL_MOD, link->fd, &event);
 }
 

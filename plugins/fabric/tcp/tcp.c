@@ -278,6 +278,8 @@ static bool send_more(struct tcp_endpoint *endpoint)
 {
     bool moved = false;
 
+    if (!endpoint->nwanted && !atomic_load_explicit(&endpoint->nbusy, memory_order_relaxed))
+        return false;
     for (struct tcp_link *link = endpoint->links; link; link = link->next) {
         if (link->nwanted)
             moved |= tcp_answer_gets(link);

@@ -218,6 +218,7 @@ struct tcp_endpoint {
     pthread_mutex_t lock; /* up to `changed`, and what the links say */
     struct tcp_link *links;
     struct tcp_call *calls;
+    unsigned nwanted; /* of all links */
     struct tcp_region **regions; /* by slot; NULL: free */
     size_t slots, free_slot; /* none is free below free_slot */
     uint32_t key_salt;
@@ -229,7 +230,7 @@ struct tcp_endpoint {
     _Atomic unsigned rounds,
         waited; /* of progress and puts; and how many there were when wait_fd was called */
     _Atomic unsigned nlinks; /* written under lock */
-    _Atomic unsigned nheld; /* links that are */
+    _Atomic unsigned nheld, nbusy; /* links that are */
     _Atomic unsigned looks; /* by progress; written under lock */
     _Atomic bool alarmed; /* the alarm is set, and not heard yet */
 
@@ -342,6 +343,8 @@ thrum_status_t tcp_peer_error(void *peer, const char **message_out);
 bool tcp_send_locked(struct tcp_link *link);
 /* Sends what is held on any link. Under the endpoint's lock. True if something moved. */
 bool tcp_send_held(struct tcp_endpoint *endpoint);
+/* Sets `busy`. */
+void tcp_mark_busy_locked(struct tcp_link *link, bool busy);
 /* Nothing is held on the link any more. */
 void tcp_unhold_locked(struct tcp_link *link);
 /* A frame that goes before any put's next one; it is copied. */
