@@ -18,7 +18,6 @@
  */
 #define SPINS_OVERSUBSCRIBED 2
 #define YIELDS_PER_LOOK 16
-#define ARRIVALS_PER_BURST 64 /* by the ports, after which the burst begins anew */
 #define SPIN_OVERSUBSCRIBED_NS 0
 #define LONG_YIELD_NS 2000000 /* longer than ranks take that take turns */
 #define SLEEPS_MIN_NS 5000000 /* for so long yields are avoided after one that took long */
@@ -120,7 +119,6 @@ static bool burst(struct waiter *waiter)
     struct sim_queue *queue = waiter->queue;
     bool ports = atomic_load_explicit(&queue->device->nports, memory_order_relaxed) != 0;
     int spins = waiter->gives_way ? SPINS_OVERSUBSCRIBED : waiter->spins;
-    int left = ARRIVALS_PER_BURST;
 
     if (!sim_queue_try_own(queue)) {
         for (int i = 0; i < spins && !ended(waiter); i++)
@@ -132,8 +130,8 @@ static bool burst(struct waiter *waiter)
         if (ended(waiter) || state != SIM_BLOCKED ||
             atomic_load_explicit(&queue->wanted, memory_order_relaxed))
             break;
-        if (sim_unlikely(ports) && i % 4 == 0 && sim_ports_progress(queue->device) && left-- > 0)
-            i = -1; /* what has come may be what is waited for: before the core is given away */
+        if (sim_unlikely(ports) && i % 4 == 0)
+            (void)sim_ports_progress(queue->device);
         cpu_pause();
     }
     waiter->gives_way = sim_writer_is_here(queue);
