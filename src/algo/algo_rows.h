@@ -43,6 +43,8 @@ X(ALLGATHER, "direct", allgather_direct, 0, "each rank writes its block to every
 X(ALLGATHER, "ring", allgather_ring, ALGO_TO_NEXT, "blocks travel around a ring, n - 1 steps")
 X(ALLGATHER, "bruck", allgather_bruck, ALGO_DOUBLING,
   "ceil(log2(n)) steps of doubling size (Bruck, Ho, Kipnis, Upfal, Weathersby 1997)")
+X(ALLGATHER, "recursive_doubling", allgather_recursive_doubling, ALGO_IN_PAIRS | ALGO_POWER_OF_TWO,
+  "log2(n) exchanges of all that is there (Thakur, Rabenseifner, Gropp 2005, section 4.1)")
 X(ALLGATHER, "hosts", allgather_hosts, ALGO_OF_HOSTS,
   "a block to one rank of each host, which writes it to the others there; in pieces")
 X(ALLGATHER, "leaders", allgather_leaders, ALGO_OF_HOSTS | ALGO_LEADERS,

@@ -64,6 +64,10 @@ X(TCP_TIMEOUT_MS, "THRUM_TCP_TIMEOUT_MS", CONFIG_INT, "20000", 0, 3600000, "ms",
   "most half of THRUM_DEADLINE_MS. 0: as long as the kernel does.")
 X(TCP_BUFFER_BYTES, "THRUM_TCP_BUFFER_BYTES", CONFIG_INT, "0", 0, 1073741824, "bytes",
   "Socket buffers of the fabric tcp. 0: the kernel finds a size by itself.")
+X(TCP_HOLD_US, "THRUM_TCP_HOLD_US", CONFIG_INT, "100", 0, 100000, "us",
+  "How long the fabric tcp may hold small messages that are sent one right after the other, to "
+  "send "
+  "them together, where nobody waits meanwhile. 0: each goes at once.")
 X(TCP_CONGESTION, "THRUM_TCP_CONGESTION", CONFIG_STRING, "auto", 0, 0, "",
   "Congestion control of the fabric tcp, such as cubic or bbr. auto: the kernel's, but instead of "
   "bbr, which slows down short exchanges, cubic or reno.")

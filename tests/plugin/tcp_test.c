@@ -1,6 +1,7 @@
 /*
  * What the tcp fabric promises beyond every fabric: one connection between two endpoints, also where both call at once;
- * connections of one link do not hold each other up; a busy peer, limits, strangers, secrets, damaged frames.
+ * connections of one link do not hold each other up; small puts in a row go together; a busy peer, limits, strangers,
+ * secrets, damaged frames.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -298,6 +299,139 @@ static void a_sleeper_hears_of_room(void **state)
     assert_true(nodes_run(2, -1, sleeper_body));
 }
 
+/* ---- puts in a row ---- */
+
+#define ROW 200
+
+/* Puts that wait on the only link of the node to go together. */
+static size_t held(const struct node *node)
+{
+    struct tcp_endpoint *endpoint = node->endpoint;
+    struct tcp_link *link = endpoint->links;
+    size_t n;
+
+    node_expect(node, link && !link->next, "one link");
+    pthread_mutex_lock(&link->send_lock);
+    n = link->held ? link->queue.bytes / (sizeof(struct tcp_frame) + 8) : 0;
+    pthread_mutex_unlock(&link->send_lock);
+    return n;
+}
+
+/* Numbers first + 1 .. first + ROW to places of their own, each with a signal; and nobody looks at what comes. */
+static void put_row(struct node *node, uint64_t first)
+{
+    for (uint64_t i = 1; i <= ROW; i++) {
+        uint64_t number = first + i;
+        struct thrum_fabric_put put = node_make_put(node, 1, 0, 8, 8 * i, 0, number);
+
+        put.local = &number;
+        put.local_region = NULL;
+        put.flags = THRUM_PUT_INLINE;
+        node_expect(node, node->ops->put_signal(node->peers[1], &put) == THRUM_OK, "put");
+    }
+}
+
+static void expect_row(const struct node *node, uint64_t first)
+{
+    for (uint64_t i = 1; i <= ROW; i++) {
+        uint64_t number;
+
+        memcpy(&number, node->memory + 8 * i, 8);
+        node_expect(node, number == first + i, "data of a row");
+    }
+}
+
+/* So that later puts ask nothing, and the other side has nothing to say to them. */
+static void get_to_know(struct node *node)
+{
+    struct thrum_fabric_put first = node_make_put(node, 1, 0, 64, 0, 0, 1);
+
+    if (node->index == 0) {
+        node_put(node, 1, &first);
+        node_flush(node, 1);
+    } else {
+        node_wait_signal(node, 0, 1);
+    }
+}
+
+/* Most wait for a common call of the kernel; and who has put does nothing more for them. */
+static void row_body(struct node *node)
+{
+    bool together = false;
+    uint64_t first = 1;
+
+    get_to_know(node);
+    /* on a busy machine a row may be torn apart; not each time */
+    for (int round = 1; round <= 20; round++, first += ROW) {
+        if (node->index == 0) {
+            put_row(node, first);
+            together |= held(node) > ROW / 2;
+            while (atomic_load(&node->board->stage) < round)
+                usleep(100);
+        } else {
+            node_wait_signal(node, 0, first + ROW);
+            expect_row(node, first);
+            atomic_store(&node->board->stage, round);
+        }
+    }
+    node_expect(node, together || node->index, "puts in a row go together");
+    node_barrier(node);
+}
+
+static void small_puts_in_a_row_go_together(void **state)
+{
+    (void)state;
+    assert_true(nodes_run(2, -1, row_body));
+}
+
+/* A larger one that follows, in one frame, does not overtake them. */
+static void behind_a_row_body(struct node *node)
+{
+    struct thrum_fabric_put large = node_make_put(node, 1, 1 << 20, 1 << 16, 1 << 20, 1, 1);
+
+    get_to_know(node);
+    for (int round = 1; round <= 20; round++) {
+        uint64_t first = (uint64_t)round * ROW;
+
+        large.signal_value = (uint64_t)round;
+        if (node->index == 0) {
+            put_row(node, first);
+            node_put(node, 1, &large);
+            while (atomic_load(&node->board->stage) < round)
+                usleep(100);
+        } else {
+            node_wait_signal(node, 1, large.signal_value);
+            node_expect(node, node_signal(node, 0) == first + ROW, "the row's signals");
+            expect_row(node, first);
+            atomic_store(&node->board->stage, round);
+        }
+    }
+    node_barrier(node);
+}
+
+static void what_follows_a_row_does_not_overtake_it(void **state)
+{
+    (void)state;
+    assert_true(nodes_run(2, -1, behind_a_row_body));
+}
+
+/* Who has put a row closes its endpoint. */
+static void last_row_body(struct node *node)
+{
+    get_to_know(node);
+    node_barrier(node);
+    if (node->index == 0)
+        put_row(node, ROW);
+    else
+        node_wait_signal(node, 0, 2 * ROW);
+}
+
+static void a_row_goes_before_its_connection(void **state)
+{
+    (void)state;
+    assert_true(nodes_run(2, -1, last_row_body));
+}
+
 /* ---- limits ---- */
 
 static void own_limit_body(struct node *node)
@@ -543,6 +677,9 @@ int main(void)
         cmocka_unit_test(a_busy_peer_is_not_taken_for_dead),
         cmocka_unit_test(a_lost_connection_is_made_again),
         cmocka_unit_test(a_sleeper_hears_of_room),
+        cmocka_unit_test(small_puts_in_a_row_go_together),
+        cmocka_unit_test(what_follows_a_row_does_not_overtake_it),
+        cmocka_unit_test(a_row_goes_before_its_connection),
         cmocka_unit_test(own_descriptor_limit_is_named),
         cmocka_unit_test(descriptor_limit_of_the_peer_is_named),
         cmocka_unit_test(strangers_do_not_disturb),

@@ -280,6 +280,9 @@ thrum_status_t sim_wait(void *handle, uint64_t ticket, int64_t timeout_ns)
         atomic_fetch_sub_explicit(&waiter.queue->waiters, 1, memory_order_relaxed);
         if (status)
             return status;
+    } else {
+        /* what its puts have left to do goes on now, not when somebody else finds the time */
+        (void)sim_ports_progress(waiter.queue->device);
     }
     return sim_ticket_status(waiter.queue, ticket);
 }

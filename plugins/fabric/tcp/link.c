@@ -153,7 +153,8 @@ void tcp_link_fail(struct tcp_link *link, thrum_status_t status, const char *for
     link->status = status;
     link->out_left = 0;
     link->queue.bytes = 0;
-    atomic_store_explicit(&link->busy, false, memory_order_relaxed);
+    tcp_unhold_locked(link);
+    tcp_mark_busy_locked(link, false);
     (void)shutdown(link->fd,
                    SHUT_RDWR); /* the other side hears of it; what has come is still there */
     thrum_plugin_log(THRUM_LOG_INFO, "%s", link->message);
@@ -161,9 +162,11 @@ void tcp_link_fail(struct tcp_link *link, thrum_status_t status, const char *for
 
 void tcp_link_end(struct tcp_link *link, int error)
 {
+    struct tcp_endpoint *endpoint = link->endpoint;
     thrum_status_t status = tcp_status_of(error);
 
     link->ended = true;
+    endpoint->nwanted -= link->nwanted;
     link->nwanted = 0;
     (void)epoll_ctl(link->endpoint->epoll_fd, EPOLL_CTL_DEL, link->fd, NULL);
     pthread_mutex_lock(&link->send_lock);

@@ -1,8 +1,8 @@
 /*
  * The service thread of an endpoint, asleep otherwise: it accepts who calls and knows the endpoint's secret, whatever the
- * process computes, hears of cables that are pulled and put back, and ends links that have gone silent. Who calls and says
- * nothing, or something else, is dropped after a while and holds up nobody. Called by tcp.c when an endpoint opens and
- * closes.
+ * process computes, hears of cables that are pulled and put back, ends links that have gone silent, and sends what is held
+ * when nobody else does. Who calls and says nothing, or something else, is dropped after a while and holds up nobody. Called
+ * by tcp.c when an endpoint opens and closes.
  */
 #include "tcp.h"
 
@@ -19,12 +19,13 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/timerfd.h>
 #include <unistd.h>
 
 #define CALLERS 256 /* at once; one more, and the oldest is dropped */
 #define LOOKS_IN_A_TIMEOUT 4
 #define REPEATS 2 /* that nobody answers */
-#define FIXED 3 /* descriptors before those of callers */
+#define FIXED 4 /* descriptors before those of callers */
 
 struct tcp_caller {
     int fd;
@@ -308,6 +309,20 @@ static void watch_silence(struct tcp_endpoint *endpoint)
     pthread_mutex_unlock(&endpoint->lock);
 }
 
+/* Those who put have not looked again, and may not for long. */
+static void hear_alarm(struct tcp_endpoint *endpoint)
+{
+    uint64_t times;
+
+    if (read(endpoint->alarm_fd, &times, sizeof times) < 0)
+        return;
+    /* acquire: what was held before it was found set is seen; pairs with the release of who holds */
+    (void)atomic_exchange_explicit(&endpoint->alarmed, false, memory_order_acq_rel);
+    pthread_mutex_lock(&endpoint->lock);
+    (void)tcp_send_held(endpoint);
+    pthread_mutex_unlock(&endpoint->lock);
+}
+
 /* ---- the thread ---- */
 
 /* Until the first of the callers has been silent for too long, or the links are to be looked at. -1: for ever. */
@@ -347,6 +362,7 @@ static void *serve(void *argument)
     fds[0] = (struct pollfd){.fd = endpoint->stop_fd, .events = POLLIN};
     fds[1] = (struct pollfd){.fd = endpoint->listen_fd, .events = POLLIN};
     fds[2] = (struct pollfd){.fd = endpoint->watch_fd, .events = POLLIN};
+    fds[3] = (struct pollfd){.fd = endpoint->alarm_fd, .events = POLLIN};
     for (;;) {
         int n;
 
@@ -357,6 +373,10 @@ static void *serve(void *argument)
             continue; /* EINTR; signals are blocked here, but for those of a debugger */
         if (fds[0].revents)
             return NULL;
+        if (fds[3].revents)
+            hear_alarm(endpoint);
+        if (fds[3].revents && n == 1)
+            continue;
         if (endpoint->ncallers)
             serve_callers(endpoint, fds + FIXED);
         if (fds[1].revents)
@@ -420,6 +440,8 @@ thrum_status_t tcp_listen(struct tcp_endpoint *endpoint)
 
     endpoint->callers = calloc(CALLERS, sizeof *endpoint->callers);
     endpoint->stop_fd = eventfd(0, EFD_CLOEXEC);
+    if (endpoint->hold_us)
+        endpoint->alarm_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
     endpoint->spare_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
     if (!endpoint->callers)
         status = thrum_plugin_fail(THRUM_ERR_NO_MEMORY, "tcp: no memory for an endpoint");
@@ -439,7 +461,7 @@ thrum_status_t tcp_listen(struct tcp_endpoint *endpoint)
 void tcp_stop_listening(struct tcp_endpoint *endpoint)
 {
     int *const fds[] = {&endpoint->listen_fd, &endpoint->stop_fd, &endpoint->watch_fd,
-                        &endpoint->spare_fd};
+                        &endpoint->spare_fd, &endpoint->alarm_fd};
     uint64_t one = 1;
 
     if (endpoint->has_service) {

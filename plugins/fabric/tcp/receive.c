@@ -11,6 +11,7 @@
 #include <string.h>
 
 #define LOOKS 4 /* at one socket, before others have their turn */
+#define LONG_BYTES 8192
 
 /* ---- refusals ---- */
 
@@ -152,6 +153,7 @@ static bool keep_wanted(struct tcp_link *link)
 
     if (link->nwanted == TCP_GETS)
         return cut(link, "more gets than can be");
+    link->endpoint->nwanted++;
     link->wanted[(link->first_wanted + link->nwanted++) % TCP_GETS] =
         (struct tcp_wanted){in->channel, in->signal_value, in->key, in->offset, in->rest};
     return true;
@@ -316,11 +318,24 @@ static bool take_apart(struct tcp_link *link)
     return true;
 }
 
+/*
+ * How much to take beyond the payload that is awaited. Behind a long frame comes mostly another: only its header is taken,
+ * so that its payload is read to where it goes, and not copied there.
+ */
+static size_t stage_room(const struct tcp_link *link)
+{
+    size_t room = TCP_STAGE_BYTES - link->stage_to;
+
+    if (link->in.bytes >= LONG_BYTES && link->stage_to < sizeof link->in)
+        return sizeof link->in - link->stage_to;
+    return room;
+}
+
 /* As recv. *whole_out: it was as much as was asked for, so there may be more. */
 static ssize_t take(struct tcp_link *link, bool *whole_out)
 {
     char *target = link->in_left ? find_target(link) : NULL;
-    size_t direct = target ? link->in_left : 0, room = TCP_STAGE_BYTES - link->stage_to;
+    size_t direct = target ? link->in_left : 0, room = stage_room(link);
     struct iovec parts[2] = {{target, direct}, {link->stage + link->stage_to, room}};
     struct msghdr message = {.msg_iov = parts, .msg_iovlen = 2};
     ssize_t n = direct ? recvmsg(link->fd, &message, MSG_DONTWAIT)
@@ -393,6 +408,7 @@ static bool answer_one(struct tcp_link *link)
     if (!source || !get->left) {
         link->first_wanted = (link->first_wanted + 1) % TCP_GETS;
         link->nwanted--;
+        link->endpoint->nwanted--;
     }
     return true;
 }

@@ -5,6 +5,10 @@
  * A put on an idle link is one system call: header and data. If the socket takes only a part, the rest of inline data is
  * copied; other puts stay where they are, go on frame by frame, and are done when the kernel has the last byte.
  *
+ * Many small puts, one close behind the other while nobody looks for what comes, go together: from the fifth on they are
+ * held until there are HELD_BYTES of them, or somebody calls progress, as whoever waits does, or THRUM_TCP_HOLD_US have
+ * passed. A call of the kernel, and the way through it to the other side, then serve many.
+ *
  * flush has to know of a put that the other side refuses. So the first put by a key asks for an answer, which says how long
  * the region is; later ones are checked here against that, and need none.
  */
@@ -16,11 +20,16 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/timerfd.h>
 
 #define SMALL_BYTES \
     512 /* header and data are copied together: cheaper than two pieces for the kernel */
 #define FRAMES_AT_ONCE 4
 #define QUEUE_BYTES 131072 /* of inline puts that wait for a socket */
+#define ROW_PUTS 4 /* go at once, those that follow in a row are held */
+#define ROW_GAP_NS 20000
+#define HOLD_PUT_BYTES 8192 /* larger ones are not: the bytes are what takes time */
+#define HELD_BYTES 16384
 
 /* ---- errors ---- */
 
@@ -181,6 +190,16 @@ static bool next_frame(struct tcp_link *link)
     return true;
 }
 
+void tcp_mark_busy_locked(struct tcp_link *link, bool busy)
+{
+    if (atomic_exchange_explicit(&link->busy, busy, memory_order_relaxed) == busy)
+        return;
+    if (busy)
+        atomic_fetch_add_explicit(&link->endpoint->nbusy, 1, memory_order_relaxed);
+    else
+        atomic_fetch_sub_explicit(&link->endpoint->nbusy, 1, memory_order_relaxed);
+}
+
 /* Who sleeps on the epoll descriptor has to hear of room at once: nobody else may look at the link again. */
 static void tell_busy(struct tcp_link *link)
 {
@@ -189,33 +208,61 @@ static void tell_busy(struct tcp_link *link)
 
     if (atomic_load_explicit(&link->busy, memory_order_relaxed) == busy)
         return;
-    atomic_store_explicit(&link->busy, busy, memory_order_relaxed);
+    tcp_mark_busy_locked(link, busy);
     (void)epoll_ctl(link->endpoint->epoll_fd, EPOLL_CTL_MOD, link->fd, &event);
+}
+
+void tcp_unhold_locked(struct tcp_link *link)
+{
+    if (!atomic_load_explicit(&link->held, memory_order_relaxed))
+        return;
+    atomic_store_explicit(&link->held, false, memory_order_relaxed);
+    atomic_fetch_sub_explicit(&link->endpoint->nheld, 1, memory_order_relaxed);
 }
 
 bool tcp_send_locked(struct tcp_link *link)
 {
-    bool moved = push_frame(link);
+    bool moved;
 
+    tcp_unhold_locked(link);
+    moved = push_frame(link);
     for (int i = 0; i < FRAMES_AT_ONCE && !link->out_left && !link->status && next_frame(link); i++)
         moved |= push_frame(link);
     tell_busy(link);
     return moved;
 }
 
-void tcp_queue_locked(struct tcp_link *link, const struct tcp_frame *frame, const void *payload)
+bool tcp_send_held(struct tcp_endpoint *endpoint)
+{
+    bool moved = false;
+
+    if (!atomic_load_explicit(&endpoint->nheld, memory_order_relaxed))
+        return false;
+    for (struct tcp_link *link = endpoint->links; link; link = link->next) {
+        if (!atomic_load_explicit(&link->held, memory_order_relaxed))
+            continue;
+        pthread_mutex_lock(&link->send_lock);
+        if (atomic_load_explicit(&link->held, memory_order_relaxed))
+            moved |= tcp_send_locked(link);
+        pthread_mutex_unlock(&link->send_lock);
+    }
+    return moved;
+}
+
+/* False: the link is done for. */
+static bool append(struct tcp_link *link, const struct tcp_frame *frame, const void *payload)
 {
     struct tcp_queue *queue = &link->queue;
     size_t wanted = queue->bytes + sizeof *frame + frame->bytes;
 
     if (link->status)
-        return;
+        return false;
     if (wanted > queue->room) {
         size_t room = max_u64(2 * queue->room, max_u64(wanted, 4096));
         char *frames = wanted > TCP_QUEUE_MAX ? NULL : realloc(queue->frames, room);
         if (!frames) {
             tcp_link_fail(link, THRUM_ERR_NO_MEMORY, "no memory for %zu bytes that wait", wanted);
-            return;
+            return false;
         }
         queue->frames = frames;
         queue->room = room;
@@ -224,7 +271,13 @@ void tcp_queue_locked(struct tcp_link *link, const struct tcp_frame *frame, cons
     if (frame->bytes)
         memcpy(queue->frames + queue->bytes + sizeof *frame, payload, frame->bytes);
     queue->bytes = wanted;
-    (void)tcp_send_locked(link);
+    return true;
+}
+
+void tcp_queue_locked(struct tcp_link *link, const struct tcp_frame *frame, const void *payload)
+{
+    if (append(link, frame, payload))
+        (void)tcp_send_locked(link);
 }
 
 /* The rest of the frame at hand no longer needs the memory that it came from. */
@@ -333,12 +386,53 @@ static void put_later(struct tcp_link *link, struct tcp_peer *peer,
     (void)tcp_send_locked(link);
 }
 
+/* Whether another is likely to follow soon; counts this one. */
+static bool is_in_a_row(struct tcp_link *link)
+{
+    unsigned looks = atomic_load_explicit(&link->endpoint->looks, memory_order_relaxed);
+
+    if (looks != link->row_looks || now_ns() - link->row_ns > ROW_GAP_NS)
+        link->row = 0;
+    link->row_looks = looks;
+    return link->row++ >= ROW_PUTS;
+}
+
+/* Sent by whoever looks next; and if nobody does, by the service thread. */
+static void hold(struct tcp_link *link)
+{
+    struct tcp_endpoint *endpoint = link->endpoint;
+    struct itimerspec time = {.it_value = {.tv_sec = endpoint->hold_us / 1000000,
+                                           .tv_nsec = endpoint->hold_us % 1000000 * 1000L}};
+
+    if (atomic_load_explicit(&link->held, memory_order_relaxed))
+        return;
+    atomic_store_explicit(&link->held, true, memory_order_relaxed);
+    atomic_fetch_add_explicit(&endpoint->nheld, 1, memory_order_relaxed);
+    /* release: what is held before the alarm; pairs with the exchange of who hears it */
+    if (!atomic_exchange_explicit(&endpoint->alarmed, true, memory_order_acq_rel))
+        (void)timerfd_settime(endpoint->alarm_fd, 0, &time, NULL);
+}
+
+static void put_in_a_row(struct tcp_link *link, struct tcp_peer *peer,
+                         const struct thrum_fabric_put *put, bool asks)
+{
+    struct tcp_frame frame = frame_of(peer, put, put->bytes, asks);
+
+    if (!append(link, &frame, put->local))
+        return;
+    if (link->queue.bytes < HELD_BYTES)
+        hold(link);
+    else
+        (void)tcp_send_locked(link);
+}
+
 /* Under send_lock. */
 static thrum_status_t accept_put(struct tcp_peer *peer, const struct thrum_fabric_put *put)
 {
     struct tcp_link *link = peer->link;
     thrum_status_t status = THRUM_OK;
-    bool asks = false;
+    bool asks = false,
+         small = put->bytes <= HOLD_PUT_BYTES && (!put->bytes || put->flags & THRUM_PUT_INLINE);
 
     if (atomic_load_explicit(&link->busy, memory_order_relaxed))
         (void)tcp_send_locked(link);
@@ -351,10 +445,16 @@ static thrum_status_t accept_put(struct tcp_peer *peer, const struct thrum_fabri
     if (status)
         return status;
     peer->unanswered += asks;
-    if (atomic_load_explicit(&link->busy, memory_order_relaxed))
+    if (atomic_load_explicit(&link->busy, memory_order_relaxed)) {
         put_later(link, peer, put, asks);
-    else
+    } else if (link->endpoint->alarm_fd >= 0 && is_in_a_row(link) && small) {
+        put_in_a_row(link, peer, put, asks);
+    } else if (link->queue.bytes) {
+        put_later(link, peer, put, asks);
+    } else {
         put_now(link, peer, put, asks);
+    }
+    link->row_ns = now_ns();
     return THRUM_OK;
 }
 
@@ -474,6 +574,8 @@ void tcp_drop_locked(struct tcp_peer *peer)
     peer->unfinished = false;
     if (link->turn == peer)
         link->turn = peer->next;
+    if (atomic_load_explicit(&link->held, memory_order_relaxed))
+        (void)tcp_send_locked(link);
     for (unsigned i = 0; i < TCP_GETS && peer->gets; i++)
         if (link->gets[i].peer == peer) {
             link->gets[i].peer = NULL;

@@ -71,9 +71,10 @@ static struct tcp_endpoint *allocate(void)
     pthread_cond_init(&endpoint->changed, &clock);
     pthread_condattr_destroy(&clock);
     endpoint->listen_fd = endpoint->epoll_fd = endpoint->stop_fd = endpoint->watch_fd =
-        endpoint->spare_fd = -1;
+        endpoint->spare_fd = endpoint->alarm_fd = -1;
     endpoint->timeout_ms = timeout_of_a_link();
     endpoint->buffer_bytes = setting("THRUM_TCP_BUFFER_BYTES");
+    endpoint->hold_us = setting("THRUM_TCP_HOLD_US");
     return endpoint;
 }
 
@@ -277,6 +278,8 @@ static bool send_more(struct tcp_endpoint *endpoint)
 {
     bool moved = false;
 
+    if (!endpoint->nwanted && !atomic_load_explicit(&endpoint->nbusy, memory_order_relaxed))
+        return false;
     for (struct tcp_link *link = endpoint->links; link; link = link->next) {
         if (link->nwanted)
             moved |= tcp_answer_gets(link);
@@ -308,10 +311,13 @@ static void drop_ended(struct tcp_endpoint *endpoint)
 
 bool tcp_progress_locked(struct tcp_endpoint *endpoint)
 {
-    bool moved = receive(endpoint);
+    unsigned looks = atomic_load_explicit(&endpoint->looks, memory_order_relaxed) + 1;
+    bool moved = tcp_send_held(endpoint);
 
+    atomic_store_explicit(&endpoint->looks, looks, memory_order_relaxed);
+    moved |= receive(endpoint);
     moved |= send_more(endpoint);
-    if (++endpoint->looks % 1024 == 0)
+    if (looks % 1024 == 0)
         drop_ended(endpoint);
     return moved;
 }

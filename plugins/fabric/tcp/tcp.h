@@ -190,6 +190,9 @@ struct tcp_link {
     struct tcp_queue queue,
         queue_out; /* go before any put's next frame; and what of it `out` holds */
     unsigned nunfinished; /* peers */
+    unsigned row; /* puts, each soon after the one before, with no progress between */
+    unsigned row_looks; /* the endpoint's, at the last of them */
+    int64_t row_ns; /* when that was done */
     struct keys known; /* of the peer's regions, and how long they are: */
     uint64_t known_bytes[KEYS_REMEMBERED];
     struct tcp_get gets[TCP_GETS];
@@ -199,6 +202,7 @@ struct tcp_link {
 
     _Atomic bool
         busy; /* there is something to send, and the epoll descriptor tells of room; written under send_lock */
+    _Atomic bool held; /* else: `queue` waits for more to go with it; written under send_lock */
 };
 
 /* Somebody who has called and not yet said who it is. The service thread's. */
@@ -214,10 +218,10 @@ struct tcp_endpoint {
     pthread_mutex_t lock; /* up to `changed`, and what the links say */
     struct tcp_link *links;
     struct tcp_call *calls;
+    unsigned nwanted; /* of all links */
     struct tcp_region **regions; /* by slot; NULL: free */
     size_t slots, free_slot; /* none is free below free_slot */
     uint32_t key_salt;
-    unsigned looks; /* since all links were looked at */
     struct thrum_fabric_event events[TCP_EVENTS];
     size_t nevents;
     pthread_cond_t changed; /* links or calls did */
@@ -226,14 +230,18 @@ struct tcp_endpoint {
     _Atomic unsigned rounds,
         waited; /* of progress and puts; and how many there were when wait_fd was called */
     _Atomic unsigned nlinks; /* written under lock */
+    _Atomic unsigned nheld, nbusy; /* links that are */
+    _Atomic unsigned looks; /* by progress; written under lock */
+    _Atomic bool alarmed; /* the alarm is set, and not heard yet */
 
     /* Set once by open. */
     struct tcp_address address;
     struct tcp_interface interfaces[TCP_CANDIDATES]; /* those of the address, each once */
     unsigned ninterfaces;
     bool chosen; /* the user said which interface */
-    int timeout_ms, buffer_bytes;
+    int timeout_ms, buffer_bytes, hold_us;
     int listen_fd, epoll_fd, stop_fd, watch_fd;
+    int alarm_fd; /* a timer, for what is held; -1: nothing is */
     pthread_t service;
     bool has_service;
 
@@ -331,8 +339,14 @@ thrum_status_t tcp_get(void *peer, void *local, void *local_region, size_t bytes
                        uint64_t remote_key, uint64_t remote_offset);
 thrum_status_t tcp_flush(void *peer);
 thrum_status_t tcp_peer_error(void *peer, const char **message_out);
-/* Goes on with what waits. True if something moved. */
+/* Goes on with what waits, and sends what is held. True if something moved. */
 bool tcp_send_locked(struct tcp_link *link);
+/* Sends what is held on any link. Under the endpoint's lock. True if something moved. */
+bool tcp_send_held(struct tcp_endpoint *endpoint);
+/* Sets `busy`. */
+void tcp_mark_busy_locked(struct tcp_link *link, bool busy);
+/* Nothing is held on the link any more. */
+void tcp_unhold_locked(struct tcp_link *link);
 /* A frame that goes before any put's next one; it is copied. */
 void tcp_queue_locked(struct tcp_link *link, const struct tcp_frame *frame, const void *payload);
 /* The peer's work is dropped; what of it has begun to go out goes on without its memory. */

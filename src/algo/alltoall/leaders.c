@@ -115,15 +115,15 @@ struct algo_cost algo_alltoall_leaders_cost(const struct plan_params *params)
 {
     const struct plan_layout *l = params->layout;
     double n = l->nhosts, local = l->most_local, bytes = (double)algo_count_bytes(params);
-    double all = params->nranks * bytes, copies = local * (local + 1) * n;
+    double all = params->nranks * bytes, share = hosts_leaders_share(params);
+    double copies = local * (local + 1) * n / share;
     return (struct algo_cost){.steps = 2,
                               .turns = 1, /* who leads nobody waits once */
                               .messages = 2 * (local - 1) + copies, /* which take as long */
                               .passed_bytes = 4 * (local - 1) * all,
-                              .copied_bytes = 4 * local * all,
+                              .copied_bytes = 4 * local * all / share,
                               .net_steps = 1,
-                              .net_messages = 2 * (n - 1) / hosts_leaders_share(params),
-                              .net_bytes =
-                                  (n - 1) * local * local * bytes / hosts_leaders_share(params),
+                              .net_messages = 2 * (n - 1) / share,
+                              .net_bytes = (n - 1) * local * local * bytes / share,
                               .port_bytes = (n - 1) * local * local * bytes};
 }

@@ -136,6 +136,10 @@ static void find_planted(enum algo_fault fault, int nranks, int places)
         struct algo_proof proof;
         char *text = NULL;
         size_t size = 0;
+        if (algo->flags & ALGO_POWER_OF_TWO && nranks & (nranks - 1)) {
+            places--; /* it serves no such number */
+            continue;
+        }
         FILE *report = open_memstream(&text, &size);
         assert_non_null(report);
         thrum_status_t status = algo_prove(algo, &sweep, report, &proof);

@@ -13,6 +13,7 @@
 static char peer_memory[4096], other_memory[4096];
 static _Atomic uint64_t accepted, completed;
 static _Atomic int refusal; /* of the next puts; 0: none */
+static _Thread_local unsigned own_looks; /* at the port, of this thread */
 
 static thrum_status_t take_put(void *peer, const struct thrum_fabric_put *put)
 {
@@ -40,6 +41,7 @@ static thrum_status_t flush_mark(void *peer, uint64_t *mark)
 static thrum_status_t progress(void *endpoint)
 {
     (void)endpoint;
+    own_looks++;
     return THRUM_IN_PROGRESS;
 }
 
@@ -337,6 +339,25 @@ static void not_what_was_cancelled(void **state)
     detach(f);
 }
 
+/* A fabric may have more to do for a put that it has taken; it is not left to the device's thread. */
+static void who_waits_for_what_has_ended_looks_at_the_port(void **state)
+{
+    struct fixture *f = of(state);
+    unsigned before;
+    uint64_t ticket;
+
+    attach(f, &plain);
+    atomic_store(&completed, 1);
+    ticket = submit_put(f, 1, at(f->a));
+    while (poll_ticket(f, ticket) == THRUM_IN_PROGRESS)
+        ;
+    before = own_looks;
+    for (int i = 0; own_looks == before && i < 1000; i++) /* the device's thread may be at it */
+        await(f, ticket);
+    assert_true(own_looks > before);
+    detach(f);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -349,6 +370,7 @@ int main(void)
         DEVICE_TEST(a_failure_is_met_in_its_turn),
         DEVICE_TEST(a_fault_is_met_in_its_turn),
         DEVICE_TEST(not_what_was_cancelled),
+        DEVICE_TEST(who_waits_for_what_has_ended_looks_at_the_port),
     };
 
     setenv("THRUM_SIM_HBM_BYTES", "64M", 1);

@@ -274,6 +274,39 @@ static void test_leaders_send_small_messages(void **state)
     plan_layout_destroy(in_turn);
 }
 
+/* Four ranks on hosts that share two cores, with lines as tcp takes them. */
+static struct plan_params on_two_cores(enum collective collective, uint64_t bytes,
+                                       const struct plan_layout *layout)
+{
+    struct plan_params params = call(collective, 4, bytes);
+
+    params.peer_access = false;
+    params.layout = layout;
+    params.ranks_per_core = 2;
+    params.line_bytes = 32768;
+    return params;
+}
+
+/* Between hosts that share cores, as those of tests do, messages take turns of a core: few win, if they are longer. */
+static void test_few_messages_win_where_hosts_share_cores(void **state)
+{
+    static const int one_each[] = {0, 1, 2, 3}, two_each[] = {0, 0, 1, 1};
+    struct plan_layout *four = NULL, *two = NULL;
+
+    (void)state;
+    assert_int_equal(plan_layout_create(one_each, 4, &four), THRUM_OK);
+    assert_int_equal(plan_layout_create(two_each, 4, &two), THRUM_OK);
+    for (uint64_t bytes = 4; bytes <= 8192; bytes *= 4) /* of a block */
+        assert_string_equal(chosen(on_two_cores(COLL_ALLGATHER, bytes, four)),
+                            "recursive_doubling");
+    assert_string_equal(chosen(on_two_cores(COLL_REDUCE_SCATTER, 16384, four)),
+                        "recursive_halving");
+    assert_string_equal(chosen(on_two_cores(COLL_ALLTOALL, 16, two)), "leaders");
+    assert_string_equal(chosen(on_two_cores(COLL_ALLTOALL, 8192, two)), "leaders");
+    plan_layout_destroy(four);
+    plan_layout_destroy(two);
+}
+
 static void test_explains(void **state)
 {
     struct plan_params params = call(COLL_ALLREDUCE, 2, 1 << 20);
@@ -308,6 +341,7 @@ int main(void)
         cmocka_unit_test_setup(test_extreme_figures, reset),
         cmocka_unit_test_setup(test_hosts_count, reset),
         cmocka_unit_test_setup(test_leaders_send_small_messages, reset),
+        cmocka_unit_test_setup(test_few_messages_win_where_hosts_share_cores, reset),
         cmocka_unit_test_setup(test_explains, reset),
     };
     return cmocka_run_group_tests_name("select", tests, NULL, NULL);
