@@ -5,6 +5,10 @@
 #include <string.h>
 
 enum { STAGE_BYTES = 1 << 20, POISON = 0xa5 };
+enum { MOST_TIMES = 10000 }; /* of an operation in a batch */
+enum {
+    BATCH_US = 1000
+}; /* at least, so that what others left in the caches before it counts for little */
 
 /* ---- memory ---- */
 
@@ -399,10 +403,11 @@ static void measure(struct perf_context *x, const struct perf_case *what, bool m
     double samples[2][PERF_MAX_BATCHES] = {{0}}, start;
     double us = estimate(x, what, &ours, false),
            mpi_us = mpi ? estimate(x, what, &theirs, true) : us;
-    double slower = us > mpi_us ? us : mpi_us;
-    int batches = x->batches ? x->batches : clamp(x->budget_us / slower, 5, PERF_MAX_BATCHES);
-    int times = x->iterations ? x->iterations : clamp(x->budget_us / batches / us, 1, 1000);
-    int mpi_times = x->iterations ? x->iterations : clamp(x->budget_us / batches / mpi_us, 1, 1000);
+    double slower = us > mpi_us ? us : mpi_us, longest = slower > BATCH_US ? slower : BATCH_US;
+    int batches = x->batches ? x->batches : clamp(x->budget_us / longest, 5, PERF_MAX_BATCHES);
+    int times = x->iterations ? x->iterations : clamp(x->budget_us / batches / us, 1, MOST_TIMES);
+    int mpi_times =
+        x->iterations ? x->iterations : clamp(x->budget_us / batches / mpi_us, 1, MOST_TIMES);
     int done = 0;
 
     start = perf_now_us();
