@@ -359,7 +359,8 @@ static void *serve(void *argument)
     struct tcp_endpoint *endpoint = argument;
     struct pollfd fds[FIXED + CALLERS];
     int64_t look_apart_ns = ((int64_t)endpoint->timeout_ms / LOOKS_IN_A_TIMEOUT + 1) * 1000000;
-    int64_t look_ns = 0; /* when the links are to be looked at, however often something else comes */
+    int64_t look_ns =
+        0; /* when the links are to be looked at, however often something else comes */
 
     fds[0] = (struct pollfd){.fd = endpoint->stop_fd, .events = POLLIN};
     fds[1] = (struct pollfd){.fd = endpoint->listen_fd, .events = POLLIN};
