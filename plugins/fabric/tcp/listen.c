@@ -326,16 +326,16 @@ static void hear_alarm(struct tcp_endpoint *endpoint)
 /* ---- the thread ---- */
 
 /* Until the first of the callers has been silent for too long, or the links are to be looked at. -1: for ever. */
-static int milliseconds_left(const struct tcp_endpoint *endpoint)
+static int milliseconds_left(const struct tcp_endpoint *endpoint, int64_t look_ns)
 {
-    int look_ms = endpoint->timeout_ms ? endpoint->timeout_ms / LOOKS_IN_A_TIMEOUT + 1 : -1;
-    int64_t left;
+    int64_t until = endpoint->timeout_ms ? look_ns : INT64_MAX, left;
 
-    if (!endpoint->ncallers)
-        return look_ms;
-    left = endpoint->callers[0].deadline_ns - now_ns(); /* they are in the order of their time */
-    left = left > 0 ? left / 1000000 + 1 : 0;
-    return look_ms < 0 || left < look_ms ? (int)left : look_ms;
+    if (endpoint->ncallers) /* they are in the order of their time */
+        until = (int64_t)min_u64((uint64_t)until, (uint64_t)endpoint->callers[0].deadline_ns);
+    if (until == INT64_MAX)
+        return -1;
+    left = until - now_ns();
+    return left > 0 ? (int)(left / 1000000) + 1 : 0;
 }
 
 static void serve_callers(struct tcp_endpoint *endpoint, const struct pollfd *fds)
@@ -358,6 +358,9 @@ static void *serve(void *argument)
 {
     struct tcp_endpoint *endpoint = argument;
     struct pollfd fds[FIXED + CALLERS];
+    int64_t look_apart_ns = ((int64_t)endpoint->timeout_ms / LOOKS_IN_A_TIMEOUT + 1) * 1000000;
+    int64_t look_ns =
+        0; /* when the links are to be looked at, however often something else comes */
 
     fds[0] = (struct pollfd){.fd = endpoint->stop_fd, .events = POLLIN};
     fds[1] = (struct pollfd){.fd = endpoint->listen_fd, .events = POLLIN};
@@ -368,23 +371,23 @@ static void *serve(void *argument)
 
         for (unsigned i = 0; i < endpoint->ncallers; i++)
             fds[FIXED + i] = (struct pollfd){.fd = endpoint->callers[i].fd, .events = POLLIN};
-        n = poll(fds, FIXED + endpoint->ncallers, milliseconds_left(endpoint));
+        n = poll(fds, FIXED + endpoint->ncallers, milliseconds_left(endpoint, look_ns));
         if (n < 0)
             continue; /* EINTR; signals are blocked here, but for those of a debugger */
         if (fds[0].revents)
             return NULL;
         if (fds[3].revents)
             hear_alarm(endpoint);
-        if (fds[3].revents && n == 1)
-            continue;
         if (endpoint->ncallers)
             serve_callers(endpoint, fds + FIXED);
         if (fds[1].revents)
             accept_one(endpoint);
         if (fds[2].revents)
             hear_of_links(endpoint);
-        if (endpoint->timeout_ms)
+        if (endpoint->timeout_ms && now_ns() >= look_ns) {
             watch_silence(endpoint);
+            look_ns = now_ns() + look_apart_ns;
+        }
     }
 }
 
