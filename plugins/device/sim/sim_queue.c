@@ -424,7 +424,8 @@ static inline thrum_status_t submit(struct sim_queue *queue, const struct thrum_
         done = sim_execute_now(queue, commands, n, ticket, unchecked);
         sim_do_meanwhile(queue);
     } else if (meanwhile) {
-        meanwhile(argument);
+        meanwhile(
+            argument); /* the caller may be told to cancel what is not in the ring yet: it cancels again after this */
     }
     if (sim_likely(done == n)) {
         give_whole(queue, SIM_ALIVE);
