@@ -358,7 +358,8 @@ THRUM_MUST_CHECK thrum_status_t thrum_queue_synchronize_for(thrum_queue_t queue,
 
 /*
  * Waits until everything submitted so far has ended, and leaves errors to the next synchronize. The queue may be being
- * captured: what is recorded is not waited for. Errors: INVALID_QUEUE, RESET.
+ * captured: what is recorded is not waited for. Blocks, as long as what waits for peers does: deadlines end that. Any
+ * thread. Errors: INVALID_QUEUE, RESET.
  */
 THRUM_MUST_CHECK thrum_status_t thrum_queue_drain(thrum_queue_t queue);
 
@@ -408,7 +409,8 @@ THRUM_MUST_CHECK thrum_status_t thrum_queue_capture_begin(thrum_queue_t queue);
 THRUM_MUST_CHECK thrum_status_t thrum_queue_capture_join(thrum_queue_t queue, thrum_queue_t origin);
 /*
  * Ends the recording. If a call was refused in it because of the capture, or for lack of memory, the first one's status
- * and message, and *graph_out <- NULL; so too inside a group that has a call for one of its queues (INVALID_USAGE). Calls with bad arguments are refused as ever and simply not in the graph.
+ * and message, and *graph_out <- NULL; so too inside a group that has a call for one of its queues (INVALID_USAGE). Calls
+ * with bad arguments are refused as ever and simply not in the graph.
  * Other errors: INVALID_ARGUMENT (graph_out), INVALID_QUEUE, INVALID_USAGE (it does not record, or has joined another's
  * capture; these leave *graph_out), RESET. The caller owns the graph; it does not need the queue.
  */

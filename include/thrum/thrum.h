@@ -382,8 +382,8 @@ THRUM_MUST_CHECK thrum_status_t thrum_group_end(void);
 /*
  * A reduction for the communicator's collectives: fold calls `fold` with elements of the call's type, from any thread,
  * contributions in rank order, left to right (with `commutative` in any order). It must not block or call Thrum: a wait in
- * it waits for itself, and no deadline ends that. An error that it returns fails the communicator with it, on every rank. Needs THRUM_CAP_REDUCE_CALLBACK. Every rank makes its reductions in the same
- * order. Lives until destroyed, or the communicator is. Errors: INVALID_COMM, INVALID_ARGUMENT, LIMIT, UNSUPPORTED.
+ * it waits for itself, and no deadline ends that. An error that it returns fails the communicator with it, on every rank.
+ * Needs THRUM_CAP_REDUCE_CALLBACK. Every rank makes its reductions in the same order. Lives until destroyed, or the communicator is. Errors: INVALID_COMM, INVALID_ARGUMENT, LIMIT, UNSUPPORTED.
  */
 THRUM_MUST_CHECK thrum_status_t thrum_redop_create(thrum_comm_t comm, thrum_reduce_fn fold,
                                                    void *context, bool commutative,

@@ -10,14 +10,6 @@
 #include "ranks.h"
 
 #define OK(call) CUDA_OK(call)
-/* The call fails so, and the detail has the text in it. */
-#define FAILS(call, error, text) \
-    do { \
-        assert_int_equal((call), (error)); \
-        assert_int_equal(cudaGetLastError(), (error)); \
-        if (!strstr(thrumCudaErrorDetail(), (text))) \
-            fail_msg("\"%s\" lacks \"%s\"", thrumCudaErrorDetail(), (text)); \
-    } while (0)
 #define WORDS 4
 
 /* Three streams, an event for each, and device memory. */
@@ -94,9 +86,10 @@ static void end_spoiled(struct fixture *f)
 
     OK(cudaStreamIsCapturing(f->stream[0], &status));
     assert_int_equal(status, cudaStreamCaptureStatusInvalidated);
-    FAILS(cudaMemsetAsync(f->device, 1, 4, f->stream[0]), cudaErrorStreamCaptureInvalidated,
-          "spoiled");
-    FAILS(cudaStreamEndCapture(f->stream[0], &graph), cudaErrorStreamCaptureInvalidated, "spoiled");
+    CUDA_FAILS(cudaMemsetAsync(f->device, 1, 4, f->stream[0]), cudaErrorStreamCaptureInvalidated,
+               "spoiled");
+    CUDA_FAILS(cudaStreamEndCapture(f->stream[0], &graph), cudaErrorStreamCaptureInvalidated,
+               "spoiled");
     assert_null(graph);
     OK(cudaStreamIsCapturing(f->stream[0], &status));
     assert_int_equal(status, cudaStreamCaptureStatusNone);
@@ -134,17 +127,17 @@ static void one_stream(void **state)
     int one = 1, host = -1;
     cudaGraph_t none;
 
-    FAILS(cudaStreamEndCapture(f->stream[0], &none), cudaErrorIllegalState, "not captured");
+    CUDA_FAILS(cudaStreamEndCapture(f->stream[0], &none), cudaErrorIllegalState, "not captured");
     begin(f);
-    FAILS(cudaStreamBeginCapture(f->stream[0], cudaStreamCaptureModeGlobal), cudaErrorIllegalState,
-          "captured already");
+    CUDA_FAILS(cudaStreamBeginCapture(f->stream[0], cudaStreamCaptureModeGlobal),
+               cudaErrorIllegalState, "captured already");
     OK(cudaStreamIsCapturing(f->stream[0], &status));
     assert_int_equal(status, cudaStreamCaptureStatusActive);
     OK(cudaStreamGetCaptureInfo(f->stream[0], &status, &id, NULL, NULL, NULL));
     assert_int_equal(status, cudaStreamCaptureStatusActive);
     assert_int_not_equal(id, 0);
-    FAILS(cudaStreamGetCaptureInfo(f->stream[0], &status, &id, &none, NULL, NULL),
-          cudaErrorNotSupported, "before its end");
+    CUDA_FAILS(cudaStreamGetCaptureInfo(f->stream[0], &status, &id, &none, NULL, NULL),
+               cudaErrorNotSupported, "before its end");
     OK(cudaMemsetAsync(f->device, 7, 4, f->stream[0]));
     OK(cudaLaunchHostFunc(f->stream[0], pass_gate, &one));
     OK(cudaEventRecord(f->fork, f->stream[0]));
@@ -152,9 +145,9 @@ static void one_stream(void **state)
     OK(cudaMemcpyAsync(f->device + 1, f->device, 4, cudaMemcpyDeviceToDevice, f->stream[0]));
     OK(cudaMemcpyAsync(&host, f->device + 1, 4, cudaMemcpyDeviceToHost, f->stream[0]));
     end(f);
-    FAILS(cudaEventQuery(f->fork), cudaErrorCapturedEvent, "in a capture");
-    FAILS(cudaEventSynchronize(f->fork), cudaErrorCapturedEvent, "in a capture");
-    FAILS(cudaStreamWaitEvent(f->stream[1], f->fork, 0), cudaErrorCapturedEvent, "has ended");
+    CUDA_FAILS(cudaEventQuery(f->fork), cudaErrorCapturedEvent, "in a capture");
+    CUDA_FAILS(cudaEventSynchronize(f->fork), cudaErrorCapturedEvent, "in a capture");
+    CUDA_FAILS(cudaStreamWaitEvent(f->stream[1], f->fork, 0), cudaErrorCapturedEvent, "has ended");
     OK(cudaEventRecord(f->fork, f->stream[0]));
     OK(cudaStreamWaitEvent(f->stream[1], f->fork, 0));
     OK(cudaEventSynchronize(f->fork));
@@ -169,10 +162,11 @@ static void one_stream(void **state)
     assert_int_equal(host, 0x07070707); /* pageable memory, at each launch */
     assert_int_equal(atomic_load(&passed), 3);
     OK(cudaGraphExecDestroy(f->executable));
-    FAILS(cudaGraphLaunch(f->executable, f->stream[0]), cudaErrorInvalidValue, "not a live graph");
+    CUDA_FAILS(cudaGraphLaunch(f->executable, f->stream[0]), cudaErrorInvalidValue,
+               "not a live graph");
     f->executable = NULL;
-    FAILS(cudaStreamBeginCapture(NULL, cudaStreamCaptureModeGlobal),
-          cudaErrorStreamCaptureUnsupported, "default stream");
+    CUDA_FAILS(cudaStreamBeginCapture(NULL, cudaStreamCaptureModeGlobal),
+               cudaErrorStreamCaptureUnsupported, "default stream");
 }
 
 /* ---- several streams --------------------------------------------------------------------------------------------- */
@@ -239,8 +233,10 @@ static void unjoined(void **state)
     begin(f);
     fork_to(f, 1);
     OK(cudaMemsetAsync(f->device, 1, 4, f->stream[1]));
-    FAILS(cudaStreamEndCapture(f->stream[1], &graph), cudaErrorStreamCaptureUnmatched, "joined");
-    FAILS(cudaStreamEndCapture(f->stream[0], &graph), cudaErrorStreamCaptureUnjoined, "2 streams");
+    CUDA_FAILS(cudaStreamEndCapture(f->stream[1], &graph), cudaErrorStreamCaptureUnmatched,
+               "joined");
+    CUDA_FAILS(cudaStreamEndCapture(f->stream[0], &graph), cudaErrorStreamCaptureUnjoined,
+               "2 streams");
     assert_null(graph);
     OK(cudaStreamSynchronize(f->stream[1]));
 
@@ -249,14 +245,16 @@ static void unjoined(void **state)
     OK(cudaMemsetAsync(f->device, 1, 4, f->stream[1]));
     join_from(f, 1, 0);
     OK(cudaMemsetAsync(f->device, 1, 4, f->stream[1]));
-    FAILS(cudaStreamEndCapture(f->stream[0], &graph), cudaErrorStreamCaptureUnjoined, "2 streams");
+    CUDA_FAILS(cudaStreamEndCapture(f->stream[0], &graph), cudaErrorStreamCaptureUnjoined,
+               "2 streams");
 
     begin(f); /* a side stream that was joined to a side stream only */
     fork_to(f, 1);
     OK(cudaStreamWaitEvent(f->stream[2], f->fork, 0));
     OK(cudaMemsetAsync(f->device, 1, 4, f->stream[1]));
     join_from(f, 1, 2);
-    FAILS(cudaStreamEndCapture(f->stream[0], &graph), cudaErrorStreamCaptureUnjoined, "3 streams");
+    CUDA_FAILS(cudaStreamEndCapture(f->stream[0], &graph), cudaErrorStreamCaptureUnjoined,
+               "3 streams");
     assert_int_equal(word(f, 0), 0);
 }
 
@@ -359,25 +357,27 @@ static void waiting_spoils(void **state)
     int value;
 
     begin(f);
-    FAILS(cudaStreamSynchronize(f->stream[0]), cudaErrorStreamCaptureUnsupported, "is captured");
+    CUDA_FAILS(cudaStreamSynchronize(f->stream[0]), cudaErrorStreamCaptureUnsupported,
+               "is captured");
     end_spoiled(f);
     begin(f);
-    FAILS(cudaStreamQuery(f->stream[0]), cudaErrorStreamCaptureUnsupported, "is captured");
+    CUDA_FAILS(cudaStreamQuery(f->stream[0]), cudaErrorStreamCaptureUnsupported, "is captured");
     end_spoiled(f);
     begin(f);
-    FAILS(cudaDeviceSynchronize(), cudaErrorStreamCaptureUnsupported, "of device 0");
+    CUDA_FAILS(cudaDeviceSynchronize(), cudaErrorStreamCaptureUnsupported, "of device 0");
     end_spoiled(f);
     begin(f);
     OK(cudaEventRecord(f->fork, f->stream[0]));
-    FAILS(cudaEventQuery(f->fork), cudaErrorCapturedEvent, "in a capture");
+    CUDA_FAILS(cudaEventQuery(f->fork), cudaErrorCapturedEvent, "in a capture");
     end_spoiled(f);
     begin(f);
-    FAILS(cudaStreamAddCallback(f->stream[0], called_back, NULL, 0),
-          cudaErrorStreamCaptureUnsupported, "cudaLaunchHostFunc");
+    CUDA_FAILS(cudaStreamAddCallback(f->stream[0], called_back, NULL, 0),
+               cudaErrorStreamCaptureUnsupported, "cudaLaunchHostFunc");
     end_spoiled(f);
     begin(f); /* a stream that joined */
     fork_to(f, 1);
-    FAILS(cudaStreamSynchronize(f->stream[1]), cudaErrorStreamCaptureUnsupported, "is captured");
+    CUDA_FAILS(cudaStreamSynchronize(f->stream[1]), cudaErrorStreamCaptureUnsupported,
+               "is captured");
     end_spoiled(f);
     OK(cudaStreamSynchronize(f->stream[1]));
 
@@ -385,8 +385,8 @@ static void waiting_spoils(void **state)
     begin(f); /* never recorded: nothing to wait for */
     OK(cudaStreamWaitEvent(f->stream[0], event, 0));
     OK(cudaEventRecord(event, f->stream[1]));
-    FAILS(cudaStreamWaitEvent(f->stream[0], event, 0), cudaErrorStreamCaptureIsolation,
-          "not recorded in the capture");
+    CUDA_FAILS(cudaStreamWaitEvent(f->stream[0], event, 0), cudaErrorStreamCaptureIsolation,
+               "not recorded in the capture");
     end_spoiled(f);
     OK(cudaEventDestroy(event));
 
@@ -405,10 +405,11 @@ static void two_captures(void **state)
     begin(f);
     OK(cudaStreamBeginCapture(f->stream[1], cudaStreamCaptureModeGlobal));
     OK(cudaEventRecord(f->fork, f->stream[0]));
-    FAILS(cudaStreamWaitEvent(f->stream[1], f->fork, 0), cudaErrorStreamCaptureMerge,
-          "another capture");
+    CUDA_FAILS(cudaStreamWaitEvent(f->stream[1], f->fork, 0), cudaErrorStreamCaptureMerge,
+               "another capture");
     end_spoiled(f);
-    FAILS(cudaStreamEndCapture(f->stream[1], &graph), cudaErrorStreamCaptureInvalidated, "spoiled");
+    CUDA_FAILS(cudaStreamEndCapture(f->stream[1], &graph), cudaErrorStreamCaptureInvalidated,
+               "spoiled");
 }
 
 /* The default stream waits for blocking ones. */
@@ -420,17 +421,19 @@ static void default_stream(void **state)
 
     OK(cudaStreamCreate(&f->stream[0]));
     begin(f);
-    FAILS(cudaStreamIsCapturing(NULL, &status), cudaErrorStreamCaptureImplicit, "default stream");
+    CUDA_FAILS(cudaStreamIsCapturing(NULL, &status), cudaErrorStreamCaptureImplicit,
+               "default stream");
     OK(cudaStreamIsCapturing(f->stream[0], &status));
     assert_int_equal(status, cudaStreamCaptureStatusActive);
-    FAILS(cudaMemset(f->device, 1, 4), cudaErrorStreamCaptureImplicit, "default stream");
+    CUDA_FAILS(cudaMemset(f->device, 1, 4), cudaErrorStreamCaptureImplicit, "default stream");
     end_spoiled(f);
     begin(f);
-    FAILS(cudaStreamSynchronize(NULL), cudaErrorStreamCaptureImplicit, "default stream");
+    CUDA_FAILS(cudaStreamSynchronize(NULL), cudaErrorStreamCaptureImplicit, "default stream");
     end_spoiled(f);
     begin(f);
     OK(cudaEventRecord(f->fork, f->stream[0]));
-    FAILS(cudaStreamWaitEvent(NULL, f->fork, 0), cudaErrorStreamCaptureImplicit, "cannot join");
+    CUDA_FAILS(cudaStreamWaitEvent(NULL, f->fork, 0), cudaErrorStreamCaptureImplicit,
+               "cannot join");
     end_spoiled(f);
     OK(cudaStreamDestroy(f->stream[0]));
     f->stream[0] = own;
@@ -477,17 +480,17 @@ static void modes(void **state)
     void *memory, *result;
 
     begin(f); /* global */
-    FAILS(cudaMalloc(&memory, 4), cudaErrorStreamCaptureUnsupported, "relaxed mode");
+    CUDA_FAILS(cudaMalloc(&memory, 4), cudaErrorStreamCaptureUnsupported, "relaxed mode");
     end_spoiled(f);
     begin(f);
-    FAILS(cudaFree(f->device), cudaErrorStreamCaptureUnsupported, "relaxed mode");
+    CUDA_FAILS(cudaFree(f->device), cudaErrorStreamCaptureUnsupported, "relaxed mode");
     end_spoiled(f);
     begin(f);
-    FAILS(cudaMallocHost(&memory, 4), cudaErrorStreamCaptureUnsupported, "relaxed mode");
+    CUDA_FAILS(cudaMallocHost(&memory, 4), cudaErrorStreamCaptureUnsupported, "relaxed mode");
     end_spoiled(f);
     OK(cudaEventRecord(f->fork, f->stream[1]));
     begin(f);
-    FAILS(cudaEventQuery(f->fork), cudaErrorStreamCaptureUnsupported, "relaxed mode");
+    CUDA_FAILS(cudaEventQuery(f->fork), cudaErrorStreamCaptureUnsupported, "relaxed mode");
     end_spoiled(f);
     begin(f);
     elsewhere(errors);
@@ -512,7 +515,7 @@ static void modes(void **state)
     OK(cudaStreamBeginCapture(f->stream[0], cudaStreamCaptureModeThreadLocal));
     elsewhere(errors);
     OK(errors[0]);
-    FAILS(cudaMalloc(&memory, 4), cudaErrorStreamCaptureUnsupported, "relaxed mode");
+    CUDA_FAILS(cudaMalloc(&memory, 4), cudaErrorStreamCaptureUnsupported, "relaxed mode");
     end_spoiled(f);
 
     OK(cudaStreamBeginCapture(f->stream[0], cudaStreamCaptureModeRelaxed));
@@ -569,7 +572,8 @@ static void nodes(void **state)
     assert_int_equal(type, cudaGraphNodeTypeHost);
     OK(cudaGraphNodeGetType(all[4], &type));
     assert_int_equal(type, cudaGraphNodeTypeMemcpy);
-    FAILS(cudaGraphNodeGetType((cudaGraphNode_t)f, &type), cudaErrorInvalidValue, "of no graph");
+    CUDA_FAILS(cudaGraphNodeGetType((cudaGraphNode_t)f, &type), cudaErrorInvalidValue,
+               "of no graph");
     n = 16;
     OK(cudaGraphGetRootNodes(clone, all, &n));
     assert_int_equal(n, 1);
@@ -584,10 +588,11 @@ static void nodes(void **state)
     assert_null(strstr(text, "n1 -> n3;"));
     close(fd);
     unlink(path);
-    FAILS(cudaGraphDebugDotPrint(clone, "/nowhere/x", 0), cudaErrorOperatingSystem, "/nowhere");
+    CUDA_FAILS(cudaGraphDebugDotPrint(clone, "/nowhere/x", 0), cudaErrorOperatingSystem,
+               "/nowhere");
     OK(cudaGraphUpload(f->executable, f->stream[0]));
     OK(cudaGraphDestroy(clone));
-    FAILS(cudaGraphGetNodes(clone, NULL, &n), cudaErrorInvalidValue, "not a live graph");
+    CUDA_FAILS(cudaGraphGetNodes(clone, NULL, &n), cudaErrorInvalidValue, "not a live graph");
 }
 
 /* The next iteration's graph takes the place of the last one's, if it is of the same shape. */
@@ -613,14 +618,14 @@ static void updates(void **state)
     begin(f);
     OK(cudaMemcpyAsync(f->device, f->device + 1, 4, cudaMemcpyDeviceToDevice, f->stream[0]));
     OK(cudaStreamEndCapture(f->stream[0], &graph));
-    FAILS(cudaGraphExecUpdate(first, graph, &info), cudaErrorGraphExecUpdateFailure, "node 0");
+    CUDA_FAILS(cudaGraphExecUpdate(first, graph, &info), cudaErrorGraphExecUpdateFailure, "node 0");
     assert_int_equal(info.result, cudaGraphExecUpdateErrorNodeTypeChanged);
     assert_non_null(info.errorNode);
     OK(cudaGraphDestroy(graph));
     OK(cudaGraphLaunch(first, f->stream[0])); /* as it was */
     OK(cudaStreamSynchronize(f->stream[0]));
-    FAILS(cudaGraphInstantiate(&first, f->graph, cudaGraphInstantiateFlagDeviceLaunch),
-          cudaErrorNotSupported, "not launched by devices");
+    CUDA_FAILS(cudaGraphInstantiate(&first, f->graph, cudaGraphInstantiateFlagDeviceLaunch),
+               cudaErrorNotSupported, "not launched by devices");
 }
 
 /* A graph in a graph, which outlives it. */

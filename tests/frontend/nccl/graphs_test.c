@@ -13,14 +13,6 @@
 #include "ranks.h"
 
 #define OK(call) CUDA_OK(call)
-/* The call fails so, and the detail has the text in it. */
-#define FAILS(call, error, text) \
-    do { \
-        assert_int_equal((call), (error)); \
-        assert_int_equal(cudaGetLastError(), (error)); \
-        if (!strstr(thrumCudaErrorDetail(), (text))) \
-            fail_msg("\"%s\" lacks \"%s\"", thrumCudaErrorDetail(), (text)); \
-    } while (0)
 #define STREAMS 4
 #define BYTES 4096
 
@@ -344,12 +336,12 @@ static void freed_by_each_launch(void **state)
     }
     OK(cudaDeviceSynchronize());
     assert_int_equal(byte_at(device), 2);
-    FAILS(cudaFree(memory), cudaErrorInvalidValue, "no launch has allocated");
-    FAILS(cudaFreeAsync(memory, stream[0]), cudaErrorInvalidValue, "no launch has allocated");
-    FAILS(cudaGraphInstantiate(&second, graph, 0), cudaErrorNotSupported, "at a time");
-    FAILS(cudaGraphClone(&clone, graph), cudaErrorNotSupported, "not cloned");
+    CUDA_FAILS(cudaFree(memory), cudaErrorInvalidValue, "no launch has allocated");
+    CUDA_FAILS(cudaFreeAsync(memory, stream[0]), cudaErrorInvalidValue, "no launch has allocated");
+    CUDA_FAILS(cudaGraphInstantiate(&second, graph, 0), cudaErrorNotSupported, "at a time");
+    CUDA_FAILS(cudaGraphClone(&clone, graph), cudaErrorNotSupported, "not cloned");
     begin();
-    FAILS(cudaGraphLaunch(executable, stream[0]), cudaErrorNotSupported, "part of another");
+    CUDA_FAILS(cudaGraphLaunch(executable, stream[0]), cudaErrorNotSupported, "part of another");
     assert_int_equal(cudaStreamEndCapture(stream[0], &clone), cudaErrorStreamCaptureInvalidated);
     OK(cudaGraphExecDestroy(executable));
     executable = executable_of(graph);
@@ -363,8 +355,8 @@ static void freed_by_each_launch(void **state)
     OK(cudaDeviceSetGraphMemAttribute(0, cudaGraphMemAttrUsedMemHigh, &zero));
     OK(cudaDeviceSetGraphMemAttribute(0, cudaGraphMemAttrReservedMemHigh, &zero));
     assert_int_equal(attribute(cudaGraphMemAttrUsedMemHigh), 0);
-    FAILS(cudaDeviceSetGraphMemAttribute(0, cudaGraphMemAttrUsedMemCurrent, &zero),
-          cudaErrorInvalidValue, "watermarks");
+    CUDA_FAILS(cudaDeviceSetGraphMemAttribute(0, cudaGraphMemAttrUsedMemCurrent, &zero),
+               cudaErrorInvalidValue, "watermarks");
     OK(cudaDeviceGraphMemTrim(0));
 }
 
@@ -382,7 +374,8 @@ static void freed_outside(void **state)
         OK(cudaMemset(device, 0, 1));
         OK(cudaGraphLaunch(executable, stream[0]));
         assert_int_equal(used(), 64);
-        FAILS(cudaGraphLaunch(executable, stream[0]), cudaErrorInvalidValue, "AutoFreeOnLaunch");
+        CUDA_FAILS(cudaGraphLaunch(executable, stream[0]), cudaErrorInvalidValue,
+                   "AutoFreeOnLaunch");
         OK(cudaStreamSynchronize(stream[0]));
         assert_int_equal(byte_at(memory + 63), 3);
         assert_int_equal(byte_at(device), 3);
@@ -391,7 +384,7 @@ static void freed_outside(void **state)
         else
             OK(cudaFreeAsync(memory, stream[1]));
         assert_int_equal(used(), 0);
-        FAILS(cudaFree(memory), cudaErrorInvalidValue, "no launch has allocated");
+        CUDA_FAILS(cudaFree(memory), cudaErrorInvalidValue, "no launch has allocated");
     }
     for (int i = 0; i < 8; i++) {
         OK(cudaMalloc((void **)&others[i], 64));
@@ -411,7 +404,7 @@ static void freed_outside(void **state)
     OK(cudaFreeAsync(memory, stream[2]));
     OK(cudaStreamSynchronize(stream[2]));
     assert_int_equal(reserved(), 0);
-    FAILS(cudaFree(memory), cudaErrorInvalidValue, "not the start of a live allocation");
+    CUDA_FAILS(cudaFree(memory), cudaErrorInvalidValue, "not the start of a live allocation");
 }
 
 /* The next launch writes only when the stream in which its memory was freed has come so far. */
@@ -461,21 +454,21 @@ static void freed_by_launches(void **state)
     begin();
     OK(cudaMemcpyAsync(device + 5, memory, 1, cudaMemcpyDeviceToDevice, stream[0]));
     OK(cudaFreeAsync(memory, stream[0]));
-    FAILS(cudaFreeAsync(memory, stream[0]), cudaErrorInvalidValue, "freed it already");
-    FAILS(cudaFreeAsync(plain, stream[0]), cudaErrorInvalidValue, "not memory of a graph");
+    CUDA_FAILS(cudaFreeAsync(memory, stream[0]), cudaErrorInvalidValue, "freed it already");
+    CUDA_FAILS(cudaFreeAsync(plain, stream[0]), cudaErrorInvalidValue, "not memory of a graph");
     other = end();
     OK(cudaFree(plain));
     freer = executable_of(other);
     OK(cudaGraphLaunch(freer, stream[0]));
     assert_int_equal(used(), 0);
-    FAILS(cudaGraphLaunch(freer, stream[0]), cudaErrorInvalidValue, "the graph frees");
+    CUDA_FAILS(cudaGraphLaunch(freer, stream[0]), cudaErrorInvalidValue, "the graph frees");
     OK(cudaGraphLaunch(maker, stream[0]));
     OK(cudaGraphExecDestroy(maker));
     OK(cudaGraphDestroy(graph));
     OK(cudaGraphLaunch(freer, stream[0])); /* of a graph that is gone */
     OK(cudaStreamSynchronize(stream[0]));
     assert_int_equal(byte_at(device + 5), 4);
-    FAILS(cudaGraphLaunch(freer, stream[0]), cudaErrorInvalidValue, "the graph frees");
+    CUDA_FAILS(cudaGraphLaunch(freer, stream[0]), cudaErrorInvalidValue, "the graph frees");
     OK(cudaGraphExecDestroy(freer));
     OK(cudaGraphDestroy(other));
     assert_int_equal(reserved(), 0);
@@ -582,8 +575,8 @@ static void end_inside_a_group(void **state)
     NCCL_OK(ncclGroupStart());
     NCCL_OK(ncclAllReduce(ranks.send[0], ranks.recv[0], 1, ncclInt, ncclSum, ranks.comms[0],
                           stream[0]));
-    FAILS(cudaStreamEndCapture(stream[0], &graph), cudaErrorStreamCaptureInvalidated,
-          "inside a group");
+    CUDA_FAILS(cudaStreamEndCapture(stream[0], &graph), cudaErrorStreamCaptureInvalidated,
+               "inside a group");
     NCCL_FAILS(ncclGroupEnd(), ncclInvalidUsage, "ended inside a group");
     OK(cudaStreamSynchronize(stream[0]));
     ranks_check(&ranks);
@@ -705,7 +698,8 @@ static void joins(void **state)
     begin();
     OK(cudaEventRecord(fork_event, stream[0]));
     assert_int_not_equal(cudaStreamWaitEvent(stream[1], fork_event, 0), cudaSuccess);
-    FAILS(cudaStreamEndCapture(stream[0], &graph), cudaErrorStreamCaptureInvalidated, "spoiled");
+    CUDA_FAILS(cudaStreamEndCapture(stream[0], &graph), cudaErrorStreamCaptureInvalidated,
+               "spoiled");
     assert_int_equal(thrum_queue_capture_end(queue, &own), THRUM_ERR_INVALID_USAGE);
 
     begin();
@@ -737,10 +731,10 @@ static void external_waits(void **state)
     size_t n = 0;
 
     (void)state;
-    FAILS(cudaStreamWaitEvent(stream[0], fork_event, cudaEventWaitExternal), cudaErrorInvalidValue,
-          "not captured");
-    FAILS(cudaEventRecordWithFlags(fork_event, stream[0], cudaEventRecordExternal),
-          cudaErrorInvalidValue, "not captured");
+    CUDA_FAILS(cudaStreamWaitEvent(stream[0], fork_event, cudaEventWaitExternal),
+               cudaErrorInvalidValue, "not captured");
+    CUDA_FAILS(cudaEventRecordWithFlags(fork_event, stream[0], cudaEventRecordExternal),
+               cudaErrorInvalidValue, "not captured");
     begin();
     OK(cudaEventRecord(join_event, stream[0]));
     other = end();

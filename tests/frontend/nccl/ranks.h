@@ -6,6 +6,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 #include <cmocka.h>
 
@@ -22,6 +23,14 @@ struct ranks {
 };
 
 #define CUDA_OK(call) assert_int_equal((call), cudaSuccess)
+/* The CUDA call fails so, and the detail has the text in it. */
+#define CUDA_FAILS(call, error, text) \
+    do { \
+        assert_int_equal((call), (error)); \
+        assert_int_equal(cudaGetLastError(), (error)); \
+        if (!strstr(thrumCudaErrorDetail(), (text))) \
+            fail_msg("\"%s\" lacks \"%s\"", thrumCudaErrorDetail(), (text)); \
+    } while (0)
 /* Fails the test with NCCL's text. */
 #define NCCL_OK(call) nccl_must((call), #call, __FILE__, __LINE__)
 void nccl_must(ncclResult_t result, const char *call, const char *file, int line);

@@ -13,14 +13,6 @@
 #include "ranks.h"
 
 #define OK(call) CUDA_OK(call)
-/* The call fails so, and the detail has the text in it. */
-#define FAILS(call, error, text) \
-    do { \
-        assert_int_equal((call), (error)); \
-        assert_int_equal(cudaGetLastError(), (error)); \
-        if (!strstr(thrumCudaErrorDetail(), (text))) \
-            fail_msg("\"%s\" lacks \"%s\"", thrumCudaErrorDetail(), (text)); \
-    } while (0)
 
 static _Atomic int gate;
 
@@ -60,8 +52,8 @@ static void memory_of_streams(void **state)
     OK(cudaLaunchHostFunc(stream, pass_gate, NULL));
     OK(cudaMemsetAsync(memory, 1, 1 << 20, stream));
     OK(cudaFreeAsync(memory, stream));
-    FAILS(cudaFreeAsync(memory, stream), cudaErrorInvalidValue, "not the start");
-    FAILS(cudaMemset(memory, 0, 4), cudaErrorInvalidValue, "freed in a stream");
+    CUDA_FAILS(cudaFreeAsync(memory, stream), cudaErrorInvalidValue, "not the start");
+    CUDA_FAILS(cudaMemset(memory, 0, 4), cudaErrorInvalidValue, "freed in a stream");
     OK(cudaMemGetInfo(&during, &total));
     assert_int_equal(before - during, 1 << 20); /* the stream may still use it */
     assert_int_equal(pool_value(pool, cudaMemPoolAttrUsedMemCurrent), 0);
@@ -100,7 +92,7 @@ static void short_of_memory(void **state)
     OK(cudaMallocAsync(&memory, total / 4 * 3, stream));
     OK(cudaFreeAsync(memory, stream));
     OK(cudaMalloc(&again, total / 4 * 3));
-    FAILS(cudaMallocAsync(&memory, total / 2, stream), cudaErrorMemoryAllocation, "");
+    CUDA_FAILS(cudaMallocAsync(&memory, total / 2, stream), cudaErrorMemoryAllocation, "");
     OK(cudaFree(again));
     OK(cudaStreamDestroy(stream));
 }
@@ -126,14 +118,14 @@ static void pools(void **state)
     assert_true(pool_value(pool, cudaMemPoolAttrReleaseThreshold) == UINT64_MAX);
     OK(cudaMemPoolGetAttribute(pool, cudaMemPoolReuseAllowOpportunistic, &reuse));
     assert_int_equal(reuse, 1);
-    FAILS(cudaMemPoolSetAttribute(pool, cudaMemPoolAttrUsedMemCurrent, &threshold),
-          cudaErrorInvalidValue, "nothing else");
-    FAILS(cudaMemPoolGetAttribute(pool, (enum cudaMemPoolAttr)99, &threshold),
-          cudaErrorInvalidValue, "attribute=99");
+    CUDA_FAILS(cudaMemPoolSetAttribute(pool, cudaMemPoolAttrUsedMemCurrent, &threshold),
+               cudaErrorInvalidValue, "nothing else");
+    CUDA_FAILS(cudaMemPoolGetAttribute(pool, (enum cudaMemPoolAttr)99, &threshold),
+               cudaErrorInvalidValue, "attribute=99");
     OK(cudaMemPoolSetAccess(pool, &access, 1));
     OK(cudaMemPoolGetAccess(&flags, pool, &access.location));
     assert_int_equal(flags, cudaMemAccessFlagsProtReadWrite);
-    FAILS(cudaDeviceSetMemPool(0, pool), cudaErrorInvalidDevice, "of device 1");
+    CUDA_FAILS(cudaDeviceSetMemPool(0, pool), cudaErrorInvalidDevice, "of device 1");
     OK(cudaDeviceGetDefaultMemPool(&first, 1));
     OK(cudaDeviceSetMemPool(1, pool));
     OK(cudaDeviceGetMemPool(&chosen, 1));
@@ -146,7 +138,7 @@ static void pools(void **state)
     assert_int_equal(attributes.device, 1);
     assert_int_equal(pool_value(pool, cudaMemPoolAttrUsedMemCurrent), 64);
     OK(cudaMemPoolDestroy(pool)); /* it goes with its memory */
-    FAILS(cudaMemPoolTrimTo(pool, 0), cudaErrorInvalidValue, "no live pool");
+    CUDA_FAILS(cudaMemPoolTrimTo(pool, 0), cudaErrorInvalidValue, "no live pool");
     OK(cudaDeviceGetMemPool(&chosen, 1));
     assert_ptr_equal(chosen, first);
     OK(cudaMemsetAsync(memory, 1, 64, stream));
@@ -155,9 +147,9 @@ static void pools(void **state)
     OK(cudaMallocFromPoolAsync(&memory, 64, first, stream));
     OK(cudaFreeAsync(memory, stream));
     OK(cudaStreamDestroy(stream));
-    FAILS(cudaMemPoolDestroy(first), cudaErrorInvalidValue, "default pool");
+    CUDA_FAILS(cudaMemPoolDestroy(first), cudaErrorInvalidValue, "default pool");
     shared.handleTypes = cudaMemHandleTypePosixFileDescriptor;
-    FAILS(cudaMemPoolCreate(&pool, &shared), cudaErrorNotSupported, "one process");
+    CUDA_FAILS(cudaMemPoolCreate(&pool, &shared), cudaErrorNotSupported, "one process");
 }
 
 /* ---- boxes -------------------------------------------------------------------------------------------------------- */
@@ -210,16 +202,16 @@ static void boxes(void **state)
             for (size_t x = 0; x < W; x++)
                 assert_int_equal(back[z][y][x], z < 2 && y < 2 && x < 3 ? 9 : host[z][y][x]);
     p.srcPos.x = 600;
-    FAILS(cudaMemcpy3D(&p), cudaErrorInvalidPitchValue, "leave a row");
+    CUDA_FAILS(cudaMemcpy3D(&p), cudaErrorInvalidPitchValue, "leave a row");
     p.srcPos.x = 0;
     p.srcPos.y = 1;
-    FAILS(cudaMemcpy3D(&p), cudaErrorInvalidValue, "leave a slice");
+    CUDA_FAILS(cudaMemcpy3D(&p), cudaErrorInvalidValue, "leave a slice");
     p.srcPos = make_cudaPos(0, 0, SIZE_MAX / 2);
-    FAILS(cudaMemcpy3D(&p), cudaErrorInvalidValue, "too large");
+    CUDA_FAILS(cudaMemcpy3D(&p), cudaErrorInvalidValue, "too large");
     p.srcPos.z = 1;
-    FAILS(cudaMemcpy3D(&p), cudaErrorInvalidValue, "leave the allocation");
+    CUDA_FAILS(cudaMemcpy3D(&p), cudaErrorInvalidValue, "leave the allocation");
     p.srcArray = (cudaArray_t)host;
-    FAILS(cudaMemcpy3D(&p), cudaErrorNotSupported, "no CUDA arrays");
+    CUDA_FAILS(cudaMemcpy3D(&p), cudaErrorNotSupported, "no CUDA arrays");
     OK(cudaFree(device.ptr));
 }
 
@@ -241,12 +233,12 @@ static void limits(void **state)
     OK(cudaDeviceGetLimit(&value, cudaLimitStackSize));
     assert_int_equal(value, 1024);
     OK(cudaSetDevice(0));
-    FAILS(cudaDeviceSetLimit((enum cudaLimit)77, 1), cudaErrorInvalidValue, "limit=77");
+    CUDA_FAILS(cudaDeviceSetLimit((enum cudaLimit)77, 1), cudaErrorInvalidValue, "limit=77");
     OK(cudaDeviceSetCacheConfig(cudaFuncCachePreferL1));
     OK(cudaDeviceGetCacheConfig(&cache));
     assert_int_equal(cache, cudaFuncCachePreferL1);
-    FAILS(cudaGetDriverEntryPoint("cuInit", &function, 0, NULL), cudaErrorNotSupported,
-          "cuInit: Thrum has no CUDA driver API");
+    CUDA_FAILS(cudaGetDriverEntryPoint("cuInit", &function, 0, NULL), cudaErrorNotSupported,
+               "cuInit: Thrum has no CUDA driver API");
     assert_null(function);
     OK(cudaGetDeviceProperties(&properties, 0));
     OK(cudaChooseDevice(&number, &properties));
@@ -272,12 +264,13 @@ static void advice(void **state)
     OK(cudaMemAdvise_v2(managed, 4096, cudaMemAdviseSetPreferredLocation,
                         (struct cudaMemLocation){cudaMemLocationTypeDevice, 3}));
     OK(cudaStreamAttachMemAsync(NULL, managed, 0, cudaMemAttachSingle));
-    FAILS(cudaMemPrefetchAsync(device, 4096, 0, NULL), cudaErrorInvalidValue, "no managed memory");
-    FAILS(cudaMemPrefetchAsync(managed, 4096, 99, NULL), cudaErrorInvalidDevice, "device=99");
-    FAILS(cudaMemAdvise(managed, 4096, (enum cudaMemoryAdvise)9, 0), cudaErrorInvalidValue,
-          "advice=9");
-    FAILS(cudaStreamAttachMemAsync(NULL, device, 0, cudaMemAttachSingle), cudaErrorInvalidValue,
-          "managed memory");
+    CUDA_FAILS(cudaMemPrefetchAsync(device, 4096, 0, NULL), cudaErrorInvalidValue,
+               "no managed memory");
+    CUDA_FAILS(cudaMemPrefetchAsync(managed, 4096, 99, NULL), cudaErrorInvalidDevice, "device=99");
+    CUDA_FAILS(cudaMemAdvise(managed, 4096, (enum cudaMemoryAdvise)9, 0), cudaErrorInvalidValue,
+               "advice=9");
+    CUDA_FAILS(cudaStreamAttachMemAsync(NULL, device, 0, cudaMemAttachSingle),
+               cudaErrorInvalidValue, "managed memory");
     OK(cudaFree(managed));
     OK(cudaFree(device));
 }
