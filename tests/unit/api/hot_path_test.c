@@ -8,6 +8,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <dlfcn.h>
+#include <errno.h>
 #include <linux/audit.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
@@ -196,10 +197,10 @@ static void on_system_call(int signal, siginfo_t *info, void *context)
     (void)signal, (void)info;
     system_calls++;
 #if defined(__x86_64__)
-    frame->uc_mcontext.gregs[REG_RAX] =
-        0; /* it was not made; a yield or a wake that is missing does no harm */
+    /* it was not made: an allocation has failed; a yield or a wake that is missing does no harm */
+    frame->uc_mcontext.gregs[REG_RAX] = -ENOMEM;
 #elif defined(__aarch64__)
-    frame->uc_mcontext.regs[0] = 0;
+    frame->uc_mcontext.regs[0] = (unsigned long long)-ENOMEM;
 #endif
 }
 
