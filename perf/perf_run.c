@@ -369,15 +369,26 @@ static int clamp(double value, int low, int high)
     return value < low ? low : value > high ? high : (int)value;
 }
 
-/* Warms up and estimates the time of one operation; the same number on all ranks. */
+/*
+ * Warms up and estimates the time of one operation; the same number on all ranks. Those that follow one another closely may
+ * take much less than one alone, so the batch grows until it lasts.
+ */
 static double estimate(struct perf_context *x, const struct perf_case *what,
                        const struct perf_call *call, bool mpi)
 {
-    double once = time_batch(x, what, call, mpi, 1), us;
+    double us;
+    int times = 1;
 
-    max_over_ranks(x, &once, 1);
-    us = time_batch(x, what, call, mpi, x->warmup >= 0 ? x->warmup + 1 : clamp(2000 / once, 1, 50));
-    max_over_ranks(x, &us, 1);
+    for (;; times *= 4) {
+        us = time_batch(x, what, call, mpi, times);
+        max_over_ranks(x, &us, 1);
+        if (us * times > BATCH_US || times >= MOST_TIMES || x->warmup >= 0)
+            break;
+    }
+    if (x->warmup >= 0) {
+        us = time_batch(x, what, call, mpi, x->warmup + 1);
+        max_over_ranks(x, &us, 1);
+    }
     return us < 0.01 ? 0.01 : us;
 }
 
