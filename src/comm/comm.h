@@ -303,6 +303,8 @@ struct thrum_comm {
     int local_ranks; /* fixed */
     int own_share; /* fixed: ranks that take turns on each core that this rank may use */
     int ranks_per_core; /* fixed: the most of any rank's own_share */
+    bool
+        runs_ahead; /* fixed: lines may be sent ahead of their turn: ranks take turns, or put to each other */
     struct select_policy policy; /* fixed: how algorithms are chosen */
     char *algorithms; /* fixed: config.algorithms, NULL: THRUM_ALGO */
     struct comm_peer *peers; /* nranks */
@@ -347,7 +349,7 @@ struct thrum_comm {
     pthread_mutex_t retire_lock;
     uint64_t joined; /* user: queues that joined a group, see p2p.c */
     struct thrum_queue *last_queue; /* user: queue of the newest operation */
-    struct comm_row row; /* user; kept where ranks share cores */
+    struct comm_row row; /* user; kept where runs_ahead */
     struct thrum_queue **queues; /* every queue used, one reference each; under retire_lock */
     int nqueues;
 

@@ -292,6 +292,7 @@ thrum_status_t comm_exchange_devices(struct thrum_comm *comm, thrum_status_t are
     for (int r = 0; r < comm->nranks && comm->nranks > 1; r++)
         if (reach[r].share > comm->ranks_per_core)
             comm->ranks_per_core = reach[r].share;
+    comm->runs_ahead = comm->ranks_per_core > 1 || !comm->peer_access;
     if (!status)
         status = lay_out(comm, all, reach);
     if (!status && choice)

@@ -1,6 +1,7 @@
 /*
- * Small collectives ahead of their turn: where ranks share cores, the lines of an operation leave while others before it
- * still wait on its queue. A row of such operations is followed in struct comm_row. Called by run.c.
+ * Small collectives ahead of their turn: the lines of an operation leave while others before it still wait on its queue.
+ * Where ranks share cores a turn then serves many; where they put to each other many are under way at a time, and what goes
+ * to one host goes together (comm->runs_ahead). A row of such operations is followed in struct comm_row. Called by run.c.
  */
 #include "exec/run.h"
 
@@ -9,13 +10,28 @@
 #define AHEAD_TIMEOUT_NS 1000000000 /* of what nobody has to be waited for */
 #define CATCH_UP_TIMEOUT_NS 2000000 /* some turns of others */
 
+/*
+ * A program that has sent all before it waits needs no look at what has come, which would also send what the port holds
+ * back: the next call's lines go with it. Others do, to get on.
+ */
+static bool is_idle(struct thrum_comm *comm, const struct exec_program *program,
+                    const struct thrum_queue *queue, uint64_t last)
+{
+    const struct comm_row *row = &comm->row;
+
+    if (atomic_load_explicit(&queue->synced_ticket, memory_order_relaxed) == last)
+        return true;
+    if (!program->sends_later && row->queue == queue && row->ticket == last)
+        return comm_done(comm) >= atomic_load_explicit(&comm->issued, memory_order_relaxed);
+    return queue->ops->poll(queue->impl, last) != THRUM_IN_PROGRESS;
+}
+
 void exec_follow_row(struct thrum_comm *comm, const struct exec_program *program,
                      const struct exec_staging *staging, const struct thrum_queue *queue)
 {
     struct comm_row *row = &comm->row;
     uint64_t last = atomic_load_explicit(&queue->last_ticket, memory_order_relaxed);
-    bool idle = atomic_load_explicit(&queue->synced_ticket, memory_order_relaxed) == last ||
-                queue->ops->poll(queue->impl, last) != THRUM_IN_PROGRESS;
+    bool idle = is_idle(comm, program, queue, last);
 
     if (row->credit_number && comm_done(comm) >= row->credit_number)
         row->credit_number = 0;

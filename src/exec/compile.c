@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "base/base.h"
+#include "exec/run.h"
 
 #define DONE_OFFSET offsetof(struct comm_own_block, done)
 #define STARTED_OFFSET offsetof(struct comm_own_block, lanes_started)
@@ -24,22 +25,35 @@ static bool waits_for_lines(const struct plan *plan)
     return false;
 }
 
+static bool sends_later(const struct plan *plan)
+{
+    bool waited = false;
+
+    for (size_t i = 0; i < plan->nops; i++) {
+        enum plan_opcode opcode = (enum plan_opcode)plan->ops[i].opcode;
+
+        waited |= opcode == PLAN_WAIT;
+        if (waited && (opcode == PLAN_PUT || opcode == PLAN_SIGNAL))
+            return true;
+    }
+    return false;
+}
+
 /*
- * How many of the plan's first ops are lines that may run ahead. Where every rank has a core nobody gains by it, nor
- * does who waits for nobody.
+ * How many of the plan's first ops are lines that may run ahead. Where every rank has a core and loads the others' memory
+ * nobody gains by it, nor does who waits for nobody.
  */
 static uint32_t count_ahead(const struct builder *b)
 {
     const struct plan *plan = b->plan;
     uint32_t n = 0;
 
-    if (!plan->runs_ahead || b->comm->ranks_per_core <= 1 || plan->params.in_place ||
+    if (!plan->runs_ahead || !b->comm->runs_ahead || plan->params.in_place ||
         b->program->channel != CHANNEL_COLLECTIVE || b->program->nlanes > 1 ||
         !(b->comm->device->properties.capabilities & THRUM_CAP_DIRECT_SUBMIT) ||
         !waits_for_lines(plan))
         return 0;
     while (n < plan->nops && plan->ops[n].opcode == PLAN_PUT && plan->ops[n].flags & PLAN_INLINE &&
-           b->comm->peers[plan->ops[n].peer].loads &&
            builder_op_operands(b, &plan->ops[n])[0].space == PLAN_SEND)
         n++;
     return n;
@@ -127,7 +141,7 @@ static void sort_deltas(struct builder *b)
         if (d.channel == CHANNEL_P2P)
             continue;
         d.answers = d.sends_units && d.receives_units && d.channel == CHANNEL_COLLECTIVE &&
-                    b->comm->ranks_per_core <= 1; /* nobody runs ahead */
+                    !b->comm->runs_ahead;
         p->deltas[i] = p->deltas[p->ncredits];
         p->deltas[p->ncredits++] = d;
     }
@@ -382,6 +396,7 @@ thrum_status_t exec_compile(struct thrum_comm *comm, const struct plan *plan,
     struct builder b = {.comm = comm, .plan = plan, .signature = signature};
     size_t narrivals = channel == CHANNEL_P2P ? (size_t)plan->params.np2p + 1 : 1;
     size_t ndeltas = (channel == CHANNEL_P2P ? 2 : 1) * (size_t)comm->nranks;
+    struct thrum_queue *ahead;
 
     b.status = reach_peers(comm, plan);
     if (b.status)
@@ -404,13 +419,16 @@ thrum_status_t exec_compile(struct thrum_comm *comm, const struct plan *plan,
         b.program->shares_stages = plan->shares_stages;
         b.program->nlanes = count_lanes(plan);
         b.program->nahead = count_ahead(&b);
+        b.program->sends_later = sends_later(plan);
+        if (b.program->nahead) /* now, not in a call that allocates nothing */
+            b.status = exec_lane_queue(comm, 1, &ahead);
         b.program->is_plain = channel == CHANNEL_COLLECTIVE && !plan->params.counts;
         if (b.program->is_plain) {
             b.program->send_bytes = plan_send_bytes(&plan->params, comm->rank);
             b.program->recv_bytes = plan_recv_bytes(&plan->params, comm->rank);
         }
         lower_note_lines(&b);
-        for (uint32_t lane = 0; lane < b.program->nlanes; lane++)
+        for (uint32_t lane = 0; lane < b.program->nlanes && !b.status; lane++)
             lower_lane(&b, lane);
     }
     if (!b.status)

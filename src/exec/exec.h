@@ -126,6 +126,7 @@ struct exec_program {
      * more behind them. 0: none.
      */
     uint32_t nahead;
+    bool sends_later; /* also what depends on what it has waited for */
     bool is_plain; /* writes RECV and nothing else, recv_bytes of it */
     uint64_t send_bytes, recv_bytes;
     uint64_t bound_send, bound_recv; /* what the buffers' patches hold now; 0: nothing */

@@ -380,19 +380,18 @@ static thrum_status_t submit(struct thrum_comm *comm, struct exec_program *progr
                              const struct exec_buffers *buffers, const struct exec_staging *staging,
                              struct thrum_queue *queue, struct comm_operation *operation)
 {
-    bool crowded = comm->ranks_per_core > 1;
     struct credits credits = bind_credits(program);
     thrum_status_t status;
 
     number_lane0(program, operation->number);
-    if (crowded) {
+    if (comm->runs_ahead) {
         exec_follow_row(comm, program, staging, queue);
         if (credits.awaited && program->nahead)
             credits.awaited = !exec_let_catch_up(comm, program, queue);
     }
     status = staging ? submit_list(comm, program, staging, queue, credits, operation)
                      : submit_whole(comm, program, buffers, queue, credits, operation);
-    if (crowded && !status)
+    if (comm->runs_ahead && !status)
         exec_extend_row(&comm->row, program, buffers, operation, credits.awaited);
     return status;
 }
@@ -506,7 +505,7 @@ static void write_down(void *argument)
 static inline bool is_quick(const struct thrum_comm *comm, const struct exec_program *program,
                             const struct exec_staging *staging)
 {
-    return !staging && program->nlanes == 1 && !program->nmessages && comm->ranks_per_core <= 1 &&
+    return !staging && program->nlanes == 1 && !program->nmessages && !comm->runs_ahead &&
            comm->ops->submit_meanwhile;
 }
 

@@ -386,12 +386,17 @@ static void put_later(struct tcp_link *link, struct tcp_peer *peer,
     (void)tcp_send_locked(link);
 }
 
-/* Whether another is likely to follow soon; counts this one. */
+/*
+ * Whether another is likely to follow soon; counts this one. What came before may have been put on any link. One look may have been
+ * the engine thread's, woken by what has come; who waits looks more than once, or at once again, which sends what is held.
+ */
 static bool is_in_a_row(struct tcp_link *link)
 {
-    unsigned looks = atomic_load_explicit(&link->endpoint->looks, memory_order_relaxed);
+    struct tcp_endpoint *endpoint = link->endpoint;
+    unsigned looks = atomic_load_explicit(&endpoint->looks, memory_order_relaxed);
+    int64_t before_ns = atomic_load_explicit(&endpoint->row_ns, memory_order_relaxed);
 
-    if (looks != link->row_looks || now_ns() - link->row_ns > ROW_GAP_NS)
+    if (looks - link->row_looks > 1 || now_ns() - before_ns > ROW_GAP_NS)
         link->row = 0;
     link->row_looks = looks;
     return link->row++ >= ROW_PUTS;
@@ -454,7 +459,7 @@ static thrum_status_t accept_put(struct tcp_peer *peer, const struct thrum_fabri
     } else {
         put_now(link, peer, put, asks);
     }
-    link->row_ns = now_ns();
+    atomic_store_explicit(&link->endpoint->row_ns, now_ns(), memory_order_relaxed);
     return THRUM_OK;
 }
 

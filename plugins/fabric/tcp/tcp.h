@@ -190,9 +190,8 @@ struct tcp_link {
     struct tcp_queue queue,
         queue_out; /* go before any put's next frame; and what of it `out` holds */
     unsigned nunfinished; /* peers */
-    unsigned row; /* puts, each soon after the one before, with no progress between */
+    unsigned row; /* puts, each soon after one before, with hardly any progress between */
     unsigned row_looks; /* the endpoint's, at the last of them */
-    int64_t row_ns; /* when that was done */
     struct keys known; /* of the peer's regions, and how long they are: */
     uint64_t known_bytes[KEYS_REMEMBERED];
     struct tcp_get gets[TCP_GETS];
@@ -232,6 +231,7 @@ struct tcp_endpoint {
     _Atomic unsigned nlinks; /* written under lock */
     _Atomic unsigned nheld, nbusy; /* links that are */
     _Atomic unsigned looks; /* by progress; written under lock */
+    _Atomic int64_t row_ns; /* when the newest put was done */
     _Atomic bool alarmed; /* the alarm is set, and not heard yet */
 
     /* Set once by open. */

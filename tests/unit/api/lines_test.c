@@ -1,8 +1,8 @@
 /*
  * Small messages travel in lines, of which a pair has a few slots. Collectives whose lines go one way only let their
  * senders run ahead; nothing may be overwritten, however far, and nothing may wait for ever, whatever the order of
- * collectives that answer and such that do not. Where ranks share a core, lines go ahead of their turn, but not before
- * what they carry is there.
+ * collectives that answer and such that do not. Where ranks share a core or put to each other, lines go ahead of their turn,
+ * but not before what they carry is there.
  */
 #include <sched.h>
 #include <stdio.h>
@@ -376,6 +376,42 @@ static void root_has_left(void **unused)
     end_chain(wanted);
 }
 
+static uint64_t bytes_put(int r)
+{
+    struct thrum_ras_counters counters = {.size = sizeof counters};
+
+    ok(thrum_ras_get_counters(devices[r], &counters));
+    return counters.bytes_put;
+}
+
+/* Who puts has put the lines of all its calls before anybody else has made any of them. */
+static void puts_go_ahead(void **unused)
+{
+    uint64_t before;
+
+    (void)unused;
+    if (strcmp(getenv("THRUM_PEER_ACCESS"), "none") != 0)
+        skip();
+    begin_chain();
+    for (int round = 0; round < 2; round++) { /* the first for those that connect */
+        before = bytes_put(0);
+        for (int r = 0; r < N; r++) {
+            for (int call = 0; call < 20; call++)
+                ok(thrum_allreduce(sends[r].address + 8 * call, recvs[r].address + 8 * call, 1,
+                                   THRUM_INT64, THRUM_SUM, comms[r], queues[r]));
+            if (r == 0 && round == 1)
+                assert_int_equal(bytes_put(0) - before, 20 * (N - 1) * sizeof(int64_t));
+        }
+        ranks_synchronize(N);
+    }
+    for (int r = 0; r < N; r++) {
+        buffer_free(&sends[r]);
+        buffer_free(&recvs[r]);
+    }
+    ranks_leave(N);
+    ranks_close(N);
+}
+
 /* Where the environment asks for it, all ranks share a core. */
 static void share_a_core(void)
 {
@@ -402,7 +438,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(one_way_for_long),  cmocka_unit_test(mixed),
         cmocka_unit_test(interleaved),       cmocka_unit_test(of_many_lengths),
         cmocka_unit_test(what_was_received), cmocka_unit_test(what_was_copied),
-        cmocka_unit_test(root_has_left),
+        cmocka_unit_test(root_has_left),     cmocka_unit_test(puts_go_ahead),
     };
 
     run_with_each(argc, argv, settings, 3);
