@@ -19,7 +19,7 @@ X(cache_bytes, 8388608, 4096, 1099511627776, "bytes",
   "what a rank may touch in one call before it counts as beyond the cache")
 X(net_us, 15, 0.01, 1000000, "us",
   "one exchange between hosts: until a rank sees what one on another host has put for it")
-X(net_message_us, 3, 0.001, 100000, "us", "putting, or taking, one more message between hosts")
+X(net_message_us, 5, 0.001, 100000, "us", "putting, or taking, one more message between hosts")
 X(net_gbps, 1, 0.001, 10000, "GB/s", "what one rank sends to other hosts while it receives as much")
 X(port_gbps, 1.25, 0.001, 10000, "GB/s",
   "what all ranks of a host send; the speed of its ports, where that is known")

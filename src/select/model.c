@@ -5,6 +5,9 @@
 
 /* Of lines to the root or from it: those of some calls go before anyone waits. Measured with 2 and 4 ranks a core. */
 #define ONE_WAY_LINE_TURNS 0.4
+/* Lines that go with those of other calls: what each costs of a message alone, and up to which length. */
+#define TOGETHER_PART 0.6
+#define TOGETHER_BYTES 4096
 
 /* Rooted collectives are at their largest at the root; blocks of their own sizes in the whole. */
 uint64_t select_call_bytes(const struct plan_params *params)
@@ -69,6 +72,19 @@ static bool is_one_way(const struct algo *algo, const struct algo_cost *cost)
 }
 
 /*
+ * Putting a message between hosts. An algorithm that sends all its lines before it waits sends those of the next call, too
+ * (exec/ahead.c), and short ones to one host go together: such a call takes less than one alone.
+ */
+static double net_message_us(const struct select_figures *f, const struct algo *algo,
+                             const struct algo_cost *cost)
+{
+    double bytes = cost->net_messages > 0 ? 2 * cost->net_bytes / cost->net_messages : 0;
+    bool together = algo->flags & ALGO_INLINE_ONLY && bytes <= TOGETHER_BYTES;
+
+    return together ? TOGETHER_PART * f->net_message_us : f->net_message_us;
+}
+
+/*
  * What is between hosts: a rank sends at its pace, all ranks of a host share its ports. Where ranks take turns one's
  * messages are under way while others work.
  */
@@ -79,7 +95,7 @@ static double net_us(const struct select_figures *f, const struct algo *algo,
     double exchange = waits * (f->net_us / share + (share > 1 ? share * f->switch_us : 0));
     double rank = cost->net_bytes / f->net_gbps * share, port = cost->port_bytes / f->port_gbps;
 
-    return cost->net_steps * exchange + share * cost->net_messages * f->net_message_us +
+    return cost->net_steps * exchange + share * cost->net_messages * net_message_us(f, algo, cost) +
            (rank > port ? rank : port) / 1000;
 }
 

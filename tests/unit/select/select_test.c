@@ -287,8 +287,11 @@ static struct plan_params on_two_cores(enum collective collective, uint64_t byte
     return params;
 }
 
-/* Between hosts that share cores, as those of tests do, messages take turns of a core: few win, if they are longer. */
-static void test_few_messages_win_where_hosts_share_cores(void **state)
+/*
+ * Between hosts that share cores, as those of tests do, messages take turns of a core. Short ones of calls that follow one
+ * another go together; of longer ones few win.
+ */
+static void test_messages_count_where_hosts_share_cores(void **state)
 {
     static const int one_each[] = {0, 1, 2, 3}, two_each[] = {0, 0, 1, 1};
     struct plan_layout *four = NULL, *two = NULL;
@@ -296,11 +299,15 @@ static void test_few_messages_win_where_hosts_share_cores(void **state)
     (void)state;
     assert_int_equal(plan_layout_create(one_each, 4, &four), THRUM_OK);
     assert_int_equal(plan_layout_create(two_each, 4, &two), THRUM_OK);
-    for (uint64_t bytes = 4; bytes <= 8192; bytes *= 4) /* of a block */
+    for (uint64_t bytes = 4; bytes <= 16384; bytes *= 4) { /* of a block */
+        bool together = bytes <= 4096;
         assert_string_equal(chosen(on_two_cores(COLL_ALLGATHER, bytes, four)),
-                            "recursive_doubling");
-    assert_string_equal(chosen(on_two_cores(COLL_REDUCE_SCATTER, 16384, four)),
-                        "recursive_halving");
+                            together ? "inline" : "recursive_doubling");
+        assert_string_equal(chosen(on_two_cores(COLL_REDUCE_SCATTER, bytes, four)),
+                            together ? "inline" : "recursive_halving");
+    }
+    assert_string_equal(chosen(on_two_cores(COLL_ALLREDUCE, 2048, four)), "inline");
+    assert_string_equal(chosen(on_two_cores(COLL_ALLREDUCE, 8192, four)), "recursive_doubling");
     assert_string_equal(chosen(on_two_cores(COLL_ALLTOALL, 16, two)), "leaders");
     assert_string_equal(chosen(on_two_cores(COLL_ALLTOALL, 8192, two)), "leaders");
     plan_layout_destroy(four);
@@ -341,7 +348,7 @@ int main(void)
         cmocka_unit_test_setup(test_extreme_figures, reset),
         cmocka_unit_test_setup(test_hosts_count, reset),
         cmocka_unit_test_setup(test_leaders_send_small_messages, reset),
-        cmocka_unit_test_setup(test_few_messages_win_where_hosts_share_cores, reset),
+        cmocka_unit_test_setup(test_messages_count_where_hosts_share_cores, reset),
         cmocka_unit_test_setup(test_explains, reset),
     };
     return cmocka_run_group_tests_name("select", tests, NULL, NULL);
