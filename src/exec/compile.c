@@ -48,8 +48,8 @@ static uint32_t count_ahead(const struct builder *b)
     const struct plan *plan = b->plan;
     uint32_t n = 0;
 
-    if (!plan->runs_ahead || !b->comm->runs_ahead || plan->params.in_place ||
-        b->program->channel != CHANNEL_COLLECTIVE || b->program->nlanes > 1 ||
+    if (!plan->runs_ahead || !b->comm->runs_ahead || b->program->channel != CHANNEL_COLLECTIVE ||
+        b->program->nlanes > 1 ||
         !(b->comm->device->properties.capabilities & THRUM_CAP_DIRECT_SUBMIT) ||
         !waits_for_lines(plan))
         return 0;
