@@ -13,24 +13,6 @@
 #include "base/base.h"
 #include "select/select.h"
 
-/* Whether another order of folding could give other bits. */
-static bool rounds(thrum_datatype_t dtype)
-{
-    switch (dtype) {
-    case THRUM_FLOAT8_E4M3:
-    case THRUM_FLOAT8_E5M2:
-    case THRUM_FLOAT16:
-    case THRUM_BFLOAT16:
-    case THRUM_FLOAT32:
-    case THRUM_FLOAT64:
-    case THRUM_COMPLEX64:
-    case THRUM_COMPLEX128:
-        return true;
-    default:
-        return false;
-    }
-}
-
 /* A reduction of the caller's says itself whether it needs the order. */
 static bool is_ordered(const struct coll_args *args)
 {
@@ -39,7 +21,7 @@ static bool is_ordered(const struct coll_args *args)
 
     if (redop && redop->fold)
         return !redop->commutative || args->comm->reproducible;
-    return args->comm->reproducible && rounds(args->dtype);
+    return args->comm->reproducible && plan_rounds(args->dtype);
 }
 
 static void fill_params(const struct coll_args *args, bool in_place, struct plan_params *out)

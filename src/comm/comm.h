@@ -491,6 +491,15 @@ static inline uint32_t comm_unit_bytes(int nranks)
                           : COMM_UNIT_BYTES;
 }
 
+/*
+ * What of it a communicator uses. A line saves an arrival for one more copy: where that takes others' turns, larger ones
+ * are worth it.
+ */
+static inline uint32_t comm_used_unit_bytes(bool peer_access, int ranks_per_core, int nranks)
+{
+    return peer_access && ranks_per_core <= 1 ? COMM_UNIT_BYTES : comm_unit_bytes(nranks);
+}
+
 /* A payload that does not fit a line has a room of its own. */
 static inline bool comm_needs_room(uint64_t bytes)
 {
