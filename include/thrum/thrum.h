@@ -71,13 +71,14 @@ struct thrum_comm_config {
     int64_t deadline_ms; /* of each operation; 0: THRUM_DEADLINE_MS */
     int64_t init_deadline_ms; /* of joining; 0: THRUM_INIT_DEADLINE_MS */
     uint64_t scratch_bytes; /* device memory for staging; 0: THRUM_SCRATCH_BYTES */
-    const char *name; /* for messages; copied; at most 511 characters; NULL: "comm" and a number */
+    const char
+        *name; /* for messages; the first 47 characters are copied; NULL: "comm" and a number */
     int reproducible; /* 1: reductions give the same bits whatever the size, algorithm, lanes and hosts; -1: they need
                          not; 0: THRUM_REPRODUCIBLE */
     int lanes; /* independent sequences of commands that one operation may use, 1 .. 4; 0: THRUM_LANES */
     const char *
-        algorithms; /* rules for choosing algorithms, as THRUM_ALGO has them and instead of it; copied; NULL:
-                               THRUM_ALGO */
+        algorithms; /* rules for choosing algorithms, as THRUM_ALGO has them and instead of it; at most 511
+                               characters, copied; NULL: THRUM_ALGO */
     int probes; /* 1: this rank may call thrum_probe; -1: not; 0: as the parent's, else not. Ranks choose each for
                    itself */
 };
@@ -239,10 +240,11 @@ THRUM_MUST_CHECK thrum_status_t thrum_comm_candidate(
 /*
  * Counts are elements. A buffer is in place where the comment says so; any other overlap of send and receive is
  * INVALID_POINTER. Host pointers that no device knows are taken as they are: a wild one is a segmentation fault.
- * count 0 is allowed and still has to be called by every rank. Errors of all of them, with nothing enqueued:
- * INVALID_COMM, INVALID_POINTER, INVALID_COUNT, INVALID_TYPE, INVALID_OP, INVALID_RANK, INVALID_QUEUE, INVALID_USAGE,
- * UNSUPPORTED, and the communicator's own error once it has failed. Errors that come later are met at
- * the queue: MISMATCH, TIMEOUT, PEER_DEAD, ABORTED, FAULT, RESET, BAD_PACKET.
+ * count 0 is allowed and still has to be called by every rank. No call waits for another rank, but where 256 operations
+ * of the communicator have not ended: then while some do end; where 16384 have not, until one has. Errors of all of them,
+ * with nothing enqueued: INVALID_COMM, INVALID_POINTER, INVALID_COUNT, INVALID_TYPE, INVALID_OP, INVALID_RANK,
+ * INVALID_QUEUE, INVALID_USAGE, UNSUPPORTED, and the communicator's own error once it has failed. Errors that come later
+ * are met at the queue: MISMATCH, TIMEOUT, PEER_DEAD, ABORTED, FAULT, RESET, BAD_PACKET.
  */
 
 /* recv[i] <- op over ranks r of send_r[i], on every rank; count elements. In place: send == recv. */
