@@ -195,7 +195,7 @@ struct thrum_comm_memory_info {
         host_bytes; /* host memory for plans, peers and records, windows and persistent calls */
     uint64_t host_limit_bytes; /* with the windows and persistent calls that there are */
     uint64_t
-        stage_bytes; /* of device_bytes: what stands for host buffers; 0 as long as none was passed */
+        stage_bytes; /* of device_bytes: what stands for host buffers, and what is copied first; 0 before */
     uint64_t stage_limit_bytes; /* THRUM_STAGE_BYTES */
 };
 
@@ -264,7 +264,8 @@ THRUM_MUST_CHECK thrum_status_t thrum_allgather(const void *send, void *recv, si
 
 /*
  * recv, count elements, <- op over ranks r of block `rank` of send_r; send has nranks x count elements.
- * In place: recv == send + rank x count.
+ * In place: recv == send + rank x count. Or, as in MPI, recv == send: the block comes to the front; then all of send is
+ * copied to a stage first (THRUM_STAGE_BYTES). What other blocks hold afterwards is not defined.
  */
 THRUM_MUST_CHECK thrum_status_t thrum_reduce_scatter(const void *send, void *recv, size_t count,
                                                      thrum_datatype_t dtype, thrum_redop_t op,
@@ -278,7 +279,10 @@ THRUM_MUST_CHECK thrum_status_t thrum_reduce(const void *send, void *recv, size_
                                              thrum_datatype_t dtype, thrum_redop_t op, int root,
                                              thrum_comm_t comm, thrum_queue_t queue);
 
-/* Block s of recv <- block `rank` of rank s's send; nranks blocks of count elements. In place is not allowed. */
+/*
+ * Block s of recv <- block `rank` of rank s's send; nranks blocks of count elements. In place: send == recv; then all of
+ * it is copied to a stage first (THRUM_STAGE_BYTES).
+ */
 THRUM_MUST_CHECK thrum_status_t thrum_alltoall(const void *send, void *recv, size_t count,
                                                thrum_datatype_t dtype, thrum_comm_t comm,
                                                thrum_queue_t queue);
@@ -318,9 +322,9 @@ THRUM_MUST_CHECK thrum_status_t thrum_exscan(const void *send, void *recv, size_
  * allgatherv: every rank gives the same recvcounts and displs; send has recvcounts[rank] elements. In place:
  * send == recv + displs[rank].
  * reduce_scatterv: the same counts on every rank; send has all blocks one after the other, recv has counts[rank]
- * elements. In place: recv is the own block in send.
+ * elements. In place: recv is the own block in send, or send, as in reduce_scatter.
  * alltoallv: block s of send goes to rank s, block s of recv comes from it; sendcounts[s] here is recvcounts[rank]
- * there. In place is not allowed.
+ * there. In place: send == recv, with equal counts and displacements of both, as in alltoall.
  * gatherv, scatterv: the arrays matter at root only, whose entry for a rank must be that rank's own count. In place at
  * root as in gather and scatter.
  */
