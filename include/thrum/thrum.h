@@ -162,7 +162,7 @@ THRUM_MUST_CHECK thrum_status_t thrum_comm_finalize(thrum_comm_t comm);
 
 /*
  * Frees the communicator; without finalize it first waits for this rank's operations. The others may go on with what
- * does not need this rank. Takes NULL. Other threads must be out of it.
+ * does not need this rank; what does gets PEER_DEAD. Takes NULL. Other threads must be out of it.
  */
 void thrum_comm_destroy(thrum_comm_t comm);
 

@@ -147,7 +147,12 @@ struct comm_region {
 };
 
 /* call_record.state in an answer of the control plane. */
-enum { COMM_RECORD_NEVER, COMM_RECORD_PENDING, COMM_RECORD_DONE };
+enum {
+    COMM_RECORD_NEVER,
+    COMM_RECORD_PENDING,
+    COMM_RECORD_DONE,
+    COMM_RECORD_LEFT = CONTROL_RECORD_LEFT
+};
 
 /* What a point-to-point message is part of; both ends must name the same. Call records have it in `redop`. */
 enum message_kind { MESSAGE_PLAIN, MESSAGE_ALLTOALLV, MESSAGE_GATHERV, MESSAGE_SCATTERV };
@@ -370,7 +375,7 @@ struct thrum_comm {
 
     /* control: the deadline's bookkeeping */
     uint64_t stalled_number; /* the oldest pending operation at the last tick */
-    int64_t stalled_since_ns, queried_at_ns, mismatch_since_ns;
+    int64_t stalled_since_ns, queried_at_ns, failed_since_ns;
     char laggards[320]; /* what the last query found */
     int first_laggard; /* -1: none */
 };

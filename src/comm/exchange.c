@@ -381,6 +381,6 @@ thrum_status_t comm_reach(struct thrum_comm *comm, int rank)
     }
     __atomic_store_n(&peer->fabric_peer, fabric_peer,
                      __ATOMIC_RELEASE); /* operation_failed looks */
-    peer->reachable = true;
+    __atomic_store_n(&peer->reachable, true, __ATOMIC_RELEASE); /* owner_of looks */
     return THRUM_OK;
 }
