@@ -127,7 +127,7 @@ struct comm_peer {
     uint64_t window_base; /* user: peer access */
     void *fabric_peer; /* user: put path; written once, atomically: control reads it */
     struct comm_pair pairs[CHANNEL_COUNT];
-    uint64_t messages_sent, messages_received; /* user */
+    uint64_t messages_sent, messages_received; /* user; written atomically: control reads them */
     /* fixed, from the exchange */
     struct thrum_device_address device;
     struct thrum_fabric_address fabric;
@@ -589,6 +589,14 @@ int comm_describe_unmet(struct thrum_comm *comm, const struct comm_operation *op
  * control_query of this number, which is no collective's. 0: there is nothing to ask.
  */
 uint64_t comm_message_question(struct thrum_comm *comm, const struct comm_operation *operation);
+/*
+ * What a rank says that has not called a collective: which message of its oldest operation is not met, if one is not, and
+ * by whom (`root`). Under retire_lock.
+ */
+void comm_record_unmet(struct thrum_comm *comm, const struct comm_operation *operation,
+                       struct call_record *record_out);
+/* Whether it is told so in the record, of rank r, and this rank has yet to send or receive the message. */
+bool comm_owes_message(struct thrum_comm *comm, int r, const struct call_record *record);
 static inline bool comm_asks_message(uint64_t question)
 {
     return question >> 63;

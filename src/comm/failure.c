@@ -346,6 +346,18 @@ static uint64_t newest_sequence(struct thrum_comm *comm)
     return newest;
 }
 
+/* The oldest operation's, where it is one of messages. */
+static void record_unmet(struct thrum_comm *comm, struct call_record *record_out)
+{
+    uint64_t done;
+
+    pthread_mutex_lock(&comm->retire_lock);
+    done = comm_done(comm);
+    if (done < atomic_load_explicit(&comm->issued, memory_order_acquire))
+        comm_record_unmet(comm, comm_operation_at(comm, done + 1), record_out);
+    pthread_mutex_unlock(&comm->retire_lock);
+}
+
 /* The record of collective `sequence`, or the newest sequence where that has not been called. */
 static void on_record(void *argument, uint64_t sequence, struct call_record *record_out)
 {
@@ -364,6 +376,8 @@ static void on_record(void *argument, uint64_t sequence, struct call_record *rec
     }
     record_out->sequence = newest_sequence(comm);
     record_out->state = record_out->sequence > sequence ? COMM_RECORD_DONE : COMM_RECORD_NEVER;
+    if (record_out->state == COMM_RECORD_NEVER)
+        record_unmet(comm, record_out);
 }
 
 /* The first two ranks that called different things, if any: the first caller against the first that differs. */
@@ -443,6 +457,44 @@ static bool report_left(struct thrum_comm *comm, uint64_t sequence,
     return true;
 }
 
+/* Whether the collective is the oldest operation that has not ended. */
+static bool is_oldest(struct thrum_comm *comm, uint64_t sequence)
+{
+    uint64_t done;
+    bool oldest;
+
+    pthread_mutex_lock(&comm->retire_lock);
+    done = comm_done(comm);
+    oldest = done < atomic_load_explicit(&comm->issued, memory_order_acquire) &&
+             comm_operation_at(comm, done + 1)->call.sequence == sequence;
+    pthread_mutex_unlock(&comm->retire_lock);
+    return oldest;
+}
+
+/*
+ * This rank needs rank r in the collective, and r, which has not called it, waits for a message that this rank has yet to
+ * call: each is behind the other for good, since operations of a communicator follow one another.
+ */
+static bool report_crossing(struct thrum_comm *comm, uint64_t sequence,
+                            const struct call_record *records)
+{
+    const struct call_record *own = &records[comm->rank];
+    char call[160], message[COMM_MESSAGE_BYTES];
+    int r = 0;
+
+    while (r < comm->nranks && (records[r].state != COMM_RECORD_NEVER || !needs(comm, own, r) ||
+                                !comm_owes_message(comm, r, &records[r])))
+        r++;
+    if (r == comm->nranks || own->state != COMM_RECORD_PENDING || !is_oldest(comm, sequence))
+        return false;
+    describe(own, call, sizeof call);
+    snprintf(message, sizeof message,
+             "%s: ranks disagree: rank %d called %s, rank %d is in %s and waits for rank %d there",
+             comm->name, comm->rank, call, r, message_kind_name(records[r].redop), comm->rank);
+    comm_fail(comm, THRUM_ERR_MISMATCH, r, true, message);
+    return true;
+}
+
 /* Remembers, for the deadline's message, who has not called the collective that we wait for. */
 static void note_laggards(struct thrum_comm *comm, uint64_t sequence,
                           const struct call_record *records)
@@ -493,7 +545,7 @@ static void on_records(void *argument, uint64_t sequence, const struct call_reco
         report_messages(comm, sequence, records, nranks);
     else if (find_mismatch(records, nranks, &a, &b))
         report_mismatch(comm, records, a, b);
-    else if (!report_left(comm, sequence, records))
+    else if (!report_left(comm, sequence, records) && !report_crossing(comm, sequence, records))
         note_laggards(comm, sequence, records);
 }
 

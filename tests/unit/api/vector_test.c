@@ -435,6 +435,20 @@ static void disagreements(void **state)
                              comms[r], queues[r]));
     }
     told("rank 1 sends 5 int32 to rank 0 by gatherv", "which receives 5 int32 by send and recv");
+    /* a collective and messages, each waiting for the other */
+    for (int large = 0; large < 2; large++) {
+        ranks_join(3, &config);
+        for (int r = 0; r < 3; r++) {
+            size_t count = large ? 10000 : 5, counts[] = {count, count, count};
+            if (r == 1)
+                called(thrum_alltoallv(sends[r].address, counts, NULL, recvs[r].address, counts,
+                                       NULL, THRUM_INT32, comms[r], queues[r]));
+            else
+                called(thrum_alltoall(sends[r].address, recvs[r].address, count, THRUM_INT32,
+                                      comms[r], queues[r]));
+        }
+        told("called alltoall #1", "rank 1 is in alltoallv");
+    }
     for (int r = 0; r < 3; r++) {
         buffer_free(&sends[r]);
         buffer_free(&recvs[r]);
