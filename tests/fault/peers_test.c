@@ -539,11 +539,11 @@ static void leaving_is_no_death(void **state)
  */
 static void left_behind(const char *const *env, int leaver, const char *told, const char *sum)
 {
-    char name[32];
+    char name[48];
     struct crew crew;
     int64_t since;
 
-    snprintf(name, sizeof name, "rank %d%s", leaver, told);
+    snprintf(name, sizeof name, "%srank %d%s", *told ? "DEAD comm0: " : "", leaver, told);
     start(&crew, "obedient", 4, env);
     crew_say_all(&crew, sum);
     crew_expect_all(&crew, "calling");
