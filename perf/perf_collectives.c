@@ -137,6 +137,7 @@ const struct perf_collective perf_collectives[] = {
      .run_mpi = perf_mpi_reduce},
     {.name = "alltoall",
      .has_data = true,
+     .can_be_in_place = true,
      .send_is_blocks = true,
      .recv_is_blocks = true,
      .bus_factor = bus_blocks,

@@ -212,7 +212,8 @@ int perf_mpi_alltoall(const struct perf_call *c)
     int count;
     MPI_Datatype type = moved_type(c, &count);
 
-    return MPI_Alltoall(c->send, count, type, c->recv, count, type, MPI_COMM_WORLD);
+    return MPI_Alltoall(c->send == c->recv ? MPI_IN_PLACE : c->send, count, type, c->recv, count,
+                        type, MPI_COMM_WORLD);
 }
 
 /* Whether the root's own block of the larger buffer is the smaller one. */

@@ -176,7 +176,9 @@ static struct perf_call make_call(struct perf_context *x, const struct perf_case
     size_t block = what->count * thrum_datatype_size(what->dtype) * (size_t)x->rank;
 
     if (placed_here(x, what)) {
-        if (what->collective->send_is_blocks)
+        if (what->collective->send_is_blocks && what->collective->recv_is_blocks)
+            send = recv;
+        else if (what->collective->send_is_blocks)
             recv = send + block;
         else
             send = recv + (what->collective->recv_is_blocks ? block : 0);
@@ -320,7 +322,8 @@ static size_t verify(struct perf_context *x, const struct perf_case *what,
     }
     if (!what->in_place) /* the input must be as it was */
         wrong += table_wrong(x, &pattern, x->rank, send_elems, 0, send_elems, call->send);
-    if (placed_here(x, what) && what->collective->send_is_blocks)
+    if (placed_here(x, what) && what->collective->send_is_blocks &&
+        !what->collective->recv_is_blocks)
         wrong += canary_wrong(x, &x->send, send_elems * bytes);
     else
         wrong += canary_wrong(x, &x->recv, recv_elems * bytes);

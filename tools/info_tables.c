@@ -354,6 +354,9 @@ static int fill_params(const struct info_question *q, struct plan_params *params
         return bad_argument("dtype", q->dtype, "a type such as float32");
     if (op < 0)
         return bad_argument("op", q->op, "an operation such as sum");
+    if (plan_reduces((enum collective)collective) &&
+        !plan_op_takes((thrum_redop_t)op, (thrum_datatype_t)dtype))
+        return bad_argument("op", q->op, "one for the type");
     unit = thrum_datatype_size((thrum_datatype_t)dtype);
     if (has_blocks((enum collective)collective))
         unit *= (uint64_t)ranks;
@@ -363,11 +366,12 @@ static int fill_params(const struct info_question *q, struct plan_params *params
         .count = collective == COLL_BARRIER ? 0 : bytes / unit,
         .dtype = (thrum_datatype_t)dtype,
         .redop = (thrum_redop_t)op,
-        .in_place = q->in_place,
+        .in_place =
+            q->in_place && collective != COLL_ALLTOALL, /* copied first, then out of place */
         .peer_access = thrum_config_int(CFG_PEER_ACCESS) == 0,
         .lanes = (int)thrum_config_int(CFG_LANES),
         .ranks_per_core = (int)share,
-        .ordered = thrum_config_bool(CFG_REPRODUCIBLE),
+        .ordered = thrum_config_bool(CFG_REPRODUCIBLE) && plan_rounds((thrum_datatype_t)dtype),
         .scratch_bytes = (uint64_t)thrum_config_int(CFG_SCRATCH_BYTES),
     };
     *bytes_out = params->count * unit;
@@ -411,8 +415,10 @@ static int lay_out(const struct info_question *q, struct plan_params *params,
     if ((*layout_out)->nhosts > 1) {
         params->layout = params->peer_access ? *layout_out : NULL;
         params->peer_access = false;
-        params->line_bytes = COMM_LINE_UNITS_MAX * comm_unit_bytes(params->nranks);
     }
+    params->line_bytes =
+        COMM_LINE_UNITS_MAX *
+        comm_used_unit_bytes(params->peer_access, params->ranks_per_core, params->nranks);
     return 0;
 }
 

@@ -390,18 +390,11 @@ static int check(const struct options *options)
 static const char *refuse(const struct plan_params *params)
 {
     size_t bytes;
-    bool bitwise = params->redop >= THRUM_BAND && params->redop <= THRUM_BXOR;
-    bool complex = params->dtype == THRUM_COMPLEX64 || params->dtype == THRUM_COMPLEX128;
-    bool real = params->dtype == THRUM_FLOAT16 || params->dtype == THRUM_FLOAT32 ||
-                params->dtype == THRUM_FLOAT64 || params->dtype == THRUM_BFLOAT16 ||
-                params->dtype == THRUM_FLOAT8_E4M3 || params->dtype == THRUM_FLOAT8_E5M2;
-    bool complex_op =
-        params->redop == THRUM_SUM || params->redop == THRUM_PROD || params->redop == THRUM_AVG;
     if (params->rank >= params->nranks)
         return "--rank is not below --ranks";
     if (params->root >= params->nranks)
         return "--root is not below --ranks";
-    if ((bitwise && real) || (complex && !complex_op))
+    if (!plan_op_takes(params->redop, params->dtype))
         return "--op is not defined for this --dtype";
     if (mul_overflows(params->count, thrum_datatype_size(params->dtype), &bytes) ||
         mul_overflows(bytes, (size_t)params->nranks, &bytes))

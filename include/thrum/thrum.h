@@ -71,13 +71,14 @@ struct thrum_comm_config {
     int64_t deadline_ms; /* of each operation; 0: THRUM_DEADLINE_MS */
     int64_t init_deadline_ms; /* of joining; 0: THRUM_INIT_DEADLINE_MS */
     uint64_t scratch_bytes; /* device memory for staging; 0: THRUM_SCRATCH_BYTES */
-    const char *name; /* for messages; copied; at most 511 characters; NULL: "comm" and a number */
+    const char
+        *name; /* for messages; the first 47 characters are copied; NULL: "comm" and a number */
     int reproducible; /* 1: reductions give the same bits whatever the size, algorithm, lanes and hosts; -1: they need
                          not; 0: THRUM_REPRODUCIBLE */
     int lanes; /* independent sequences of commands that one operation may use, 1 .. 4; 0: THRUM_LANES */
     const char *
-        algorithms; /* rules for choosing algorithms, as THRUM_ALGO has them and instead of it; copied; NULL:
-                               THRUM_ALGO */
+        algorithms; /* rules for choosing algorithms, as THRUM_ALGO has them and instead of it; at most 511
+                               characters, copied; NULL: THRUM_ALGO */
     int probes; /* 1: this rank may call thrum_probe; -1: not; 0: as the parent's, else not. Ranks choose each for
                    itself */
 };
@@ -161,7 +162,7 @@ THRUM_MUST_CHECK thrum_status_t thrum_comm_finalize(thrum_comm_t comm);
 
 /*
  * Frees the communicator; without finalize it first waits for this rank's operations. The others may go on with what
- * does not need this rank. Takes NULL. Other threads must be out of it.
+ * does not need this rank; what does gets PEER_DEAD. Takes NULL. Other threads must be out of it.
  */
 void thrum_comm_destroy(thrum_comm_t comm);
 
@@ -194,7 +195,7 @@ struct thrum_comm_memory_info {
         host_bytes; /* host memory for plans, peers and records, windows and persistent calls */
     uint64_t host_limit_bytes; /* with the windows and persistent calls that there are */
     uint64_t
-        stage_bytes; /* of device_bytes: what stands for host buffers; 0 as long as none was passed */
+        stage_bytes; /* of device_bytes: what stands for host buffers, and what is copied first; 0 before */
     uint64_t stage_limit_bytes; /* THRUM_STAGE_BYTES */
 };
 
@@ -239,10 +240,11 @@ THRUM_MUST_CHECK thrum_status_t thrum_comm_candidate(
 /*
  * Counts are elements. A buffer is in place where the comment says so; any other overlap of send and receive is
  * INVALID_POINTER. Host pointers that no device knows are taken as they are: a wild one is a segmentation fault.
- * count 0 is allowed and still has to be called by every rank. Errors of all of them, with nothing enqueued:
- * INVALID_COMM, INVALID_POINTER, INVALID_COUNT, INVALID_TYPE, INVALID_OP, INVALID_RANK, INVALID_QUEUE, INVALID_USAGE,
- * UNSUPPORTED, and the communicator's own error once it has failed. Errors that come later are met at
- * the queue: MISMATCH, TIMEOUT, PEER_DEAD, ABORTED, FAULT, RESET, BAD_PACKET.
+ * count 0 is allowed and still has to be called by every rank. No call waits for another rank, but where 256 operations
+ * of the communicator have not ended: then while some do end; where 16384 have not, until one has. Errors of all of them,
+ * with nothing enqueued: INVALID_COMM, INVALID_POINTER, INVALID_COUNT, INVALID_TYPE, INVALID_OP, INVALID_RANK,
+ * INVALID_QUEUE, INVALID_USAGE, UNSUPPORTED, and the communicator's own error once it has failed. Errors that come later
+ * are met at the queue: MISMATCH, TIMEOUT, PEER_DEAD, ABORTED, FAULT, RESET, BAD_PACKET.
  */
 
 /* recv[i] <- op over ranks r of send_r[i], on every rank; count elements. In place: send == recv. */
@@ -262,7 +264,8 @@ THRUM_MUST_CHECK thrum_status_t thrum_allgather(const void *send, void *recv, si
 
 /*
  * recv, count elements, <- op over ranks r of block `rank` of send_r; send has nranks x count elements.
- * In place: recv == send + rank x count.
+ * In place: recv == send + rank x count. Or, as in MPI, recv == send: the block comes to the front; then all of send is
+ * copied to a stage first (THRUM_STAGE_BYTES). What other blocks hold afterwards is not defined.
  */
 THRUM_MUST_CHECK thrum_status_t thrum_reduce_scatter(const void *send, void *recv, size_t count,
                                                      thrum_datatype_t dtype, thrum_redop_t op,
@@ -276,7 +279,10 @@ THRUM_MUST_CHECK thrum_status_t thrum_reduce(const void *send, void *recv, size_
                                              thrum_datatype_t dtype, thrum_redop_t op, int root,
                                              thrum_comm_t comm, thrum_queue_t queue);
 
-/* Block s of recv <- block `rank` of rank s's send; nranks blocks of count elements. In place is not allowed. */
+/*
+ * Block s of recv <- block `rank` of rank s's send; nranks blocks of count elements. In place: send == recv; then all of
+ * it is copied to a stage first (THRUM_STAGE_BYTES).
+ */
 THRUM_MUST_CHECK thrum_status_t thrum_alltoall(const void *send, void *recv, size_t count,
                                                thrum_datatype_t dtype, thrum_comm_t comm,
                                                thrum_queue_t queue);
@@ -316,9 +322,9 @@ THRUM_MUST_CHECK thrum_status_t thrum_exscan(const void *send, void *recv, size_
  * allgatherv: every rank gives the same recvcounts and displs; send has recvcounts[rank] elements. In place:
  * send == recv + displs[rank].
  * reduce_scatterv: the same counts on every rank; send has all blocks one after the other, recv has counts[rank]
- * elements. In place: recv is the own block in send.
+ * elements. In place: recv is the own block in send, or send, as in reduce_scatter.
  * alltoallv: block s of send goes to rank s, block s of recv comes from it; sendcounts[s] here is recvcounts[rank]
- * there. In place is not allowed.
+ * there. In place: send == recv, with equal counts and displacements of both, as in alltoall.
  * gatherv, scatterv: the arrays matter at root only, whose entry for a rank must be that rank's own count. In place at
  * root as in gather and scatter.
  */

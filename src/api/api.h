@@ -108,6 +108,8 @@ struct p2p_call {
     thrum_datatype_t dtype;
     int peer;
     enum message_kind kind; /* what it is part of */
+    bool
+        copied_first; /* a send from where others of the group are received: copied before any of them begins */
     struct thrum_queue *queue;
 };
 /* Runs the point-to-point calls of one group on one communicator. */

@@ -47,25 +47,6 @@ thrum_status_t collective_check_count(const struct thrum_comm *comm, const char 
     return THRUM_OK;
 }
 
-/* Types have all operations but these. */
-static bool op_takes(thrum_redop_t op, thrum_datatype_t dtype)
-{
-    switch (dtype) {
-    case THRUM_COMPLEX64:
-    case THRUM_COMPLEX128:
-        return op == THRUM_SUM || op == THRUM_PROD || op == THRUM_AVG;
-    case THRUM_FLOAT8_E4M3:
-    case THRUM_FLOAT8_E5M2:
-    case THRUM_FLOAT16:
-    case THRUM_BFLOAT16:
-    case THRUM_FLOAT32:
-    case THRUM_FLOAT64:
-        return op != THRUM_BAND && op != THRUM_BOR && op != THRUM_BXOR;
-    default:
-        return true;
-    }
-}
-
 static thrum_status_t check_op(const struct coll_args *args)
 {
     const struct thrum_device_properties *properties = &args->comm->device->properties;
@@ -74,7 +55,7 @@ static thrum_status_t check_op(const struct coll_args *args)
         return THRUM_OK;
     if ((unsigned)args->redop >= THRUM_REDOP_COUNT)
         return redop_check(args);
-    if (!op_takes(args->redop, args->dtype))
+    if (!plan_op_takes(args->redop, args->dtype))
         return thrum_fail(THRUM_ERR_INVALID_OP, "op=%s is not for %s",
                           thrum_redop_name(args->redop), thrum_datatype_name(args->dtype));
     if (!(properties->reduce_types >> args->dtype & 1) ||

@@ -22,6 +22,7 @@ struct message {
     struct p2p_call call;
     uint64_t bytes, address;
     enum thrum_mem_kind kind;
+    bool staged; /* `address` is that of a stage */
     int round;
 };
 
@@ -55,7 +56,8 @@ static thrum_status_t place_messages(struct thrum_comm *comm, struct message *me
                                &m->kind);
         if (status)
             return status;
-        if (m->kind != THRUM_MEM_DEVICE &&
+        m->staged = m->kind != THRUM_MEM_DEVICE || m->call.copied_first;
+        if (m->staged &&
             __builtin_add_overflow(staged, round_up_u64(m->bytes, CACHE_LINE_BYTES), &staged))
             return thrum_fail(THRUM_ERR_NO_DEVICE_MEMORY,
                               "%s: the host buffers of a group need more than 2^64 bytes of stage",
@@ -67,7 +69,7 @@ static thrum_status_t place_messages(struct thrum_comm *comm, struct message *me
     if (status)
         return status;
     for (size_t i = 0; i < n; i++)
-        if (messages[i].kind != THRUM_MEM_DEVICE) {
+        if (messages[i].staged) {
             messages[i].address = stage;
             stage += round_up_u64(messages[i].bytes, CACHE_LINE_BYTES);
         }
@@ -184,17 +186,16 @@ static void collect(const struct thrum_comm *comm, const struct message *message
         struct exec_copy copy = {.host = (void *)(uintptr_t)m->call.buffer,
                                  .device = m->address,
                                  .bytes = m->bytes,
-                                 .registered = m->kind == THRUM_MEM_HOST_REGISTERED};
+                                 .registered = m->kind != THRUM_MEM_HOST};
 
-        if (m->round != index)
-            continue;
-        add_message(comm, round, m);
-        if (m->kind == THRUM_MEM_DEVICE)
-            continue;
-        if (m->call.is_send)
-            round->in[round->nin++] = copy;
-        else
-            round->out[round->nout++] = copy;
+        if (m->round == index)
+            add_message(comm, round, m);
+        if (m->staged && index == (m->call.copied_first ? 0 : m->round)) {
+            if (m->call.is_send)
+                round->in[round->nin++] = copy;
+            else
+                round->out[round->nout++] = copy;
+        }
     }
 }
 
@@ -472,7 +473,7 @@ static bool same_call(const struct p2p_call *a, const struct p2p_call *b)
 {
     return a->buffer == b->buffer && a->count == b->count && a->peer == b->peer &&
            a->is_send == b->is_send && a->dtype == b->dtype && a->kind == b->kind &&
-           a->queue == b->queue;
+           a->copied_first == b->copied_first && a->queue == b->queue;
 }
 
 static bool still_holds(const struct thrum_comm *comm, const struct p2p_work *work)
@@ -549,7 +550,7 @@ static thrum_status_t make_work(struct thrum_comm *comm, const struct p2p_call *
         return status;
     }
     for (size_t i = 0; i < n; i++)
-        work->is_staged |= work->messages[i].kind != THRUM_MEM_DEVICE;
+        work->is_staged |= work->messages[i].staged;
     work->stage_moves = comm->stage_moves;
     *work_out = work;
     return THRUM_OK;

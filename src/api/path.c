@@ -13,24 +13,6 @@
 #include "base/base.h"
 #include "select/select.h"
 
-/* Whether another order of folding could give other bits. */
-static bool rounds(thrum_datatype_t dtype)
-{
-    switch (dtype) {
-    case THRUM_FLOAT8_E4M3:
-    case THRUM_FLOAT8_E5M2:
-    case THRUM_FLOAT16:
-    case THRUM_BFLOAT16:
-    case THRUM_FLOAT32:
-    case THRUM_FLOAT64:
-    case THRUM_COMPLEX64:
-    case THRUM_COMPLEX128:
-        return true;
-    default:
-        return false;
-    }
-}
-
 /* A reduction of the caller's says itself whether it needs the order. */
 static bool is_ordered(const struct coll_args *args)
 {
@@ -39,7 +21,7 @@ static bool is_ordered(const struct coll_args *args)
 
     if (redop && redop->fold)
         return !redop->commutative || args->comm->reproducible;
-    return args->comm->reproducible && rounds(args->dtype);
+    return args->comm->reproducible && plan_rounds(args->dtype);
 }
 
 static void fill_params(const struct coll_args *args, bool in_place, struct plan_params *out)
@@ -207,6 +189,17 @@ static bool is_in_place(const struct coll_args *args)
     }
 }
 
+/*
+ * In place as MPI has it, which no plan knows: peers read what is written meanwhile. All of send is copied to a stage
+ * first, as if it were host memory.
+ */
+static bool is_copied_first(const struct coll_args *args)
+{
+    return args->send == args->recv &&
+           (args->collective == COLL_ALLTOALL ||
+            (args->collective == COLL_REDUCE_SCATTER && own_offset(args)));
+}
+
 /* What send and recv are; INVALID_POINTER where a range is bad, or both overlap and are not in place. */
 static thrum_status_t classify(const struct coll_args *args, bool in_place, uint64_t nsend,
                                uint64_t nrecv, enum thrum_mem_kind *send_kind_out,
@@ -221,7 +214,7 @@ static thrum_status_t classify(const struct coll_args *args, bool in_place, uint
     if (!status && nrecv)
         status = exec_classify(args->comm, "recv", args->recv, nrecv, recv_kind_out);
     if (!status && !in_place && nsend && nrecv && send < recv + nrecv && recv < send + nsend &&
-        !(args->counts && !vector_overlaps(args, nsend)))
+        !is_copied_first(args) && !(args->counts && !vector_overlaps(args, nsend)))
         status = thrum_fail(THRUM_ERR_INVALID_POINTER,
                             "send=%p (%llu bytes) and recv=%p (%llu bytes) overlap and are not in "
                             "place",
@@ -329,9 +322,10 @@ static thrum_status_t look_at(const struct coll_args *args, bool in_place, struc
     *p = (struct exec_placement){.buffers = {.send = nsend ? (uint64_t)(uintptr_t)args->send : 0,
                                              .recv = nrecv ? (uint64_t)(uintptr_t)args->recv : 0}};
     show_peers(&p->buffers);
-    p->in = (struct exec_copy){.host = (void *)(uintptr_t)args->send,
-                               .bytes = *send_kind == THRUM_MEM_DEVICE ? 0 : nsend,
-                               .registered = *send_kind == THRUM_MEM_HOST_REGISTERED};
+    p->in = (struct exec_copy){
+        .host = (void *)(uintptr_t)args->send,
+        .bytes = *send_kind == THRUM_MEM_DEVICE && !is_copied_first(args) ? 0 : nsend,
+        .registered = *send_kind != THRUM_MEM_HOST};
     p->out = (struct exec_copy){.host = args->recv,
                                 .bytes = *recv_kind == THRUM_MEM_DEVICE ? 0 : nrecv,
                                 .registered = *recv_kind == THRUM_MEM_HOST_REGISTERED};
@@ -404,8 +398,8 @@ static thrum_status_t place_plain(const struct coll_args *args, struct exec_plac
         status = plain_program(args, in_place, program_out);
     if (status || !exec_is_staged(p))
         return status;
-    if ((*program_out)->names_stages && exec_reaches(args->comm, send_kind) &&
-        exec_reaches(args->comm, recv_kind))
+    if ((*program_out)->names_stages && !is_copied_first(args) &&
+        exec_reaches(args->comm, send_kind) && exec_reaches(args->comm, recv_kind))
         return stage_parts(args, *program_out, p);
     status = stage(args, &in_place, send_bytes(args), recv_bytes(args), p);
     return status ? status : plain_program(args, in_place, program_out);

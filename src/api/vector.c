@@ -289,7 +289,8 @@ struct vector_call {
     struct side send, recv;
     thrum_datatype_t dtype;
     int root;
-    bool in_place; /* the own block stays where it is */
+    bool
+        in_place; /* the own block stays where it is; of alltoallv all of them: what is sent is copied first */
     struct thrum_comm *comm;
     struct thrum_queue *queue;
 };
@@ -417,18 +418,33 @@ static size_t add_messages(const struct vector_call *v, const struct side *side,
                                        .dtype = v->dtype,
                                        .peer = r,
                                        .kind = v->kind,
+                                       .copied_first = side->is_send && v->in_place &&
+                                                       v->kind == MESSAGE_ALLTOALLV,
                                        .queue = v->queue};
     }
     return n;
 }
 
-/* The root's own block in gatherv and scatterv lies where it has to be. */
+/* What goes to a rank lies where comes what it sends, as in MPI. */
+static bool are_exchanged_in_place(const struct vector_call *v)
+{
+    if (v->send.buffer != v->recv.buffer)
+        return false;
+    for (int r = 0; r < v->comm->nranks; r++)
+        if (v->send.blocks.counts[r] != v->recv.blocks.counts[r] ||
+            (v->send.blocks.counts[r] && v->send.starts[r] != v->recv.starts[r]))
+            return false;
+    return true;
+}
+
+/* The root's own block in gatherv and scatterv lies where it has to be; or all blocks of alltoallv do. */
 static bool is_in_place(const struct vector_call *v)
 {
     int rank = v->comm->rank;
 
-    return v->kind != MESSAGE_ALLTOALLV && rank == v->root &&
-           side_at(v, &v->send, rank) == side_at(v, &v->recv, rank);
+    if (v->kind == MESSAGE_ALLTOALLV)
+        return are_exchanged_in_place(v);
+    return rank == v->root && side_at(v, &v->send, rank) == side_at(v, &v->recv, rank);
 }
 
 static thrum_status_t check_call(struct vector_call *v)
@@ -456,7 +472,7 @@ static thrum_status_t check_call(struct vector_call *v)
     if (status)
         return status;
     v->in_place = is_in_place(v);
-    return check_apart(v);
+    return v->in_place && v->kind == MESSAGE_ALLTOALLV ? THRUM_OK : check_apart(v);
 }
 
 static thrum_status_t call_messages(struct vector_call v, struct thrum_persistent **persistent_out)

@@ -48,8 +48,10 @@ struct call_record {
     int32_t root; /* v-variants: hash of the displacements */
     uint16_t redop;
     uint8_t collective, dtype;
-    uint8_t state; /* 0 never called, 1 called (pending), 2 this sequence is done */
+    uint8_t state; /* 0 never called, 1 called (pending), 2 this sequence is done; or of these: */
 };
+#define CONTROL_RECORD_LEFT 3 /* the rank has said goodbye; `sequence` was its last */
+#define CONTROL_NEWEST INT64_MAX /* a sequence that is never called: asks for the newest one */
 
 struct control;
 

@@ -144,12 +144,15 @@ static void link_broke(struct control *control, int link, bool damaged)
     raise_failure(control, &failure, link);
 }
 
-/* early: the rank there never got as far as control_start. */
-static void left(struct control *control, int link, bool early)
+/* Goodbye says which was the rank's last collective; or it never got as far as control_start. */
+static void left(struct control *control, int link, const struct boot_frame *frame)
 {
     int rank = boot_link_rank(&control->tree, link);
+    bool early = frame->bytes != sizeof(uint64_t);
     struct boot_failure failure;
 
+    control->left[link] = !early;
+    control->left_at[link] = early ? 0 : boot_get_u64(frame->payload);
     said_goodbye(control, link);
     if (!early)
         return;
@@ -198,7 +201,7 @@ static void serve_link(struct control *control, int link)
     boot_conn_io(conn);
     while (!(status = boot_conn_peek(conn, &frame))) {
         if (frame.type == FRAME_GOODBYE) {
-            left(control, link, frame.bytes > 0);
+            left(control, link, &frame);
             return;
         }
         take_frame(control, link, &frame);
@@ -212,13 +215,19 @@ static void serve_link(struct control *control, int link)
 
 static void begin_stop(struct control *control, int64_t now)
 {
+    struct call_record newest = {.sequence = 0};
+    uint8_t last[sizeof newest.sequence];
+
+    if (control->callbacks.record)
+        control->callbacks.record(control->argument, CONTROL_NEWEST, &newest);
+    boot_put_u64(last, newest.sequence);
     control->stopping = true;
     control->stop_due = now + BOOT_LINGER_NS;
     query_free_all(control);
     exchange_free_all(control);
     for (int i = 0; i < BOOT_LINKS; i++)
         if (!control->gone[i])
-            (void)boot_conn_send(&control->links[i], FRAME_GOODBYE, NULL, 0, NULL, 0);
+            (void)boot_conn_send(&control->links[i], FRAME_GOODBYE, last, sizeof last, NULL, 0);
 }
 
 /* The peers close their ends when they read the goodbye; who does not is not waited for. */

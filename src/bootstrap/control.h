@@ -54,6 +54,8 @@ struct control {
     /* the thread's */
     struct boot_conn links[BOOT_LINKS];
     bool gone[BOOT_LINKS]; /* no such link, or the rank there has said goodbye, or died */
+    bool left[BOOT_LINKS]; /* it has said goodbye */
+    uint64_t left_at[BOOT_LINKS]; /* and this was its last collective */
     bool failed;
     int64_t next_tick;
     bool final_up[BOOT_LINKS]; /* children whose subtrees have called finalize */

@@ -128,7 +128,7 @@ enum boot_frame_type {
     FRAME_GO, /* root service to rank: all are ready */
     FRAME_FAIL, /* status, culprit, text */
     FRAME_DATA, /* allgather */
-    FRAME_GOODBYE, /* closing on purpose; with a payload: before control_start */
+    FRAME_GOODBYE, /* closing on purpose; the last collective, or "early": before control_start */
     FRAME_QUERY_UP,
     FRAME_QUERY_DOWN,
     FRAME_QUERY_WAIT,

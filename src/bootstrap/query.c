@@ -102,6 +102,14 @@ static void mark_unknown(struct query *q, int begin, int end, int blocker)
         q->records[r] = (struct call_record){.root = blocker, .state = UNKNOWN};
 }
 
+/* A neighbour that has said goodbye answers no more. */
+static void mark_left(const struct control *control, struct query *q, int link)
+{
+    if (control->left[link])
+        q->records[boot_link_rank(&control->tree, link)] =
+            (struct call_record){.sequence = control->left_at[link], .state = CONTROL_RECORD_LEFT};
+}
+
 static struct query *find_or_make(struct control *control, uint64_t sequence)
 {
     struct query *q = find(control, sequence);
@@ -198,10 +206,12 @@ static void gather(struct control *control, struct query *q, int budget_ms, int6
         memset(&q->records[tree->rank], 0, sizeof *q->records);
         control->callbacks.record(control->argument, q->sequence, &q->records[tree->rank]);
     }
+    mark_left(control, q, 0);
     boot_put_u64(head, q->sequence);
     boot_put_u32(head + 8, (uint32_t)below);
     for (int i = 1; i <= tree->nchildren; i++) {
         mark_unknown(q, tree->child[i - 1], tree->child_end[i - 1], tree->child[i - 1]);
+        mark_left(control, q, i);
         q->waiting[i] = !control->gone[i];
         control_send(control, i, FRAME_QUERY_DOWN, head, sizeof head, NULL, 0);
     }
@@ -346,6 +356,7 @@ void query_link_gone(struct control *control, int link)
             q->for_parent = false;
         } else if (q->waiting[link]) {
             q->waiting[link] = false;
+            mark_left(control, q, link);
             if (q->state == GATHERING && all_answered(q))
                 gathered(control, q, now);
         }

@@ -127,7 +127,7 @@ struct comm_peer {
     uint64_t window_base; /* user: peer access */
     void *fabric_peer; /* user: put path; written once, atomically: control reads it */
     struct comm_pair pairs[CHANNEL_COUNT];
-    uint64_t messages_sent, messages_received; /* user */
+    uint64_t messages_sent, messages_received; /* user; written atomically: control reads them */
     /* fixed, from the exchange */
     struct thrum_device_address device;
     struct thrum_fabric_address fabric;
@@ -147,7 +147,12 @@ struct comm_region {
 };
 
 /* call_record.state in an answer of the control plane. */
-enum { COMM_RECORD_NEVER, COMM_RECORD_PENDING, COMM_RECORD_DONE };
+enum {
+    COMM_RECORD_NEVER,
+    COMM_RECORD_PENDING,
+    COMM_RECORD_DONE,
+    COMM_RECORD_LEFT = CONTROL_RECORD_LEFT
+};
 
 /* What a point-to-point message is part of; both ends must name the same. Call records have it in `redop`. */
 enum message_kind { MESSAGE_PLAIN, MESSAGE_ALLTOALLV, MESSAGE_GATHERV, MESSAGE_SCATTERV };
@@ -372,7 +377,7 @@ struct thrum_comm {
 
     /* control: the deadline's bookkeeping */
     uint64_t stalled_number; /* the oldest pending operation at the last tick */
-    int64_t stalled_since_ns, queried_at_ns, mismatch_since_ns;
+    int64_t stalled_since_ns, queried_at_ns, failed_since_ns;
     char laggards[320]; /* what the last query found */
     int first_laggard; /* -1: none */
 };
@@ -493,6 +498,15 @@ static inline uint32_t comm_unit_bytes(int nranks)
                           : COMM_UNIT_BYTES;
 }
 
+/*
+ * What of it a communicator uses. A line saves an arrival for one more copy: where that takes others' turns, larger ones
+ * are worth it.
+ */
+static inline uint32_t comm_used_unit_bytes(bool peer_access, int ranks_per_core, int nranks)
+{
+    return peer_access && ranks_per_core <= 1 ? COMM_UNIT_BYTES : comm_unit_bytes(nranks);
+}
+
 /* A payload that does not fit a line has a room of its own. */
 static inline bool comm_needs_room(uint64_t bytes)
 {
@@ -577,6 +591,14 @@ int comm_describe_unmet(struct thrum_comm *comm, const struct comm_operation *op
  * control_query of this number, which is no collective's. 0: there is nothing to ask.
  */
 uint64_t comm_message_question(struct thrum_comm *comm, const struct comm_operation *operation);
+/*
+ * What a rank says that has not called a collective: which message of its oldest operation is not met, if one is not, and
+ * by whom (`root`). Under retire_lock.
+ */
+void comm_record_unmet(struct thrum_comm *comm, const struct comm_operation *operation,
+                       struct call_record *record_out);
+/* Whether it is told so in the record, of rank r, and this rank has yet to send or receive the message. */
+bool comm_owes_message(struct thrum_comm *comm, int r, const struct call_record *record);
 static inline bool comm_asks_message(uint64_t question)
 {
     return question >> 63;

@@ -326,10 +326,7 @@ thrum_status_t comm_exchange_fabric(struct thrum_comm *comm)
     thrum_status_t status, mine_status;
     uint64_t line_bytes;
 
-    /* a line saves an arrival for one more copy: where that takes others' turns, larger ones are worth it */
-    comm->unit_bytes = comm->peer_access && comm->ranks_per_core <= 1
-                           ? COMM_UNIT_BYTES
-                           : comm_unit_bytes(comm->nranks);
+    comm->unit_bytes = comm_used_unit_bytes(comm->peer_access, comm->ranks_per_core, comm->nranks);
     comm->line_bytes = line_bytes = COMM_LINE_UNITS_MAX * comm->unit_bytes;
     if (comm->peer_access)
         return THRUM_OK;
@@ -385,6 +382,6 @@ thrum_status_t comm_reach(struct thrum_comm *comm, int rank)
     }
     __atomic_store_n(&peer->fabric_peer, fabric_peer,
                      __ATOMIC_RELEASE); /* operation_failed looks */
-    peer->reachable = true;
+    __atomic_store_n(&peer->reachable, true, __ATOMIC_RELEASE); /* owner_of looks */
     return THRUM_OK;
 }

@@ -280,14 +280,15 @@ static void on_failed(void *argument, thrum_status_t status, int rank, const cha
 {
     struct thrum_comm *comm = argument;
     char text[COMM_MESSAGE_BYTES];
+    bool is_told = message && (strstr(message, "has died") || strstr(message, "has left"));
 
-    if (status == THRUM_ERR_PEER_DEAD) {
-        if (message && strstr(message, "has died"))
-            snprintf(text, sizeof text, "%s: %s", comm->name, message);
-        else
-            snprintf(text, sizeof text, "%s: rank %d has died%s%s", comm->name, rank,
-                     message && *message ? ": " : "", message ? message : "");
+    if (status == THRUM_ERR_PEER_DEAD && !is_told) {
+        snprintf(text, sizeof text, "%s: rank %d has died%s%s", comm->name, rank,
+                 message && *message ? ": " : "", message ? message : "");
         message = text;
+    } else if (status == THRUM_ERR_PEER_DEAD && !strncmp(message, "rank ", 5)) {
+        snprintf(text, sizeof text, "%s: %s", comm->name, message);
+        message = text; /* what other ranks have found out has the communicator's name */
     }
     comm_fail(comm, status, rank, false, message);
 }
@@ -346,6 +347,18 @@ static uint64_t newest_sequence(struct thrum_comm *comm)
     return newest;
 }
 
+/* The oldest operation's, where it is one of messages. */
+static void record_unmet(struct thrum_comm *comm, struct call_record *record_out)
+{
+    uint64_t done;
+
+    pthread_mutex_lock(&comm->retire_lock);
+    done = comm_done(comm);
+    if (done < atomic_load_explicit(&comm->issued, memory_order_acquire))
+        comm_record_unmet(comm, comm_operation_at(comm, done + 1), record_out);
+    pthread_mutex_unlock(&comm->retire_lock);
+}
+
 /* The record of collective `sequence`, or the newest sequence where that has not been called. */
 static void on_record(void *argument, uint64_t sequence, struct call_record *record_out)
 {
@@ -364,6 +377,8 @@ static void on_record(void *argument, uint64_t sequence, struct call_record *rec
     }
     record_out->sequence = newest_sequence(comm);
     record_out->state = record_out->sequence > sequence ? COMM_RECORD_DONE : COMM_RECORD_NEVER;
+    if (record_out->state == COMM_RECORD_NEVER)
+        record_unmet(comm, record_out);
 }
 
 /* The first two ranks that called different things, if any: the first caller against the first that differs. */
@@ -412,8 +427,78 @@ static void report_mismatch(struct thrum_comm *comm, const struct call_record *r
     comm_fail(comm, THRUM_ERR_MISMATCH, odd_one(records, comm->nranks, a, b), true, message);
 }
 
+/* Whether this rank's part of a call cannot end without rank r, whatever the algorithm. */
+static bool needs(const struct thrum_comm *comm, const struct call_record *call, int r)
+{
+    enum collective collective = (enum collective)call->collective;
+
+    if (collective == COLL_SCAN || collective == COLL_EXSCAN)
+        return r < comm->rank;
+    return !has_root(collective) || r == call->root || comm->rank == call->root;
+}
+
+/* Somebody has left for good who had not called what this rank is in: it would wait in vain. */
+static bool report_left(struct thrum_comm *comm, uint64_t sequence,
+                        const struct call_record *records)
+{
+    const struct call_record *own = &records[comm->rank];
+    char call[160], message[COMM_MESSAGE_BYTES];
+    int r = 0;
+
+    while (r < comm->nranks && (records[r].state != COMM_RECORD_LEFT ||
+                                records[r].sequence >= sequence || !needs(comm, own, r)))
+        r++;
+    if (r == comm->nranks || own->state != COMM_RECORD_PENDING)
+        return false;
+    describe(own, call, sizeof call);
+    snprintf(message, sizeof message,
+             "%s: rank %d has left: it destroyed the communicator without calling %s", comm->name,
+             r, call);
+    comm_fail(comm, THRUM_ERR_PEER_DEAD, r, true, message);
+    return true;
+}
+
+/* Whether the collective is the oldest operation that has not ended. */
+static bool is_oldest(struct thrum_comm *comm, uint64_t sequence)
+{
+    uint64_t done;
+    bool oldest;
+
+    pthread_mutex_lock(&comm->retire_lock);
+    done = comm_done(comm);
+    oldest = done < atomic_load_explicit(&comm->issued, memory_order_acquire) &&
+             comm_operation_at(comm, done + 1)->call.sequence == sequence;
+    pthread_mutex_unlock(&comm->retire_lock);
+    return oldest;
+}
+
+/*
+ * This rank needs rank r in the collective, and r, which has not called it, waits for a message that this rank has yet to
+ * call: each is behind the other for good, since operations of a communicator follow one another.
+ */
+static bool report_crossing(struct thrum_comm *comm, uint64_t sequence,
+                            const struct call_record *records)
+{
+    const struct call_record *own = &records[comm->rank];
+    char call[160], message[COMM_MESSAGE_BYTES];
+    int r = 0;
+
+    while (r < comm->nranks && (records[r].state != COMM_RECORD_NEVER || !needs(comm, own, r) ||
+                                !comm_owes_message(comm, r, &records[r])))
+        r++;
+    if (r == comm->nranks || own->state != COMM_RECORD_PENDING || !is_oldest(comm, sequence))
+        return false;
+    describe(own, call, sizeof call);
+    snprintf(message, sizeof message,
+             "%s: ranks disagree: rank %d called %s, rank %d is in %s and waits for rank %d there",
+             comm->name, comm->rank, call, r, message_kind_name(records[r].redop), comm->rank);
+    comm_fail(comm, THRUM_ERR_MISMATCH, r, true, message);
+    return true;
+}
+
 /* Remembers, for the deadline's message, who has not called the collective that we wait for. */
-static void note_laggards(struct thrum_comm *comm, const struct call_record *records)
+static void note_laggards(struct thrum_comm *comm, uint64_t sequence,
+                          const struct call_record *records)
 {
     char text[sizeof comm->laggards] = "";
     size_t used = 0;
@@ -423,6 +508,10 @@ static void note_laggards(struct thrum_comm *comm, const struct call_record *rec
         if (records[r].state == NO_ANSWER)
             used += (size_t)snprintf(text + used, sizeof text - used,
                                      "%srank %d does not answer (stopped?)", used ? ", " : "", r);
+        else if (records[r].state == COMM_RECORD_LEFT && records[r].sequence < sequence)
+            used += (size_t)snprintf(text + used, sizeof text - used,
+                                     "%srank %d has left (its last was #%llu)", used ? ", " : "", r,
+                                     (unsigned long long)records[r].sequence);
         else if (records[r].state == COMM_RECORD_NEVER)
             used += (size_t)snprintf(text + used, sizeof text - used,
                                      "%srank %d has not called it (its last is #%llu)",
@@ -457,8 +546,8 @@ static void on_records(void *argument, uint64_t sequence, const struct call_reco
         report_messages(comm, sequence, records, nranks);
     else if (find_mismatch(records, nranks, &a, &b))
         report_mismatch(comm, records, a, b);
-    else
-        note_laggards(comm, records);
+    else if (!report_left(comm, sequence, records) && !report_crossing(comm, sequence, records))
+        note_laggards(comm, sequence, records);
 }
 
 /* The oldest operation that has not ended, as it is now. */
@@ -469,6 +558,7 @@ struct pending {
         [400]; /* of a point-to-point operation, a fault or a connection; "" if there is none */
     int awaited; /* the peer that a point-to-point operation waits for; -1: none */
     uint64_t question; /* to ask about it; 0: none */
+    int faulted; /* the peer in whose memory it met a page fault; -1: none */
 };
 
 /* Who or what a one-sided operation waits for. */
@@ -502,9 +592,20 @@ static void fail_deadline(struct thrum_comm *comm, const struct pending *pending
               true, message);
 }
 
-/* The device's first fault, where it is of this operation's queue, in words. */
+/* The peer whose memory is there, as wide as this device's; -1: none. */
+static int owner_of(const struct thrum_comm *comm, uint64_t address)
+{
+    for (int r = 0; r < comm->nranks; r++)
+        if (r != comm->rank && comm->peers[r].loads &&
+            __atomic_load_n(&comm->peers[r].reachable, __ATOMIC_ACQUIRE) &&
+            address - comm->peers[r].window_base < comm->device->properties.memory_bytes)
+            return r;
+    return -1;
+}
+
+/* The device's first fault, where it is of this operation's queue, in words; and in whose memory it was. */
 static void describe_fault(struct thrum_comm *comm, const struct comm_operation *operation,
-                           char *text, size_t bytes)
+                           char *text, size_t bytes, int *faulted_out)
 {
     struct thrum_ras_event fault;
 
@@ -513,6 +614,9 @@ static void describe_fault(struct thrum_comm *comm, const struct comm_operation 
         return;
     snprintf(text, bytes, "%s at 0x%llx", thrum_ras_kind_name(fault.kind),
              (unsigned long long)fault.address);
+    *faulted_out = fault.kind == THRUM_RAS_PAGE_FAULT ? owner_of(comm, fault.address) : -1;
+    if (*faulted_out >= 0)
+        add_text(text, bytes, ", memory of rank %d that is gone", *faulted_out);
 }
 
 /* The first connection that broke, of all or to `only`: to whom, and what the fabric says. THRUM_OK: none has. */
@@ -583,11 +687,12 @@ static void operation_failed(struct thrum_comm *comm, const struct pending *pend
     char call[160], message[COMM_MESSAGE_BYTES];
 
     describe(record, call, sizeof call);
-    if (pending->status == THRUM_ERR_MISMATCH && record->sequence) {
-        if (!comm->mismatch_since_ns)
-            comm->mismatch_since_ns = now;
+    /* who called something else, or has left and freed what this rank reaches for */
+    if ((pending->status == THRUM_ERR_MISMATCH || pending->faulted >= 0) && record->sequence) {
+        if (!comm->failed_since_ns)
+            comm->failed_since_ns = now;
         ask(comm, record->sequence, now, QUERY_INTERVAL_NS / 4);
-        if (now - comm->mismatch_since_ns < QUERY_INTERVAL_NS)
+        if (now - comm->failed_since_ns < QUERY_INTERVAL_NS)
             return;
     }
     if (pending->status == THRUM_ERR_MISMATCH && *pending->detail)
@@ -599,7 +704,8 @@ static void operation_failed(struct thrum_comm *comm, const struct pending *pend
         snprintf(message, sizeof message, "%s: %s failed on rank %d: %s%s%s", comm->name, call,
                  comm->rank, thrum_status_string(pending->status), *pending->detail ? ": " : "",
                  pending->detail);
-    comm_fail(comm, pending->status, comm->rank, true, message);
+    comm_fail(comm, pending->status, pending->faulted >= 0 ? pending->faulted : comm->rank, true,
+              message);
 }
 
 /* Holds or releases the queues of an operation. */
@@ -655,10 +761,10 @@ static bool oldest_pending(struct thrum_comm *comm, struct pending *out)
     /* without locks: it may execute callbacks of the user, who may call abort and the queries in them */
     out->status = poll_operation(comm, &out->operation);
     out->detail[0] = 0;
-    out->awaited = -1;
+    out->awaited = out->faulted = -1;
     out->question = out->operation.call.sequence;
     if (out->status == THRUM_ERR_FAULT || out->status == THRUM_ERR_BAD_PACKET)
-        describe_fault(comm, &out->operation, out->detail, sizeof out->detail);
+        describe_fault(comm, &out->operation, out->detail, sizeof out->detail, &out->faulted);
     else if (out->status == THRUM_ERR_UNREACHABLE || out->status == THRUM_ERR_PEER_DEAD)
         describe_connection(comm, out->detail, sizeof out->detail);
     hold_queues(&out->operation, queue_release);

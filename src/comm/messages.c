@@ -120,6 +120,36 @@ int comm_describe_unmet(struct thrum_comm *comm, const struct comm_operation *op
     return -1;
 }
 
+/* ---- ranks that wait for each other in different calls ---- */
+
+enum { UNMET = 1, UNMET_SEND = 2 }; /* call_record.detail */
+
+void comm_record_unmet(struct thrum_comm *comm, const struct comm_operation *operation,
+                       struct call_record *record_out)
+{
+    for (uint32_t i = 0; i < operation->nmessages; i++) {
+        const struct comm_message *m = &operation->messages[i];
+
+        if (is_met(comm, m) || (m->is_send && m->is_eager))
+            continue; /* an eager send waits for messages before it */
+        record_out->detail = UNMET | (m->is_send ? UNMET_SEND : 0);
+        record_out->root = m->peer;
+        record_out->redop = m->kind;
+        record_out->count = m->number;
+        return;
+    }
+}
+
+bool comm_owes_message(struct thrum_comm *comm, int r, const struct call_record *record)
+{
+    const struct comm_peer *peer = &comm->peers[r];
+    const uint64_t *count =
+        record->detail & UNMET_SEND ? &peer->messages_received : &peer->messages_sent;
+
+    return record->detail & UNMET && record->root == comm->rank &&
+           __atomic_load_n(count, __ATOMIC_RELAXED) < record->count;
+}
+
 /* ---- the question: which message of which pair ---- */
 
 static uint64_t question_of(int sender, int receiver, uint64_t number)

@@ -129,7 +129,7 @@ thrum_status_t exec_stage(struct thrum_comm *comm, int which, uint64_t bytes, ui
         if (bytes > limit || wanted + comm->stage_bytes[!which] > limit)
             return thrum_fail(
                 THRUM_ERR_NO_DEVICE_MEMORY,
-                "%s: host buffers of %llu bytes need more than THRUM_STAGE_BYTES=%llu "
+                "%s: host buffers or a copy of %llu bytes need more than THRUM_STAGE_BYTES=%llu "
                 "of device memory",
                 comm->name, (unsigned long long)bytes, (unsigned long long)limit);
         status = outgrow(comm, which);

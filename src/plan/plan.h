@@ -282,6 +282,12 @@ unsigned plan_widening(const struct plan_params *params);
 /* Does the collective fold contributions? */
 bool plan_reduces(enum collective collective);
 
+/* Whether the operation is one for elements of the type. */
+bool plan_op_takes(thrum_redop_t op, thrum_datatype_t dtype);
+
+/* Whether another order of folding elements of the type could give other bits. */
+bool plan_rounds(thrum_datatype_t dtype);
+
 /*
  * Bytes of SEND and RECV of a rank by the collective's definition (0 where it has none, as send of a non-root). That of
  * EXSCAN's rank 0 is left alone.

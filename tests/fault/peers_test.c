@@ -533,6 +533,56 @@ static void leaving_is_no_death(void **state)
     crew_finish(&crew);
 }
 
+/*
+ * A rank that leaves owes the others what they call after it: they are told who, also where they have reached for its
+ * memory meanwhile, and where it stood between them in the tree. (Through a fabric they find its endpoint closed.)
+ */
+static void left_behind(const char *const *env, int leaver, const char *told, const char *sum)
+{
+    char name[48];
+    struct crew crew;
+    int64_t since;
+
+    snprintf(name, sizeof name, "%srank %d%s", *told ? "DEAD comm0: " : "", leaver, told);
+    start(&crew, "obedient", 4, env);
+    crew_say_all(&crew, sum);
+    crew_expect_all(&crew, "calling");
+    for (int r = 0; r < 4; r++)
+        crew_expect_result(&crew, r, THRUM_OK, NULL);
+    crew_say(&crew, leaver, "destroy");
+    crew_expect(&crew, leaver, "destroyed");
+    since = clock_ms();
+    for (int r = 0; r < 4; r++)
+        if (r != leaver)
+            crew_say(&crew, r, sum);
+    for (int r = 0; r < 4; r++)
+        if (r != leaver) {
+            crew_expect(&crew, r, "calling");
+            crew_expect_result(&crew, r, THRUM_ERR_PEER_DEAD, name, "allreduce #2", NULL);
+            crew_say(&crew, r, "check");
+            crew_expect(&crew, r, "checked");
+        }
+    assert_true(clock_ms() - since < 10000);
+    crew_say_all(&crew, "end");
+    crew_finish(&crew);
+}
+
+static void a_rank_that_leaves(void **state)
+{
+    (void)state;
+    left_behind(no_hurry, 3, " has left", "sum 10");
+    left_behind(no_hurry, 3, " has left", "sum 100000");
+    left_behind(no_hurry, 1, " has left", "sum 10");
+    left_behind(no_hurry, 0, " has left", "sum 100000");
+}
+
+static void a_rank_that_leaves_without_peer_access(void **state)
+{
+    (void)state;
+    left_behind(no_hurry_no_access, 3, "", "sum 10");
+    left_behind(no_hurry_no_access, 0, "", "sum 100000");
+}
+
 /* Killed while all wait in finalize. */
 static void a_rank_killed_in_finalize(void **state)
 {
@@ -574,6 +624,8 @@ int main(int argc, char **argv)
         TEST(a_device_is_reset),
         TEST(other_communicators_go_on),
         TEST(leaving_is_no_death),
+        TEST(a_rank_that_leaves),
+        TEST(a_rank_that_leaves_without_peer_access),
         TEST(a_rank_killed_in_finalize),
     };
 

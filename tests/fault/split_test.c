@@ -60,8 +60,8 @@ static void obedient(struct child *child)
         } else if (!strcmp(line, "close")) {
             say_result(thrum_comm_deregister(window));
         } else if (!strcmp(line, "wait")) {
-            MUST(thrum_wait_signal(1, 1, child->comm, child->queue));
-            say_result(thrum_queue_synchronize(child->queue));
+            status = thrum_wait_signal(1, 1, child->comm, child->queue);
+            say_result(status ? status : thrum_queue_synchronize(child->queue));
         } else if (!strcmp(line, "put")) {
             status = thrum_put(buffer, 1024, THRUM_INT32, 1, window, 0, child->comm, child->queue);
             if (!status)

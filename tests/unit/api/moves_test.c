@@ -157,7 +157,7 @@ static void all_places(struct setup s)
     int roots = s.kind == REDUCE || s.kind == GATHER || s.kind == SCATTER ? s.n : 1;
 
     for (s.root = 0; s.root < roots; s.root++)
-        for (int in_place = 0; in_place < (s.kind == ALLTOALL ? 1 : 2); in_place++) {
+        for (int in_place = 0; in_place < 2; in_place++) {
             s.in_place = in_place;
             run(&s);
         }

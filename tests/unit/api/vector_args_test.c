@@ -189,7 +189,9 @@ static void overlaps(void **state)
     const size_t crossing[N] = {0, 2}, apart[N] = {0, 100};
 
     (void)state;
-    refused(thrum_alltoall(send, send, 1, T, ON), THRUM_ERR_INVALID_POINTER, "send", "overlap");
+    refused(thrum_alltoall(send, send + 4, 1, T, ON), THRUM_ERR_INVALID_POINTER, "send", "overlap");
+    refused(thrum_reduce_scatter(send, send + 4, 2, T, THRUM_SUM, ON), THRUM_ERR_INVALID_POINTER,
+            "send", "overlap");
     refused(thrum_reduce(send, send + 4, 4, T, THRUM_SUM, 0, ON), THRUM_ERR_INVALID_POINTER, "send",
             "overlap");
     refused(thrum_scan(send, send + 4, 4, T, THRUM_SUM, ON), THRUM_ERR_INVALID_POINTER, "send",
@@ -206,7 +208,7 @@ static void overlaps(void **state)
             THRUM_ERR_INVALID_POINTER, "send", "overlap");
     refused(thrum_alltoallv(send, counts, NULL, recv, counts, crossing, T, ON),
             THRUM_ERR_INVALID_ARGUMENT, "rdispls", "ranks 0 and 1");
-    refused(thrum_alltoallv(send, counts, NULL, send, counts, NULL, T, ON),
+    refused(thrum_alltoallv(send, counts, NULL, send, counts, apart, T, ON),
             THRUM_ERR_INVALID_POINTER, "send", "overlap");
     refused(thrum_alltoallv(send, counts, NULL, send + 24, counts, NULL, T, ON),
             THRUM_ERR_INVALID_POINTER, "rank 1", "rank 0");

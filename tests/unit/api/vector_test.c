@@ -90,7 +90,14 @@ static void allgatherv(int n, enum layout layout, bool in_place, int round)
     check_all(n, "allgatherv");
 }
 
-static void reduce_scatterv(int n, bool in_place, int round)
+enum place {
+    APART,
+    OWN_BLOCK,
+    FRONT,
+    PLACES
+}; /* where recv is: in send at the own block, or send itself */
+
+static void reduce_scatterv(int n, enum place place, int round)
 {
     size_t counts[MAX_RANKS] = {0}, displs[MAX_RANKS], total = 0;
 
@@ -112,15 +119,17 @@ static void reduce_scatterv(int n, bool in_place, int round)
                 want[r][i] += value(from, 0, displs[r] + i);
         }
     }
-    for (int r = 0; r < n; r++)
-        ok(thrum_reduce_scatterv(sends[r].address,
-                                 in_place ? sends[r].address + displs[r] * 4 : recvs[r].address,
-                                 counts, THRUM_INT32, THRUM_SUM, comms[r], queues[r]));
+    for (int r = 0; r < n; r++) {
+        uint8_t *places[PLACES] = {recvs[r].address, sends[r].address + displs[r] * 4,
+                                   sends[r].address};
+        ok(thrum_reduce_scatterv(sends[r].address, places[place], counts, THRUM_INT32, THRUM_SUM,
+                                 comms[r], queues[r]));
+    }
     ranks_synchronize(n);
-    for (int r = 0; r < n && in_place; r++) { /* to where check_all looks */
+    for (int r = 0; r < n && place != APART; r++) { /* to where check_all looks */
         int32_t whole[ELEMENTS];
         buffer_read(&sends[r], whole, total * 4);
-        memcpy(image[r], whole + displs[r], counts[r] * 4);
+        memcpy(image[r], whole + (place == FRONT ? 0 : displs[r]), counts[r] * 4);
         buffer_write(&recvs[r], image[r], sizeof image[r]);
     }
     check_all(n, "reduce_scatterv");
@@ -155,6 +164,39 @@ static void alltoallv(int n, enum layout layout, int round)
         ok(thrum_alltoallv(sends[r].address, sendcounts[r], spass[r], recvs[r].address,
                            recvcounts[r], rpass[r], THRUM_INT32, comms[r], queues[r]));
     check_all(n, "alltoallv");
+}
+
+/*
+ * Blocks that change places, in a group where other messages between neighbours go first: their blocks are sent later
+ * than those that come into their places.
+ */
+static void alltoallv_in_place(int n, enum layout layout, int round)
+{
+    size_t counts[MAX_RANKS][MAX_RANKS], displs[MAX_RANKS][MAX_RANKS];
+    const size_t *pass[MAX_RANKS];
+
+    fill_untouched(n);
+    for (int r = 0; r < n; r++) {
+        for (int k = 0; k < n; k++)
+            counts[r][k] = size_of(r < k ? r : k, r < k ? k : r, round);
+        pass[r] = lay_out(layout, counts[r], n, displs[r]);
+        for (int k = 0; k < n; k++)
+            for (size_t i = 0; i < counts[r][k]; i++) {
+                image[r][displs[r][k] + i] = value(r, k, i);
+                want[r][displs[r][k] + i] = value(k, r, i);
+            }
+        buffer_write(&recvs[r], image[r], sizeof image[r]);
+    }
+    ok(thrum_group_start());
+    for (int r = 0; r < n; r++) {
+        ok(thrum_send(sends[r].address, 3, THRUM_INT32, (r + 1) % n, comms[r], queues[r]));
+        ok(thrum_recv(sends[r].address + 400, 3, THRUM_INT32, (r + n - 1) % n, comms[r],
+                      queues[r]));
+        ok(thrum_alltoallv(recvs[r].address, counts[r], pass[r], recvs[r].address, counts[r],
+                           pass[r], THRUM_INT32, comms[r], queues[r]));
+    }
+    ok(thrum_group_end());
+    check_all(n, "alltoallv in place");
 }
 
 static void gatherv(int n, int root, enum layout layout, bool in_place, int round)
@@ -221,8 +263,10 @@ static void with_memory(enum memory memory)
             for (int layout = 0; layout < LAYOUTS; layout++) {
                 allgatherv(n, (enum layout)layout, false, round);
                 allgatherv(n, (enum layout)layout, true, round);
-                reduce_scatterv(n, layout, round);
+                for (int place = 0; place < PLACES; place++)
+                    reduce_scatterv(n, (enum place)place, round);
                 alltoallv(n, (enum layout)layout, round);
+                alltoallv_in_place(n, (enum layout)layout, round);
                 gatherv(n, round % n, (enum layout)layout, false, round);
                 gatherv(n, round % n, (enum layout)layout, true, round);
                 scatterv(n, (round + 1) % n, (enum layout)layout, round);
@@ -391,6 +435,20 @@ static void disagreements(void **state)
                              comms[r], queues[r]));
     }
     told("rank 1 sends 5 int32 to rank 0 by gatherv", "which receives 5 int32 by send and recv");
+    /* a collective and messages, each waiting for the other */
+    for (int large = 0; large < 2; large++) {
+        ranks_join(3, &config);
+        for (int r = 0; r < 3; r++) {
+            size_t count = large ? 10000 : 5, counts[] = {count, count, count};
+            if (r == 1)
+                called(thrum_alltoallv(sends[r].address, counts, NULL, recvs[r].address, counts,
+                                       NULL, THRUM_INT32, comms[r], queues[r]));
+            else
+                called(thrum_alltoall(sends[r].address, recvs[r].address, count, THRUM_INT32,
+                                      comms[r], queues[r]));
+        }
+        told("called alltoall #1", "rank 1 is in alltoallv");
+    }
     for (int r = 0; r < 3; r++) {
         buffer_free(&sends[r]);
         buffer_free(&recvs[r]);
