@@ -41,12 +41,17 @@ struct cudart_stream {
     uint64_t
         waited_for; /* blocking: `used` up to which the default stream waits; under the device's lock */
     _Atomic bool forgiven; /* see thrum_cudart_forgive */
+    _Atomic uint64_t pardoned; /* when that was: for events that were recorded before */
     struct cudart_capture *_Atomic capture; /* NULL: it is not captured */
     unsigned lane; /* of the capture; under its lock */
     int asking; /* threads that ask how its work ended; under the captures' lock */
     bool is_lane; /* hidden, of an executable graph; its errors are those of who waits for it */
     struct cudart_stream *next_idle; /* of the device's lanes; under its lock */
-    _Atomic bool launched; /* a graph, since the last wait */
+    /*
+     * Since the last wait it was given graphs to launch, or the end of other streams' work to wait for: it may end with
+     * errors of others.
+     */
+    _Atomic bool relays;
 };
 
 /* ---- devices (cudart_device.c) ---- */
@@ -93,6 +98,10 @@ cudaError_t cudart_stream_find(cudaStream_t handle, int index, struct cudart_str
 cudaError_t cudart_stream_enter(struct cudart_stream *stream, enum cudaGraphNodeType type);
 /* The stream whose queue it is; NULL: a queue of the caller's. */
 struct cudart_stream *cudart_stream_of(thrum_queue_t queue);
+/* Counts what happens, for `pardoned`. */
+uint64_t cudart_moment(void);
+/* Whether the end of what was on the queue then, by ABORTED, is what the program itself wanted. */
+bool cudart_stream_is_pardoned(thrum_queue_t queue, uint64_t moment);
 /* Waits for the stream's work. keep: an error is for the caller's next wait. */
 cudaError_t cudart_stream_wait(struct cudart_stream *stream, bool keep);
 /* What a wait that returned `status` means for the caller. */

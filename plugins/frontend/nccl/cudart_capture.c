@@ -770,8 +770,7 @@ cudaError_t cudaStreamGetCaptureInfo_v3(cudaStream_t stream, enum cudaStreamCapt
                                         const cudaGraphNode_t **dependencies,
                                         const cudaGraphEdgeData **edges, size_t *n)
 {
-    return cudart_result(
-        ask(stream, &(struct answer){status, id, graph, dependencies, edges, n}));
+    return cudart_result(ask(stream, &(struct answer){status, id, graph, dependencies, edges, n}));
 }
 
 cudaError_t cudaStreamGetCaptureInfo_v2(cudaStream_t stream, enum cudaStreamCaptureStatus *status,

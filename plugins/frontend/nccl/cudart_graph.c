@@ -124,8 +124,8 @@ cudaError_t cudart_graph_find_ended(cudaGraph_t handle, struct cudart_graph **ou
     cudaError_t error = cudart_graph_find(handle, out);
 
     if (!error && !atomic_load(&(*out)->ended))
-        error = cudart_fail(cudaErrorIllegalState, "graph=%p is still being captured",
-                            (void *)handle);
+        error =
+            cudart_fail(cudaErrorIllegalState, "graph=%p is still being captured", (void *)handle);
     return error;
 }
 
@@ -388,7 +388,7 @@ static cudaError_t launch_lanes(struct executable *executable, struct cudart_str
             return cudart_fail(cudaErrorContextIsDestroyed,
                                "a device of the graph was reset since it was made executable");
         executable->queues[i] = lane->queue;
-        atomic_store(&lane->stream->launched, true);
+        atomic_store(&lane->stream->relays, true);
     }
     return cudart_of_status(
         thrum_graph_launch_lanes(executable->graph->graph, executable->queues, (int)n));
@@ -404,7 +404,7 @@ static cudaError_t launch(struct executable *executable, struct cudart_stream *s
             graph, executable->flags & cudaGraphInstantiateFlagAutoFreeOnLaunch, stream->queue);
     if (error)
         return error;
-    atomic_store(&stream->launched, true);
+    atomic_store(&stream->relays, true);
     error = launch_lanes(executable, stream);
     if (!error)
         error = set_order(executable, stream);
@@ -486,11 +486,6 @@ static size_t first_difference(const struct cudart_graph *a, const struct cudart
         return 0;
     *result_out = cudaGraphExecUpdateSuccess;
     return SIZE_MAX;
-}
-
-static cudaGraphNode_t node_at(const struct cudart_graph *graph, size_t i)
-{
-    return i < graph->nnodes ? (cudaGraphNode_t)(void *)&graph->nodes[i] : NULL;
 }
 
 /* Under its lock. */

@@ -132,8 +132,8 @@ static cudaError_t list_neighbours(cudaGraphNode_t node, bool before, cudaGraphN
     struct cudart_graph *graph;
     struct list list;
     size_t at;
-    cudaError_t error = n ? find_node(node, &graph, &at)
-                          : cudart_fail(cudaErrorInvalidValue, "n=NULL");
+    cudaError_t error =
+        n ? find_node(node, &graph, &at) : cudart_fail(cudaErrorInvalidValue, "n=NULL");
 
     if (error)
         return error;
@@ -175,8 +175,8 @@ cudaError_t cudaGraphNodeGetType(cudaGraphNode_t handle, enum cudaGraphNodeType 
 {
     struct cudart_graph *graph;
     size_t i;
-    cudaError_t error = type ? find_node(handle, &graph, &i)
-                             : cudart_fail(cudaErrorInvalidValue, "type=NULL");
+    cudaError_t error =
+        type ? find_node(handle, &graph, &i) : cudart_fail(cudaErrorInvalidValue, "type=NULL");
 
     if (error)
         return cudart_result(error);

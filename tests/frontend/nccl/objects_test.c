@@ -2,6 +2,7 @@
 #include <pthread.h>
 #include <sched.h>
 #include <stdatomic.h>
+#include <stdlib.h>
 #include <time.h>
 
 #include "ranks.h"
@@ -10,7 +11,7 @@
 
 static cudaStream_t stream;
 static char *device;
-static _Atomic int gate, ended;
+static _Atomic int ended;
 static pthread_mutex_t program = PTHREAD_MUTEX_INITIALIZER;
 
 /* As programs have it: the destructor wants a lock of theirs. */
@@ -19,13 +20,6 @@ static void destroy(void *argument)
     pthread_mutex_lock(&program);
     atomic_fetch_add(&ended, *(int *)argument);
     pthread_mutex_unlock(&program);
-}
-
-static void pass_gate(void *unused)
-{
-    (void)unused;
-    while (!atomic_load(&gate))
-        sched_yield();
 }
 
 static void await_ended(int wanted)
@@ -45,7 +39,6 @@ static int open_stream(void **state)
     (void)state;
     OK(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
     OK(cudaMalloc((void **)&device, 64));
-    atomic_store(&gate, 1);
     atomic_store(&ended, 0);
     return 0;
 }
@@ -53,7 +46,6 @@ static int open_stream(void **state)
 static int close_stream(void **state)
 {
     (void)state;
-    atomic_store(&gate, 1);
     OK(cudaStreamDestroy(stream));
     OK(cudaFree(device));
     return 0;
@@ -68,8 +60,8 @@ static cudaUserObject_t new_object(unsigned count)
     return object;
 }
 
-/* A graph of one fill and the gate, which keeps an object that nobody else has. */
-static cudaGraph_t capture(cudaUserObject_t *object_out)
+/* A graph of a fill, and a collective if there is a communicator, which keeps an object that nobody else has. */
+static cudaGraph_t capture(cudaUserObject_t *object_out, ncclComm_t comm, void *data)
 {
     enum cudaStreamCaptureStatus status;
     cudaGraph_t seen, graph;
@@ -79,7 +71,8 @@ static cudaGraph_t capture(cudaUserObject_t *object_out)
     OK(cudaStreamGetCaptureInfo(stream, &status, NULL, &seen, NULL, NULL));
     *object_out = new_object(1);
     OK(cudaGraphRetainUserObject(seen, *object_out, 1, cudaGraphUserObjectMove));
-    OK(cudaLaunchHostFunc(stream, pass_gate, NULL));
+    if (comm)
+        NCCL_OK(ncclAllReduce(data, data, 4, ncclFloat, ncclSum, comm, stream));
     OK(cudaStreamEndCapture(stream, &graph));
     assert_ptr_equal(graph, seen);
     return graph;
@@ -106,7 +99,7 @@ static void counted(void **state)
 static void refused(void **state)
 {
     cudaUserObject_t object = new_object(1), other;
-    cudaGraph_t graph = capture(&other);
+    cudaGraph_t graph = capture(&other, NULL, NULL);
 
     (void)state;
     CUDA_FAILS(cudaUserObjectCreate(NULL, NULL, destroy, 1, 1), cudaErrorInvalidValue, "object=");
@@ -132,7 +125,7 @@ static void refused(void **state)
 static void shared(void **state)
 {
     cudaUserObject_t object;
-    cudaGraph_t graph = capture(&object), clone;
+    cudaGraph_t graph = capture(&object, NULL, NULL), clone;
     cudaGraphExec_t executable;
 
     (void)state;
@@ -154,7 +147,7 @@ static void shared(void **state)
 static void taken_back(void **state)
 {
     cudaUserObject_t object;
-    cudaGraph_t graph = capture(&object);
+    cudaGraph_t graph = capture(&object, NULL, NULL);
 
     (void)state;
     OK(cudaGraphRetainUserObject(graph, new_object(1), 1, cudaGraphUserObjectMove));
@@ -164,17 +157,24 @@ static void taken_back(void **state)
     await_ended(2);
 }
 
-/* What is launched may use the object. */
+static void nothing(void *unused)
+{
+    (void)unused;
+}
+
+/* What is launched may use the object: here it waits for rank 1. */
 static void in_flight(void **state)
 {
+    struct ranks r;
+    cudaGraphExec_t executable, outer;
     cudaUserObject_t object;
     cudaGraph_t graph, parent;
-    cudaGraphExec_t executable, outer;
 
     (void)state;
+    ranks_open(&r, 2);
+    OK(cudaSetDevice(0));
     for (int nested = 0; nested < 2; nested++) {
-        atomic_store(&gate, 0);
-        graph = capture(&object);
+        graph = capture(&object, r.comms[0], r.send[0]);
         OK(cudaGraphInstantiate(&executable, graph, 0));
         OK(cudaGraphDestroy(graph));
         if (nested) {
@@ -188,12 +188,15 @@ static void in_flight(void **state)
         }
         OK(cudaGraphLaunch(executable, stream));
         OK(cudaGraphExecDestroy(executable)); /* at once */
-        OK(cudaMemset(device, 0, 1));
+        OK(cudaLaunchHostFunc(r.streams[1], nothing, NULL)); /* behind what the thread has to do */
+        OK(cudaStreamSynchronize(r.streams[1]));
         assert_int_equal(atomic_load(&ended), nested);
-        atomic_store(&gate, 1);
+        NCCL_OK(
+            ncclAllReduce(r.send[1], r.recv[1], 4, ncclFloat, ncclSum, r.comms[1], r.streams[1]));
         await_ended(nested + 1);
         OK(cudaStreamSynchronize(stream));
     }
+    ranks_close(&r);
 }
 
 /* A capture that is spoiled lets go of what it was given. */
@@ -223,5 +226,6 @@ int main(void)
         on_stream(taken_back), on_stream(in_flight), on_stream(spoiled),
     };
 
+    setenv("THRUM_DEADLINE_MS", "5000", 1); /* a case that fails leaves a rank waiting */
     return cmocka_run_group_tests_name("objects", tests, NULL, reset_devices);
 }
