@@ -18,6 +18,10 @@
 #define CUDART_VERSION 12080
 #define THRUM_CUDART 1 /* this is not CUDA: for programs that want to know */
 
+#if defined(CUDA_API_PER_THREAD_DEFAULT_STREAM)
+#warning CUDA_API_PER_THREAD_DEFAULT_STREAM has no effect: name cudaStreamPerThread
+#endif
+
 /* Marks of device code; the host compiles them away. There is no device compiler: nothing launches such functions. */
 #ifndef __host__
 #define __host__
