@@ -52,6 +52,8 @@ struct thrum_queue {
     bool is_closing; /* under marks_lock: event callbacks must not poll it any more */
     struct event_pending *marks_first,
         *marks_last; /* submitted event callbacks, under marks_lock */
+    uint64_t good_from,
+        good_to; /* submissions behind the one up to the other ended well; under it */
     _Atomic(struct thrum_graph *) capture; /* what is being recorded; NULL: nothing is */
     int capture_lane; /* of it; set before `capture` */
 };

@@ -36,12 +36,27 @@ void event_mark_put(struct event_mark *mark)
         free(mark);
 }
 
+/* Under marks_lock: how the submissions behind `since` ended; those that one has looked at need no second look. */
+static thrum_status_t ended_since(struct thrum_queue *queue, uint64_t since, uint64_t ticket)
+{
+    bool continues = since >= queue->good_from && since <= queue->good_to;
+    thrum_status_t status = queue_ended_status(queue, continues ? queue->good_to : since, ticket);
+
+    if (status)
+        return status;
+    if (!continues)
+        queue->good_from = since;
+    if (!continues || ticket > queue->good_to)
+        queue->good_to = ticket;
+    return THRUM_OK;
+}
+
 /* Under its queue's marks_lock. */
 static void mark_reach(struct event_mark *mark)
 {
     if (mark->since != EVENT_OF_NO_ERRORS &&
         !atomic_load_explicit(&mark->reached, memory_order_relaxed))
-        mark->status = queue_ended_status(mark->queue, mark->since, mark->ticket);
+        mark->status = ended_since(mark->queue, mark->since, mark->ticket);
     atomic_store_explicit(&mark->reached, 1, memory_order_release);
 }
 
