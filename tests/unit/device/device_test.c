@@ -428,14 +428,12 @@ static void test_events_tell_errors(void **state)
     /* as long as the queue's own synchronize has not returned it, later points tell it too */
     assert_ok(thrum_event_record_errors(before, f->queue));
     assert_status(thrum_event_synchronize(before), THRUM_ERR_MISMATCH);
-    assert_ok(thrum_event_record_errors(before, f->queue));
     assert_status(finish(f->queue), THRUM_ERR_MISMATCH);
     assert_status(thrum_event_query(telling), THRUM_ERR_MISMATCH);
     assert_ok(thrum_event_record_errors(telling, f->queue));
     assert_ok(thrum_event_wait(telling, other));
     assert_ok(thrum_event_synchronize(telling));
     assert_ok(finish(other));
-    assert_status(thrum_event_query(before), THRUM_ERR_MISMATCH); /* looked at after a good one */
     assert_status(thrum_event_record_errors(telling, NULL), THRUM_ERR_INVALID_QUEUE);
     assert_status(thrum_event_record_errors(NULL, f->queue), THRUM_ERR_INVALID_ARGUMENT);
     thrum_event_destroy(plain);
