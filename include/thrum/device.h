@@ -468,6 +468,13 @@ void thrum_graph_destroy(thrum_graph_t graph); /* takes NULL; launches in flight
 THRUM_MUST_CHECK thrum_status_t thrum_event_create(thrum_device_t device, thrum_event_t *event_out);
 void thrum_event_destroy(thrum_event_t event);
 THRUM_MUST_CHECK thrum_status_t thrum_event_record(thrum_event_t event, thrum_queue_t queue);
+/*
+ * The same for a point that tells errors: a thread or a queue that waits for it gets the first error that the queue had up to
+ * there and that no synchronize or query of the queue had returned when this was called; for the queue, it is that of its
+ * next synchronize. They come as often as they are asked for, and the queue's own synchronize returns them all the same.
+ * In a capture it is thrum_event_record.
+ */
+THRUM_MUST_CHECK thrum_status_t thrum_event_record_errors(thrum_event_t event, thrum_queue_t queue);
 /* Later commands of `queue` wait until the event's point is reached (a queue of any device of this process). */
 THRUM_MUST_CHECK thrum_status_t thrum_event_wait(thrum_event_t event, thrum_queue_t queue);
 THRUM_MUST_CHECK thrum_status_t thrum_event_synchronize(thrum_event_t event);

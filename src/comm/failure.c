@@ -164,7 +164,7 @@ bool comm_owes_cause(struct thrum_comm *comm, const struct thrum_queue *queue)
         struct comm_operation *operation = comm_operation_at(comm, number);
         /* only of what has ended: else poll would execute, under our locks, callbacks of the user too */
         owes = operation->queue == queue &&
-               operation->ticket <= atomic_load(&operation->queue->synced_ticket) &&
+               operation->ticket <= atomic_load(&operation->queue->ended_ticket) &&
                comm->ops->poll(operation->queue->impl, operation->ticket) < 0;
     }
     pthread_mutex_unlock(&comm->retire_lock);

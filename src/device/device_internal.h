@@ -47,10 +47,13 @@ struct thrum_queue {
     pthread_mutex_t error_lock;
     char error_text[768]; /* under error_lock */
     _Atomic uint64_t synced_ticket; /* the errors up to here have been returned */
+    _Atomic uint64_t ended_ticket; /* up to here it is known to have ended; not less than that */
     pthread_mutex_t marks_lock;
     bool is_closing; /* under marks_lock: event callbacks must not poll it any more */
     struct event_pending *marks_first,
         *marks_last; /* submitted event callbacks, under marks_lock */
+    uint64_t good_from,
+        good_to; /* submissions behind the one up to the other ended well; under it */
     _Atomic(struct thrum_graph *) capture; /* what is being recorded; NULL: nothing is */
     int capture_lane; /* of it; set before `capture` */
 };
@@ -96,6 +99,11 @@ void queue_release(struct thrum_queue *queue);
  * The first of several wins. Any thread.
  */
 void queue_fail(struct thrum_queue *queue, thrum_status_t status, const char *message);
+/*
+ * The error of a submission up to `ticket`, which has ended, with its cause, as far as it is known, as the last error; the next
+ * synchronize returns it all the same.
+ */
+thrum_status_t queue_tell(struct thrum_queue *queue, uint64_t ticket, thrum_status_t status);
 
 /*
  * Set once by comm. thrum_queue_synchronize and _query call it when the plugin's wait or poll gave an error, before

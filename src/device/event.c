@@ -2,6 +2,7 @@
  * Public events, made of CALLBACK commands: recording submits one that notes the time, waiting submits one that asks
  * whether the point is reached. Called by applications.
  */
+#include <sched.h>
 #include <stdlib.h>
 
 #include "base/base.h"
@@ -35,12 +36,27 @@ void event_mark_put(struct event_mark *mark)
         free(mark);
 }
 
+/* Under marks_lock: how the submissions behind `since` ended; those that one has looked at need no second look. */
+static thrum_status_t ended_since(struct thrum_queue *queue, uint64_t since, uint64_t ticket)
+{
+    bool continues = since >= queue->good_from && since <= queue->good_to;
+    thrum_status_t status = queue_ended_status(queue, continues ? queue->good_to : since, ticket);
+
+    if (status)
+        return status;
+    if (!continues)
+        queue->good_from = since;
+    if (!continues || ticket > queue->good_to)
+        queue->good_to = ticket;
+    return THRUM_OK;
+}
+
 /* Under its queue's marks_lock. */
 static void mark_reach(struct event_mark *mark)
 {
     if (mark->since != EVENT_OF_NO_ERRORS &&
         !atomic_load_explicit(&mark->reached, memory_order_relaxed))
-        mark->status = queue_ended_status(mark->queue, mark->since, mark->ticket);
+        mark->status = ended_since(mark->queue, mark->since, mark->ticket);
     atomic_store_explicit(&mark->reached, 1, memory_order_release);
 }
 
@@ -196,6 +212,16 @@ thrum_status_t thrum_event_record(thrum_event_t event, thrum_queue_t queue)
     return event_record(event, queue, EVENT_OF_NO_ERRORS, NULL);
 }
 
+thrum_status_t thrum_event_record_errors(thrum_event_t event, thrum_queue_t queue)
+{
+    thrum_status_t status = queue_check(queue);
+
+    return status ? status
+                  : event_record(event, queue,
+                                 atomic_load_explicit(&queue->synced_ticket, memory_order_acquire),
+                                 NULL);
+}
+
 thrum_status_t event_record(struct thrum_event *event, struct thrum_queue *queue, uint64_t since,
                             struct event_mark **mark_out)
 {
@@ -282,6 +308,8 @@ thrum_status_t thrum_event_query(thrum_event_t event)
     mark = mark_get(event);
     if (mark)
         status = ask_mark(mark);
+    if (status < 0)
+        status = queue_tell(mark->queue, mark->ticket, status);
     event_mark_put(mark);
     return status;
 }
@@ -301,6 +329,12 @@ thrum_status_t thrum_event_synchronize(thrum_event_t event)
         if (status)
             status = thrum_fail(status, "event: its queue ended with \"%s\"",
                                 thrum_status_string(status));
+    }
+    if (mark && !status && mark->since != EVENT_OF_NO_ERRORS) {
+        while ((status = ask_mark(mark)) == THRUM_IN_PROGRESS)
+            sched_yield(); /* someone else is looking */
+        if (status)
+            status = queue_tell(mark->queue, mark->ticket, status);
     }
     event_mark_put(mark);
     return status;

@@ -278,6 +278,33 @@ static thrum_status_t take_failure(struct thrum_queue *queue)
     return status;
 }
 
+/* Whoever issued the work may know why: see device_queue_error_hook. */
+static void find_cause(struct thrum_queue *queue, thrum_status_t status)
+{
+    void (*hook)(struct thrum_queue *, thrum_status_t) =
+        atomic_load_explicit(&device_queue_error_hook, memory_order_acquire);
+
+    if (hook)
+        hook(queue, status);
+}
+
+thrum_status_t queue_tell(struct thrum_queue *queue, uint64_t ticket, thrum_status_t status)
+{
+    thrum_status_t cause;
+
+    if (queue_check(queue)) /* the queue is gone, and what it knew */
+        return thrum_fail(status, "event: its queue ended with \"%s\"",
+                          thrum_status_string(status));
+    queue_raise(&queue->ended_ticket, ticket);
+    find_cause(queue, status);
+    pthread_mutex_lock(&queue->error_lock);
+    cause = (thrum_status_t)atomic_load_explicit(&queue->error, memory_order_relaxed);
+    if (cause)
+        (void)thrum_set_last_error(cause, queue->error_text);
+    pthread_mutex_unlock(&queue->error_lock);
+    return cause ? cause : explain(queue, status);
+}
+
 static bool is_sticky(thrum_status_t status)
 {
     return status == THRUM_ERR_FAULT || status == THRUM_ERR_BAD_PACKET || status == THRUM_ERR_RESET;
@@ -286,21 +313,18 @@ static bool is_sticky(thrum_status_t status)
 /* What a synchronize that has seen `last` end returns. */
 static thrum_status_t collect(struct thrum_queue *queue, uint64_t last, thrum_status_t last_status)
 {
-    void (*hook)(struct thrum_queue *, thrum_status_t);
     uint64_t synced = atomic_load_explicit(&queue->synced_ticket, memory_order_relaxed);
     thrum_status_t failure;
 
     if (last > synced) {
         last_status = first_error(queue, synced, last, last_status);
         queue_raise(&queue->synced_ticket, last);
+        queue_raise(&queue->ended_ticket, last);
     } else if (!is_sticky(last_status)) {
         last_status = THRUM_OK; /* an earlier synchronize has returned it */
     }
-    if (last_status) {
-        hook = atomic_load_explicit(&device_queue_error_hook, memory_order_acquire);
-        if (hook)
-            hook(queue, last_status);
-    }
+    if (last_status)
+        find_cause(queue, last_status);
     failure = take_failure(queue);
     if (failure)
         return failure;

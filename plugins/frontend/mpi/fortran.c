@@ -1,7 +1,7 @@
 /*
  * MPI's functions in Fortran, of Open MPI. Its Fortran library (libmpi_mpifh) calls PMPI_* in C, past this library, so the
- * Fortran names are taken here and turned into C's: mpi_x_ is what mpif.h and `use mpi` call, ompi_x_f what the module
- * mpi_f08 calls (libmpi_usempif08).
+ * Fortran names are taken here and turned into C's: mpi_x_ is what mpif.h and `use mpi` call, ompi_x_f, or sometimes
+ * pmpi_x_, what the module mpi_f08 calls (libmpi_usempif08).
  */
 #include "fields.h"
 #include "frontend.h"
@@ -165,6 +165,9 @@ NAMES(ompi_op_free_f, mpi_op_free)
 
 /* ---- requests ---- */
 
+/* The module mpi_f08 calls pmpi_x_ where an argument is a LOGICAL: of functions that complete requests, past ompi_x_f. */
+#define REQUEST_NAMES(name) NAMES(ompi_##name##_f, mpi_##name) NAMES(ompi_##name##_f, pmpi_##name)
+
 /* C's arrays of Fortran's. */
 struct arrays {
     MPI_Request *requests;
@@ -237,7 +240,7 @@ void ompi_wait_f(MPI_Fint *request, MPI_Fint *status, MPI_Fint *error)
     }
     give_back(code, error);
 }
-NAMES(ompi_wait_f, mpi_wait)
+REQUEST_NAMES(wait)
 
 TMPI_EXPORT void ompi_test_f(MPI_Fint *request, MPI_Fint *flag, MPI_Fint *status, MPI_Fint *error);
 void ompi_test_f(MPI_Fint *request, MPI_Fint *flag, MPI_Fint *status, MPI_Fint *error)
@@ -253,7 +256,7 @@ void ompi_test_f(MPI_Fint *request, MPI_Fint *flag, MPI_Fint *status, MPI_Fint *
     }
     give_back(code, error);
 }
-NAMES(ompi_test_f, mpi_test)
+REQUEST_NAMES(test)
 
 TMPI_EXPORT void ompi_waitall_f(MPI_Fint *count, MPI_Fint *requests, MPI_Fint *statuses,
                                 MPI_Fint *error);
@@ -270,7 +273,7 @@ void ompi_waitall_f(MPI_Fint *count, MPI_Fint *requests, MPI_Fint *statuses, MPI
     }
     give_back(code, error);
 }
-NAMES(ompi_waitall_f, mpi_waitall)
+REQUEST_NAMES(waitall)
 
 TMPI_EXPORT void ompi_testall_f(MPI_Fint *count, MPI_Fint *requests, MPI_Fint *flag,
                                 MPI_Fint *statuses, MPI_Fint *error);
@@ -289,7 +292,7 @@ void ompi_testall_f(MPI_Fint *count, MPI_Fint *requests, MPI_Fint *flag, MPI_Fin
     }
     give_back(code, error);
 }
-NAMES(ompi_testall_f, mpi_testall)
+REQUEST_NAMES(testall)
 
 TMPI_EXPORT void ompi_waitany_f(MPI_Fint *count, MPI_Fint *requests, MPI_Fint *index,
                                 MPI_Fint *status, MPI_Fint *error);
@@ -309,7 +312,7 @@ void ompi_waitany_f(MPI_Fint *count, MPI_Fint *requests, MPI_Fint *index, MPI_Fi
     }
     give_back(code, error);
 }
-NAMES(ompi_waitany_f, mpi_waitany)
+REQUEST_NAMES(waitany)
 
 TMPI_EXPORT void ompi_testany_f(MPI_Fint *count, MPI_Fint *requests, MPI_Fint *index,
                                 MPI_Fint *flag, MPI_Fint *status, MPI_Fint *error);
@@ -330,7 +333,7 @@ void ompi_testany_f(MPI_Fint *count, MPI_Fint *requests, MPI_Fint *index, MPI_Fi
     }
     give_back(code, error);
 }
-NAMES(ompi_testany_f, mpi_testany)
+REQUEST_NAMES(testany)
 
 static int some(int (*complete)(int, MPI_Request *, int *, int *, MPI_Status *), int count,
                 MPI_Fint *requests, MPI_Fint *n, MPI_Fint *indices, MPI_Fint *statuses)
@@ -358,7 +361,7 @@ void ompi_waitsome_f(MPI_Fint *count, MPI_Fint *requests, MPI_Fint *n, MPI_Fint 
 {
     give_back(some(MPI_Waitsome, *count, requests, n, indices, statuses), error);
 }
-NAMES(ompi_waitsome_f, mpi_waitsome)
+REQUEST_NAMES(waitsome)
 
 TMPI_EXPORT void ompi_testsome_f(MPI_Fint *count, MPI_Fint *requests, MPI_Fint *n,
                                  MPI_Fint *indices, MPI_Fint *statuses, MPI_Fint *error);
@@ -367,7 +370,7 @@ void ompi_testsome_f(MPI_Fint *count, MPI_Fint *requests, MPI_Fint *n, MPI_Fint 
 {
     give_back(some(MPI_Testsome, *count, requests, n, indices, statuses), error);
 }
-NAMES(ompi_testsome_f, mpi_testsome)
+REQUEST_NAMES(testsome)
 
 TMPI_EXPORT void ompi_request_get_status_f(MPI_Fint *request, MPI_Fint *flag, MPI_Fint *status,
                                            MPI_Fint *error);
@@ -381,7 +384,7 @@ void ompi_request_get_status_f(MPI_Fint *request, MPI_Fint *flag, MPI_Fint *stat
         give_status(&result, status);
     give_back(code, error);
 }
-NAMES(ompi_request_get_status_f, mpi_request_get_status)
+REQUEST_NAMES(request_get_status)
 
 TMPI_EXPORT void ompi_request_free_f(MPI_Fint *request, MPI_Fint *error);
 void ompi_request_free_f(MPI_Fint *request, MPI_Fint *error)
@@ -393,7 +396,7 @@ void ompi_request_free_f(MPI_Fint *request, MPI_Fint *error)
         *request = PMPI_Request_c2f(handle);
     give_back(code, error);
 }
-NAMES(ompi_request_free_f, mpi_request_free)
+REQUEST_NAMES(request_free)
 
 TMPI_EXPORT void ompi_start_f(MPI_Fint *request, MPI_Fint *error);
 void ompi_start_f(MPI_Fint *request, MPI_Fint *error)
@@ -405,7 +408,7 @@ void ompi_start_f(MPI_Fint *request, MPI_Fint *error)
         *request = PMPI_Request_c2f(handle);
     give_back(code, error);
 }
-NAMES(ompi_start_f, mpi_start)
+REQUEST_NAMES(start)
 
 TMPI_EXPORT void ompi_startall_f(MPI_Fint *count, MPI_Fint *requests, MPI_Fint *error);
 void ompi_startall_f(MPI_Fint *count, MPI_Fint *requests, MPI_Fint *error)
@@ -419,6 +422,6 @@ void ompi_startall_f(MPI_Fint *count, MPI_Fint *requests, MPI_Fint *error)
     }
     give_back(code, error);
 }
-NAMES(ompi_startall_f, mpi_startall)
+REQUEST_NAMES(startall)
 
 #endif

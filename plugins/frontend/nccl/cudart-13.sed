@@ -5,8 +5,8 @@
     s/^cudaGetDeviceProperties_v2$/"cudaGetDeviceProperties@libcudart.so.13" = cudart_properties_13;/p
     s/^cudaStreamGetCaptureInfo_v3$/"cudaStreamGetCaptureInfo@libcudart.so.13" = cudaStreamGetCaptureInfo_v3;/p
     s/^cudaRuntimeGetVersion$/"cudaRuntimeGetVersion@libcudart.so.13" = cudart_runtime_version_13;/p
-    s/^(cudaMemPrefetchAsync|cudaMemAdvise)_v2$/"\1@libcudart.so.13" = \1_v2;/p
-    /^(cudaMemPrefetchAsync|cudaMemAdvise)$/d
+    s/^(cudaMemPrefetchAsync|cudaMemAdvise|cudaGraphGetEdges|cudaGraphNodeGetDepend[A-Za-z]*)_v2$/"\1@libcudart.so.13" = \1_v2;/p
+    /^(cudaMemPrefetchAsync|cudaMemAdvise|cudaGraphGetEdges|cudaGraphNodeGetDepend[A-Za-z]*)$/d
     /=|_v[23]$/d
     s/.*/"&@libcudart.so.13" = &;/p
 }

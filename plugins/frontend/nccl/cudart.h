@@ -41,12 +41,17 @@ struct cudart_stream {
     uint64_t
         waited_for; /* blocking: `used` up to which the default stream waits; under the device's lock */
     _Atomic bool forgiven; /* see thrum_cudart_forgive */
+    _Atomic uint64_t pardoned; /* when that was: for events that were recorded before */
     struct cudart_capture *_Atomic capture; /* NULL: it is not captured */
     unsigned lane; /* of the capture; under its lock */
     int asking; /* threads that ask how its work ended; under the captures' lock */
     bool is_lane; /* hidden, of an executable graph; its errors are those of who waits for it */
     struct cudart_stream *next_idle; /* of the device's lanes; under its lock */
-    _Atomic bool launched; /* a graph, since the last wait */
+    /*
+     * Since the last wait it was given graphs to launch, or the end of other streams' work to wait for: it may end with
+     * errors of others.
+     */
+    _Atomic bool relays;
 };
 
 /* ---- devices (cudart_device.c) ---- */
@@ -93,6 +98,10 @@ cudaError_t cudart_stream_find(cudaStream_t handle, int index, struct cudart_str
 cudaError_t cudart_stream_enter(struct cudart_stream *stream, enum cudaGraphNodeType type);
 /* The stream whose queue it is; NULL: a queue of the caller's. */
 struct cudart_stream *cudart_stream_of(thrum_queue_t queue);
+/* Counts what happens, for `pardoned`. */
+uint64_t cudart_moment(void);
+/* Whether the end of what was on the queue then, by ABORTED, is what the program itself wanted. */
+bool cudart_stream_is_pardoned(thrum_queue_t queue, uint64_t moment);
 /* Waits for the stream's work. keep: an error is for the caller's next wait. */
 cudaError_t cudart_stream_wait(struct cudart_stream *stream, bool keep);
 /* What a wait that returned `status` means for the caller. */
@@ -110,6 +119,8 @@ bool cudart_lane_lives(const struct cudart_stream *stream, thrum_queue_t queue);
 void cudart_lane_give(struct cudart_stream *stream, thrum_queue_t queue);
 /* Frees the records of host functions of a stream that executes nothing any more. */
 void cudart_host_calls_free(const struct cudart_stream *stream);
+/* Has the thread of host functions call it, behind those that are due. False: there is no thread, or no memory. */
+bool cudart_host_call(cudaHostFn_t function, void *argument);
 
 /* ---- captures (cudart_capture.c) ---- */
 
@@ -165,10 +176,19 @@ struct cudart_memory_use {
     bool was_live; /* before the launch that is being made */
 };
 
-/* What was captured; constant when the capture has ended. */
+/* References to an object of the program's (cudart_object.c). */
+struct cudart_kept {
+    struct CUuserObject_st *object;
+    unsigned count; /* that the program may take back */
+    unsigned taken_back; /* while others had the graph: they go with it */
+};
+
+/* What was captured; constant when the capture has ended, but for what it keeps. */
 struct cudart_graph {
     _Atomic int references;
     struct cudart_graph *next; /* of all; under cudart_graph.c's lock */
+    uint64_t number; /* fixed */
+    _Atomic bool ended; /* the capture, with success; before, there is but a handle */
     thrum_graph_t graph;
     struct cudart_node *nodes;
     size_t *dependencies; /* indices of nodes */
@@ -180,14 +200,30 @@ struct cudart_graph {
     size_t nnodes, ndependencies, nevents, ndevices, nchildren, nuses;
     size_t nodes_capacity, dependencies_capacity, events_capacity, devices_capacity,
         children_capacity, uses_capacity;
+    struct cudart_kept *kept; /* objects; under cudart_object.c's lock */
+    size_t nkept, kept_capacity;
 };
 
 struct cudart_graph *cudart_graph_new(void); /* with one reference; NULL: no memory */
 void cudart_graph_put(struct cudart_graph *graph);
-/* A handle for the caller's reference. */
+/* A handle for the caller's reference; and back, with the reference. */
 cudaError_t cudart_graph_publish(struct cudart_graph *graph, cudaGraph_t *out);
+void cudart_graph_unpublish(cudaGraph_t handle);
+/* The graph of a handle; of one that is still being captured there is nothing to be seen. */
+cudaError_t cudart_graph_find(cudaGraph_t handle, struct cudart_graph **out);
+cudaError_t cudart_graph_find_ended(cudaGraph_t handle, struct cudart_graph **out);
+/* Handles of nodes; NULL: there is none. Back: with a reference to the graph, or NULL. */
+cudaGraphNode_t cudart_node_handle(const struct cudart_graph *graph, size_t i);
+struct cudart_graph *cudart_node_find(cudaGraphNode_t handle, size_t *i_out);
 /* Room for one more behind n elements; false: no memory. */
 bool cudart_grow(void *array_at, size_t n, size_t *capacity, size_t element_bytes);
+
+/* ---- objects that graphs keep (cudart_object.c) ---- */
+
+/* Whether the graph keeps any, or one that is in it. */
+bool cudart_objects_any(const struct cudart_graph *graph);
+/* The graph goes. */
+void cudart_objects_drop(struct cudart_graph *graph);
 
 /* ---- memory of graphs (cudart_graph_memory.c) ---- */
 

@@ -30,9 +30,13 @@ struct cudart_capture {
     enum cudaStreamCaptureMode mode;
     pthread_t thread; /* that began it */
     struct cudart_graph *graph;
+    cudaGraph_t handle; /* of the graph; NULL: nobody has asked for it */
     struct lane {
         struct cudart_stream *stream; /* NULL: destroyed meanwhile */
         struct set behind;
+        cudaGraphNode_t *shown; /* `behind`, for who asked last */
+        cudaGraphEdgeData *shown_edges;
+        size_t shown_capacity, shown_edges_capacity;
     } * lanes;
     struct point *points;
     size_t nlanes, lanes_capacity, npoints, points_capacity;
@@ -148,12 +152,17 @@ static void spoil(struct cudart_capture *capture)
 /* Not under the lock: what it gives back may take its time. */
 static void free_capture(struct cudart_capture *capture)
 {
-    for (size_t i = 0; i < capture->nlanes; i++)
+    for (size_t i = 0; i < capture->nlanes; i++) {
         free(capture->lanes[i].behind.nodes);
+        free(capture->lanes[i].shown);
+        free(capture->lanes[i].shown_edges);
+    }
     free(capture->lanes);
     for (size_t i = 0; i < capture->npoints; i++)
         free(capture->points[i].behind.nodes);
     free(capture->points);
+    if (capture->handle && !atomic_load(&capture->graph->ended))
+        cudart_graph_unpublish(capture->handle);
     cudart_graph_put(capture->graph);
     free(capture);
 }
@@ -621,8 +630,17 @@ static cudaError_t check_end(const struct cudart_stream *stream)
     return cudaSuccess;
 }
 
+/* Under the lock: the handle of what the capture makes. */
+static cudaError_t need_handle(struct cudart_capture *capture)
+{
+    if (capture->handle)
+        return cudaSuccess;
+    atomic_fetch_add(&capture->graph->references, 1);
+    return cudart_graph_publish(capture->graph, &capture->handle);
+}
+
 /* Under the lock: what the capture has made. */
-static cudaError_t finish(struct cudart_capture *capture, struct cudart_graph **graph_out)
+static cudaError_t finish(struct cudart_capture *capture)
 {
     cudaError_t error = is_spoiled(capture);
     thrum_status_t status;
@@ -642,16 +660,16 @@ static cudaError_t finish(struct cudart_capture *capture, struct cudart_graph **
         error = cudart_of_status(status);
         return status == THRUM_ERR_INVALID_USAGE ? cudaErrorStreamCaptureInvalidated : error;
     }
-    *graph_out = capture->graph;
-    atomic_fetch_add(&capture->graph->references, 1);
-    return cudaSuccess;
+    error = need_handle(capture);
+    if (!error)
+        atomic_store(&capture->graph->ended, true);
+    return error;
 }
 
 cudaError_t cudaStreamEndCapture(cudaStream_t handle, cudaGraph_t *graph)
 {
     struct cudart_capture *ended = NULL;
     struct cudart_stream *stream;
-    struct cudart_graph *made = NULL;
     cudaError_t error = graph ? cudart_stream_find(handle, -1, &stream)
                               : cudart_fail(cudaErrorInvalidValue, "graph=NULL");
 
@@ -662,23 +680,64 @@ cudaError_t cudaStreamEndCapture(cudaStream_t handle, cudaGraph_t *graph)
     if (!error) {
         *graph = NULL;
         ended = stream->capture;
-        error = finish(ended, &made);
+        error = finish(ended);
+        if (!error)
+            *graph = ended->handle;
         end_capture(ended);
     }
     pthread_mutex_unlock(&all.lock);
     if (ended)
         free_capture(ended);
-    return cudart_result(error ? error : cudart_graph_publish(made, graph));
+    return cudart_result(error);
 }
 
 /* ---- questions ---- */
 
-static cudaError_t ask(cudaStream_t handle, enum cudaStreamCaptureStatus *status_out,
-                       unsigned long long *number_out)
+/* What to tell of a stream's capture; NULL: not that. */
+struct answer {
+    enum cudaStreamCaptureStatus *status; /* is wanted always */
+    unsigned long long *number;
+    cudaGraph_t *graph;
+    const cudaGraphNode_t **nodes;
+    const cudaGraphEdgeData **edges;
+    size_t *n;
+};
+
+/* Under the lock: the graph that is being made, and the nodes behind which the stream's next one comes. */
+static cudaError_t show(struct cudart_capture *capture, struct lane *lane,
+                        const struct answer *answer)
 {
-    const struct cudart_capture *capture;
+    const struct set *behind = &lane->behind;
+    cudaError_t error = answer->graph ? need_handle(capture) : cudaSuccess;
+
+    for (size_t i = 0; i < behind->n && !error; i++) {
+        if (!cudart_grow(&lane->shown, i, &lane->shown_capacity, sizeof *lane->shown) ||
+            !cudart_grow(&lane->shown_edges, i, &lane->shown_edges_capacity,
+                         sizeof *lane->shown_edges))
+            return cudart_fail(cudaErrorMemoryAllocation, "no host memory for a list of nodes");
+        lane->shown[i] = cudart_node_handle(capture->graph, behind->nodes[i]);
+        lane->shown_edges[i] = (cudaGraphEdgeData){0};
+    }
+    if (error)
+        return error;
+    if (answer->graph)
+        *answer->graph = capture->handle;
+    if (answer->nodes)
+        *answer->nodes = lane->shown;
+    if (answer->edges)
+        *answer->edges = lane->shown_edges;
+    if (answer->n)
+        *answer->n = behind->n;
+    return cudaSuccess;
+}
+
+static cudaError_t ask(cudaStream_t handle, const struct answer *answer)
+{
+    struct cudart_capture *capture;
     struct cudart_stream *stream;
-    cudaError_t error = cudart_stream_find(handle, -1, &stream);
+    enum cudaStreamCaptureStatus now;
+    cudaError_t error = answer->status ? cudart_stream_find(handle, -1, &stream)
+                                       : cudart_fail(cudaErrorInvalidValue, "status=NULL");
 
     if (!error && stream->device && stream == &stream->device->main &&
         atomic_load(&cudart_captures))
@@ -687,40 +746,23 @@ static cudaError_t ask(cudaStream_t handle, enum cudaStreamCaptureStatus *status
         return error;
     pthread_mutex_lock(&all.lock);
     capture = atomic_load(&stream->capture);
-    *status_out = !capture           ? cudaStreamCaptureStatusNone
-                  : capture->spoiled ? cudaStreamCaptureStatusInvalidated
-                                     : cudaStreamCaptureStatusActive;
-    *number_out = capture ? capture->number : 0;
+    now = !capture           ? cudaStreamCaptureStatusNone
+          : capture->spoiled ? cudaStreamCaptureStatusInvalidated
+                             : cudaStreamCaptureStatusActive;
+    if (now == cudaStreamCaptureStatusActive)
+        error = show(capture, &capture->lanes[stream->lane], answer);
+    if (!error) {
+        *answer->status = now;
+        if (answer->number)
+            *answer->number = capture ? capture->number : 0;
+    }
     pthread_mutex_unlock(&all.lock);
-    return cudaSuccess;
+    return error;
 }
 
 cudaError_t cudaStreamIsCapturing(cudaStream_t stream, enum cudaStreamCaptureStatus *status)
 {
-    unsigned long long number;
-
-    return cudart_result(status ? ask(stream, status, &number)
-                                : cudart_fail(cudaErrorInvalidValue, "status=NULL"));
-}
-
-cudaError_t cudaStreamGetCaptureInfo_v2(cudaStream_t stream, enum cudaStreamCaptureStatus *status,
-                                        unsigned long long *id, cudaGraph_t *graph,
-                                        const cudaGraphNode_t **dependencies, size_t *n)
-{
-    enum cudaStreamCaptureStatus now;
-    unsigned long long number;
-    cudaError_t error =
-        status ? ask(stream, &now, &number) : cudart_fail(cudaErrorInvalidValue, "status=NULL");
-
-    if (!error && now != cudaStreamCaptureStatusNone && (graph || dependencies || n))
-        error =
-            cudart_fail(cudaErrorNotSupported, "a capture's graph cannot be seen before its end");
-    if (error)
-        return cudart_result(error);
-    *status = now;
-    if (id)
-        *id = number;
-    return cudaSuccess;
+    return cudart_result(ask(stream, &(struct answer){.status = status}));
 }
 
 cudaError_t cudaStreamGetCaptureInfo_v3(cudaStream_t stream, enum cudaStreamCaptureStatus *status,
@@ -728,10 +770,14 @@ cudaError_t cudaStreamGetCaptureInfo_v3(cudaStream_t stream, enum cudaStreamCapt
                                         const cudaGraphNode_t **dependencies,
                                         const cudaGraphEdgeData **edges, size_t *n)
 {
-    size_t unused;
+    return cudart_result(ask(stream, &(struct answer){status, id, graph, dependencies, edges, n}));
+}
 
-    return cudaStreamGetCaptureInfo_v2(stream, status, id, graph, dependencies,
-                                       edges && !n ? &unused : n);
+cudaError_t cudaStreamGetCaptureInfo_v2(cudaStream_t stream, enum cudaStreamCaptureStatus *status,
+                                        unsigned long long *id, cudaGraph_t *graph,
+                                        const cudaGraphNode_t **dependencies, size_t *n)
+{
+    return cudaStreamGetCaptureInfo_v3(stream, status, id, graph, dependencies, NULL, n);
 }
 
 cudaError_t cudaThreadExchangeStreamCaptureMode(enum cudaStreamCaptureMode *mode)

@@ -9,6 +9,8 @@ struct CUevent_st {
     thrum_event_t event;
     unsigned flags;
     _Atomic bool recorded;
+    thrum_queue_t queue; /* on which it was recorded last, when */
+    uint64_t moment;
     struct cudart_point point; /* where it was recorded last, if that was in a capture */
 };
 
@@ -75,9 +77,11 @@ static cudaError_t record(cudaEvent_t event, struct cudart_stream *stream)
     cudaError_t error = cudart_stream_enter(stream, cudaGraphNodeTypeEventRecord);
 
     if (!error)
-        error = cudart_of_status(thrum_event_record(event->event, stream->queue));
+        error = cudart_of_status(thrum_event_record_errors(event->event, stream->queue));
     if (error)
         return error;
+    event->queue = stream->queue;
+    event->moment = cudart_moment();
     event->point.capture = 0;
     atomic_store(&event->recorded, true);
     return cudaSuccess;
@@ -111,6 +115,9 @@ static cudaError_t wait_for_record(struct cudart_stream *stream, cudaEvent_t eve
 {
     cudaError_t error = cudart_stream_enter(stream, cudaGraphNodeTypeWaitEvent);
 
+    atomic_store(&stream->relays, true);
+    if (cudart_stream_is_pardoned(event->queue, event->moment))
+        atomic_store(&stream->forgiven, true);
     return error ? error : cudart_of_status(thrum_event_wait(event->event, stream->queue));
 }
 
@@ -169,18 +176,26 @@ static cudaError_t find_to_wait(const char *function, cudaEvent_t event)
     return error ? error : cudart_capture_check_unsafe(function);
 }
 
+/* As its stream's synchronize would say. */
+static cudaError_t settle(cudaEvent_t event, thrum_status_t status)
+{
+    if (status == THRUM_ERR_ABORTED && cudart_stream_is_pardoned(event->queue, event->moment))
+        status = THRUM_OK;
+    return cudart_of_status(status);
+}
+
 cudaError_t cudaEventQuery(cudaEvent_t event)
 {
     cudaError_t error = find_to_wait("cudaEventQuery", event);
 
-    return cudart_result(error ? error : cudart_of_status(thrum_event_query(event->event)));
+    return cudart_result(error ? error : settle(event, thrum_event_query(event->event)));
 }
 
 cudaError_t cudaEventSynchronize(cudaEvent_t event)
 {
     cudaError_t error = find_to_wait("cudaEventSynchronize", event);
 
-    return cudart_result(error ? error : cudart_of_status(thrum_event_synchronize(event->event)));
+    return cudart_result(error ? error : settle(event, thrum_event_synchronize(event->event)));
 }
 
 static cudaError_t check_timed(cudaEvent_t event, const char *argument)

@@ -1,11 +1,10 @@
 /*
- * Graphs: what captures made, their executable forms, and questions about them. A graph is constant, so copies of it are
- * references. An executable one has a hidden stream for each lane but the first, which is that of the launch. Called by
- * programs; cudart_capture.c fills graphs.
+ * Graphs: what captures made, and their executable forms. A graph is constant, so copies of it are references. An
+ * executable one has a hidden stream for each lane but the first, which is that of the launch. Called by programs;
+ * cudart_capture.c fills graphs, cudart_node.c tells what is in them.
  */
 #include "cudart.h"
 
-#include <stdio.h>
 #include <stdlib.h>
 
 static struct handle_set graphs = HANDLE_SET_INITIALIZER, executables = HANDLE_SET_INITIALIZER;
@@ -13,6 +12,7 @@ static struct handle_set graphs = HANDLE_SET_INITIALIZER, executables = HANDLE_S
 static struct {
     pthread_mutex_t lock;
     struct cudart_graph *first;
+    uint64_t last_number;
 } all = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
 struct lane {
@@ -54,6 +54,7 @@ struct cudart_graph *cudart_graph_new(void)
         return NULL;
     atomic_store(&graph->references, 1);
     pthread_mutex_lock(&all.lock);
+    graph->number = ++all.last_number;
     graph->next = all.first;
     all.first = graph;
     pthread_mutex_unlock(&all.lock);
@@ -77,6 +78,7 @@ void cudart_graph_put(struct cudart_graph *graph)
     for (size_t i = 0; i < graph->nchildren; i++)
         cudart_graph_put(graph->children[i]);
     cudart_graph_memory_put(graph);
+    cudart_objects_drop(graph);
     free(graph->uses);
     free(graph->nodes);
     free(graph->dependencies);
@@ -99,7 +101,17 @@ cudaError_t cudart_graph_publish(struct cudart_graph *graph, cudaGraph_t *out)
     return cudaSuccess;
 }
 
-static cudaError_t find_graph(cudaGraph_t handle, struct cudart_graph **out)
+void cudart_graph_unpublish(cudaGraph_t handle)
+{
+    struct cudart_graph *graph = handle_set_remove(&graphs, handle);
+
+    if (!graph)
+        return;
+    cudart_graph_put(graph);
+    free(handle);
+}
+
+cudaError_t cudart_graph_find(cudaGraph_t handle, struct cudart_graph **out)
 {
     *out = handle_set_find(&graphs, handle);
     return *out
@@ -107,10 +119,51 @@ static cudaError_t find_graph(cudaGraph_t handle, struct cudart_graph **out)
                : cudart_fail(cudaErrorInvalidValue, "graph=%p is not a live graph", (void *)handle);
 }
 
+cudaError_t cudart_graph_find_ended(cudaGraph_t handle, struct cudart_graph **out)
+{
+    cudaError_t error = cudart_graph_find(handle, out);
+
+    if (!error && !atomic_load(&(*out)->ended))
+        error =
+            cudart_fail(cudaErrorIllegalState, "graph=%p is still being captured", (void *)handle);
+    return error;
+}
+
+/* ---- handles of nodes: the graph's number, and the node's, from 1 ---- */
+
+#define NODE_BITS 28
+
+cudaGraphNode_t cudart_node_handle(const struct cudart_graph *graph, size_t i)
+{
+    return i < graph->nnodes && i + 1 < (size_t)1 << NODE_BITS
+               ? (cudaGraphNode_t)(uintptr_t)(graph->number << NODE_BITS | (i + 1))
+               : NULL;
+}
+
+struct cudart_graph *cudart_node_find(cudaGraphNode_t handle, size_t *i_out)
+{
+    uint64_t number = (uintptr_t)handle >> NODE_BITS;
+    size_t i = ((uintptr_t)handle & (((uintptr_t)1 << NODE_BITS) - 1)) - 1;
+    struct cudart_graph *graph;
+
+    pthread_mutex_lock(&all.lock);
+    for (graph = all.first; graph && graph->number != number;)
+        graph = graph->next;
+    if (graph && (!atomic_load(&graph->ended) || i >= graph->nnodes))
+        graph = NULL;
+    if (graph)
+        atomic_fetch_add(&graph->references, 1);
+    pthread_mutex_unlock(&all.lock);
+    *i_out = i;
+    return graph;
+}
+
+/* ---- graphs of programs ---- */
+
 cudaError_t cudaGraphClone(cudaGraph_t *clone, cudaGraph_t handle)
 {
     struct cudart_graph *graph;
-    cudaError_t error = find_graph(handle, &graph);
+    cudaError_t error = cudart_graph_find_ended(handle, &graph);
 
     if (!error && !clone)
         error = cudart_fail(cudaErrorInvalidValue, "clone=NULL");
@@ -125,13 +178,61 @@ cudaError_t cudaGraphClone(cudaGraph_t *clone, cudaGraph_t handle)
 
 cudaError_t cudaGraphDestroy(cudaGraph_t handle)
 {
-    struct cudart_graph *graph = handle_set_remove(&graphs, handle);
+    struct cudart_graph *graph;
+    cudaError_t error = cudart_graph_find_ended(handle, &graph);
 
-    if (!graph)
-        return cudart_result(find_graph(handle, &graph));
-    cudart_graph_put(graph);
-    free(handle);
-    return cudaSuccess;
+    if (!error)
+        cudart_graph_unpublish(handle);
+    return cudart_result(error);
+}
+
+/* ---- the end of what was launched ---- */
+
+struct retired {
+    struct cudart_graph *graph;
+    struct cudart_fence *fence;
+};
+
+static void *await_end(void *argument)
+{
+    struct retired *retired = argument;
+
+    (void)!thrum_event_synchronize(retired->fence->event);
+    cudart_fence_put(retired->fence);
+    cudart_graph_put(retired->graph);
+    free(retired);
+    return NULL;
+}
+
+/* False: no memory, or no thread. */
+static bool put_when_reached(struct cudart_graph *graph, struct cudart_fence *fence)
+{
+    struct retired *retired = malloc(sizeof *retired);
+    pthread_attr_t detached;
+    pthread_t thread;
+    int failed;
+
+    if (!retired)
+        return false;
+    *retired = (struct retired){graph, fence};
+    atomic_fetch_add(&fence->references, 1);
+    pthread_attr_init(&detached);
+    pthread_attr_setdetachstate(&detached, PTHREAD_CREATE_DETACHED);
+    failed = pthread_create(&thread, &detached, await_end, retired);
+    pthread_attr_destroy(&detached);
+    if (!failed)
+        return true;
+    cudart_fence_put(fence);
+    free(retired);
+    return false;
+}
+
+/* Puts a graph whose latest launch the fence, if any, stands behind: objects that it keeps may be in use until then. */
+static void retire(struct cudart_graph *graph, struct cudart_fence *fence)
+{
+    if (!fence || !cudart_objects_any(graph) ||
+        thrum_event_query(fence->event) != THRUM_IN_PROGRESS || !put_when_reached(graph, fence))
+        cudart_graph_put(graph);
 }
 
 /* ---- executable ones ---- */
@@ -141,9 +242,9 @@ static void free_executable(struct executable *executable)
     for (size_t i = 1; i < executable->graph->ndevices; i++)
         if (executable->lanes[i].stream)
             cudart_lane_give(executable->lanes[i].stream, executable->lanes[i].queue);
-    cudart_fence_put(executable->order);
     atomic_store(&executable->graph->instantiated, false);
-    cudart_graph_put(executable->graph);
+    retire(executable->graph, executable->order);
+    cudart_fence_put(executable->order);
     free(executable->queues);
     pthread_mutex_destroy(&executable->lock);
     free(executable);
@@ -212,7 +313,7 @@ static cudaError_t instantiate(struct cudart_graph *graph, unsigned long long fl
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t *out, cudaGraph_t handle, unsigned long long flags)
 {
     struct cudart_graph *graph;
-    cudaError_t error = find_graph(handle, &graph);
+    cudaError_t error = cudart_graph_find_ended(handle, &graph);
 
     if (!error && !out)
         error = cudart_fail(cudaErrorInvalidValue, "executable=NULL");
@@ -287,7 +388,7 @@ static cudaError_t launch_lanes(struct executable *executable, struct cudart_str
             return cudart_fail(cudaErrorContextIsDestroyed,
                                "a device of the graph was reset since it was made executable");
         executable->queues[i] = lane->queue;
-        atomic_store(&lane->stream->launched, true);
+        atomic_store(&lane->stream->relays, true);
     }
     return cudart_of_status(
         thrum_graph_launch_lanes(executable->graph->graph, executable->queues, (int)n));
@@ -303,7 +404,7 @@ static cudaError_t launch(struct executable *executable, struct cudart_stream *s
             graph, executable->flags & cudaGraphInstantiateFlagAutoFreeOnLaunch, stream->queue);
     if (error)
         return error;
-    atomic_store(&stream->launched, true);
+    atomic_store(&stream->relays, true);
     error = launch_lanes(executable, stream);
     if (!error)
         error = set_order(executable, stream);
@@ -387,11 +488,6 @@ static size_t first_difference(const struct cudart_graph *a, const struct cudart
     return SIZE_MAX;
 }
 
-static cudaGraphNode_t node_at(const struct cudart_graph *graph, size_t i)
-{
-    return i < graph->nnodes ? (cudaGraphNode_t)(void *)&graph->nodes[i] : NULL;
-}
-
 /* Under its lock. */
 static cudaError_t update(struct executable *executable, struct cudart_graph *graph,
                           cudaGraphExecUpdateResultInfo *info)
@@ -405,7 +501,8 @@ static cudaError_t update(struct executable *executable, struct cudart_graph *gr
         return cudart_fail(cudaErrorGraphExecUpdateFailure,
                            "a graph that allocates or frees memory is not updated");
     }
-    *info = (cudaGraphExecUpdateResultInfo){result, node_at(graph, i), node_at(old, i)};
+    *info = (cudaGraphExecUpdateResultInfo){result, cudart_node_handle(graph, i),
+                                            cudart_node_handle(old, i)};
     if (result)
         return cudart_fail(cudaErrorGraphExecUpdateFailure, "node %zu of the graph %s",
                            i == SIZE_MAX ? 0 : i,
@@ -414,7 +511,7 @@ static cudaError_t update(struct executable *executable, struct cudart_graph *gr
                                : "comes behind others, or is not in both");
     atomic_fetch_add(&graph->references, 1);
     executable->graph = graph;
-    cudart_graph_put(old);
+    retire(old, executable->order);
     return cudaSuccess;
 }
 
@@ -427,130 +524,11 @@ cudaError_t cudaGraphExecUpdate(cudaGraphExec_t handle, cudaGraph_t graph_handle
     cudaError_t error = find_executable(handle, &executable);
 
     if (!error)
-        error = find_graph(graph_handle, &graph);
+        error = cudart_graph_find_ended(graph_handle, &graph);
     if (error)
         return cudart_result(error);
     pthread_mutex_lock(&executable->lock);
     error = update(executable, graph, info ? info : &own);
     pthread_mutex_unlock(&executable->lock);
     return cudart_result(error);
-}
-
-/* ---- questions ---- */
-
-static cudaError_t list_nodes(cudaGraph_t handle, bool roots_only, cudaGraphNode_t *nodes,
-                              size_t *n)
-{
-    struct cudart_graph *graph;
-    cudaError_t error = find_graph(handle, &graph);
-    size_t found = 0;
-
-    if (!error && !n)
-        error = cudart_fail(cudaErrorInvalidValue, "n=NULL");
-    if (error)
-        return error;
-    for (size_t i = 0; i < graph->nnodes; i++) {
-        if (roots_only && graph->nodes[i].ndependencies)
-            continue;
-        if (nodes && found < *n)
-            nodes[found] = node_at(graph, i);
-        found++;
-    }
-    for (size_t i = found; nodes && i < *n; i++)
-        nodes[i] = NULL;
-    if (!nodes || found < *n)
-        *n = found;
-    return cudaSuccess;
-}
-
-cudaError_t cudaGraphGetNodes(cudaGraph_t graph, cudaGraphNode_t *nodes, size_t *n)
-{
-    return cudart_result(list_nodes(graph, false, nodes, n));
-}
-
-cudaError_t cudaGraphGetRootNodes(cudaGraph_t graph, cudaGraphNode_t *nodes, size_t *n)
-{
-    return cudart_result(list_nodes(graph, true, nodes, n));
-}
-
-cudaError_t cudaGraphNodeGetType(cudaGraphNode_t handle, enum cudaGraphNodeType *type)
-{
-    const struct cudart_node *node = NULL;
-
-    pthread_mutex_lock(&all.lock);
-    for (const struct cudart_graph *g = all.first; g && !node; g = g->next)
-        if (g->graph && (uintptr_t)handle >= (uintptr_t)g->nodes &&
-            (uintptr_t)handle < (uintptr_t)(g->nodes + g->nnodes) &&
-            ((uintptr_t)handle - (uintptr_t)g->nodes) % sizeof *node == 0)
-            node = (const void *)handle;
-    if (node && type)
-        *type = node->type;
-    pthread_mutex_unlock(&all.lock);
-    return node && type
-               ? cudaSuccess
-               : cudart_result(cudart_fail(cudaErrorInvalidValue,
-                                           "node=%p is of no graph, or type=NULL", (void *)handle));
-}
-
-static const char *type_name(enum cudaGraphNodeType type)
-{
-    switch (type) {
-    case cudaGraphNodeTypeKernel:
-        return "collective";
-    case cudaGraphNodeTypeMemcpy:
-        return "copy";
-    case cudaGraphNodeTypeMemset:
-        return "fill";
-    case cudaGraphNodeTypeHost:
-        return "host function";
-    case cudaGraphNodeTypeGraph:
-        return "graph";
-    case cudaGraphNodeTypeWaitEvent:
-        return "event wait";
-    case cudaGraphNodeTypeEventRecord:
-        return "event record";
-    case cudaGraphNodeTypeMemAlloc:
-        return "allocation";
-    case cudaGraphNodeTypeMemFree:
-        return "free";
-    case cudaGraphNodeTypeEmpty:
-        break;
-    }
-    return "empty";
-}
-
-static void write_dot(const struct cudart_graph *graph, FILE *file)
-{
-    fprintf(file, "digraph thrum {\n");
-    for (size_t i = 0; i < graph->nnodes; i++) {
-        const struct cudart_node *node = &graph->nodes[i];
-
-        fprintf(file, "  n%zu [label=\"%zu: %s\\nstream %u\"];\n", i, i, type_name(node->type),
-                node->lane);
-        for (size_t d = 0; d < node->ndependencies; d++)
-            fprintf(file, "  n%zu -> n%zu;\n", graph->dependencies[node->first_dependency + d], i);
-    }
-    fprintf(file, "}\n");
-}
-
-cudaError_t cudaGraphDebugDotPrint(cudaGraph_t handle, const char *path, unsigned flags)
-{
-    struct cudart_graph *graph;
-    cudaError_t error = find_graph(handle, &graph);
-    FILE *file = error || !path ? NULL : fopen(path, "we");
-    bool failed;
-
-    (void)flags; /* details of kernels and memory operations */
-    if (error)
-        return cudart_result(error);
-    if (!file)
-        return cudart_result(cudart_fail(path ? cudaErrorOperatingSystem : cudaErrorInvalidValue,
-                                         "path=%s cannot be written", path ? path : "NULL"));
-    write_dot(graph, file);
-    failed = ferror(file);
-    return fclose(file) || failed ? cudart_result(cudart_fail(cudaErrorOperatingSystem,
-                                                              "path=%s: not all of it could "
-                                                              "be written",
-                                                              path))
-                                  : cudaSuccess;
 }

@@ -1,7 +1,8 @@
 /*
  * Functions of the host in streams. Whoever waits for a queue executes its commands, so a host function that blocks would
  * block that thread: functions run on a thread of their own, one after the other, and the queue's command only asks
- * whether its function has returned. Each launch of a graph calls its functions anew.
+ * whether its function has returned. Each launch of a graph calls its functions anew. Destructors of objects that graphs
+ * kept are called by the same thread.
  */
 #include "cudart.h"
 
@@ -103,6 +104,20 @@ static cudaError_t start_worker(void)
                   : cudaSuccess;
 }
 
+/* The worker's next, behind the others. */
+static void make_due(struct host_call *call)
+{
+    pthread_mutex_lock(&worker.lock);
+    call->next_due = NULL;
+    if (worker.first)
+        worker.last->next_due = call;
+    else
+        worker.first = call;
+    worker.last = call;
+    pthread_cond_signal(&worker.due);
+    pthread_mutex_unlock(&worker.lock);
+}
+
 static thrum_status_t ask(void *argument)
 {
     struct host_call *call = argument;
@@ -110,15 +125,7 @@ static thrum_status_t ask(void *argument)
     switch (atomic_load_explicit(&call->state, memory_order_acquire)) {
     case CALL_NEW:
         atomic_store(&call->state, CALL_DUE);
-        pthread_mutex_lock(&worker.lock);
-        call->next_due = NULL;
-        if (worker.first)
-            worker.last->next_due = call;
-        else
-            worker.first = call;
-        worker.last = call;
-        pthread_cond_signal(&worker.due);
-        pthread_mutex_unlock(&worker.lock);
+        make_due(call);
         return THRUM_IN_PROGRESS;
     case CALL_DUE:
         return THRUM_IN_PROGRESS;
@@ -170,6 +177,18 @@ static thrum_status_t submit(const struct cudart_stream *stream, thrum_queue_t q
         free(call);
     }
     return status;
+}
+
+bool cudart_host_call(cudaHostFn_t function, void *argument)
+{
+    struct host_call *call = start_worker() ? NULL : calloc(1, sizeof *call);
+
+    if (!call)
+        return false;
+    call->what = (struct host_function){.function = function, .argument = argument};
+    call->abandoned = true; /* no queue asks for it */
+    make_due(call);
+    return true;
 }
 
 /* ---- in graphs: each launch makes a call of its own ---- */

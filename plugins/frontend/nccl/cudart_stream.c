@@ -122,8 +122,11 @@ struct cudart_stream *cudart_stream_of(thrum_queue_t queue)
 static thrum_status_t put_behind(struct cudart_device *device, struct cudart_stream *later,
                                  struct cudart_stream *earlier)
 {
-    thrum_status_t status = thrum_event_record(device->order, earlier->queue);
+    thrum_status_t status = thrum_event_record_errors(device->order, earlier->queue);
 
+    atomic_store(&later->relays, true);
+    if (atomic_load(&earlier->forgiven))
+        atomic_store(&later->forgiven, true);
     return status ? status : thrum_event_wait(device->order, later->queue);
 }
 
@@ -202,15 +205,28 @@ thrum_status_t thrum_cudart_stream(cudaStream_t handle, int index, thrum_queue_t
 
 /* ---- waiting ---- */
 
-/* The stream of the queue; and what launched graphs: a graph may have the operations, captured on that stream. */
+uint64_t cudart_moment(void)
+{
+    static _Atomic uint64_t last;
+
+    return atomic_fetch_add(&last, 1) + 1;
+}
+
+static void forgive(struct cudart_stream *stream)
+{
+    atomic_store(&stream->forgiven, true);
+    atomic_store(&stream->pardoned, cudart_moment());
+}
+
+/* The stream of the queue; and those that may end with its errors: a graph that they launched has them, or they wait. */
 static void forgive_on(struct cudart_device *device, thrum_queue_t queue)
 {
     pthread_mutex_lock(&device->lock);
-    if (device->main.queue == queue || atomic_load(&device->main.launched))
-        atomic_store(&device->main.forgiven, true);
+    if (device->main.queue == queue || atomic_load(&device->main.relays))
+        forgive(&device->main);
     for (struct cudart_stream *s = device->streams; s; s = s->next)
-        if (s->queue == queue || atomic_load(&s->launched))
-            atomic_store(&s->forgiven, true);
+        if (s->queue == queue || atomic_load(&s->relays))
+            forgive(s);
     pthread_mutex_unlock(&device->lock);
 }
 
@@ -222,13 +238,20 @@ void thrum_cudart_forgive(thrum_queue_t queue, int index)
         forgive_on(device, queue);
 }
 
+bool cudart_stream_is_pardoned(thrum_queue_t queue, uint64_t moment)
+{
+    const struct cudart_stream *stream = cudart_stream_of(queue);
+
+    return stream && (atomic_load(&stream->forgiven) || atomic_load(&stream->pardoned) > moment);
+}
+
 cudaError_t cudart_stream_settle(struct cudart_stream *stream, thrum_status_t status)
 {
     cudaError_t error;
 
     if (status == THRUM_IN_PROGRESS)
         return cudaErrorNotReady;
-    atomic_store(&stream->launched, false);
+    atomic_store(&stream->relays, false);
     if (atomic_exchange(&stream->forgiven, false) && status == THRUM_ERR_ABORTED)
         status = THRUM_OK;
     if (!status)

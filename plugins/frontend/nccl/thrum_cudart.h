@@ -21,8 +21,9 @@ thrum_status_t thrum_cudart_device(int index, int *index_out, thrum_device_t *de
 thrum_status_t thrum_cudart_stream(cudaStream_t stream, int index, thrum_queue_t *queue_out);
 
 /*
- * The caller itself ended operations on the queue, of CUDA device `index`: the next synchronize of the stream, and of
- * streams that launched graphs, takes ABORTED for success, as the stream of an aborted NCCL communicator does.
+ * The caller itself ended operations on the queue, of CUDA device `index`: the next synchronize of the stream, and of the
+ * device's streams that launched graphs or wait for others, takes ABORTED for success, as the stream of an aborted NCCL
+ * communicator does; so do events.
  */
 void thrum_cudart_forgive(thrum_queue_t queue, int index);
 

@@ -96,6 +96,64 @@ contains
         call MPI_Waitall(1, requests(2:2), MPI_STATUSES_IGNORE)
         if (any(mine /= [(ranks*i + ranks*(ranks - 1)/2, i=1, n)])) wrong = wrong + 1
         if (requests(1) /= MPI_REQUEST_NULL) wrong = wrong + 1
+        do i = 1, 7
+            wrong = wrong + completed(i)
+        end do
+    end function
+
+    ! By each of the functions that complete requests; those with a LOGICAL take another way to C.
+    integer function completed(how) result(wrong)
+        integer, intent(in) :: how
+        integer, parameter :: n = 500
+        integer :: rank, one(n), two(n), which, done, indices(2), left
+        type(MPI_Request) :: requests(2)
+        type(MPI_Status) :: status, statuses(2)
+        logical :: flag
+        call MPI_Comm_rank(MPI_COMM_WORLD, rank)
+        one = merge(how, -1, rank == 0)
+        two = one
+        call MPI_Ibcast(one, n, MPI_INTEGER, 0, MPI_COMM_WORLD, requests(1))
+        call MPI_Ibcast(two, n, MPI_INTEGER, 0, MPI_COMM_WORLD, requests(2))
+        flag = .false.
+        wrong = 0
+        left = 2
+        select case (how)
+        case (1)
+            do while (.not. flag)
+                call MPI_Test(requests(1), flag, status)
+            end do
+            call MPI_Wait(requests(2), MPI_STATUS_IGNORE)
+        case (2)
+            do while (.not. flag)
+                call MPI_Testall(2, requests, flag, statuses)
+            end do
+        case (3)
+            do while (left > 0)
+                call MPI_Testany(2, requests, which, flag, status)
+                if (flag) left = left - 1
+                if (flag .and. (which < 1 .or. which > 2)) wrong = wrong + 1
+            end do
+        case (4)
+            do while (left > 0)
+                call MPI_Testsome(2, requests, done, indices, MPI_STATUSES_IGNORE)
+                left = left - done
+            end do
+        case (5)
+            do while (.not. flag)
+                call MPI_Request_get_status(requests(1), flag, MPI_STATUS_IGNORE)
+            end do
+            call MPI_Waitall(2, requests, statuses)
+        case (6)
+            call MPI_Waitany(2, requests, which, MPI_STATUS_IGNORE)
+            call MPI_Waitany(2, requests, which, status)
+        case default
+            do while (left > 0)
+                call MPI_Waitsome(2, requests, done, indices, statuses)
+                left = left - done
+            end do
+        end select
+        if (any(one /= how) .or. any(two /= how)) wrong = wrong + 1
+        if (requests(1) /= MPI_REQUEST_NULL .or. requests(2) /= MPI_REQUEST_NULL) wrong = wrong + 1
     end function
 end module
 

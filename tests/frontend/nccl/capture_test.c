@@ -136,8 +136,6 @@ static void one_stream(void **state)
     OK(cudaStreamGetCaptureInfo(f->stream[0], &status, &id, NULL, NULL, NULL));
     assert_int_equal(status, cudaStreamCaptureStatusActive);
     assert_int_not_equal(id, 0);
-    CUDA_FAILS(cudaStreamGetCaptureInfo(f->stream[0], &status, &id, &none, NULL, NULL),
-               cudaErrorNotSupported, "before its end");
     OK(cudaMemsetAsync(f->device, 7, 4, f->stream[0]));
     OK(cudaLaunchHostFunc(f->stream[0], pass_gate, &one));
     OK(cudaEventRecord(f->fork, f->stream[0]));
@@ -556,6 +554,8 @@ static void nodes(void **state)
     enum cudaGraphNodeType type;
     cudaGraphNode_t all[16];
     size_t n = 0, bytes;
+    cudaGraphNode_t to[16];
+    cudaGraphEdgeData edges[16];
     cudaGraph_t clone;
     int fd;
 
@@ -574,9 +574,29 @@ static void nodes(void **state)
     assert_int_equal(type, cudaGraphNodeTypeMemcpy);
     CUDA_FAILS(cudaGraphNodeGetType((cudaGraphNode_t)f, &type), cudaErrorInvalidValue,
                "of no graph");
+    n = 8;
+    OK(cudaGraphNodeGetDependencies(all[4], all + 8, &n));
+    assert_int_equal(n, 3); /* what its own stream did, and both others */
+    for (int i = 0; i < 3; i++)
+        assert_ptr_equal(all[8 + i], all[i ? i + 1 : 0]);
+    assert_null(all[11]);
+    n = 1;
+    OK(cudaGraphNodeGetDependentNodes_v2(all[0], all + 8, edges, &n));
+    assert_int_equal(n, 1);
+    assert_ptr_equal(all[8], all[1]);
+    assert_int_equal(edges[0].type, 0);
     n = 16;
     OK(cudaGraphGetRootNodes(clone, all, &n));
     assert_int_equal(n, 1);
+    OK(cudaGraphGetEdges(clone, NULL, NULL, &n));
+    assert_int_equal(n, 6);
+    n = 16;
+    OK(cudaGraphGetEdges_v2(clone, all, to, edges, &n));
+    assert_int_equal(n, 6);
+    assert_ptr_equal(all[0], all[2]); /* both side streams come behind the root */
+    assert_ptr_not_equal(to[0], to[2]);
+    CUDA_FAILS(cudaGraphGetEdges(clone, all, NULL, &n), cudaErrorInvalidValue, "one of them");
+    CUDA_FAILS(cudaGraphNodeGetDependencies(NULL, NULL, &n), cudaErrorInvalidValue, "of no graph");
 
     fd = mkstemp(path);
     assert_true(fd >= 0);
@@ -593,6 +613,59 @@ static void nodes(void **state)
     OK(cudaGraphUpload(f->executable, f->stream[0]));
     OK(cudaGraphDestroy(clone));
     CUDA_FAILS(cudaGraphGetNodes(clone, NULL, &n), cudaErrorInvalidValue, "not a live graph");
+}
+
+/* The graph has its handle from the first question on; its nodes are where the stream stands. */
+static void seen_while_captured(void **state)
+{
+    struct fixture *f = *state;
+    enum cudaStreamCaptureStatus status;
+    const cudaGraphNode_t *at = NULL;
+    const cudaGraphEdgeData *edges = NULL;
+    cudaGraphNode_t all[4], first;
+    cudaGraph_t graph = NULL, ended;
+    unsigned long long id;
+    size_t n = 1;
+
+    OK(cudaStreamGetCaptureInfo(f->stream[0], &status, &id, &graph, &at, &n));
+    assert_int_equal(status, cudaStreamCaptureStatusNone);
+    begin(f);
+    OK(cudaStreamGetCaptureInfo(f->stream[0], &status, &id, &graph, &at, &n));
+    assert_int_equal(status, cudaStreamCaptureStatusActive);
+    assert_non_null(graph);
+    assert_int_equal(n, 0);
+    OK(cudaMemsetAsync(f->device, 1, 4, f->stream[0]));
+    OK(cudaStreamGetCaptureInfo_v3(f->stream[0], &status, &id, &ended, &at, &edges, &n));
+    assert_ptr_equal(ended, graph);
+    assert_int_equal(n, 1);
+    assert_int_equal(edges[0].from_port, 0);
+    first = at[0];
+    fork_to(f, 1);
+    OK(cudaMemsetAsync(f->device + 1, 1, 4, f->stream[1]));
+    join_from(f, 1, 0);
+    OK(cudaStreamGetCaptureInfo(f->stream[0], &status, NULL, NULL, &at, &n));
+    assert_int_equal(n, 2);
+    assert_ptr_equal(at[0], first);
+    CUDA_FAILS(cudaGraphInstantiate(&f->executable, graph, 0), cudaErrorIllegalState,
+               "still being captured");
+    CUDA_FAILS(cudaGraphDestroy(graph), cudaErrorIllegalState, "still being captured");
+    CUDA_FAILS(cudaGraphNodeGetDependencies(first, NULL, &n), cudaErrorInvalidValue,
+               "still being captured");
+    OK(cudaStreamEndCapture(f->stream[0], &f->graph));
+    assert_ptr_equal(f->graph, graph);
+    n = 4;
+    OK(cudaGraphGetNodes(graph, all, &n));
+    assert_int_equal(n, 2);
+    assert_ptr_equal(all[0], first);
+
+    begin(f); /* a capture that comes to nothing takes its handle with it */
+    OK(cudaStreamGetCaptureInfo(f->stream[0], &status, &id, &graph, NULL, NULL));
+    (void)cudaStreamSynchronize(f->stream[0]);
+    (void)cudaGetLastError();
+    OK(cudaStreamGetCaptureInfo(f->stream[0], &status, &id, NULL, NULL, NULL));
+    assert_int_equal(status, cudaStreamCaptureStatusInvalidated);
+    assert_int_equal(cudaStreamEndCapture(f->stream[0], &ended), cudaErrorStreamCaptureInvalidated);
+    CUDA_FAILS(cudaGraphDestroy(graph), cudaErrorInvalidValue, "not a live graph");
 }
 
 /* The next iteration's graph takes the place of the last one's, if it is of the same shape. */
@@ -664,6 +737,7 @@ int main(void)
                                        on_streams(modes),
                                        on_streams(streams_that_go),
                                        on_streams(nodes),
+                                       on_streams(seen_while_captured),
                                        on_streams(updates),
                                        on_streams(nested)};
 

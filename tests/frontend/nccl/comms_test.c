@@ -367,6 +367,114 @@ static void *abort_from_elsewhere(void *comm)
     return NULL;
 }
 
+/* Whoever waits for a collective that failed, in whatever way, is told. */
+static void told_to_who_waits(void **state)
+{
+    enum { STREAM, EVENT, POLLED, SIDE_STREAM, DEFAULT_STREAM, DEVICE, WAYS };
+    struct ranks ranks;
+    cudaStream_t side;
+    cudaEvent_t event;
+    ncclResult_t result;
+    cudaError_t error;
+    int word;
+
+    (void)state;
+    for (int way = 0; way < WAYS; way++) {
+        ranks_open(&ranks, 2);
+        CUDA_OK(cudaSetDevice(0));
+        CUDA_OK(cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
+        CUDA_OK(cudaStreamCreateWithFlags(&side, cudaStreamNonBlocking));
+        NCCL_OK(ncclAllReduce(ranks.send[0], ranks.recv[0], 1000, ncclInt, ncclSum, ranks.comms[0],
+                              ranks.streams[0]));
+        CUDA_OK(cudaEventRecord(event, ranks.streams[0]));
+        CUDA_OK(cudaStreamWaitEvent(side, event, 0));
+        NCCL_OK(ncclAllReduce(ranks.send[1], ranks.recv[1], 999, ncclInt, ncclSum, ranks.comms[1],
+                              ranks.streams[1]));
+        switch (way) {
+        case STREAM:
+            error = cudaStreamSynchronize(ranks.streams[0]);
+            break;
+        case EVENT:
+            error = cudaEventSynchronize(event);
+            NCCL_OK(ncclCommGetAsyncError(ranks.comms[0], &result)); /* it is known by now */
+            assert_int_equal(result, ncclInvalidUsage);
+            assert_non_null(strstr(thrumCudaErrorDetail(), "count=999"));
+            break;
+        case POLLED:
+            do
+                error = cudaEventQuery(event);
+            while (error == cudaErrorNotReady);
+            break;
+        case SIDE_STREAM:
+            CUDA_OK(cudaMemsetAsync(ranks.recv[0], 0, 4, side));
+            error = cudaStreamSynchronize(side);
+            break;
+        case DEFAULT_STREAM:
+            error = cudaMemcpy(&word, ranks.recv[0], sizeof word, cudaMemcpyDeviceToHost);
+            break;
+        default:
+            error = cudaDeviceSynchronize();
+            break;
+        }
+        assert_int_equal(error, cudaErrorLaunchFailure);
+        assert_int_equal(cudaGetLastError(), cudaErrorLaunchFailure);
+        for (int r = 0; r < 2; r++) {
+            CUDA_OK(cudaSetDevice(r));
+            (void)cudaDeviceSynchronize();
+        }
+        (void)cudaGetLastError();
+        CUDA_OK(cudaSetDevice(0));
+        CUDA_OK(cudaEventRecord(event, ranks.streams[0])); /* what was told is over */
+        CUDA_OK(cudaEventSynchronize(event));
+        CUDA_OK(cudaEventDestroy(event));
+        CUDA_OK(cudaStreamDestroy(side));
+        ranks_close(&ranks);
+    }
+}
+
+/* Who aborted it is not told of it, by events either; who has not, is. */
+static void aborted_for_who_waits(void **state)
+{
+    struct ranks ranks;
+    cudaStream_t side[2];
+    cudaEvent_t event[2], later;
+
+    (void)state;
+    ranks_open(&ranks, 3);
+    for (int r = 0; r < 2; r++) {
+        CUDA_OK(cudaSetDevice(r));
+        CUDA_OK(cudaEventCreateWithFlags(&event[r], cudaEventDisableTiming));
+        CUDA_OK(cudaStreamCreateWithFlags(&side[r], cudaStreamNonBlocking));
+        NCCL_OK(ncclAllReduce(ranks.send[r], ranks.recv[r], 1000, ncclInt, ncclSum, ranks.comms[r],
+                              ranks.streams[r]));
+        CUDA_OK(cudaEventRecord(event[r], ranks.streams[r]));
+        CUDA_OK(cudaStreamWaitEvent(side[r], event[r], 0));
+    }
+    NCCL_OK(ncclCommAbort(ranks.comms[0]));
+    CUDA_OK(cudaSetDevice(0));
+    CUDA_OK(cudaEventCreateWithFlags(&later, cudaEventDisableTiming));
+    CUDA_OK(cudaEventRecord(later, ranks.streams[0]));
+    CUDA_OK(cudaEventSynchronize(event[0]));
+    CUDA_OK(cudaEventSynchronize(later));
+    CUDA_OK(cudaStreamSynchronize(side[0]));
+    CUDA_OK(cudaMemset(ranks.recv[0], 0, 4));
+    CUDA_OK(cudaStreamSynchronize(ranks.streams[0]));
+    CUDA_OK(cudaEventQuery(event[0]));
+    CUDA_OK(cudaSetDevice(1));
+    assert_int_equal(cudaEventSynchronize(event[1]), cudaErrorLaunchFailure);
+    assert_int_equal(cudaStreamSynchronize(side[1]), cudaErrorLaunchFailure);
+    assert_int_equal(cudaStreamSynchronize(ranks.streams[1]), cudaErrorLaunchFailure);
+    (void)cudaGetLastError();
+    for (int r = 0; r < 2; r++) {
+        CUDA_OK(cudaEventDestroy(event[r]));
+        CUDA_OK(cudaStreamDestroy(side[r]));
+    }
+    CUDA_OK(cudaEventDestroy(later));
+    NCCL_OK(ncclCommAbort(ranks.comms[1]));
+    NCCL_OK(ncclCommAbort(ranks.comms[2]));
+    ranks_close_memory(&ranks);
+}
+
 static void abort_while_hanging(void **state)
 {
     struct ranks ranks;
@@ -647,6 +755,8 @@ int main(void)
                                        cmocka_unit_test(shrink_while_hanging),
                                        cmocka_unit_test(revoke_while_hanging),
                                        cmocka_unit_test(abort_while_hanging),
+                                       cmocka_unit_test(told_to_who_waits),
+                                       cmocka_unit_test(aborted_for_who_waits),
                                        cmocka_unit_test(one_after_the_other),
                                        cmocka_unit_test(operations_and_end_in_one_group),
                                        cmocka_unit_test(ended_handles),

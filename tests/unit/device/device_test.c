@@ -395,6 +395,53 @@ static void test_events(void **state)
     thrum_queue_destroy(other);
 }
 
+static thrum_status_t refuse(void *unused)
+{
+    (void)unused;
+    return THRUM_ERR_MISMATCH;
+}
+
+/* A point that tells errors tells those that no synchronize has returned, to threads and to queues; others tell none. */
+static void test_events_tell_errors(void **state)
+{
+    struct fixture *f = of(state);
+    thrum_event_t plain, before, telling;
+    thrum_queue_t other;
+
+    assert_ok(thrum_queue_create(f->device, 0, &other));
+    assert_ok(thrum_event_create(f->device, &plain));
+    assert_ok(thrum_event_create(f->device, &before));
+    assert_ok(thrum_event_create(f->device, &telling));
+    assert_ok(thrum_event_record_errors(before, f->queue));
+    assert_ok(thrum_queue_callback(f->queue, refuse, NULL));
+    assert_ok(thrum_event_record(plain, f->queue));
+    assert_ok(thrum_event_record_errors(telling, f->queue));
+    assert_ok(thrum_event_wait(telling, other));
+    assert_ok(thrum_event_wait(plain, other));
+    assert_ok(thrum_event_synchronize(before));
+    assert_ok(thrum_event_synchronize(plain));
+    assert_status(thrum_event_synchronize(telling), THRUM_ERR_MISMATCH);
+    assert_status(thrum_event_query(telling), THRUM_ERR_MISMATCH);
+    assert_status(finish(other), THRUM_ERR_MISMATCH);
+    assert_ok(finish(other));
+
+    /* as long as the queue's own synchronize has not returned it, later points tell it too */
+    assert_ok(thrum_event_record_errors(before, f->queue));
+    assert_status(thrum_event_synchronize(before), THRUM_ERR_MISMATCH);
+    assert_status(finish(f->queue), THRUM_ERR_MISMATCH);
+    assert_status(thrum_event_query(telling), THRUM_ERR_MISMATCH);
+    assert_ok(thrum_event_record_errors(telling, f->queue));
+    assert_ok(thrum_event_wait(telling, other));
+    assert_ok(thrum_event_synchronize(telling));
+    assert_ok(finish(other));
+    assert_status(thrum_event_record_errors(telling, NULL), THRUM_ERR_INVALID_QUEUE);
+    assert_status(thrum_event_record_errors(NULL, f->queue), THRUM_ERR_INVALID_ARGUMENT);
+    thrum_event_destroy(plain);
+    thrum_event_destroy(before);
+    thrum_event_destroy(telling);
+    thrum_queue_destroy(other);
+}
+
 /* ---- the engine thread ------------------------------------------------------------------------------------------ */
 
 static void test_engine_progresses(void **state)
@@ -540,6 +587,7 @@ int main(void)
         DEVICE_TEST(test_meanwhile),
         DEVICE_TEST(test_callback),
         DEVICE_TEST(test_events),
+        DEVICE_TEST(test_events_tell_errors),
         DEVICE_TEST(test_engine_progresses),
         DEVICE_TEST(test_many_submissions),
         DEVICE_TEST(test_threads_share_a_queue),

@@ -18,6 +18,10 @@
 #define CUDART_VERSION 12080
 #define THRUM_CUDART 1 /* this is not CUDA: for programs that want to know */
 
+#if defined(CUDA_API_PER_THREAD_DEFAULT_STREAM)
+#warning CUDA_API_PER_THREAD_DEFAULT_STREAM has no effect: name cudaStreamPerThread
+#endif
+
 /* Marks of device code; the host compiles them away. There is no device compiler: nothing launches such functions. */
 #ifndef __host__
 #define __host__
@@ -60,7 +64,9 @@ extern "C" {
     X(ErrorInvalidHostPointer, 16, "invalid host pointer") \
     X(ErrorInvalidDevicePointer, 17, "invalid device pointer") \
     X(ErrorInvalidMemcpyDirection, 21, "invalid copy direction for memcpy") \
+    X(ErrorStubLibrary, 34, "the library is a stub") \
     X(ErrorInsufficientDriver, 35, "driver version is insufficient for runtime version") \
+    X(ErrorCallRequiresNewerDriver, 36, "the call needs a newer driver") \
     X(ErrorDevicesUnavailable, 46, "all devices are busy or unavailable") \
     X(ErrorMissingConfiguration, 52, "a launch configuration is missing") \
     X(ErrorInvalidDeviceFunction, 98, "invalid device function") \
@@ -70,23 +76,49 @@ extern "C" {
     X(ErrorDeviceUninitialized, 201, "invalid device context") \
     X(ErrorNoKernelImageForDevice, 209, "no kernel image can run on the device") \
     X(ErrorECCUncorrectable, 214, "uncorrectable ECC error encountered") \
+    X(ErrorUnsupportedLimit, 215, "the limit is not supported") \
     X(ErrorPeerAccessUnsupported, 217, "peer access is not supported between these two devices") \
+    X(ErrorInvalidPtx, 218, "the PTX code is invalid") \
+    X(ErrorNvlinkUncorrectable, 220, "uncorrectable NVLink error encountered") \
+    X(ErrorUnsupportedPtxVersion, 222, "the PTX code is of a version that is not supported") \
+    X(ErrorFileNotFound, 301, "file not found") \
+    X(ErrorSharedObjectSymbolNotFound, 302, "a symbol of a shared object was not found") \
+    X(ErrorSharedObjectInitFailed, 303, "a shared object could not be initialized") \
     X(ErrorOperatingSystem, 304, "a call of the operating system failed") \
     X(ErrorInvalidResourceHandle, 400, "invalid resource handle") \
     X(ErrorIllegalState, 401, "the operation cannot be performed in the present state") \
+    X(ErrorLossyQuery, 402, "the answer would lose information") \
     X(ErrorSymbolNotFound, 500, "named symbol not found") \
     X(ErrorNotReady, 600, "device not ready") \
     X(ErrorIllegalAddress, 700, "an illegal memory access was encountered") \
+    X(ErrorLaunchOutOfResources, 701, "too many resources requested for launch") \
     X(ErrorLaunchTimeout, 702, "the launch timed out and was terminated") \
     X(ErrorPeerAccessAlreadyEnabled, 704, "peer access is already enabled") \
     X(ErrorPeerAccessNotEnabled, 705, "peer access has not been enabled") \
+    X(ErrorSetOnActiveProcess, 708, "cannot be set once the process is active") \
     X(ErrorContextIsDestroyed, 709, "context is destroyed: the device was reset") \
+    X(ErrorAssert, 710, "an assertion failed on the device") \
+    X(ErrorTooManyPeers, 711, "peers are mapped to too many devices") \
     X(ErrorHostMemoryAlreadyRegistered, 712, "part or all of the memory is already registered") \
     X(ErrorHostMemoryNotRegistered, 713, "pointer is not a registered memory region") \
+    X(ErrorHardwareStackError, 714, "hardware stack error") \
     X(ErrorIllegalInstruction, 715, "an illegal instruction was encountered") \
+    X(ErrorMisalignedAddress, 716, "misaligned address") \
+    X(ErrorInvalidAddressSpace, 717, "operation not supported on this address space") \
+    X(ErrorInvalidPc, 718, "invalid program counter") \
     X(ErrorLaunchFailure, 719, "unspecified launch failure") \
+    X(ErrorCooperativeLaunchTooLarge, 720, "too many blocks in a cooperative launch") \
     X(ErrorNotPermitted, 800, "operation not permitted") \
     X(ErrorNotSupported, 801, "operation not supported") \
+    X(ErrorSystemNotReady, 802, "the system is not ready") \
+    X(ErrorSystemDriverMismatch, 803, "versions of driver and runtime do not fit") \
+    X(ErrorCompatNotSupportedOnDevice, 804, "compatibility mode is not supported on this device") \
+    X(ErrorMpsConnectionFailed, 805, "no connection to the MPS server") \
+    X(ErrorMpsRpcFailure, 806, "a remote call of the MPS server failed") \
+    X(ErrorMpsServerNotReady, 807, "the MPS server is not ready") \
+    X(ErrorMpsMaxClientsReached, 808, "the MPS server has too many clients") \
+    X(ErrorMpsMaxConnectionsReached, 809, "the MPS server has too many connections") \
+    X(ErrorMpsClientTerminated, 810, "the MPS server ended this client") \
     X(ErrorStreamCaptureUnsupported, 900, "operation not permitted while the stream captures") \
     X(ErrorStreamCaptureInvalidated, 901, \
       "operation failed due to an earlier error in the capture") \
@@ -99,6 +131,8 @@ extern "C" {
     X(ErrorStreamCaptureWrongThread, 908, "the capture was begun by another thread") \
     X(ErrorTimeout, 909, "the operation timed out") \
     X(ErrorGraphExecUpdateFailure, 910, "the graph is too different from the executable one") \
+    X(ErrorExternalDevice, 911, "an error outside of the device") \
+    X(ErrorInvalidClusterSize, 912, "invalid cluster size") \
     X(ErrorUnknown, 999, "unknown error")
 
 typedef enum cudaError {
@@ -298,7 +332,9 @@ enum cudaDeviceAttr {
 #define cudaDeviceScheduleSpin 0x01
 #define cudaDeviceScheduleYield 0x02
 #define cudaDeviceScheduleBlockingSync 0x04
+#define cudaDeviceScheduleMask 0x07
 #define cudaDeviceMapHost 0x08
+#define cudaDeviceMask 0xff
 
 cudaError_t cudaGetDeviceCount(int *count);
 cudaError_t cudaSetDevice(int device);
@@ -341,6 +377,9 @@ typedef enum cudaDriverEntryPointQueryResult {
     cudaDriverEntryPointSymbolNotFound = 1,
     cudaDriverEntryPointVersionNotSufficent = 2
 } cudaDriverEntryPointQueryResult;
+#define cudaEnableDefault 0x0
+#define cudaEnableLegacyStream 0x1
+#define cudaEnablePerThreadDefaultStream 0x2
 cudaError_t cudaGetDriverEntryPoint(const char *symbol, void **function, unsigned long long flags,
                                     cudaDriverEntryPointQueryResult *status CUDART_DEFAULT(0));
 cudaError_t cudaGetDriverEntryPointByVersion(const char *symbol, void **function, unsigned version,
@@ -651,7 +690,10 @@ cudaError_t cudaStreamGetCaptureInfo_v2(cudaStream_t stream, enum cudaStreamCapt
                                         cudaGraph_t *graph CUDART_DEFAULT(0),
                                         const cudaGraphNode_t **dependencies CUDART_DEFAULT(0),
                                         size_t *n CUDART_DEFAULT(0));
-typedef struct cudaGraphEdgeData_st cudaGraphEdgeData;
+/* Of a dependency: always 0, which is that all of the one node comes before all of the other. */
+typedef struct cudaGraphEdgeData_st {
+    unsigned char from_port, to_port, type, reserved[5];
+} cudaGraphEdgeData;
 cudaError_t cudaStreamGetCaptureInfo_v3(cudaStream_t stream, enum cudaStreamCaptureStatus *status,
                                         unsigned long long *id CUDART_DEFAULT(0),
                                         cudaGraph_t *graph CUDART_DEFAULT(0),
@@ -706,6 +748,16 @@ enum cudaGraphNodeType {
 cudaError_t cudaGraphGetNodes(cudaGraph_t graph, cudaGraphNode_t *nodes, size_t *n);
 cudaError_t cudaGraphGetRootNodes(cudaGraph_t graph, cudaGraphNode_t *nodes, size_t *n);
 cudaError_t cudaGraphNodeGetType(cudaGraphNode_t node, enum cudaGraphNodeType *type);
+cudaError_t cudaGraphGetEdges(cudaGraph_t graph, cudaGraphNode_t *from, cudaGraphNode_t *to,
+                              size_t *n);
+cudaError_t cudaGraphGetEdges_v2(cudaGraph_t graph, cudaGraphNode_t *from, cudaGraphNode_t *to,
+                                 cudaGraphEdgeData *edges, size_t *n);
+cudaError_t cudaGraphNodeGetDependencies(cudaGraphNode_t node, cudaGraphNode_t *nodes, size_t *n);
+cudaError_t cudaGraphNodeGetDependencies_v2(cudaGraphNode_t node, cudaGraphNode_t *nodes,
+                                            cudaGraphEdgeData *edges, size_t *n);
+cudaError_t cudaGraphNodeGetDependentNodes(cudaGraphNode_t node, cudaGraphNode_t *nodes, size_t *n);
+cudaError_t cudaGraphNodeGetDependentNodes_v2(cudaGraphNode_t node, cudaGraphNode_t *nodes,
+                                              cudaGraphEdgeData *edges, size_t *n);
 /* Memory that captures have allocated, uint64_t each. */
 enum cudaGraphMemAttributeType {
     cudaGraphMemAttrUsedMemCurrent = 0,
@@ -718,6 +770,36 @@ cudaError_t cudaDeviceGetGraphMemAttribute(int device, enum cudaGraphMemAttribut
 cudaError_t cudaDeviceSetGraphMemAttribute(int device, enum cudaGraphMemAttributeType attribute,
                                            void *value);
 cudaError_t cudaDeviceGraphMemTrim(int device);
+/*
+ * Objects of the program's that live as long as graphs do. A graph shares its references with its clones and its
+ * executable forms. The last reference calls the destructor, on a thread of the library's, when launches have ended.
+ */
+typedef struct CUuserObject_st *cudaUserObject_t;
+enum cudaUserObjectFlags { cudaUserObjectNoDestructorSync = 1 };
+enum cudaUserObjectRetainFlags { cudaGraphUserObjectMove = 1 };
+cudaError_t cudaUserObjectCreate(cudaUserObject_t *object, void *argument, cudaHostFn_t destroy,
+                                 unsigned count, unsigned flags);
+cudaError_t cudaUserObjectRetain(cudaUserObject_t object, unsigned count CUDART_DEFAULT(1));
+cudaError_t cudaUserObjectRelease(cudaUserObject_t object, unsigned count CUDART_DEFAULT(1));
+cudaError_t cudaGraphRetainUserObject(cudaGraph_t graph, cudaUserObject_t object,
+                                      unsigned count CUDART_DEFAULT(1),
+                                      unsigned flags CUDART_DEFAULT(0));
+cudaError_t cudaGraphReleaseUserObject(cudaGraph_t graph, cudaUserObject_t object,
+                                       unsigned count CUDART_DEFAULT(1));
+/* Details, all of which are left out. */
+enum cudaGraphDebugDotFlags {
+    cudaGraphDebugDotFlagsVerbose = 1 << 0,
+    cudaGraphDebugDotFlagsKernelNodeParams = 1 << 2,
+    cudaGraphDebugDotFlagsMemcpyNodeParams = 1 << 3,
+    cudaGraphDebugDotFlagsMemsetNodeParams = 1 << 4,
+    cudaGraphDebugDotFlagsHostNodeParams = 1 << 5,
+    cudaGraphDebugDotFlagsEventNodeParams = 1 << 6,
+    cudaGraphDebugDotFlagsExtSemasSignalNodeParams = 1 << 7,
+    cudaGraphDebugDotFlagsExtSemasWaitNodeParams = 1 << 8,
+    cudaGraphDebugDotFlagsKernelNodeAttributes = 1 << 9,
+    cudaGraphDebugDotFlagsHandles = 1 << 10,
+    cudaGraphDebugDotFlagsConditionalNodeParams = 1 << 15
+};
 cudaError_t cudaGraphDebugDotPrint(cudaGraph_t graph, const char *path, unsigned flags);
 
 /* ---- kernels: always an error that says why ----------------------------------------------------------------------- */
