@@ -2,8 +2,12 @@
 #ifndef TESTS_FABRIC_CONFORMANCE_H
 #define TESTS_FABRIC_CONFORMANCE_H
 
+#include <thrum/fabric_plugin.h>
+
 /* Runs the suite on a plugin and one of its devices (NULL: the best). The number of tests that failed. */
 int fabric_conformance(const char *plugin, const char *device);
+/* The same on a table, which has every entry that is not optional. */
+int fabric_conformance_run(const struct thrum_fabric_ops *ops, const char *device);
 
 void dmabufs_are_registered_or_refused(void **state);
 void bad_keys_and_ranges_fail_the_connection_only(void **state);

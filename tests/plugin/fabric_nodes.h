@@ -41,6 +41,7 @@ struct node {
 extern const struct thrum_fabric_ops *nodes_ops;
 extern const char *nodes_device;
 extern bool nodes_quick;
+extern int64_t nodes_limit_ns; /* a test that takes longer has failed */
 
 /* How often a test repeats something: a fifth of it where that is slow. */
 static inline uint64_t nodes_rounds(uint64_t rounds)

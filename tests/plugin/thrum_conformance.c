@@ -11,6 +11,7 @@
 
 #include <thrum/thrum.h>
 
+#include "device_conformance.h"
 #include "fabric_conformance.h"
 #include "fabric_nodes.h"
 
@@ -18,11 +19,14 @@ static void usage(FILE *file)
 {
     fputs(
         "Usage: thrum-conformance [OPTION ...] fabric NAME [DEVICE]\n"
+        "       thrum-conformance [OPTION ...] device NAME [INDEX]\n"
         "Tries whether a plugin keeps the contract of its header, through its table only.\n"
         "\n"
         "  fabric NAME   thrum-fabric-NAME.so of THRUM_PLUGIN_PATH or the installed folder,\n"
         "                or a built-in fabric\n"
         "  DEVICE        as THRUM_FABRIC_DEVICE; the plugin's best if not given\n"
+        "  device NAME   the same of thrum-device-NAME.so, or sim\n"
+        "  INDEX         of the device; the first that no process has if not given\n"
         "  -q, --quick   a fifth of the rounds where a test repeats something\n"
         "  -t, --test PATTERN  only tests whose name matches, with * and ?\n"
         "  -h, --help\n"
@@ -63,10 +67,11 @@ int main(int argc, char **argv)
     }
     argc -= optind;
     argv += optind;
-    if (argc < 2 || argc > 3 || strcmp(argv[0], "fabric")) {
-        fprintf(stderr,
-                "thrum-conformance: usage: thrum-conformance [OPTION ...] fabric NAME [DEVICE]\n");
+    if (argc < 2 || argc > 3 || (strcmp(argv[0], "fabric") && strcmp(argv[0], "device"))) {
+        fprintf(stderr, "thrum-conformance: usage: thrum-conformance [OPTION ...] fabric|device "
+                        "NAME [DEVICE]\n");
         return 2;
     }
-    return fabric_conformance(argv[1], argc > 2 ? argv[2] : NULL) != 0;
+    return (*argv[0] == 'f' ? fabric_conformance
+                            : device_conformance)(argv[1], argc > 2 ? argv[2] : NULL) != 0;
 }
