@@ -54,7 +54,7 @@
 struct tcp_candidate {
     uint8_t family; /* 4 or 6 */
     uint8_t prefix; /* bits of the subnet */
-    uint8_t reserved[2];
+    uint16_t speed; /* of its interface, in units of 100 Mbit/s; 0: unknown */
     uint8_t ip[16];
 };
 
@@ -72,13 +72,23 @@ struct tcp_address {
 };
 _Static_assert(sizeof(struct tcp_address) <= THRUM_FABRIC_ADDRESS_BYTES, "fits");
 
+/* How likely an interface leads to the other hosts. */
+enum tcp_class {
+    TCP_MET, /* the ranks met on it */
+    TCP_DEFAULT_ROUTE,
+    TCP_ADAPTER,
+    TCP_VIRTUAL,
+    TCP_INNER, /* from here on: taken only if there is nothing else. Of containers and virtual machines */
+    TCP_LOOPBACK /* better than nothing: a host without a network */
+};
+
 /* A network interface of this host. */
 struct tcp_interface {
     char name[32];
     int index;
     bool usable; /* else `why` says what stands against it */
     bool loopback;
-    int rank; /* less is better */
+    enum tcp_class class; /* less is better */
     double gigabytes_per_second; /* 0: unknown */
     unsigned ncandidates;
     struct tcp_candidate candidates[2]; /* IPv4 before IPv6 */
