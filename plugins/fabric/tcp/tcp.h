@@ -29,6 +29,7 @@
 #include <thrum/plugin.h>
 
 #include "../common/keys.h"
+#include "../common/order.h"
 #include "../common/process.h"
 #include "../common/text.h"
 #include "base/base.h"
