@@ -162,12 +162,14 @@ static void zero_and_unaligned_lengths(void **state)
     assert_true(nodes_run(2, -1, lengths_body));
 }
 
-/* The receiver looks at the data as soon as it sees the signal: all of it must be there. */
+/*
+ * The receiver looks at the data as soon as it sees the signal: all of it must be there. It drives the endpoint itself, or
+ * has another thread do so, and sees each word as it is stored.
+ */
 #define HAMMER_SLOTS 4
-static void hammer_body(struct node *node)
+static void hammer(struct node *node, uint64_t rounds, void (*pass)(struct node *node))
 {
     const size_t slot_bytes = 12000;
-    const uint64_t rounds = nodes_rounds(3000);
 
     for (uint64_t i = 1; i <= rounds; i++) {
         size_t slot = i % HAMMER_SLOTS, bytes = 1 + (i * 7919) % slot_bytes;
@@ -182,12 +184,18 @@ static void hammer_body(struct node *node)
             node_put(node, 1, &put);
         } else {
             struct thrum_fabric_put taken = node_make_put(node, 0, 0, 0, 0, 1, i);
-            node_wait_signal(node, 0, i);
+            while (node_signal(node, 0) < i)
+                pass(node);
             node_expect(node, holds_byte(at, bytes, (int)(i % 251)), "data after its signal");
             node_put(node, 0, &taken);
         }
     }
     node_flush(node, !node->index);
+}
+
+static void hammer_body(struct node *node)
+{
+    hammer(node, nodes_rounds(3000), node_poll);
     node_barrier(node);
 }
 
@@ -195,6 +203,40 @@ static void data_is_there_before_its_signal(void **state)
 {
     (void)state;
     assert_true(nodes_run(2, -1, hammer_body));
+}
+
+static void *drive(void *argument)
+{
+    struct node *node = argument;
+
+    while (!atomic_load(&node->board->stage))
+        node_poll(node);
+    return NULL;
+}
+
+static void look_on(struct node *node)
+{
+    node_expect(node, now_ns() < node->deadline_ns, "the test's time is over");
+}
+
+static void driven_body(struct node *node)
+{
+    pthread_t driver;
+
+    if (node->index == 1)
+        node_expect(node, !pthread_create(&driver, NULL, drive, node), "thread");
+    hammer(node, nodes_rounds(1000), look_on);
+    if (node->index == 1) {
+        atomic_store(&node->board->stage, 1);
+        pthread_join(driver, NULL);
+    }
+    node_barrier(node);
+}
+
+static void data_is_there_whoever_drives(void **state)
+{
+    (void)state;
+    assert_true(nodes_run(2, -1, driven_body));
 }
 
 /* Runs of small puts with a large one between: a fabric may send these by other ways than those. */
@@ -694,6 +736,7 @@ int fabric_conformance_run(const struct thrum_fabric_ops *ops, const char *devic
         cmocka_unit_test(unknown_device_is_an_error),
         cmocka_unit_test(zero_and_unaligned_lengths),
         cmocka_unit_test(data_is_there_before_its_signal),
+        cmocka_unit_test(data_is_there_whoever_drives),
         cmocka_unit_test(small_and_large_by_turns),
         cmocka_unit_test(lines_come_whole),
         cmocka_unit_test(inline_data_may_be_as_long_as_is_told),

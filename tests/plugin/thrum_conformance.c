@@ -1,10 +1,12 @@
 /* thrum-conformance: runs the conformance suite on a plugin. For vendors, and for `make check`. */
+#include <ctype.h>
 #include <getopt.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include <cmocka.h>
@@ -14,6 +16,7 @@
 #include "device_conformance.h"
 #include "fabric_conformance.h"
 #include "fabric_nodes.h"
+#include "holdings.h"
 
 static void usage(FILE *file)
 {
@@ -29,6 +32,7 @@ static void usage(FILE *file)
         "  INDEX         of the device; the first that no process has if not given\n"
         "  -q, --quick   a fifth of the rounds where a test repeats something\n"
         "  -t, --test PATTERN  only tests whose name matches, with * and ?\n"
+        "  -l, --leak BYTES    so many bytes may be left behind by a use (512)\n"
         "  -h, --help\n"
         "  -V, --version\n"
         "\n"
@@ -39,20 +43,26 @@ static void usage(FILE *file)
 
 int main(int argc, char **argv)
 {
-    static const struct option names[] = {{"quick", 0, 0, 'q'},
-                                          {"test", 1, 0, 't'},
-                                          {"help", 0, 0, 'h'},
-                                          {"version", 0, 0, 'V'},
-                                          {0, 0, 0, 0}};
+    static const struct option names[] = {{"quick", 0, 0, 'q'},   {"test", 1, 0, 't'},
+                                          {"leak", 1, 0, 'l'},    {"help", 0, 0, 'h'},
+                                          {"version", 0, 0, 'V'}, {0, 0, 0, 0}};
+    char *end;
     int c;
 
-    while ((c = getopt_long(argc, argv, "qt:hV", names, NULL)) != -1) {
+    while ((c = getopt_long(argc, argv, "qt:l:hV", names, NULL)) != -1) {
         switch (c) {
         case 'q':
             nodes_quick = true;
             break;
         case 't':
             cmocka_set_test_filter(optarg);
+            break;
+        case 'l':
+            holdings_let_pass = strtoul(optarg, &end, 10);
+            if (!isdigit((unsigned char)*optarg) || *end || holdings_let_pass > 1u << 30) {
+                fprintf(stderr, "thrum-conformance: --leak %s: not a number of bytes\n", optarg);
+                return 2;
+            }
             break;
         case 'h':
             usage(stdout);
