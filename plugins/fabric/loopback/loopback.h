@@ -19,6 +19,7 @@
 
 #include <thrum/fabric_plugin.h>
 
+#include "../common/limit.h"
 #include "../common/order.h"
 #include "base/base.h"
 

@@ -39,6 +39,7 @@
 #include <thrum/plugin.h>
 
 #include "../common/keys.h"
+#include "../common/limit.h"
 #include "../common/process.h"
 #include "../common/text.h"
 #include "base/base.h"

@@ -237,7 +237,7 @@ static thrum_status_t check_alive(struct ofi_peer *peer)
     if (is_tcp(peer)) {
         error = probe_start(peer);
         if (error == EINPROGRESS)
-            error = probe_result(peer, OFI_CONNECT_MS);
+            error = probe_result(peer, limit_connect_ms(OFI_CONNECT_MS));
         if (error == EINPROGRESS) {
             close(peer->probe_fd);
             peer->probe_fd = -1;

@@ -494,13 +494,13 @@ static void forget_call(struct tcp_endpoint *endpoint, const struct tcp_call *do
 }
 
 /*
- * Under the endpoint's lock, which it lets go while it calls. Takes TCP_CONNECT_MS at most, whatever it waits for: another
+ * Under the endpoint's lock, which it lets go while it calls. Takes connect_ms at most, whatever it waits for: another
  * thread that calls the same endpoint, the answer, or a call of the other side that crosses this one.
  */
 static thrum_status_t reach(struct tcp_endpoint *endpoint, const struct tcp_address *address,
                             struct tcp_link **link_out)
 {
-    int64_t end_ns = now_ns() + (int64_t)TCP_CONNECT_MS * 1000000;
+    int64_t end_ns = now_ns() + (int64_t)endpoint->connect_ms * 1000000;
     struct tcp_call mine = {.id = address->id};
     enum tcp_verdict verdict = TCP_CROSSED;
     thrum_status_t status;

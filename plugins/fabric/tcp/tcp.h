@@ -29,6 +29,7 @@
 #include <thrum/plugin.h>
 
 #include "../common/keys.h"
+#include "../common/limit.h"
 #include "../common/order.h"
 #include "../common/process.h"
 #include "../common/text.h"
@@ -46,7 +47,7 @@
     64 /* connections of a link that broke the rules: the last ones are remembered */
 #define TCP_QUEUE_MAX (16u << 20)
 #define TCP_TEXT_BYTES 256
-#define TCP_CONNECT_MS 5000
+#define TCP_CONNECT_MS 5000 /* at most: see limit_connect_ms */
 #define TCP_LINGER_MS 1000
 #define TCP_EVENTS 16
 #define TCP_INTERFACES 32
@@ -250,7 +251,7 @@ struct tcp_endpoint {
     struct tcp_interface interfaces[TCP_CANDIDATES]; /* those of the address, each once */
     unsigned ninterfaces;
     bool chosen; /* the user said which interface */
-    int timeout_ms, buffer_bytes, hold_us;
+    int connect_ms, timeout_ms, buffer_bytes, hold_us;
     int listen_fd, epoll_fd, stop_fd, watch_fd;
     int alarm_fd; /* a timer, for what is held; -1: nothing is */
     pthread_t service;
