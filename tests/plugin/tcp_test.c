@@ -560,6 +560,48 @@ static void calls_of_two_threads_take_no_longer_than_one(void **state)
     assert_true(nodes_run(1, -1, silent_body));
 }
 
+/* Several who want much and read nothing: close waits for all of them together. */
+static void deaf_body(struct node *node)
+{
+    enum { DEAF = 5 };
+    struct thrum_fabric_address bytes;
+    uint64_t key = 0;
+    void *endpoint = NULL, *region = NULL;
+    int fds[DEAF];
+    int64_t start_ns;
+
+    node_expect(node, node->ops->open("lo", &endpoint, &bytes) == THRUM_OK, "open on lo");
+    node_expect(node,
+                node->ops->region_register(endpoint, node->memory, NODE_MEMORY_BYTES, &region,
+                                           &key) == THRUM_OK,
+                "region");
+    node->board->address[0] = bytes;
+    for (int i = 0; i < DEAF; i++) {
+        struct tcp_hello hello = good_hello(node, 0, (uint8_t)(0x40 + i));
+        struct tcp_frame get = {.kind = TCP_GET, .key = key, .rest = NODE_MEMORY_BYTES};
+        struct tcp_welcome welcome;
+
+        fds[i] = call_bare(node, 0);
+        node_expect(node, send(fds[i], &hello, sizeof hello, MSG_NOSIGNAL) > 0, "hello");
+        node_expect(node, hear(node, fds[i], &welcome, sizeof welcome) == sizeof welcome,
+                    "welcome");
+        node_expect(node, send(fds[i], &get, sizeof get, MSG_NOSIGNAL) > 0, "a get");
+    }
+    for (int i = 0; i < 1000; i++)
+        (void)node->ops->progress(endpoint);
+    start_ns = now_ns();
+    node->ops->close(endpoint);
+    node_expect(node, now_ns() - start_ns < 3000000000, "close waits for one second at most");
+    for (int i = 0; i < DEAF; i++)
+        close(fds[i]);
+}
+
+static void close_waits_for_all_at_once(void **state)
+{
+    (void)state;
+    assert_true(nodes_run(1, -1, deaf_body));
+}
+
 /* ---- limits ---- */
 
 static void own_limit_body(struct node *node)
@@ -810,6 +852,7 @@ int main(void)
         cmocka_unit_test(a_row_goes_before_its_connection),
         cmocka_unit_test(the_fastest_of_near_addresses_is_called_first),
         cmocka_unit_test(calls_of_two_threads_take_no_longer_than_one),
+        cmocka_unit_test(close_waits_for_all_at_once),
         cmocka_unit_test(own_descriptor_limit_is_named),
         cmocka_unit_test(descriptor_limit_of_the_peer_is_named),
         cmocka_unit_test(strangers_do_not_disturb),

@@ -179,19 +179,32 @@ void tcp_link_end(struct tcp_link *link, int error)
     pthread_mutex_unlock(&link->send_lock);
 }
 
-/* Until all that was accepted is at the other side: what is closed with bytes unread is reset, and drops its own. */
-static void linger(struct tcp_link *link)
+/* Something that was accepted is not at the other side yet; sends what can be sent of it. */
+static bool owes(struct tcp_link *link)
+{
+    int left = 0;
+
+    if (link->ended || link->peers)
+        return false;
+    pthread_mutex_lock(&link->send_lock);
+    (void)tcp_send_locked(link);
+    pthread_mutex_unlock(&link->send_lock);
+    if (link->status)
+        return false;
+    return atomic_load(&link->busy) || (!ioctl(link->fd, SIOCOUTQ, &left) && left);
+}
+
+void tcp_linger(const struct tcp_endpoint *endpoint)
 {
     int64_t end = now_ns() + (int64_t)TCP_LINGER_MS * 1000000;
     long nap_ns = 20000;
-    int left = 0;
 
     while (now_ns() < end) {
-        pthread_mutex_lock(&link->send_lock);
-        (void)tcp_send_locked(link);
-        pthread_mutex_unlock(&link->send_lock);
-        if (link->status ||
-            (!atomic_load(&link->busy) && (ioctl(link->fd, SIOCOUTQ, &left) || !left)))
+        bool left = false;
+
+        for (struct tcp_link *link = endpoint->links; link; link = link->next)
+            left |= owes(link);
+        if (!left)
             return;
         nanosleep(&(struct timespec){.tv_nsec = nap_ns}, NULL);
         nap_ns = nap_ns < 1000000 ? nap_ns * 2 : nap_ns;
@@ -200,8 +213,6 @@ static void linger(struct tcp_link *link)
 
 void tcp_link_free(struct tcp_link *link)
 {
-    if (!link->ended && !link->peers)
-        linger(link);
     while (link->peers) {
         struct tcp_peer *peer = link->peers;
         link->peers = peer->next;

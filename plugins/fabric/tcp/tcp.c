@@ -136,6 +136,7 @@ static void close_endpoint(void *endpoint_handle)
     if (!endpoint)
         return;
     tcp_stop_listening(endpoint);
+    tcp_linger(endpoint);
     while (endpoint->links) {
         struct tcp_link *link = endpoint->links;
         endpoint->links = link->next;

@@ -344,6 +344,11 @@ void tcp_link_fail(struct tcp_link *link, thrum_status_t status, const char *for
     __attribute__((format(printf, 3, 4)));
 thrum_status_t tcp_status_of(int error);
 void tcp_link_free(struct tcp_link *link);
+/*
+ * Before links are closed: until all that they accepted is at the other sides, for a second at most. What is closed with
+ * bytes unread is reset, and drops its own.
+ */
+void tcp_linger(const struct tcp_endpoint *endpoint);
 
 /* send.c; _locked: under the link's send_lock. */
 thrum_status_t tcp_put_signal(void *peer, const struct thrum_fabric_put *put);
