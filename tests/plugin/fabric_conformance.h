@@ -17,6 +17,7 @@ void regions_have_a_limit_that_is_told(void **state);
 void addresses_of_other_versions_are_refused(void **state);
 void close_drops_work_in_flight(void **state);
 void disconnect_drops_work_in_flight(void **state);
+void stopped_peers_do_not_hold_up_disconnect(void **state);
 void killed_peer_is_noticed(void **state);
 void dead_address_cannot_be_connected(void **state);
 

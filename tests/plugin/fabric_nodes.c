@@ -164,6 +164,7 @@ static void run_node(struct board *board, int index, void (*body)(struct node *n
                         .deadline_ns = now_ns() + nodes_limit_ns};
 
     prctl(PR_SET_PDEATHSIG, SIGKILL);
+    board->pid[index] = getpid();
     node_open(&node);
     for (int i = 0; i < node.nodes; i++)
         if (i != index)

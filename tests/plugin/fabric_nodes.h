@@ -20,6 +20,7 @@
 struct board {
     struct thrum_fabric_address address[NODES_MAX];
     uint64_t key[NODES_MAX];
+    int pid[NODES_MAX];
     _Atomic int ready[NODES_MAX];
     _Atomic int stage; /* tests use it as they like */
     _Atomic int barrier_count, barrier_round;
