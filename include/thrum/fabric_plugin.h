@@ -6,7 +6,8 @@
  * `thrum_fabric_plugin`, or a built-in one (loopback). The table starts with its size, as device_plugin.h says.
  *
  * Threads: calls on one endpoint may come from several threads at once; the plugin locks. No call blocks, except open
- * and close (milliseconds) and connect (it may take until the peer answers or 5 s).
+ * and close (milliseconds) and connect (until the peer answers: some seconds, and no longer than half of
+ * THRUM_DEADLINE_MS, so that an operation can still say whom it did not reach).
  */
 #ifndef THRUM_FABRIC_PLUGIN_H
 #define THRUM_FABRIC_PLUGIN_H

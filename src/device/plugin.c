@@ -60,10 +60,15 @@ static thrum_status_t accept_table(const char *path, const char *name,
                                    const struct thrum_device_ops *table,
                                    const struct thrum_device_ops **ops_out)
 {
-    if (!table || table->abi_version != THRUM_DEVICE_ABI_VERSION)
+    if (!table)
         return thrum_fail(THRUM_ERR_PROTOCOL,
-                          "device plugin %s (%s) does not speak version %d of the interface", name,
-                          path, THRUM_DEVICE_ABI_VERSION);
+                          "device plugin %s (%s) refuses device ABI version %d of this library",
+                          name, path, THRUM_DEVICE_ABI_VERSION);
+    if (table->abi_version != THRUM_DEVICE_ABI_VERSION)
+        return thrum_fail(THRUM_ERR_PROTOCOL,
+                          "device plugin %s (%s) is made for device ABI version %u, this library "
+                          "has %d",
+                          name, path, table->abi_version, THRUM_DEVICE_ABI_VERSION);
     if (table->size < offsetof(struct thrum_device_ops, reset) || !table->name || !table->open ||
         !table->close || !table->enumerate)
         return thrum_fail(THRUM_ERR_PROTOCOL,
@@ -87,6 +92,7 @@ static thrum_status_t load_from(const char *directory, size_t length, const char
     if (!file)
         return THRUM_ERR_UNREACHABLE;
     fclose(file);
+    plugin_offer_services();
     object = dlopen(path, RTLD_NOW | RTLD_LOCAL);
     if (!object)
         return thrum_fail(THRUM_ERR_NO_DEVICE, "device plugin %s: %s", name, dlerror());

@@ -241,25 +241,13 @@ static thrum_status_t adopt(thrum_fabric_plugin_fn plugin, const char *from,
     return THRUM_OK;
 }
 
-/* Plugins call thrum/plugin.h. Where libthrum came in by dlopen, only its opener sees its symbols until we say more. */
-static void offer_services(void)
-{
-    thrum_status_t (*const service)(thrum_status_t, const char *, ...) = thrum_plugin_fail;
-    void *symbol;
-    Dl_info self;
-
-    memcpy(&symbol, &service, sizeof symbol); /* also what makes the linker take them in */
-    if (!dlsym(RTLD_DEFAULT, "thrum_plugin_fail") && dladdr(symbol, &self))
-        (void)dlopen(self.dli_fname, RTLD_NOW | RTLD_NOLOAD | RTLD_GLOBAL);
-}
-
 static thrum_status_t adopt_file(const char *path, struct thrum_fabric_ops *ops_out)
 {
     thrum_fabric_plugin_fn plugin;
     thrum_status_t status;
     void *symbol, *library;
 
-    offer_services();
+    plugin_offer_services();
     library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
     if (!library)
         return thrum_fail(THRUM_ERR_UNSUPPORTED, "%s: cannot be loaded: %s", path, dlerror());

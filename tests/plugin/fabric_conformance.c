@@ -6,6 +6,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <poll.h>
 #include <pthread.h>
 #include <sched.h>
 #include <stdio.h>
@@ -19,6 +20,9 @@
 #include "fabric/fabric.h"
 #include "fabric_conformance.h"
 #include "fabric_nodes.h"
+#include "holdings.h"
+
+#define SLEEP_LIMIT_NS 5000000000
 
 static uint8_t pattern_byte(uint64_t seed, size_t i)
 {
@@ -63,35 +67,43 @@ static void describes_itself(void **state)
     assert_non_null(memchr(info[0].detail, 0, sizeof info[0].detail));
 }
 
-static void opens_and_closes_without_a_trace(void **state)
+/* Two endpoints from open to close; `use` says what of it is left for close to undo. */
+static void use_once(int use)
 {
     struct thrum_fabric_address first, second;
     void *one = NULL, *two = NULL, *peer = NULL, *region = NULL;
     static char memory[4096];
     uint64_t key = 0;
-    int before;
+
+    assert_int_equal(nodes_ops->open(nodes_device, &one, &first), THRUM_OK);
+    assert_int_equal(nodes_ops->open(nodes_device, &two, &second), THRUM_OK);
+    assert_memory_not_equal(&first, &second, sizeof first);
+    assert_int_equal(nodes_ops->region_register(one, memory, sizeof memory, &region, &key),
+                     THRUM_OK);
+    assert_true(key != 0);
+    assert_int_equal(nodes_ops->connect(one, &second, &peer), THRUM_OK);
+    assert_int_equal(nodes_ops->flush(peer), THRUM_OK); /* nothing to wait for */
+    if (use)
+        nodes_ops->disconnect(peer); /* else close does it */
+    if (use == 2)
+        nodes_ops->region_deregister(one, region);
+    nodes_ops->close(one);
+    nodes_ops->close(two);
+}
+
+static void opens_and_closes_without_a_trace(void **state)
+{
+    enum { TIMES = 12 };
+    struct holdings before, after;
 
     (void)state;
-    assert_int_equal(nodes_ops->open(nodes_device, &one, &first), THRUM_OK);
-    nodes_ops->close(one); /* what a library keeps after its first use is not counted */
-    before = nodes_count_descriptors();
-    for (int i = 0; i < 3; i++) {
-        assert_int_equal(nodes_ops->open(nodes_device, &one, &first), THRUM_OK);
-        assert_int_equal(nodes_ops->open(nodes_device, &two, &second), THRUM_OK);
-        assert_memory_not_equal(&first, &second, sizeof first);
-        assert_int_equal(nodes_ops->region_register(one, memory, sizeof memory, &region, &key),
-                         THRUM_OK);
-        assert_true(key != 0);
-        assert_int_equal(nodes_ops->connect(one, &second, &peer), THRUM_OK);
-        assert_int_equal(nodes_ops->flush(peer), THRUM_OK); /* nothing to wait for */
-        if (i)
-            nodes_ops->disconnect(peer); /* else close does it */
-        if (i == 2)
-            nodes_ops->region_deregister(one, region);
-        nodes_ops->close(one);
-        nodes_ops->close(two);
-    }
-    assert_int_equal(nodes_count_descriptors(), before);
+    for (int i = 0; i < 3; i++) /* what a library keeps after its first use is not counted */
+        use_once(i);
+    before = holdings_count();
+    for (int i = 0; i < TIMES; i++)
+        use_once(i % 3);
+    after = holdings_count();
+    assert_true(holdings_are_equal(&before, &after, TIMES));
     nodes_ops->close(NULL);
     nodes_ops->disconnect(NULL);
 }
@@ -150,12 +162,14 @@ static void zero_and_unaligned_lengths(void **state)
     assert_true(nodes_run(2, -1, lengths_body));
 }
 
-/* The receiver looks at the data as soon as it sees the signal: all of it must be there. */
+/*
+ * The receiver looks at the data as soon as it sees the signal: all of it must be there. It drives the endpoint itself, or
+ * has another thread do so, and sees each word as it is stored.
+ */
 #define HAMMER_SLOTS 4
-static void hammer_body(struct node *node)
+static void hammer(struct node *node, uint64_t rounds, void (*pass)(struct node *node))
 {
     const size_t slot_bytes = 12000;
-    const uint64_t rounds = nodes_rounds(3000);
 
     for (uint64_t i = 1; i <= rounds; i++) {
         size_t slot = i % HAMMER_SLOTS, bytes = 1 + (i * 7919) % slot_bytes;
@@ -170,12 +184,18 @@ static void hammer_body(struct node *node)
             node_put(node, 1, &put);
         } else {
             struct thrum_fabric_put taken = node_make_put(node, 0, 0, 0, 0, 1, i);
-            node_wait_signal(node, 0, i);
+            while (node_signal(node, 0) < i)
+                pass(node);
             node_expect(node, holds_byte(at, bytes, (int)(i % 251)), "data after its signal");
             node_put(node, 0, &taken);
         }
     }
     node_flush(node, !node->index);
+}
+
+static void hammer_body(struct node *node)
+{
+    hammer(node, nodes_rounds(3000), node_poll);
     node_barrier(node);
 }
 
@@ -183,6 +203,40 @@ static void data_is_there_before_its_signal(void **state)
 {
     (void)state;
     assert_true(nodes_run(2, -1, hammer_body));
+}
+
+static void *drive(void *argument)
+{
+    struct node *node = argument;
+
+    while (!atomic_load(&node->board->stage))
+        node_poll(node);
+    return NULL;
+}
+
+static void look_on(struct node *node)
+{
+    node_expect(node, now_ns() < node->deadline_ns, "the test's time is over");
+}
+
+static void driven_body(struct node *node)
+{
+    pthread_t driver;
+
+    if (node->index == 1)
+        node_expect(node, !pthread_create(&driver, NULL, drive, node), "thread");
+    hammer(node, nodes_rounds(1000), look_on);
+    if (node->index == 1) {
+        atomic_store(&node->board->stage, 1);
+        pthread_join(driver, NULL);
+    }
+    node_barrier(node);
+}
+
+static void data_is_there_whoever_drives(void **state)
+{
+    (void)state;
+    assert_true(nodes_run(2, -1, driven_body));
 }
 
 /* Runs of small puts with a large one between: a fabric may send these by other ways than those. */
@@ -255,6 +309,30 @@ static void lines_come_whole(void **state)
 {
     (void)state;
     assert_true(nodes_run(2, -1, lines_body));
+}
+
+/* As long as the endpoint says that inline data may be. */
+static void inline_body(struct node *node)
+{
+    size_t most = node->ops->max_inline(node->endpoint);
+    struct thrum_fabric_put put = node_make_put(node, !node->index, 0, most, 1u << 20, 0, 1);
+
+    node_expect(node, most >= 4096 && most <= 1u << 20, "max_inline of 4096 and more");
+    put.local_region = NULL;
+    put.flags = THRUM_PUT_INLINE;
+    fill_pattern(node->memory, most, 6);
+    node_put(node, !node->index, &put);
+    memset(node->memory, 0xff, most); /* it has been read */
+    node_wait_signal(node, 0, 1);
+    node_expect(node, holds_pattern(node->memory + (1u << 20), most, 6), "inline data");
+    node_flush(node, !node->index);
+    node_barrier(node);
+}
+
+static void inline_data_may_be_as_long_as_is_told(void **state)
+{
+    (void)state;
+    assert_true(nodes_run(2, -1, inline_body));
 }
 
 /* Later puts overtake nothing: of puts to the same word, the last one stays. */
@@ -600,7 +678,57 @@ static void connect_does_not_wait_for_progress(void **state)
     assert_true(nodes_run(2, -1, busy_body));
 }
 
-int fabric_conformance(const char *plugin, const char *device)
+/* One round of progress when the descriptor tells of it; without a descriptor at once. */
+static void sleep_and_poll(struct node *node, int64_t *quiet_since_ns)
+{
+    struct pollfd fd = {.fd = node->ops->wait_fd(node->endpoint), .events = POLLIN};
+
+    if (fd.fd >= 0 && poll(&fd, 1, 10) == 0) {
+        node_expect(node, now_ns() - *quiet_since_ns < SLEEP_LIMIT_NS,
+                    "the descriptor does not tell that progress is needed");
+        return;
+    }
+    node_poll(node);
+    *quiet_since_ns = now_ns();
+}
+
+/* Both ends call progress only when the descriptor says so, and what is small and what is large arrives. */
+static void sleeper_body(struct node *node)
+{
+    const int other = !node->index;
+
+    for (uint64_t i = 1; i <= 40; i++) {
+        size_t bytes = i % 8 ? 100 : 1u << 20;
+        struct thrum_fabric_put put = node_make_put(node, other, 0, bytes, 2u << 20, 0, i);
+        int64_t quiet_since_ns = now_ns();
+        thrum_status_t status = THRUM_OK;
+
+        if (node->index == (int)(i & 1)) {
+            fill_pattern(node->memory, bytes, i);
+            while ((status = node->ops->put_signal(node->peers[other], &put)) == THRUM_IN_PROGRESS)
+                sleep_and_poll(node, &quiet_since_ns);
+            while (!status &&
+                   (status = node->ops->flush(node->peers[other])) == THRUM_IN_PROGRESS) {
+                sleep_and_poll(node, &quiet_since_ns);
+                status = THRUM_OK;
+            }
+            node_expect(node, status == THRUM_OK, "put and flush");
+        } else {
+            while (node_signal(node, 0) < i)
+                sleep_and_poll(node, &quiet_since_ns);
+            node_expect(node, holds_pattern(node->memory + (2u << 20), bytes, i), "data");
+        }
+    }
+    node_barrier(node);
+}
+
+static void sleepers_are_told_by_the_descriptor(void **state)
+{
+    (void)state;
+    assert_true(nodes_run(2, -1, sleeper_body));
+}
+
+int fabric_conformance_run(const struct thrum_fabric_ops *ops, const char *device)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(describes_itself),
@@ -608,8 +736,10 @@ int fabric_conformance(const char *plugin, const char *device)
         cmocka_unit_test(unknown_device_is_an_error),
         cmocka_unit_test(zero_and_unaligned_lengths),
         cmocka_unit_test(data_is_there_before_its_signal),
+        cmocka_unit_test(data_is_there_whoever_drives),
         cmocka_unit_test(small_and_large_by_turns),
         cmocka_unit_test(lines_come_whole),
+        cmocka_unit_test(inline_data_may_be_as_long_as_is_told),
         cmocka_unit_test(many_outstanding_puts_stay_in_order),
         cmocka_unit_test(large_puts_in_both_directions),
         cmocka_unit_test(flush_gives_the_source_back),
@@ -620,6 +750,7 @@ int fabric_conformance(const char *plugin, const char *device)
         cmocka_unit_test(threads_share_an_endpoint),
         cmocka_unit_test(regions_may_be_sparse),
         cmocka_unit_test(connect_does_not_wait_for_progress),
+        cmocka_unit_test(sleepers_are_told_by_the_descriptor),
         cmocka_unit_test(dmabufs_are_registered_or_refused),
         cmocka_unit_test(bad_keys_and_ranges_fail_the_connection_only),
         cmocka_unit_test(stale_keys_are_refused),
@@ -628,14 +759,23 @@ int fabric_conformance(const char *plugin, const char *device)
         cmocka_unit_test(addresses_of_other_versions_are_refused),
         cmocka_unit_test(close_drops_work_in_flight),
         cmocka_unit_test(disconnect_drops_work_in_flight),
+        cmocka_unit_test(stopped_peers_do_not_hold_up_disconnect),
         cmocka_unit_test(killed_peer_is_noticed),
         cmocka_unit_test(dead_address_cannot_be_connected),
     };
 
+    nodes_ops = ops;
     nodes_device = device;
-    if (fabric_plugin_load(plugin, &nodes_ops)) {
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
+
+int fabric_conformance(const char *plugin, const char *device)
+{
+    const struct thrum_fabric_ops *ops;
+
+    if (fabric_plugin_load(plugin, &ops)) {
         fprintf(stderr, "thrum-conformance: %s\n", thrum_last_error());
         return 1;
     }
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return fabric_conformance_run(ops, device);
 }

@@ -305,6 +305,37 @@ void disconnect_drops_work_in_flight(void **state)
     assert_true(nodes_run(2, -1, disconnect_body));
 }
 
+/* The others are stopped, and answer nothing: to leave them takes no longer than to leave one. */
+static void stopped_body(struct node *node)
+{
+    int64_t start_ns;
+
+    for (int to = 1; to < node->nodes && !node->index; to++) {
+        struct thrum_fabric_put put = node_make_put(node, to, 0, 64, 0, 0, 1);
+
+        node_put(node, to, &put); /* what is asked once has been answered */
+        node_flush(node, to);
+        kill(node->board->pid[to], SIGSTOP);
+        put.signal_value = 2;
+        (void)node->ops->put_signal(node->peers[to], &put);
+    }
+    start_ns = now_ns();
+    for (int to = 1; to < node->nodes && !node->index; to++) {
+        node->ops->disconnect(node->peers[to]);
+        node->peers[to] = NULL;
+    }
+    node_expect(node, now_ns() - start_ns < 2500000000, "disconnect from those who are stopped");
+    for (int to = 1; to < node->nodes && !node->index; to++)
+        kill(node->board->pid[to], SIGCONT);
+    node_barrier(node);
+}
+
+void stopped_peers_do_not_hold_up_disconnect(void **state)
+{
+    (void)state;
+    assert_true(nodes_run(6, -1, stopped_body));
+}
+
 /* Node 1 dies with work of node 0 before it; the error comes, from whatever call, and stays. */
 static void killed_body(struct node *node)
 {

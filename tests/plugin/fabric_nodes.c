@@ -14,11 +14,10 @@
 
 #include "base/base.h"
 
-#define NODE_LIMIT_NS (60 * 1000000000ll)
-
 const struct thrum_fabric_ops *nodes_ops;
 const char *nodes_device;
 bool nodes_quick;
+int64_t nodes_limit_ns = 60 * 1000000000ll;
 
 void node_expect(const struct node *node, bool good, const char *what)
 {
@@ -162,9 +161,10 @@ static void run_node(struct board *board, int index, void (*body)(struct node *n
                         .board = board,
                         .index = index,
                         .nodes = board->nodes,
-                        .deadline_ns = now_ns() + NODE_LIMIT_NS};
+                        .deadline_ns = now_ns() + nodes_limit_ns};
 
     prctl(PR_SET_PDEATHSIG, SIGKILL);
+    board->pid[index] = getpid();
     node_open(&node);
     for (int i = 0; i < node.nodes; i++)
         if (i != index)

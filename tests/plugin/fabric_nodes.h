@@ -20,6 +20,7 @@
 struct board {
     struct thrum_fabric_address address[NODES_MAX];
     uint64_t key[NODES_MAX];
+    int pid[NODES_MAX];
     _Atomic int ready[NODES_MAX];
     _Atomic int stage; /* tests use it as they like */
     _Atomic int barrier_count, barrier_round;
@@ -41,6 +42,7 @@ struct node {
 extern const struct thrum_fabric_ops *nodes_ops;
 extern const char *nodes_device;
 extern bool nodes_quick;
+extern int64_t nodes_limit_ns; /* a test that takes longer has failed */
 
 /* How often a test repeats something: a fifth of it where that is slow. */
 static inline uint64_t nodes_rounds(uint64_t rounds)

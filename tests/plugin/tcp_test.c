@@ -7,9 +7,11 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <arpa/inet.h>
 #include <errno.h>
 #include <netinet/in.h>
 #include <poll.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -432,6 +434,174 @@ static void a_row_goes_before_its_connection(void **state)
     assert_true(nodes_run(2, -1, last_row_body));
 }
 
+/* ---- whom to call, and for how long ---- */
+
+/* A socket that listens there; `port` 0: any, and then which. */
+static int listen_at(const struct node *node, const char *ip, uint16_t *port)
+{
+    struct sockaddr_in in = {.sin_family = AF_INET, .sin_port = htons(*port)};
+    socklen_t length = sizeof in;
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+    node_expect(node, inet_pton(AF_INET, ip, &in.sin_addr) == 1, ip);
+    node_expect(node,
+                fd >= 0 && !bind(fd, (struct sockaddr *)&in, sizeof in) && !listen(fd, 8) &&
+                    !getsockname(fd, (struct sockaddr *)&in, &length),
+                "a socket that listens");
+    *port = ntohs(in.sin_port);
+    return fd;
+}
+
+/* An endpoint on lo, and the address of one that is not: at 127.0.0.2, .3 ... with these speeds. */
+static void *open_on_lo(const struct node *node, const uint16_t *speeds, unsigned n, uint16_t port,
+                        struct thrum_fabric_address *address_out)
+{
+    struct tcp_address address;
+    void *endpoint = NULL;
+
+    node_expect(node, node->ops->open("lo", &endpoint, address_out) == THRUM_OK, "open on lo");
+    memcpy(&address, address_out->bytes, sizeof address);
+    memset(address.id, 0x77, sizeof address.id);
+    address.port = port;
+    address.ncandidates = (uint8_t)n;
+    for (unsigned i = 0; i < n; i++)
+        address.candidates[i] = (struct tcp_candidate){
+            .family = 4, .prefix = 8, .speed = speeds[i], .ip = {127, 0, 0, (uint8_t)(2 + i)}};
+    memcpy(address_out->bytes, &address, sizeof address);
+    return endpoint;
+}
+
+struct calling {
+    const struct node *node;
+    void *endpoint;
+    const struct thrum_fabric_address *address;
+};
+
+static void *call_in_vain(void *argument)
+{
+    struct calling *calling = argument;
+    const struct node *node = calling->node;
+    int64_t start_ns = now_ns();
+    void *peer = NULL;
+
+    node_expect(node, node->ops->connect(calling->endpoint, calling->address, &peer) < 0 && !peer,
+                "nobody answers");
+    node_expect(node, now_ns() - start_ns < 6500000000, "a call takes 5 s at most");
+    return NULL;
+}
+
+/* Of three addresses in a subnet of ours the fastest is called first, wherever it stands; none answers. */
+static void fastest_body(struct node *node)
+{
+    static const uint16_t speeds[] = {10, 0, 1000};
+    static const int order[] = {2, 0, 1};
+    static const char *const ips[] = {"127.0.0.2", "127.0.0.3", "127.0.0.4"};
+    struct thrum_fabric_address address;
+    struct calling calling = {node, NULL, &address};
+    struct pollfd fds[3];
+    uint16_t port = 0;
+    pthread_t thread;
+
+    for (int i = 0; i < 3; i++)
+        fds[i] = (struct pollfd){.fd = listen_at(node, ips[i], &port), .events = POLLIN};
+    calling.endpoint = open_on_lo(node, speeds, 3, port, &address);
+    node_expect(node, !pthread_create(&thread, NULL, call_in_vain, &calling), "thread");
+    for (int i = 0; i < 3; i++) {
+        struct pollfd *called = &fds[order[i]];
+        struct tcp_hello hello;
+        int fd;
+
+        node_expect(node, poll(fds, 3, 10000) == 1 && called->revents, "the fastest of those left");
+        fd = accept4(called->fd, NULL, NULL, SOCK_CLOEXEC);
+        node_expect(node, recv(fd, &hello, sizeof hello, MSG_WAITALL) == (ssize_t)sizeof hello,
+                    "a greeting");
+        /* no answer that makes sense: the next one is tried */
+        node_expect(node,
+                    send(fd, &(struct tcp_welcome){0}, sizeof(struct tcp_welcome), 0) ==
+                        (ssize_t)sizeof(struct tcp_welcome),
+                    "send");
+        close(fd);
+    }
+    pthread_join(thread, NULL);
+    node->ops->close(calling.endpoint);
+    for (int i = 0; i < 3; i++)
+        close(fds[i].fd);
+}
+
+static void the_fastest_of_near_addresses_is_called_first(void **state)
+{
+    (void)state;
+    assert_true(nodes_run(1, -1, fastest_body));
+}
+
+/* Who waits for another thread's call does not call for as long again. */
+static void silent_body(struct node *node)
+{
+    static const uint16_t speeds[] = {0};
+    struct thrum_fabric_address address;
+    struct calling calling = {node, NULL, &address};
+    uint16_t port = 0;
+    int fd =
+        listen_at(node, "127.0.0.2", &port); /* the kernel takes the call, and nobody answers */
+    pthread_t threads[2];
+
+    calling.endpoint = open_on_lo(node, speeds, 1, port, &address);
+    for (int i = 0; i < 2; i++)
+        node_expect(node, !pthread_create(&threads[i], NULL, call_in_vain, &calling), "thread");
+    for (int i = 0; i < 2; i++)
+        pthread_join(threads[i], NULL);
+    node->ops->close(calling.endpoint);
+    close(fd);
+}
+
+static void calls_of_two_threads_take_no_longer_than_one(void **state)
+{
+    (void)state;
+    assert_true(nodes_run(1, -1, silent_body));
+}
+
+/* Several who want much and read nothing: close waits for all of them together. */
+static void deaf_body(struct node *node)
+{
+    enum { DEAF = 5 };
+    struct thrum_fabric_address bytes;
+    uint64_t key = 0;
+    void *endpoint = NULL, *region = NULL;
+    int fds[DEAF];
+    int64_t start_ns;
+
+    node_expect(node, node->ops->open("lo", &endpoint, &bytes) == THRUM_OK, "open on lo");
+    node_expect(node,
+                node->ops->region_register(endpoint, node->memory, NODE_MEMORY_BYTES, &region,
+                                           &key) == THRUM_OK,
+                "region");
+    node->board->address[0] = bytes;
+    for (int i = 0; i < DEAF; i++) {
+        struct tcp_hello hello = good_hello(node, 0, (uint8_t)(0x40 + i));
+        struct tcp_frame get = {.kind = TCP_GET, .key = key, .rest = NODE_MEMORY_BYTES};
+        struct tcp_welcome welcome;
+
+        fds[i] = call_bare(node, 0);
+        node_expect(node, send(fds[i], &hello, sizeof hello, MSG_NOSIGNAL) > 0, "hello");
+        node_expect(node, hear(node, fds[i], &welcome, sizeof welcome) == sizeof welcome,
+                    "welcome");
+        node_expect(node, send(fds[i], &get, sizeof get, MSG_NOSIGNAL) > 0, "a get");
+    }
+    for (int i = 0; i < 1000; i++)
+        (void)node->ops->progress(endpoint);
+    start_ns = now_ns();
+    node->ops->close(endpoint);
+    node_expect(node, now_ns() - start_ns < 3000000000, "close waits for one second at most");
+    for (int i = 0; i < DEAF; i++)
+        close(fds[i]);
+}
+
+static void close_waits_for_all_at_once(void **state)
+{
+    (void)state;
+    assert_true(nodes_run(1, -1, deaf_body));
+}
+
 /* ---- limits ---- */
 
 static void own_limit_body(struct node *node)
@@ -680,6 +850,9 @@ int main(void)
         cmocka_unit_test(small_puts_in_a_row_go_together),
         cmocka_unit_test(what_follows_a_row_does_not_overtake_it),
         cmocka_unit_test(a_row_goes_before_its_connection),
+        cmocka_unit_test(the_fastest_of_near_addresses_is_called_first),
+        cmocka_unit_test(calls_of_two_threads_take_no_longer_than_one),
+        cmocka_unit_test(close_waits_for_all_at_once),
         cmocka_unit_test(own_descriptor_limit_is_named),
         cmocka_unit_test(descriptor_limit_of_the_peer_is_named),
         cmocka_unit_test(strangers_do_not_disturb),

@@ -66,7 +66,8 @@ static enum outcome run_slice(struct sim_queue *queue)
     uint64_t before;
     bool moved;
 
-    if (atomic_load_explicit(&queue->waiters, memory_order_relaxed) || !sim_queue_try_own(queue))
+    if (atomic_load_explicit(&queue->waiters, memory_order_relaxed) ||
+        atomic_load_explicit(&queue->wanted, memory_order_relaxed) || !sim_queue_try_own(queue))
         return OUTCOME_NOTHING;
     before = atomic_load_explicit(&queue->progress, memory_order_relaxed);
     state = sim_execute(queue, SIM_BUDGET_SLICE, true);

@@ -518,6 +518,12 @@ static inline bool sim_queue_has_owner(struct sim_queue *queue)
 {
     return atomic_load_explicit(&queue->state, memory_order_relaxed) & SIM_OWNED;
 }
+/*
+ * Between two looks at what another thread is about to give; `looks`: how many there were. At last it sleeps: a thread of a
+ * higher priority (chrt) keeps the other one off this core for as long as it is awake, yields or not.
+ */
+void sim_await_other(unsigned looks);
+
 static inline bool sim_queue_try_own(struct sim_queue *queue)
 {
     uint32_t state = atomic_load_explicit(&queue->state, memory_order_relaxed);

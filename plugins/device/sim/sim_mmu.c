@@ -258,7 +258,7 @@ bool sim_ranges_overlap(struct sim_ranges *ranges, uint64_t start, uint64_t end)
 bool sim_ranges_find(struct sim_ranges *ranges, uint64_t address, uint64_t *start_out,
                      uint64_t *end_out, uint64_t *id_out)
 {
-    for (;;) {
+    for (unsigned looks = 0;; looks++) {
         uint32_t sequence = atomic_load_explicit(&ranges->sequence, memory_order_acquire);
         uint32_t count = atomic_load_explicit(&ranges->count, memory_order_acquire);
         /* loaded after the count: a table only ever has room for at least the counts before it */
@@ -274,7 +274,7 @@ bool sim_ranges_find(struct sim_ranges *ranges, uint64_t address, uint64_t *star
         if (!(sequence & 1) &&
             atomic_load_explicit(&ranges->sequence, memory_order_relaxed) == sequence)
             return address - *start_out < *end_out - *start_out;
-        cpu_pause();
+        sim_await_other(looks);
     }
 }
 

@@ -6,8 +6,9 @@
 
 static void ports_lock(struct sim_device *device)
 {
-    while (atomic_exchange_explicit(&device->ports_lock, 1, memory_order_acquire))
-        cpu_pause();
+    for (unsigned looks = 0; atomic_exchange_explicit(&device->ports_lock, 1, memory_order_acquire);
+         looks++)
+        sim_await_other(looks);
 }
 
 static void ports_unlock(struct sim_device *device)

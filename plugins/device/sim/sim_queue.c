@@ -139,9 +139,11 @@ bool sim_queue_own(struct sim_queue *queue)
 {
     bool owned = false;
 
+    /* while it is wanted, who executes it gives it up soon, and does not take it again */
     atomic_fetch_add_explicit(&queue->wanted, 1, memory_order_relaxed);
-    while (sim_queue_is_alive(queue) && !(owned = sim_queue_try_own(queue)))
-        sched_yield();
+    for (unsigned looks = 0; sim_queue_is_alive(queue) && !(owned = sim_queue_try_own(queue));
+         looks++)
+        sim_await_other(looks);
     atomic_fetch_sub_explicit(&queue->wanted, 1, memory_order_relaxed);
     return owned;
 }
@@ -223,14 +225,11 @@ void sim_quiesce(struct sim_device *device)
 
 static void submit_lock(struct sim_queue *queue)
 {
-    for (unsigned spins = 0;
+    for (unsigned looks = 0;
          atomic_fetch_or_explicit(&queue->state, SIM_SUBMITTING, memory_order_acquire) &
-         SIM_SUBMITTING;) {
-        if (++spins % 64)
-            cpu_pause();
-        else
-            sched_yield();
-    }
+         SIM_SUBMITTING;
+         looks++)
+        sim_await_other(looks);
 }
 
 static void submit_unlock(struct sim_queue *queue)

@@ -9,6 +9,7 @@
 #include <linux/membarrier.h>
 #include <sched.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 #define SPINS_PER_LOOK 64 /* between two looks at the clock */
@@ -67,6 +68,20 @@ void sim_sleep(struct sim_shared *shared, int64_t timeout_ns, bool (*recheck)(vo
     atomic_fetch_sub_explicit(&shared->sleepers, 1, memory_order_relaxed);
 }
 
+#define PAUSES 64
+#define YIELDS 64
+#define NAP_NS 20000
+
+void sim_await_other(unsigned looks)
+{
+    if (looks < PAUSES)
+        cpu_pause();
+    else if (looks < PAUSES + YIELDS)
+        sched_yield();
+    else
+        (void)nanosleep(&(struct timespec){.tv_nsec = NAP_NS}, NULL);
+}
+
 /* ---- helping --------------------------------------------------------------------------------------------------- */
 
 static bool help_one(struct sim_queue *queue)
@@ -120,7 +135,7 @@ static bool burst(struct waiter *waiter)
     bool ports = atomic_load_explicit(&queue->device->nports, memory_order_relaxed) != 0;
     int spins = waiter->gives_way ? SPINS_OVERSUBSCRIBED : waiter->spins;
 
-    if (!sim_queue_try_own(queue)) {
+    if (atomic_load_explicit(&queue->wanted, memory_order_relaxed) || !sim_queue_try_own(queue)) {
         for (int i = 0; i < spins && !ended(waiter); i++)
             cpu_pause();
         return ended(waiter);

@@ -383,7 +383,8 @@ static thrum_status_t parse_address(const struct loopback_endpoint *endpoint,
 
 static thrum_status_t open_socket(const struct endpoint_address *address, int *fd_out)
 {
-    struct timeval limit = {LOOPBACK_CONNECT_MS / 1000, 0};
+    int limit_ms = limit_connect_ms(LOOPBACK_CONNECT_MS);
+    struct timeval limit = {limit_ms / 1000, limit_ms % 1000 * 1000};
     struct sockaddr_un name;
     socklen_t length = socket_name(&name, address->name);
     int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0), result, pid;
@@ -412,7 +413,7 @@ static thrum_status_t open_socket(const struct endpoint_address *address, int *f
 
 static bool wait_readable(int fd)
 {
-    int64_t deadline = now_ns() + (int64_t)LOOPBACK_CONNECT_MS * 1000000;
+    int64_t deadline = now_ns() + (int64_t)limit_connect_ms(LOOPBACK_CONNECT_MS) * 1000000;
     struct pollfd entry = {.fd = fd, .events = POLLIN};
     int64_t left;
 
@@ -445,7 +446,7 @@ static thrum_status_t receive_greeting(int fd, int pid, struct greeting *greetin
     if (!wait_readable(fd))
         return thrum_fail(THRUM_ERR_UNREACHABLE,
                           "loopback: process %d did not answer within %d ms (is it stopped?)", pid,
-                          LOOPBACK_CONNECT_MS);
+                          limit_connect_ms(LOOPBACK_CONNECT_MS));
     n = recvmsg(fd, &message, MSG_CMSG_CLOEXEC);
     if (n <= 0)
         return thrum_fail(THRUM_ERR_PEER_DEAD, "loopback: process %d ended while it was called",

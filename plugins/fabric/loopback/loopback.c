@@ -18,10 +18,6 @@ void loopback_ring_write(char *ring, size_t size, uint64_t at, const void *from,
     memcpy(ring, (const char *)from + first, bytes - first);
 }
 
-#if defined(__SANITIZE_THREAD__)
-char loopback_order;
-#endif
-
 void loopback_ring_read(const char *ring, size_t size, uint64_t at, void *to, size_t bytes)
 {
     size_t start = at & (size - 1);

@@ -19,6 +19,8 @@
 
 #include <thrum/fabric_plugin.h>
 
+#include "../common/limit.h"
+#include "../common/order.h"
 #include "base/base.h"
 
 #define LOOPBACK_MAGIC 0x544c4f42u /* "TLOB" */
@@ -147,25 +149,5 @@ bool loopback_progress_locked(struct loopback_endpoint *endpoint);
 /* Copies into or out of a ring at byte count `at`, round its end. `size` is a power of two. */
 void loopback_ring_write(char *ring, size_t size, uint64_t at, const void *from, size_t bytes);
 void loopback_ring_read(const char *ring, size_t size, uint64_t at, void *to, size_t bytes);
-
-/*
- * Beside a count that is published or read. Endpoints of one process have a mailbox mapped at two addresses, of which the
- * thread sanitizer does not know that they are one: this tells it what the count orders. Nothing elsewhere.
- */
-#if defined(__SANITIZE_THREAD__)
-#include <sanitizer/tsan_interface.h>
-extern char loopback_order;
-static inline void loopback_published(void)
-{
-    __tsan_release(&loopback_order);
-}
-static inline void loopback_looked(void)
-{
-    __tsan_acquire(&loopback_order);
-}
-#else
-static inline void loopback_published(void) {}
-static inline void loopback_looked(void) {}
-#endif
 
 #endif

@@ -108,7 +108,7 @@ static bool answer_get(struct loopback_endpoint *endpoint, struct loopback_sourc
     source->reply_head += part;
     source->get_done += part;
     /* release: the bytes before the count; pairs with take_replies in send.c */
-    loopback_published();
+    order_published();
     atomic_store_explicit(&source->mailbox->reply_head, source->reply_head, memory_order_release);
     *done_out = source->get_done == message->rest;
     if (*done_out)
@@ -155,7 +155,7 @@ bool loopback_receive_locked(struct loopback_endpoint *endpoint, struct loopback
         return false;
     /* acquire: messages up to head are complete; pairs with publish in send.c */
     head = atomic_load_explicit(&source->mailbox->head, memory_order_acquire);
-    loopback_looked();
+    order_looked();
     available = head - source->tail;
     if (available > source->ring_bytes || available % LOOPBACK_MESSAGE_ALIGN)
         return refuse(source, THRUM_ERR_PROTOCOL, "message ring is damaged");

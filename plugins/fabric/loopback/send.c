@@ -58,7 +58,7 @@ static void publish(struct loopback_peer *peer, const struct loopback_message *m
                             message->bytes);
     peer->head += sizeof *message + round_up_u64(message->bytes, LOOPBACK_MESSAGE_ALIGN);
     /* release: the message before the count; pairs with loopback_receive_locked */
-    loopback_published();
+    order_published();
     atomic_store_explicit(&peer->mailbox->head, peer->head, memory_order_release);
 }
 
@@ -107,7 +107,7 @@ static bool take_replies(struct loopback_peer *peer)
         return false;
     /* acquire: bytes up to head are there; pairs with answer_get in receive.c */
     head = atomic_load_explicit(&peer->mailbox->reply_head, memory_order_acquire);
-    loopback_looked();
+    order_looked();
     available = head - peer->reply_tail;
     if (available > LOOPBACK_REPLY_BYTES) {
         (void)fail_peer(peer, THRUM_ERR_PROTOCOL, "its mailbox is damaged");

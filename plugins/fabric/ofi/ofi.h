@@ -39,6 +39,7 @@
 #include <thrum/plugin.h>
 
 #include "../common/keys.h"
+#include "../common/limit.h"
 #include "../common/process.h"
 #include "../common/text.h"
 #include "base/base.h"
@@ -218,6 +219,7 @@ struct ofi_endpoint {
     struct ofi_op *unposted; /* receives that libfabric did not take back yet */
     struct ofi_op shared_ops[OFI_SLOTS], *free_shared;
     bool warned;
+    int64_t silent_until_ns; /* a peer did not answer a moment ago, see confirm */
 };
 
 /* start.c */

@@ -20,6 +20,8 @@
 #define STALL_NS 200000000 /* after which a host is tried */
 #define PROBE_NS 1000000000 /* between two tries */
 #define CONFIRM_NS 1000000000
+#define CONFIRM_NEXT_NS 20000000
+#define SILENT_NS 2000000000
 
 /* ---- errors ---- */
 
@@ -237,7 +239,7 @@ static thrum_status_t check_alive(struct ofi_peer *peer)
     if (is_tcp(peer)) {
         error = probe_start(peer);
         if (error == EINPROGRESS)
-            error = probe_result(peer, OFI_CONNECT_MS);
+            error = probe_result(peer, limit_connect_ms(OFI_CONNECT_MS));
         if (error == EINPROGRESS) {
             close(peer->probe_fd);
             peer->probe_fd = -1;
@@ -366,19 +368,24 @@ err_free:
 
 /*
  * What flush called complete may still lie in a buffer of the provider, and closing drops that. An answer of the peer's
- * provider to a read says that all before it has arrived. Under lock.
+ * provider to a read says that all before it has arrived. After a peer that did not answer others are not waited for as long:
+ * they have had that time, too. Under lock.
  */
 static void confirm(struct ofi_peer *peer)
 {
-    int64_t end = now_ns() + CONFIRM_NS;
+    struct ofi_endpoint *endpoint = peer->endpoint;
+    int64_t now = now_ns();
+    int64_t end = now + (now < endpoint->silent_until_ns ? CONFIRM_NEXT_NS : CONFIRM_NS);
 
     while (!ofi_is_confirmed(peer) && !peer->status && !peer->outstanding && !peer->work.kind &&
            ofi_lookup_start(peer, 1) == THRUM_IN_PROGRESS && !peer->lookup && now_ns() < end)
-        (void)ofi_progress_locked(peer->endpoint);
+        (void)ofi_progress_locked(endpoint);
     while (peer->lookup && !peer->status && now_ns() < end) {
-        (void)ofi_progress_locked(peer->endpoint);
+        (void)ofi_progress_locked(endpoint);
         ofi_peer_watch(peer, true);
     }
+    if (now_ns() >= end)
+        endpoint->silent_until_ns = now_ns() + SILENT_NS;
 }
 
 /* Slots of work that is dropped. Its endpoint is closed: nobody reads them any more. Those of a shared route stay. */

@@ -313,14 +313,13 @@ static void describe(const struct ofi_offer *offer, struct thrum_fabric_info *ou
     out->same_host_only = offer->same_host;
     out->bandwidth_gbps = gigabytes_per_second(offer->info);
     out->max_inline_bytes = OFI_INLINE_BYTES;
+    text_append(out->detail, sizeof out->detail, "%s%s", offer->address,
+                *offer->address ? ": " : "");
     if (!offer->usable || !offer->automatic)
-        snprintf(out->detail, sizeof out->detail, "%.60s%s%.64s", offer->address,
-                 *offer->address ? ": " : "", offer->why);
+        text_append(out->detail, sizeof out->detail, "%s", offer->why);
     else
-        snprintf(out->detail, sizeof out->detail, "%.60s%s%s", offer->address,
-                 *offer->address ? ": " : "",
-                 offer->ordered ? "data before signal by the provider's order of writes"
-                                : "data before signal by waiting for the data");
+        text_append(out->detail, sizeof out->detail, "data before signal by %s",
+                    offer->ordered ? "the provider's order of writes" : "waiting for the data");
 }
 
 thrum_status_t ofi_enumerate(struct thrum_fabric_info *info_out, size_t max, size_t *n_out)

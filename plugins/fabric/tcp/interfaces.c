@@ -15,8 +15,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define LAST_RESORT 4000000 /* a rank from here on: taken only if there is nothing else */
-
 /* ---- addresses ---- */
 
 socklen_t tcp_socket_address(const struct tcp_candidate *candidate, uint16_t port,
@@ -145,23 +143,22 @@ static bool is_inner(const char *name)
     return false;
 }
 
-static int rank_of(const struct tcp_interface *interface, const char *default_routes)
+static enum tcp_class class_of(const struct tcp_interface *interface, const char *default_routes)
 {
     const char *met = thrum_plugin_config("THRUM_BOOTSTRAP_INTERFACE");
     char path[96], between[40];
-    int rank = interface->index;
 
     snprintf(path, sizeof path, "/sys/class/net/%s/device", interface->name);
     snprintf(between, sizeof between, " %s ", interface->name);
     if (met && !strcmp(met, interface->name))
-        return rank; /* where the ranks met, others can be reached */
+        return TCP_MET;
     if (interface->loopback)
-        return rank + LAST_RESORT + 1000000; /* better than nothing: a host without a network */
+        return TCP_LOOPBACK;
     if (is_inner(interface->name))
-        return rank + LAST_RESORT;
+        return TCP_INNER;
     if (strstr(default_routes, between))
-        return rank + 1000000;
-    return rank + (access(path, F_OK) ? 3000000 : 2000000);
+        return TCP_DEFAULT_ROUTE;
+    return access(path, F_OK) ? TCP_VIRTUAL : TCP_ADAPTER;
 }
 
 static struct tcp_interface *find_or_add(struct tcp_interfaces *found, const char *name)
@@ -229,8 +226,12 @@ static void add_address(struct tcp_interface *interface, const struct ifaddrs *e
 static void judge(struct tcp_interface *interface, unsigned flags, const char *default_routes)
 {
     interface->loopback = (flags & IFF_LOOPBACK) != 0;
-    interface->rank = rank_of(interface, default_routes);
+    interface->class = class_of(interface, default_routes);
     interface->gigabytes_per_second = interface->loopback ? 0 : read_speed(interface->name);
+    for (unsigned i = 0; i < interface->ncandidates; i++)
+        interface->candidates[i].speed =
+            (uint16_t)(interface->gigabytes_per_second < 800 ? interface->gigabytes_per_second * 80
+                                                             : UINT16_MAX);
     if (!(flags & IFF_UP))
         snprintf(interface->why, sizeof interface->why, "it is down");
     else if (!(flags & IFF_RUNNING))
@@ -241,13 +242,19 @@ static void judge(struct tcp_interface *interface, unsigned flags, const char *d
         interface->usable = true;
 }
 
-static int by_rank(const void *a, const void *b)
+/* The fastest first among those of a class. */
+static int by_merit(const void *a, const void *b)
 {
     const struct tcp_interface *one = a, *two = b;
+    double faster = one->gigabytes_per_second - two->gigabytes_per_second;
 
     if (one->usable != two->usable)
         return two->usable - one->usable;
-    return (one->rank > two->rank) - (one->rank < two->rank);
+    if (one->class != two->class)
+        return one->class < two->class ? -1 : 1;
+    if (faster < 0 || faster > 0)
+        return faster > 0 ? -1 : 1;
+    return (one->index > two->index) - (one->index < two->index);
 }
 
 thrum_status_t tcp_interfaces_find(struct tcp_interfaces *out)
@@ -272,7 +279,7 @@ thrum_status_t tcp_interfaces_find(struct tcp_interfaces *out)
     freeifaddrs(list);
     for (size_t i = 0; i < out->n; i++)
         judge(&out->list[i], flags[i], default_routes);
-    qsort(out->list, out->n, sizeof *out->list, by_rank);
+    qsort(out->list, out->n, sizeof *out->list, by_merit);
     return THRUM_OK;
 }
 
@@ -398,7 +405,7 @@ thrum_status_t tcp_interfaces_choose(struct tcp_endpoint *endpoint, const char *
         const struct tcp_interface *interface = &found.list[i];
         if (!interface->usable || (device && !is_chosen(interface, device)) ||
             (*choice && !is_chosen(interface, choice)) ||
-            (interface->rank >= LAST_RESORT && address->ncandidates && !endpoint->chosen) ||
+            (interface->class >= TCP_INNER && address->ncandidates && !endpoint->chosen) ||
             address->ncandidates + interface->ncandidates > TCP_CANDIDATES)
             continue;
         endpoint->interfaces[endpoint->ninterfaces++] = *interface;

@@ -1,6 +1,6 @@
 /*
  * Links: how an endpoint calls another, which of two connections stays where both call at once, and how a link ends. A
- * call goes through the other's addresses, those of a common subnet first. Called through the table by comm, by the
+ * call goes through the other's addresses, those of a common subnet first, of these the fastest. Called through the table by comm, by the
  * service thread for those who call here, and by receive.c at the end of a connection.
  */
 #include "tcp.h"
@@ -179,19 +179,32 @@ void tcp_link_end(struct tcp_link *link, int error)
     pthread_mutex_unlock(&link->send_lock);
 }
 
-/* Until all that was accepted is at the other side: what is closed with bytes unread is reset, and drops its own. */
-static void linger(struct tcp_link *link)
+/* Something that was accepted is not at the other side yet; sends what can be sent of it. */
+static bool owes(struct tcp_link *link)
+{
+    int left = 0;
+
+    if (link->ended || link->peers)
+        return false;
+    pthread_mutex_lock(&link->send_lock);
+    (void)tcp_send_locked(link);
+    pthread_mutex_unlock(&link->send_lock);
+    if (link->status)
+        return false;
+    return atomic_load(&link->busy) || (!ioctl(link->fd, SIOCOUTQ, &left) && left);
+}
+
+void tcp_linger(const struct tcp_endpoint *endpoint)
 {
     int64_t end = now_ns() + (int64_t)TCP_LINGER_MS * 1000000;
     long nap_ns = 20000;
-    int left = 0;
 
     while (now_ns() < end) {
-        pthread_mutex_lock(&link->send_lock);
-        (void)tcp_send_locked(link);
-        pthread_mutex_unlock(&link->send_lock);
-        if (link->status ||
-            (!atomic_load(&link->busy) && (ioctl(link->fd, SIOCOUTQ, &left) || !left)))
+        bool left = false;
+
+        for (struct tcp_link *link = endpoint->links; link; link = link->next)
+            left |= owes(link);
+        if (!left)
             return;
         nanosleep(&(struct timespec){.tv_nsec = nap_ns}, NULL);
         nap_ns = nap_ns < 1000000 ? nap_ns * 2 : nap_ns;
@@ -200,8 +213,6 @@ static void linger(struct tcp_link *link)
 
 void tcp_link_free(struct tcp_link *link)
 {
-    if (!link->ended && !link->peers)
-        linger(link);
     while (link->peers) {
         struct tcp_peer *peer = link->peers;
         link->peers = peer->next;
@@ -328,12 +339,22 @@ static bool is_own_ip(const struct tcp_endpoint *endpoint, const struct tcp_cand
     return false;
 }
 
-static bool is_near(const struct tcp_endpoint *endpoint, const struct tcp_candidate *candidate)
+/*
+ * How good an address is to call: 0 if it is in no subnet of ours, so that we cannot tell where it leads; else the more, the
+ * faster, as the slower end is, where its speed is known.
+ */
+static uint64_t merit_of(const struct tcp_endpoint *endpoint, const struct tcp_candidate *to)
 {
-    for (unsigned i = 0; i < endpoint->address.ncandidates; i++)
-        if (tcp_same_subnet(&endpoint->address.candidates[i], candidate))
-            return true;
-    return false;
+    uint64_t merit = 0;
+
+    for (unsigned i = 0; i < endpoint->address.ncandidates; i++) {
+        const struct tcp_candidate *own = &endpoint->address.candidates[i];
+        uint64_t speed = own->speed && to->speed ? min_u64(own->speed, to->speed)
+                                                 : max_u64(own->speed, to->speed);
+        if (tcp_same_subnet(own, to))
+            merit = max_u64(merit, 1 + speed);
+    }
+    return merit;
 }
 
 /* True: there is an answer. */
@@ -364,37 +385,51 @@ static bool try_one(struct dial *dial, const struct tcp_candidate *to)
     return false;
 }
 
-static bool try_all(struct dial *dial)
+/* The addresses of the other that may lead there, in the order in which to call them; how many. */
+static unsigned order_candidates(const struct tcp_endpoint *endpoint,
+                                 const struct tcp_address *address, struct tcp_candidate *out)
 {
-    const struct tcp_address *address = dial->address;
-    const struct tcp_endpoint *endpoint = dial->endpoint;
-    int64_t end_ns = now_ns() + (int64_t)TCP_CONNECT_MS * 1000000;
     bool same_network = tcp_same_network(address, &endpoint->address);
+    unsigned n = 0;
 
-    for (int near = 1; near >= 0; near--)
-        for (unsigned i = 0; i < address->ncandidates; i++) {
-            const struct tcp_candidate *to = &address->candidates[i];
-            int64_t now = now_ns();
+    for (unsigned i = 0; i < address->ncandidates; i++) {
+        const struct tcp_candidate *to = &address->candidates[i];
+        unsigned at = n;
 
-            if (is_near(endpoint, to) != (near == 1) ||
-                (!same_network && is_own_ip(endpoint, to))) /* that would be ourselves */
-                continue;
-            /* one that does not answer leaves time for the others */
-            dial->end_ns = address->ncandidates > 1 ? now + (end_ns - now) / 2 : end_ns;
-            if (try_one(dial, to))
-                return true;
-        }
+        if (!same_network && is_own_ip(endpoint, to)) /* that would be ourselves */
+            continue;
+        for (; at && merit_of(endpoint, &out[at - 1]) < merit_of(endpoint, to); at--)
+            out[at] = out[at - 1];
+        out[at] = *to;
+        n++;
+    }
+    return n;
+}
+
+static bool try_all(struct dial *dial, int64_t end_ns)
+{
+    struct tcp_candidate candidates[TCP_CANDIDATES];
+    unsigned n = order_candidates(dial->endpoint, dial->address, candidates);
+
+    for (unsigned i = 0; i < n; i++) {
+        int64_t now = now_ns();
+
+        /* one that does not answer leaves time for the others */
+        dial->end_ns = i + 1 < n ? now + (end_ns - now) / 2 : end_ns;
+        if (try_one(dial, &candidates[i]))
+            return true;
+    }
     return false;
 }
 
-/* Descriptor and verdict of a connection. Takes at most TCP_CONNECT_MS; not under a lock. */
+/* Descriptor and verdict of a connection. Not under a lock. */
 static thrum_status_t call(const struct tcp_endpoint *endpoint, const struct tcp_address *address,
-                           int *fd_out, enum tcp_verdict *verdict_out)
+                           int64_t end_ns, int *fd_out, enum tcp_verdict *verdict_out)
 {
     struct dial dial = {.endpoint = endpoint, .address = address, .fd = -1};
     const struct tcp_welcome *welcome = &dial.welcome;
 
-    if (!try_all(&dial)) {
+    if (!try_all(&dial, end_ns)) {
         if (dial.limited) {
             errno = EMFILE;
             return tcp_fail_errno(THRUM_ERR_LIMIT, "tcp: no descriptor for a connection");
@@ -447,9 +482,9 @@ static bool is_called(const struct tcp_endpoint *endpoint, const uint8_t *id)
 }
 
 /* Waits until there is a link, or nobody calls any more, if `or_call`. NULL: none. Under the endpoint's lock. */
-static struct tcp_link *await_link(struct tcp_endpoint *endpoint, const uint8_t *id, bool or_call)
+static struct tcp_link *await_link(struct tcp_endpoint *endpoint, const uint8_t *id, bool or_call,
+                                   int64_t end_ns)
 {
-    int64_t end_ns = now_ns() + (int64_t)TCP_CONNECT_MS * 1000000;
     struct timespec end = {.tv_sec = end_ns / 1000000000, .tv_nsec = end_ns % 1000000000};
     struct tcp_link *link;
 
@@ -469,22 +504,26 @@ static void forget_call(struct tcp_endpoint *endpoint, const struct tcp_call *do
     pthread_cond_broadcast(&endpoint->changed);
 }
 
-/* Under the endpoint's lock, which it lets go while it calls. */
+/*
+ * Under the endpoint's lock, which it lets go while it calls. Takes connect_ms at most, whatever it waits for: another
+ * thread that calls the same endpoint, the answer, or a call of the other side that crosses this one.
+ */
 static thrum_status_t reach(struct tcp_endpoint *endpoint, const struct tcp_address *address,
                             struct tcp_link **link_out)
 {
+    int64_t end_ns = now_ns() + (int64_t)endpoint->connect_ms * 1000000;
     struct tcp_call mine = {.id = address->id};
     enum tcp_verdict verdict = TCP_CROSSED;
     thrum_status_t status;
     int fd = -1;
 
-    *link_out = await_link(endpoint, address->id, true);
+    *link_out = await_link(endpoint, address->id, true, end_ns);
     if (*link_out)
         return THRUM_OK;
     mine.next = endpoint->calls;
     endpoint->calls = &mine;
     pthread_mutex_unlock(&endpoint->lock);
-    status = call(endpoint, address, &fd, &verdict);
+    status = call(endpoint, address, end_ns, &fd, &verdict);
     pthread_mutex_lock(&endpoint->lock);
     forget_call(endpoint, &mine);
     if (status) { /* or they have called, and got through */
@@ -498,7 +537,7 @@ static thrum_status_t reach(struct tcp_endpoint *endpoint, const struct tcp_addr
     }
     close(fd);
     if (!status)
-        *link_out = await_link(endpoint, address->id, false);
+        *link_out = await_link(endpoint, address->id, false, end_ns);
     if (!status && !*link_out)
         status = thrum_plugin_fail(THRUM_ERR_UNREACHABLE,
                                    "tcp: process %d of %s called at the same time, and did not "

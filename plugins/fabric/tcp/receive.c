@@ -338,9 +338,17 @@ static ssize_t take(struct tcp_link *link, bool *whole_out)
     size_t direct = target ? link->in_left : 0, room = stage_room(link);
     struct iovec parts[2] = {{target, direct}, {link->stage + link->stage_to, room}};
     struct msghdr message = {.msg_iov = parts, .msg_iovlen = 2};
-    ssize_t n = direct ? recvmsg(link->fd, &message, MSG_DONTWAIT)
-                       : recv(link->fd, parts[1].iov_base, room, MSG_DONTWAIT);
+    ssize_t n;
 
+    order_hide();
+    n = direct ? recvmsg(link->fd, &message, MSG_DONTWAIT)
+               : recv(link->fd, parts[1].iov_base, room, MSG_DONTWAIT);
+    order_show();
+    order_looked();
+    if (n > 0)
+        order_writes(target, min_u64((size_t)n, direct));
+    if (n > (ssize_t)direct)
+        order_writes(parts[1].iov_base, (size_t)n - direct);
     *whole_out = n == (ssize_t)(direct + room);
     if (n <= 0)
         return n;

@@ -72,23 +72,36 @@ static void send_broke(struct tcp_link *link, int error)
 
 /* ---- frames ---- */
 
+static ssize_t hand_to_kernel(int fd, const char *head, size_t head_bytes, const char *data,
+                              size_t data_bytes)
+{
+    struct iovec parts[2] = {{(void *)(uintptr_t)head, head_bytes},
+                             {(void *)(uintptr_t)data, data_bytes}};
+    struct msghdr message = {.msg_iov = parts, .msg_iovlen = data_bytes ? 2 : 1};
+    char small[SMALL_BYTES];
+
+    if (!head_bytes)
+        return send(fd, data, data_bytes, MSG_NOSIGNAL | MSG_DONTWAIT);
+    if (head_bytes + data_bytes > sizeof small)
+        return sendmsg(fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+    memcpy(small, head, head_bytes);
+    if (data_bytes)
+        memcpy(small + head_bytes, data, data_bytes);
+    return send(fd, small, head_bytes + data_bytes, MSG_NOSIGNAL | MSG_DONTWAIT);
+}
+
 static ssize_t transmit(struct tcp_link *link)
 {
     const char *head = (const char *)&link->out + sizeof link->out - link->out_head;
     size_t data = link->out_left - link->out_head;
-    struct iovec parts[2] = {{(void *)(uintptr_t)head, link->out_head},
-                             {(void *)(uintptr_t)link->out_data, data}};
-    struct msghdr message = {.msg_iov = parts, .msg_iovlen = data ? 2 : 1};
-    char small[SMALL_BYTES];
+    ssize_t n;
 
-    if (!link->out_head)
-        return send(link->fd, link->out_data, data, MSG_NOSIGNAL | MSG_DONTWAIT);
-    if (link->out_left > sizeof small)
-        return sendmsg(link->fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
-    memcpy(small, head, link->out_head);
-    if (data)
-        memcpy(small + link->out_head, link->out_data, data);
-    return send(link->fd, small, link->out_left, MSG_NOSIGNAL | MSG_DONTWAIT);
+    order_reads(link->out_data, data);
+    order_published();
+    order_hide();
+    n = hand_to_kernel(link->fd, head, link->out_head, link->out_data, data);
+    order_show();
+    return n;
 }
 
 /* Sends of the frame at hand what the socket takes. True if that was something. */

@@ -72,6 +72,7 @@ static struct tcp_endpoint *allocate(void)
     pthread_condattr_destroy(&clock);
     endpoint->listen_fd = endpoint->epoll_fd = endpoint->stop_fd = endpoint->watch_fd =
         endpoint->spare_fd = endpoint->alarm_fd = -1;
+    endpoint->connect_ms = limit_connect_ms(TCP_CONNECT_MS);
     endpoint->timeout_ms = timeout_of_a_link();
     endpoint->buffer_bytes = setting("THRUM_TCP_BUFFER_BYTES");
     endpoint->hold_us = setting("THRUM_TCP_HOLD_US");
@@ -135,6 +136,7 @@ static void close_endpoint(void *endpoint_handle)
     if (!endpoint)
         return;
     tcp_stop_listening(endpoint);
+    tcp_linger(endpoint);
     while (endpoint->links) {
         struct tcp_link *link = endpoint->links;
         endpoint->links = link->next;

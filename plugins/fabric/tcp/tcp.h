@@ -29,6 +29,8 @@
 #include <thrum/plugin.h>
 
 #include "../common/keys.h"
+#include "../common/limit.h"
+#include "../common/order.h"
 #include "../common/process.h"
 #include "../common/text.h"
 #include "base/base.h"
@@ -45,7 +47,7 @@
     64 /* connections of a link that broke the rules: the last ones are remembered */
 #define TCP_QUEUE_MAX (16u << 20)
 #define TCP_TEXT_BYTES 256
-#define TCP_CONNECT_MS 5000
+#define TCP_CONNECT_MS 5000 /* at most: see limit_connect_ms */
 #define TCP_LINGER_MS 1000
 #define TCP_EVENTS 16
 #define TCP_INTERFACES 32
@@ -54,7 +56,7 @@
 struct tcp_candidate {
     uint8_t family; /* 4 or 6 */
     uint8_t prefix; /* bits of the subnet */
-    uint8_t reserved[2];
+    uint16_t speed; /* of its interface, in units of 100 Mbit/s; 0: unknown */
     uint8_t ip[16];
 };
 
@@ -72,13 +74,23 @@ struct tcp_address {
 };
 _Static_assert(sizeof(struct tcp_address) <= THRUM_FABRIC_ADDRESS_BYTES, "fits");
 
+/* How likely an interface leads to the other hosts. */
+enum tcp_class {
+    TCP_MET, /* the ranks met on it */
+    TCP_DEFAULT_ROUTE,
+    TCP_ADAPTER,
+    TCP_VIRTUAL,
+    TCP_INNER, /* from here on: taken only if there is nothing else. Of containers and virtual machines */
+    TCP_LOOPBACK /* better than nothing: a host without a network */
+};
+
 /* A network interface of this host. */
 struct tcp_interface {
     char name[32];
     int index;
     bool usable; /* else `why` says what stands against it */
     bool loopback;
-    int rank; /* less is better */
+    enum tcp_class class; /* less is better */
     double gigabytes_per_second; /* 0: unknown */
     unsigned ncandidates;
     struct tcp_candidate candidates[2]; /* IPv4 before IPv6 */
@@ -239,7 +251,7 @@ struct tcp_endpoint {
     struct tcp_interface interfaces[TCP_CANDIDATES]; /* those of the address, each once */
     unsigned ninterfaces;
     bool chosen; /* the user said which interface */
-    int timeout_ms, buffer_bytes, hold_us;
+    int connect_ms, timeout_ms, buffer_bytes, hold_us;
     int listen_fd, epoll_fd, stop_fd, watch_fd;
     int alarm_fd; /* a timer, for what is held; -1: nothing is */
     pthread_t service;
@@ -332,6 +344,11 @@ void tcp_link_fail(struct tcp_link *link, thrum_status_t status, const char *for
     __attribute__((format(printf, 3, 4)));
 thrum_status_t tcp_status_of(int error);
 void tcp_link_free(struct tcp_link *link);
+/*
+ * Before links are closed: until all that they accepted is at the other sides, for a second at most. What is closed with
+ * bytes unread is reset, and drops its own.
+ */
+void tcp_linger(const struct tcp_endpoint *endpoint);
 
 /* send.c; _locked: under the link's send_lock. */
 thrum_status_t tcp_put_signal(void *peer, const struct thrum_fabric_put *put);

@@ -451,6 +451,7 @@ static thrum_status_t make_lanes(struct verbs_peer *peer)
 {
     struct verbs_endpoint *endpoint = peer->endpoint;
     int64_t start = now_ns(), now = start;
+    int64_t limit_ns = limit_connect_ms(VERBS_CONNECT_MS) * 1000000ll;
     bool up = false;
 
     for (unsigned i = 0; i < peer->nlanes; i++)
@@ -467,7 +468,7 @@ static thrum_status_t make_lanes(struct verbs_peer *peer)
         now = now_ns();
         if (process_is_gone(peer->pid_fd))
             return fail_gone(peer);
-        if (now - start > VERBS_CONNECT_MS * 1000000ll)
+        if (now - start > limit_ns)
             break;
         for (unsigned i = 0; i < peer->nlanes; i++)
             verbs_lane_step(peer, i, now);

@@ -42,6 +42,7 @@
 #include <thrum/plugin.h>
 
 #include "../common/keys.h"
+#include "../common/limit.h"
 #include "../common/process.h"
 #include "base/base.h"
 

@@ -1,6 +1,9 @@
 /* Command streams by hand on one sim device: memory, engines, semaphores, lines, callbacks, events. */
 #include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
 #include <stdlib.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "device/device_internal.h"
@@ -572,6 +575,79 @@ static void test_no_bytes(void **state)
     assert_int_equal(flag, 7);
 }
 
+/* ---- priorities -------------------------------------------------------------------------------------------------- */
+
+#define BUSY_BYTES (16u << 20)
+
+struct busy {
+    thrum_device_t device;
+    void *memory;
+    _Atomic int stop;
+};
+
+static void *keep_busy(void *argument)
+{
+    struct busy *busy = argument;
+    thrum_queue_t queue;
+
+    assert_ok(thrum_queue_create(busy->device, 0, &queue));
+    while (!atomic_load(&busy->stop)) {
+        assert_ok(thrum_fill(queue, busy->memory, 1, BUSY_BYTES));
+        assert_ok(finish(queue));
+    }
+    thrum_queue_destroy(queue);
+    return NULL;
+}
+
+static void *register_often(void *argument)
+{
+    static _Alignas(4096) char host[8192];
+    const struct busy *busy = argument;
+
+    for (int i = 0; i < 5; i++) { /* each time all who execute have to let go for a moment */
+        assert_int_equal(poll(NULL, 0, 5), 0);
+        assert_ok(thrum_mem_register_host(busy->device, host, sizeof host));
+        assert_ok(thrum_mem_unregister_host(busy->device, host));
+    }
+    return NULL;
+}
+
+/* Who waits for a thread of lower priority on the same core lets it run, instead of spinning until the kernel steps in. */
+static void test_high_priority_gives_way(void **state)
+{
+    struct fixture *f = of(state);
+    struct busy busy = {.device = f->device};
+    const struct sched_param priority = {.sched_priority = 10};
+    cpu_set_t before, one;
+    struct timespec start, end;
+    pthread_attr_t attributes;
+    pthread_t worker, controller;
+    int error;
+
+    assert_ok(thrum_mem_alloc(f->device, BUSY_BYTES, &busy.memory));
+    assert_int_equal(pthread_getaffinity_np(pthread_self(), sizeof before, &before), 0);
+    CPU_ZERO(&one);
+    CPU_SET((size_t)sched_getcpu(), &one);
+    assert_int_equal(pthread_setaffinity_np(pthread_self(), sizeof one, &one), 0);
+    assert_int_equal(pthread_create(&worker, NULL, keep_busy, &busy), 0);
+    pthread_attr_init(&attributes);
+    pthread_attr_setinheritsched(&attributes, PTHREAD_EXPLICIT_SCHED);
+    pthread_attr_setschedpolicy(&attributes, SCHED_FIFO);
+    pthread_attr_setschedparam(&attributes, &priority);
+    clock_gettime(CLOCK_MONOTONIC, &start);
+    error = pthread_create(&controller, &attributes, register_often, &busy);
+    if (!error)
+        pthread_join(controller, NULL);
+    clock_gettime(CLOCK_MONOTONIC, &end);
+    atomic_store(&busy.stop, 1);
+    pthread_join(worker, NULL);
+    pthread_setaffinity_np(pthread_self(), sizeof before, &before);
+    pthread_attr_destroy(&attributes);
+    if (error)
+        skip(); /* real-time priority is not for this user */
+    assert_true(end.tv_sec - start.tv_sec < 4);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -592,6 +668,7 @@ int main(void)
         DEVICE_TEST(test_many_submissions),
         DEVICE_TEST(test_threads_share_a_queue),
         DEVICE_TEST(test_failure_after_a_moment),
+        DEVICE_TEST(test_high_priority_gives_way),
         DEVICE_TEST(test_no_bytes),
     };
 
