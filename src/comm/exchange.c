@@ -201,6 +201,7 @@ static thrum_status_t lay_out(struct thrum_comm *comm, const struct exchange *al
         comm->peer_access &= reach[r].everywhere;
         on_host &= reach[r].on_host;
     }
+    comm->runs_ahead = comm->ranks_per_core > 1 || !comm->peer_access;
     for (int r = 0; r < comm->nranks; r++)
         comm->peers[r].loads =
             comm->peer_access || (on_host && all[r].host == all[comm->rank].host);
@@ -292,7 +293,6 @@ thrum_status_t comm_exchange_devices(struct thrum_comm *comm, thrum_status_t are
     for (int r = 0; r < comm->nranks && comm->nranks > 1; r++)
         if (reach[r].share > comm->ranks_per_core)
             comm->ranks_per_core = reach[r].share;
-    comm->runs_ahead = comm->ranks_per_core > 1 || !comm->peer_access;
     if (!status)
         status = lay_out(comm, all, reach);
     if (!status && choice)
