@@ -281,12 +281,21 @@ static void test_what_is_no_stream(void **state)
     round_trip(all.streams); /* nothing was begun */
 }
 
-/* With the communicators the imports go, and the streams stay what they were. */
+/* With a communicator its imports go, others keep theirs, and the streams stay what they were. */
 static void test_destroy_lets_go(void **state)
 {
+    ncclComm_t firsts[RANKS];
     int values[COUNT];
 
     (void)state;
+    round_trip(all.streams);
+    memcpy(firsts, all.comms, sizeof firsts);
+    NCCL_OK(ncclCommInitAll(all.comms, RANKS, NULL));
+    round_trip(all.streams);
+    assert_int_equal(acme_imports(), 2 * RANKS);
+    for (int r = 0; r < RANKS; r++)
+        NCCL_OK(ncclCommDestroy(firsts[r]));
+    assert_int_equal(acme_imports(), RANKS);
     round_trip(all.streams);
     destroy_comms();
     assert_int_equal(acme_imports(), 0);
