@@ -309,6 +309,36 @@ static void test_destroy_lets_go(void **state)
     round_trip(all.streams);
 }
 
+/* The queue by itself: its place in the stream's order, and what is left of it without the stream. */
+static void test_imported_queue(void **state)
+{
+    _Atomic bool open = false;
+    thrum_device_t device;
+    thrum_queue_t queue;
+    thrum_event_t event;
+    cudaStream_t stream;
+
+    (void)state;
+    CUDA_OK(cudaSetDevice(0));
+    CUDA_OK(cudaStreamCreate(&stream));
+    assert_int_equal(thrum_device_open(0, &device), THRUM_OK);
+    assert_int_equal(thrum_queue_import(device, stream, &queue), THRUM_OK);
+    assert_int_equal(thrum_event_create(device, &event), THRUM_OK);
+    CUDA_OK(acme_gate(stream, &open));
+    assert_int_equal(thrum_queue_synchronize(queue), THRUM_OK); /* it has submitted nothing */
+    assert_int_equal(thrum_event_record(event, queue), THRUM_OK);
+    assert_int_equal(thrum_event_query(event), THRUM_IN_PROGRESS);
+    atomic_store(&open, true);
+    assert_int_equal(thrum_event_synchronize(event), THRUM_OK);
+    CUDA_OK(cudaStreamDestroy(stream));
+    assert_int_equal(thrum_queue_id(queue), 0);
+    assert_int_equal(thrum_event_record(event, queue), THRUM_ERR_INVALID_QUEUE);
+    thrum_event_destroy(event);
+    thrum_queue_destroy(queue);
+    assert_int_equal(acme_imports(), 0);
+    thrum_device_close(device);
+}
+
 /* What nobody will join is ended; the vendor's own work before and behind it is done. */
 static void test_abort_ends_its_own(void **state)
 {
@@ -370,6 +400,7 @@ int main(void)
                                        WITH_RANKS(test_what_is_no_stream),
                                        WITH_RANKS(test_destroy_lets_go),
                                        WITH_RANKS(test_abort_ends_its_own),
+                                       cmocka_unit_test(test_imported_queue),
                                        cmocka_unit_test(test_memory)};
 
     share_a_core();
