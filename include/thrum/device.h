@@ -182,6 +182,20 @@ enum thrum_queue_flags {
 THRUM_MUST_CHECK thrum_status_t thrum_queue_create(thrum_device_t device, unsigned flags,
                                                    thrum_queue_t *queue_out);
 
+/*
+ * A queue that submits to a stream of the device's own runtime (`native`: on a CUDA device a CUstream; NULL: the runtime's
+ * default stream), in one order with what the runtime submits there. For devices whose plugin has queue_import; `sim` has
+ * none, since its streams are queues. A stream may be imported several times. It stays its owner's, who keeps it until the
+ * queue is destroyed: thrum_queue_destroy cancels what is still queued of this queue's and leaves the stream as it is. If
+ * it is destroyed all the same, the queue's id (thrum_queue_id) is 0 from then on, and submitting is INVALID_QUEUE.
+ * Synchronize and query know of what this queue has submitted; events stand behind the runtime's own work too. Does not
+ * block; any thread.
+ * Errors: INVALID_ARGUMENT (device is not open, queue_out=NULL), INVALID_QUEUE (not a live stream of the device),
+ * UNSUPPORTED, RESET, NO_MEMORY.
+ */
+THRUM_MUST_CHECK thrum_status_t thrum_queue_import(thrum_device_t device, void *native,
+                                                   thrum_queue_t *queue_out);
+
 /* Cancels what is still queued and frees the queue. Takes NULL. */
 void thrum_queue_destroy(thrum_queue_t queue);
 

@@ -140,6 +140,16 @@ struct thrum_device_ops {
     thrum_status_t (*submit_meanwhile)(void *queue, const struct thrum_command *commands, size_t n,
                                        uint64_t *ticket_out, void (*meanwhile)(void *argument),
                                        void *argument);
+
+    /*
+     * Optional, for a device whose runtime has streams of its own: a queue that submits to the stream `native` (a CUstream,
+     * say; NULL: the runtime's default stream), in one order with what the runtime itself submits there. flags: 0. The
+     * stream stays its owner's: queue_destroy lets go of it, cancel ends only what came through this queue, tickets count
+     * only that. What ends with an error here is no error of the stream. Once its owner has destroyed the stream (another
+     * may have its address by now) queue_id is 0, submit returns INVALID_QUEUE, and poll and wait call everything ended.
+     * INVALID_QUEUE: not a live stream of this device.
+     */
+    thrum_status_t (*queue_import)(void *device, void *native, unsigned flags, void **queue_out);
 };
 
 /* What a loadable plugin exports under the name "thrum_device_plugin". */

@@ -115,6 +115,11 @@ static thrum_status_t no_queue_create(void *device, unsigned flags, void **out)
     (void)device, (void)flags, (void)out;
     return UNSUPPORTED("queue_create");
 }
+static thrum_status_t no_queue_import(void *device, void *native, unsigned flags, void **out)
+{
+    (void)device, (void)native, (void)flags, (void)out;
+    return UNSUPPORTED("queue_import: it takes no streams of a runtime of its own");
+}
 static void no_queue_destroy(void *queue)
 {
     (void)queue;
@@ -228,6 +233,7 @@ const struct thrum_device_ops device_default_ops = {
     .peer_window_close = no_peer_window_close,
     .own_base = no_own_base,
     .queue_create = no_queue_create,
+    .queue_import = no_queue_import,
     .queue_destroy = no_queue_destroy,
     .queue_id = no_queue_id,
     .submit = no_submit,

@@ -41,6 +41,7 @@ struct thrum_queue {
     void *impl;
     uint32_t generation;
     unsigned flags;
+    bool is_imported; /* its device's own runtime submits there too, which is not seen here */
     _Atomic uint64_t last_ticket; /* of the newest submission */
     _Atomic int references; /* the handle's own, and queue_hold's; freed by the last release */
     _Atomic int error; /* first failure since the last synchronize: see queue_fail */

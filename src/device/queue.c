@@ -30,7 +30,9 @@ thrum_status_t queue_check(const struct thrum_queue *queue)
 
 /* ---- life ------------------------------------------------------------------------------------------------------ */
 
-thrum_status_t thrum_queue_create(thrum_device_t device, unsigned flags, thrum_queue_t *queue_out)
+/* What create and import begin with: a handle that is not alive yet. */
+static thrum_status_t begin(struct thrum_device *device, const thrum_queue_t *queue_out,
+                            struct thrum_queue **fresh_out)
 {
     struct thrum_queue *queue;
     thrum_status_t status = device_check(device);
@@ -44,7 +46,14 @@ thrum_status_t thrum_queue_create(thrum_device_t device, unsigned flags, thrum_q
         return thrum_fail(THRUM_ERR_NO_MEMORY, "no memory for a queue handle");
     /* read first: a reset in between makes the queue look old, never new */
     queue->generation = device->ops->generation(device->impl);
-    status = device->ops->queue_create(device->impl, flags, &queue->impl);
+    *fresh_out = queue;
+    return THRUM_OK;
+}
+
+/* And end with: `status` is what the plugin said, who has filled in queue->impl. */
+static thrum_status_t finish(struct thrum_queue *queue, struct thrum_device *device, unsigned flags,
+                             thrum_status_t status, thrum_queue_t *queue_out)
+{
     if (status) {
         handle_give(HANDLE_QUEUE, queue);
         return status;
@@ -59,6 +68,33 @@ thrum_status_t thrum_queue_create(thrum_device_t device, unsigned flags, thrum_q
     handle_publish(HANDLE_QUEUE, queue);
     *queue_out = queue;
     return THRUM_OK;
+}
+
+thrum_status_t thrum_queue_create(thrum_device_t device, unsigned flags, thrum_queue_t *queue_out)
+{
+    struct thrum_queue *queue;
+    thrum_status_t status = begin(device, queue_out, &queue);
+
+    if (status)
+        return status;
+    status = device->ops->queue_create(device->impl, flags, &queue->impl);
+    return finish(queue, device, flags, status, queue_out);
+}
+
+thrum_status_t thrum_queue_import(thrum_device_t device, void *native, thrum_queue_t *queue_out)
+{
+    struct thrum_queue *queue;
+    thrum_status_t status = begin(device, queue_out, &queue);
+
+    if (status)
+        return status;
+    (void)thrum_set_last_error(THRUM_OK, ""); /* a plugin of a vendor cannot set a text */
+    status = device->ops->queue_import(device->impl, native, THRUM_QUEUE_DEFAULT, &queue->impl);
+    if (status && !*thrum_last_error())
+        (void)thrum_fail(status, "stream %p of %s: %s", native, device->properties.name,
+                         thrum_status_string(status));
+    queue->is_imported = true;
+    return finish(queue, device, THRUM_QUEUE_DEFAULT, status, queue_out);
 }
 
 void thrum_queue_destroy(thrum_queue_t queue)

@@ -35,8 +35,8 @@ void exec_follow_row(struct thrum_comm *comm, const struct exec_program *program
 
     if (row->credit_number && comm_done(comm) >= row->credit_number)
         row->credit_number = 0;
-    if (staging || !program->is_plain)
-        row->queue = NULL; /* nothing is in a row with it */
+    if (staging || !program->is_plain || queue->is_imported)
+        row->queue = NULL; /* nothing is in a row with it, or what lies between is not known */
     else if (idle || row->queue != queue || row->ticket != last)
         *row = (struct comm_row){.queue = (struct thrum_queue *)(uintptr_t)queue,
                                  .is_all = idle,

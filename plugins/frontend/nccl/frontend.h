@@ -13,7 +13,7 @@
 
 #include "handle_set.h"
 #include "nccl.h"
-#include "thrum_cudart.h"
+#include "cuda_runtime_api.h"
 
 /* Defines the twin of a function of nccl.h. */
 #define NCCL_TWIN(name) extern __typeof__(name) p##name __attribute__((alias(#name)))
@@ -47,6 +47,7 @@ ncclResult_t nccl_config_read(const char *function, const ncclConfig_t *config,
 #define NCCL_STREAMS 8 /* remembered for nccl_comm_forgive; of more the newest are known */
 
 struct nccl_registration;
+struct nccl_import;
 
 struct ncclComm {
     thrum_comm_t comm; /* NULL while it is being made; fixed then */
@@ -64,6 +65,7 @@ struct ncclComm {
     thrum_queue_t queues[NCCL_STREAMS];
     unsigned nqueues;
     struct nccl_registration *registrations;
+    struct nccl_import *imports; /* streams of a vendor's runtime */
 };
 
 /* A new one, not in the set of live handles; the device is opened for it. */
@@ -148,6 +150,23 @@ ncclResult_t nccl_group_error(ncclResult_t result);
 ncclResult_t nccl_group_enter(struct ncclComm *comm, const char *collective, size_t count,
                               thrum_datatype_t dtype);
 void nccl_group_leave(struct ncclComm *comm);
+
+/* ---- the process's CUDA runtime, Thrum's or a vendor's (nccl_runtime.c) ---- */
+
+/* Opens the device of CUDA device `index`, or, with -1, of the thread's current one. */
+thrum_status_t nccl_runtime_open(int index, int *index_out, thrum_device_t *device_out);
+/* How many the runtime has. */
+thrum_status_t nccl_runtime_count(int *count_out);
+/* The queue of a stream, for an operation of the communicator that is given to it now. */
+thrum_status_t nccl_runtime_queue(struct ncclComm *comm, cudaStream_t stream,
+                                  thrum_queue_t *queue_out);
+/* The caller itself ended operations on the queue: its stream takes that for success. */
+void nccl_runtime_forgive(const struct ncclComm *comm, thrum_queue_t queue);
+/* Lets go of the streams, when no operation of the communicator is left. */
+void nccl_runtime_release(struct ncclComm *comm);
+/* cudaMalloc and cudaFree. */
+ncclResult_t nccl_runtime_malloc(const char *function, void **ptr, size_t bytes);
+ncclResult_t nccl_runtime_free(const char *function, void *ptr);
 
 /* ---- memory (nccl_memory.c) ---- */
 

@@ -14,9 +14,7 @@ static struct handle_set live = HANDLE_SET_INITIALIZER;
 ncclResult_t nccl_comm_new(const char *function, int nranks, int rank, int device_index,
                            const struct nccl_config *config, struct ncclComm **comm_out)
 {
-    struct thrum_device_properties properties = {.size = sizeof properties};
     struct ncclComm *comm = calloc(1, sizeof *comm);
-    thrum_device_t device;
     thrum_status_t status;
 
     if (!comm)
@@ -27,11 +25,8 @@ ncclResult_t nccl_comm_new(const char *function, int nranks, int rank, int devic
     pthread_mutex_init(&comm->lock, NULL);
     atomic_store(&comm->references, 1);
     atomic_store(&comm->state, ncclInProgress);
-    status = thrum_cudart_device(device_index, &comm->device_index, &device);
-    if (!status)
-        status = thrum_device_get_properties(device, &properties);
-    if (!status) /* so that it outlives cudaDeviceReset */
-        status = thrum_device_open(properties.index, &comm->device);
+    /* opened once more, so that it outlives cudaDeviceReset */
+    status = nccl_runtime_open(device_index, &comm->device_index, &comm->device);
     if (status) {
         nccl_comm_put(comm);
         return nccl_of_status(function, NULL, status);
@@ -53,6 +48,7 @@ void nccl_comm_put(struct ncclComm *comm)
         return;
     nccl_registrations_free(comm);
     thrum_comm_destroy(comm->comm);
+    nccl_runtime_release(comm);
     if (comm->device)
         thrum_device_close(comm->device);
     pthread_mutex_destroy(&comm->lock);
@@ -129,7 +125,7 @@ static void remember(struct ncclComm *comm, thrum_queue_t queue)
 ncclResult_t nccl_comm_queue(const char *function, struct ncclComm *comm, cudaStream_t stream,
                              thrum_queue_t *queue_out)
 {
-    thrum_status_t status = thrum_cudart_stream(stream, comm->device_index, queue_out);
+    thrum_status_t status = nccl_runtime_queue(comm, stream, queue_out);
 
     if (status)
         return nccl_of_status(function, comm, status);
@@ -155,7 +151,7 @@ void nccl_comm_forgive(struct ncclComm *comm)
     unsigned n = copy_queues(comm, queues);
 
     for (unsigned i = 0; i < n; i++)
-        thrum_cudart_forgive(queues[i], comm->device_index);
+        nccl_runtime_forgive(comm, queues[i]);
 }
 
 void nccl_comm_drain(struct ncclComm *comm)
@@ -323,11 +319,12 @@ static void end_service(const ncclUniqueId *id)
     thrum_comm_t comm;
     int index;
 
-    if (!forget_id(id) || thrum_cudart_device(-1, &index, &device))
+    if (!forget_id(id) || nccl_runtime_open(-1, &index, &device))
         return;
     memcpy(own.bytes, id->internal, sizeof own);
     if (!thrum_comm_init_rank(&own, 1, 0, device, NULL, &comm))
         thrum_comm_destroy(comm);
+    thrum_device_close(device);
 }
 
 ncclResult_t ncclCommInitRankScalable(ncclComm_t *newcomm, int nranks, int myrank, int nId,
@@ -350,14 +347,15 @@ ncclResult_t ncclCommInitAll(ncclComm_t *comm, int ndev, const int *devlist)
     static const char function[] = "ncclCommInitAll";
     ncclUniqueId id;
     ncclResult_t result = ncclSuccess, end;
+    thrum_status_t status;
     int made_ranks = 0, count;
 
     if (!comm || ndev < 1)
         return nccl_group_error(
             nccl_fail(ncclInvalidArgument, "%s: comm=%p, ndev=%d", function, (void *)comm, ndev));
-    if (cudaGetDeviceCount(&count))
-        return nccl_group_error(
-            nccl_fail(ncclUnhandledCudaError, "%s: %s", function, thrumCudaErrorDetail()));
+    status = nccl_runtime_count(&count);
+    if (status)
+        return nccl_group_error(nccl_of_status(function, NULL, status));
     for (int i = 0; i < ndev; i++) {
         int device = devlist ? devlist[i] : i;
 

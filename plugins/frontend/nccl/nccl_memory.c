@@ -16,26 +16,17 @@ static struct handle_set registrations = HANDLE_SET_INITIALIZER;
 
 /* ---- allocation ---- */
 
-static ncclResult_t of_cuda(const char *function, cudaError_t error)
-{
-    if (!error)
-        return ncclSuccess;
-    (void)cudaGetLastError(); /* it is told here */
-    return nccl_fail(error == cudaErrorInvalidValue ? ncclInvalidArgument : ncclUnhandledCudaError,
-                     "%s: %s (%s)", function, thrumCudaErrorDetail(), cudaGetErrorName(error));
-}
-
 ncclResult_t ncclMemAlloc(void **ptr, size_t size)
 {
     if (!ptr)
         return nccl_fail(ncclInvalidArgument, "ncclMemAlloc: ptr=NULL");
-    return of_cuda("ncclMemAlloc", cudaMalloc(ptr, size));
+    return nccl_runtime_malloc("ncclMemAlloc", ptr, size);
 }
 NCCL_TWIN(ncclMemAlloc);
 
 ncclResult_t ncclMemFree(void *ptr)
 {
-    return of_cuda("ncclMemFree", cudaFree(ptr));
+    return nccl_runtime_free("ncclMemFree", ptr);
 }
 NCCL_TWIN(ncclMemFree);
 

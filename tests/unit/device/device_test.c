@@ -337,6 +337,19 @@ static void test_meanwhile(void **state)
     assert_int_equal(ticket, 7);
 }
 
+static void test_sim_has_no_streams_to_import(void **state)
+{
+    struct fixture *f = of(state);
+    thrum_queue_t queue = f->queue;
+
+    assert_status(thrum_queue_import(f->device, NULL, &queue), THRUM_ERR_UNSUPPORTED);
+    assert_non_null(strstr(thrum_last_error(), "queue_import"));
+    assert_status(thrum_queue_import(f->device, f->queue, &queue), THRUM_ERR_UNSUPPORTED);
+    assert_ptr_equal(queue, f->queue);
+    assert_status(thrum_queue_import(f->device, NULL, NULL), THRUM_ERR_INVALID_ARGUMENT);
+    assert_status(thrum_queue_import(NULL, NULL, &queue), THRUM_ERR_INVALID_ARGUMENT);
+}
+
 static void test_callback(void **state)
 {
     struct fixture *f = of(state);
@@ -662,6 +675,7 @@ int main(void)
         DEVICE_TEST(test_tickets),
         DEVICE_TEST(test_meanwhile),
         DEVICE_TEST(test_callback),
+        DEVICE_TEST(test_sim_has_no_streams_to_import),
         DEVICE_TEST(test_events),
         DEVICE_TEST(test_events_tell_errors),
         DEVICE_TEST(test_engine_progresses),
