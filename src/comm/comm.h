@@ -233,6 +233,7 @@ struct comm_row {
     uint64_t ticket; /* of the newest */
     bool is_all; /* of what is in the queue */
     bool moves; /* one of them does: a barrier does not go ahead of it */
+    bool meets; /* one of them is a barrier: what moves does not go ahead of it */
     uint64_t recv_first, recv_end; /* what they write, and what lies between */
     uint64_t credit_number; /* of the newest operation that waits for a credit; 0: it has it */
 };

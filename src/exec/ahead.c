@@ -26,6 +26,12 @@ static bool is_idle(struct thrum_comm *comm, const struct exec_program *program,
     return queue->ops->poll(queue->impl, last) != THRUM_IN_PROGRESS;
 }
 
+/* The communicator's operations on other queues, too, which the next one comes behind. */
+static bool has_ended(struct thrum_comm *comm)
+{
+    return comm_done(comm) >= atomic_load_explicit(&comm->issued, memory_order_relaxed);
+}
+
 void exec_follow_row(struct thrum_comm *comm, const struct exec_program *program,
                      const struct exec_staging *staging, const struct thrum_queue *queue)
 {
@@ -39,7 +45,7 @@ void exec_follow_row(struct thrum_comm *comm, const struct exec_program *program
         row->queue = NULL; /* nothing is in a row with it, or what lies between is not known */
     else if (idle || row->queue != queue || row->ticket != last)
         *row = (struct comm_row){.queue = (struct thrum_queue *)(uintptr_t)queue,
-                                 .is_all = idle,
+                                 .is_all = idle && has_ended(comm),
                                  .credit_number = row->credit_number};
 }
 
@@ -50,6 +56,8 @@ bool exec_may_run_ahead(const struct thrum_comm *comm, const struct exec_program
 
     if (!program->send_bytes && row->moves)
         return false; /* as a barrier, it says that what came before is over */
+    if (row->meets && (program->send_bytes || program->recv_bytes))
+        return false; /* behind a barrier: what others have done before theirs is seen, also in SEND */
     if (!row->ticket)
         return false; /* it is its turn */
     return row->queue == queue && row->is_all && !row->credit_number &&
@@ -85,6 +93,7 @@ void exec_extend_row(struct comm_row *row, const struct exec_program *program,
         return;
     row->ticket = operation->ticket;
     row->moves |= program->send_bytes || program->recv_bytes;
+    row->meets |= !program->send_bytes && !program->recv_bytes;
     if (!program->recv_bytes)
         return;
     if (!row->recv_end || buffers->recv < row->recv_first)
