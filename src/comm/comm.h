@@ -331,7 +331,7 @@ struct thrum_comm {
     struct exec_cache *cache; /* user */
     struct p2p_work *kept_works[COMM_KEPT_WORKS]; /* user: blocks of p2p.c; NULL: free */
     struct p2p_work *last_work; /* user: the newest of them; NULL: it is gone */
-    thrum_queue_t lane_queues[PLAN_MAX_LANES]; /* user; made when first used; [0] is never used */
+    thrum_queue_t lane_queues[PLAN_MAX_LANES]; /* user; made when first used; [0]: of lines ahead of their turn */
     uint64_t stage[2], stage_bytes[2]; /* user: device memory that stands for host buffers */
     uint64_t stage_moves; /* user: how often a stage got a new address */
     struct comm_old_stage *old_stages; /* user: outgrown, some operation may still use them */

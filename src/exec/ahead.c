@@ -74,7 +74,7 @@ bool exec_let_catch_up(struct thrum_comm *comm, const struct exec_program *progr
 
     if (row->queue != queue || !row->is_all || row->credit_number ||
         (row->ticket && queue->ops->wait(queue->impl, row->ticket, CATCH_UP_TIMEOUT_NS)) ||
-        exec_lane_queue(comm, 1, &lane) ||
+        exec_lane_queue(comm, AHEAD_LANE, &lane) ||
         lane->ops->submit_checked(lane->impl, program->commands, program->ncredits, &ticket))
         return false;
     if (!lane->ops->wait(lane->impl, ticket, CATCH_UP_TIMEOUT_NS))
@@ -109,7 +109,7 @@ thrum_status_t exec_submit_ahead(struct thrum_comm *comm, struct exec_program *p
     uint32_t nahead = program->nahead;
     struct thrum_queue *lane;
     uint64_t ticket;
-    thrum_status_t status = exec_lane_queue(comm, 1, &lane);
+    thrum_status_t status = exec_lane_queue(comm, AHEAD_LANE, &lane);
 
     if (!status)
         status = lane->ops->submit_checked(lane->impl, &commands[1], nahead, &ticket);
