@@ -26,6 +26,12 @@ static bool is_idle(struct thrum_comm *comm, const struct exec_program *program,
     return queue->ops->poll(queue->impl, last) != THRUM_IN_PROGRESS;
 }
 
+/* Else it is a barrier, or nothing. */
+static bool moves(const struct exec_program *program)
+{
+    return program->send_bytes || program->recv_bytes;
+}
+
 /* The communicator's operations on other queues, too, which the next one comes behind. */
 static bool has_ended(struct thrum_comm *comm)
 {
@@ -41,6 +47,8 @@ void exec_follow_row(struct thrum_comm *comm, const struct exec_program *program
 
     if (row->credit_number && comm_done(comm) >= row->credit_number)
         row->credit_number = 0;
+    if (row->barrier_number && comm_done(comm) >= row->barrier_number)
+        row->barrier_number = 0;
     if (staging || !program->is_plain || queue->is_imported)
         row->queue = NULL; /* nothing is in a row with it, or what lies between is not known */
     else if (idle || row->queue != queue || row->ticket != last)
@@ -56,7 +64,7 @@ bool exec_may_run_ahead(const struct thrum_comm *comm, const struct exec_program
 
     if (!program->send_bytes && row->moves)
         return false; /* as a barrier, it says that what came before is over */
-    if (row->meets && (program->send_bytes || program->recv_bytes))
+    if (row->barrier_number && moves(program))
         return false; /* behind a barrier: what others have done before theirs is seen, also in SEND */
     if (!row->ticket)
         return false; /* it is its turn */
@@ -92,8 +100,9 @@ void exec_extend_row(struct comm_row *row, const struct exec_program *program,
     if (row->queue != operation->queue)
         return;
     row->ticket = operation->ticket;
-    row->moves |= program->send_bytes || program->recv_bytes;
-    row->meets |= !program->send_bytes && !program->recv_bytes;
+    row->moves |= moves(program);
+    if (!moves(program))
+        row->barrier_number = operation->number;
     if (!program->recv_bytes)
         return;
     if (!row->recv_end || buffers->recv < row->recv_first)
