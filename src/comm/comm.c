@@ -172,7 +172,7 @@ static void release(struct thrum_comm *comm)
     control_stop(comm->control);
     bootstrap_close(comm->bootstrap);
     comm_windows_free(comm);
-    for (int i = 1; i < PLAN_MAX_LANES; i++)
+    for (int i = 0; i < PLAN_MAX_LANES; i++)
         thrum_queue_destroy(comm->lane_queues[i]);
     for (int i = 0; i < comm->nqueues; i++)
         queue_release(comm->queues[i]);

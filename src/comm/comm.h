@@ -235,6 +235,8 @@ struct comm_row {
     bool moves; /* one of them does: a barrier does not go ahead of it */
     uint64_t recv_first, recv_end; /* what they write, and what lies between */
     uint64_t credit_number; /* of the newest operation that waits for a credit; 0: it has it */
+    uint64_t
+        barrier_number; /* of the newest barrier: what moves does not go ahead of it; 0: it has ended */
 };
 
 /* Memory of all ranks that is open to puts. user; the parts are fixed. */
@@ -330,7 +332,8 @@ struct thrum_comm {
     struct exec_cache *cache; /* user */
     struct p2p_work *kept_works[COMM_KEPT_WORKS]; /* user: blocks of p2p.c; NULL: free */
     struct p2p_work *last_work; /* user: the newest of them; NULL: it is gone */
-    thrum_queue_t lane_queues[PLAN_MAX_LANES]; /* user; made when first used; [0] is never used */
+    thrum_queue_t lane_queues
+        [PLAN_MAX_LANES]; /* user; made when first used; [0]: of lines ahead of their turn */
     uint64_t stage[2], stage_bytes[2]; /* user: device memory that stands for host buffers */
     uint64_t stage_moves; /* user: how often a stage got a new address */
     struct comm_old_stage *old_stages; /* user: outgrown, some operation may still use them */

@@ -437,6 +437,21 @@ static bool needs(const struct thrum_comm *comm, const struct call_record *call,
     return !has_root(collective) || r == call->root || comm->rank == call->root;
 }
 
+/* The same where the call is small: a root may send and be done, and so may who sends to a root. */
+static bool waits_for(const struct thrum_comm *comm, const struct call_record *call, int r)
+{
+    switch ((enum collective)call->collective) {
+    case COLL_BROADCAST:
+    case COLL_SCATTER:
+        return r == call->root;
+    case COLL_REDUCE:
+    case COLL_GATHER:
+        return comm->rank == call->root;
+    default:
+        return needs(comm, call, r);
+    }
+}
+
 /* Somebody has left for good who had not called what this rank is in: it would wait in vain. */
 static bool report_left(struct thrum_comm *comm, uint64_t sequence,
                         const struct call_record *records)
@@ -483,7 +498,7 @@ static bool report_crossing(struct thrum_comm *comm, uint64_t sequence,
     char call[160], message[COMM_MESSAGE_BYTES];
     int r = 0;
 
-    while (r < comm->nranks && (records[r].state != COMM_RECORD_NEVER || !needs(comm, own, r) ||
+    while (r < comm->nranks && (records[r].state != COMM_RECORD_NEVER || !waits_for(comm, own, r) ||
                                 !comm_owes_message(comm, r, &records[r])))
         r++;
     if (r == comm->nranks || own->state != COMM_RECORD_PENDING || !is_oldest(comm, sequence))

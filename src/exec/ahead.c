@@ -26,6 +26,18 @@ static bool is_idle(struct thrum_comm *comm, const struct exec_program *program,
     return queue->ops->poll(queue->impl, last) != THRUM_IN_PROGRESS;
 }
 
+/* Else it is a barrier, or nothing. */
+static bool moves(const struct exec_program *program)
+{
+    return program->send_bytes || program->recv_bytes;
+}
+
+/* The communicator's operations on other queues, too, which the next one comes behind. */
+static bool has_ended(struct thrum_comm *comm)
+{
+    return comm_done(comm) >= atomic_load_explicit(&comm->issued, memory_order_relaxed);
+}
+
 void exec_follow_row(struct thrum_comm *comm, const struct exec_program *program,
                      const struct exec_staging *staging, const struct thrum_queue *queue)
 {
@@ -35,11 +47,13 @@ void exec_follow_row(struct thrum_comm *comm, const struct exec_program *program
 
     if (row->credit_number && comm_done(comm) >= row->credit_number)
         row->credit_number = 0;
+    if (row->barrier_number && comm_done(comm) >= row->barrier_number)
+        row->barrier_number = 0;
     if (staging || !program->is_plain || queue->is_imported)
         row->queue = NULL; /* nothing is in a row with it, or what lies between is not known */
     else if (idle || row->queue != queue || row->ticket != last)
         *row = (struct comm_row){.queue = (struct thrum_queue *)(uintptr_t)queue,
-                                 .is_all = idle,
+                                 .is_all = idle && has_ended(comm),
                                  .credit_number = row->credit_number};
 }
 
@@ -50,6 +64,8 @@ bool exec_may_run_ahead(const struct thrum_comm *comm, const struct exec_program
 
     if (!program->send_bytes && row->moves)
         return false; /* as a barrier, it says that what came before is over */
+    if (row->barrier_number && moves(program))
+        return false; /* behind a barrier: what others have done before theirs is seen, also in SEND */
     if (!row->ticket)
         return false; /* it is its turn */
     return row->queue == queue && row->is_all && !row->credit_number &&
@@ -66,7 +82,7 @@ bool exec_let_catch_up(struct thrum_comm *comm, const struct exec_program *progr
 
     if (row->queue != queue || !row->is_all || row->credit_number ||
         (row->ticket && queue->ops->wait(queue->impl, row->ticket, CATCH_UP_TIMEOUT_NS)) ||
-        exec_lane_queue(comm, 1, &lane) ||
+        exec_lane_queue(comm, AHEAD_LANE, &lane) ||
         lane->ops->submit_checked(lane->impl, program->commands, program->ncredits, &ticket))
         return false;
     if (!lane->ops->wait(lane->impl, ticket, CATCH_UP_TIMEOUT_NS))
@@ -84,7 +100,9 @@ void exec_extend_row(struct comm_row *row, const struct exec_program *program,
     if (row->queue != operation->queue)
         return;
     row->ticket = operation->ticket;
-    row->moves |= program->send_bytes || program->recv_bytes;
+    row->moves |= moves(program);
+    if (!moves(program))
+        row->barrier_number = operation->number;
     if (!program->recv_bytes)
         return;
     if (!row->recv_end || buffers->recv < row->recv_first)
@@ -100,7 +118,7 @@ thrum_status_t exec_submit_ahead(struct thrum_comm *comm, struct exec_program *p
     uint32_t nahead = program->nahead;
     struct thrum_queue *lane;
     uint64_t ticket;
-    thrum_status_t status = exec_lane_queue(comm, 1, &lane);
+    thrum_status_t status = exec_lane_queue(comm, AHEAD_LANE, &lane);
 
     if (!status)
         status = lane->ops->submit_checked(lane->impl, &commands[1], nahead, &ticket);

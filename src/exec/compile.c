@@ -421,7 +421,7 @@ thrum_status_t exec_compile(struct thrum_comm *comm, const struct plan *plan,
         b.program->nahead = count_ahead(&b);
         b.program->sends_later = sends_later(plan);
         if (b.program->nahead) /* now, not in a call that allocates nothing */
-            b.status = exec_lane_queue(comm, 1, &ahead);
+            b.status = exec_lane_queue(comm, AHEAD_LANE, &ahead);
         b.program->is_plain = channel == CHANNEL_COLLECTIVE && !plan->params.counts;
         if (b.program->is_plain) {
             b.program->send_bytes = plan_send_bytes(&plan->params, comm->rank);

@@ -4,7 +4,10 @@
 
 #include "exec/exec.h"
 
-/* The queue of a lane above 0; created when first asked for. Errors of thrum_queue_create. */
+/* Lane 0 is on the user's queue; its own is for lines ahead of their turn: nothing of other lanes waits before them. */
+#define AHEAD_LANE 0
+
+/* The queue of a lane above 0, or of AHEAD_LANE; created when first asked for. Errors of thrum_queue_create. */
 thrum_status_t exec_lane_queue(struct thrum_comm *comm, uint32_t lane, struct thrum_queue **out);
 
 /* The fabric registration of the allocation around an address; made when first used. */
