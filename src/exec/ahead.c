@@ -7,7 +7,7 @@
 
 #include "base/base.h"
 
-#define AHEAD_TIMEOUT_NS 1000000000 /* of what nobody has to be waited for */
+#define LOOK_AGAIN_NS 10000000 /* whether the communicator has failed */
 #define CATCH_UP_TIMEOUT_NS 2000000 /* some turns of others */
 
 /*
@@ -124,8 +124,12 @@ thrum_status_t exec_submit_ahead(struct thrum_comm *comm, struct exec_program *p
         status = lane->ops->submit_checked(lane->impl, &commands[1], nahead, &ticket);
     if (status)
         return status;
-    if (lane->ops->poll(lane->impl, ticket) &&
-        lane->ops->wait(lane->impl, ticket, AHEAD_TIMEOUT_NS)) {
+    status = lane->ops->poll(lane->impl, ticket);
+    while (
+        status == THRUM_IN_PROGRESS || /* a port has no room; what is before it has a deadline */
+        (status == THRUM_ERR_TIMEOUT && !atomic_load_explicit(&comm->status, memory_order_acquire)))
+        status = lane->ops->wait(lane->impl, ticket, LOOK_AGAIN_NS);
+    if (status) {
         operation->has_more = true; /* as a lane that has failed */
         operation->lane_queue[1] = lane;
         operation->lane_ticket[1] = ticket;

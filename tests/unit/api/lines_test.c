@@ -5,6 +5,7 @@
  * but not before what they carry is there.
  */
 #include <sched.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -423,6 +424,65 @@ static void puts_go_ahead(void **unused)
     end_chain(wanted);
 }
 
+static atomic_int gate;
+
+static thrum_status_t wait_for_gate(void *unused)
+{
+    (void)unused;
+    return atomic_load(&gate) ? THRUM_OK : THRUM_IN_PROGRESS;
+}
+
+static int64_t *number(const struct buffer *buffer, int i)
+{
+    return (int64_t *)(void *)buffer->address + i;
+}
+
+static void add_up_behind_a_barrier(int r)
+{
+    ok(thrum_barrier(comms[r], queues[r]));
+    ok(thrum_allreduce(number(r == 1 ? &recvs[r] : &sends[r], 1), number(&recvs[r], 2), 1,
+                       THRUM_INT64, THRUM_SUM, comms[r], queues[r]));
+}
+
+/* Rank 1 sends what rank 0 has put there before the barrier, late. */
+static void what_a_barrier_brings(void **unused)
+{
+    thrum_window_t windows[N];
+    int64_t got[SOME_CALLS];
+
+    (void)unused;
+    begin_chain();
+    ok(thrum_group_start());
+    for (int r = 0; r < N; r++)
+        ok(thrum_comm_register(comms[r], recvs[r].address, recvs[r].bytes, &windows[r]));
+    ok(thrum_group_end());
+    for (int r = 0; r < N; r++)
+        add_up_behind_a_barrier(r);
+    ranks_synchronize(N);
+    atomic_store(&gate, 0);
+    ok(thrum_queue_callback(queues[0], wait_for_gate, NULL));
+    ok(thrum_put(number(&sends[0], 7), 1, THRUM_INT64, 1, windows[0], sizeof(int64_t), comms[0],
+                 queues[0]));
+    for (int r = 0; r < N; r++)
+        add_up_behind_a_barrier(r);
+    atomic_store(&gate, 1);
+    ranks_synchronize(N);
+    for (int r = 0; r < N; r++) {
+        buffer_read(&recvs[r], got, sizeof got);
+        assert_int_equal(got[2], given(1, 0, 0) + given(7, 0, 0) + given(1, 2, 0));
+    }
+    ok(thrum_group_start());
+    for (int r = 0; r < N; r++)
+        ok(thrum_comm_deregister(windows[r]));
+    ok(thrum_group_end());
+    for (int r = 0; r < N; r++) {
+        buffer_free(&sends[r]);
+        buffer_free(&recvs[r]);
+    }
+    ranks_leave(N);
+    ranks_close(N);
+}
+
 /* Where the environment asks for it, all ranks share a core. */
 static void share_a_core(void)
 {
@@ -446,10 +506,11 @@ int main(int argc, char **argv)
         "THRUM_DEADLINE_MS=5000 THRUM_PEER_ACCESS=none THRUM_ALGO=" INLINE,
         "SHARE_A_CORE=1 THRUM_DEADLINE_MS=5000 THRUM_PEER_ACCESS=auto THRUM_ALGO=" INLINE};
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(one_way_for_long),  cmocka_unit_test(mixed),
-        cmocka_unit_test(interleaved),       cmocka_unit_test(of_many_lengths),
-        cmocka_unit_test(what_was_received), cmocka_unit_test(what_was_copied),
-        cmocka_unit_test(root_has_left),     cmocka_unit_test(puts_go_ahead),
+        cmocka_unit_test(one_way_for_long),      cmocka_unit_test(mixed),
+        cmocka_unit_test(interleaved),           cmocka_unit_test(of_many_lengths),
+        cmocka_unit_test(what_was_received),     cmocka_unit_test(what_was_copied),
+        cmocka_unit_test(root_has_left),         cmocka_unit_test(puts_go_ahead),
+        cmocka_unit_test(what_a_barrier_brings),
     };
 
     run_with_each(argc, argv, settings, 3);
