@@ -486,7 +486,7 @@ THRUM_MUST_CHECK thrum_status_t thrum_event_record(thrum_event_t event, thrum_qu
  * The same for a point that tells errors: a thread or a queue that waits for it gets the first error that the queue had up to
  * there and that no synchronize or query of the queue had returned when this was called; for the queue, it is that of its
  * next synchronize. They come as often as they are asked for, and the queue's own synchronize returns them all the same.
- * In a capture it is thrum_event_record.
+ * In a capture it is thrum_event_record. Of an error more than 1024 submissions back it may know nothing.
  */
 THRUM_MUST_CHECK thrum_status_t thrum_event_record_errors(thrum_event_t event, thrum_queue_t queue);
 /* Later commands of `queue` wait until the event's point is reached (a queue of any device of this process). */

@@ -57,6 +57,19 @@ void exec_follow_row(struct thrum_comm *comm, const struct exec_program *program
                                  .credit_number = row->credit_number};
 }
 
+/* Others may be writing there still, who then take part in a collective of the row. */
+static bool lies_in_window(const struct thrum_comm *comm, uint64_t start, uint64_t bytes)
+{
+    for (const struct thrum_window *w = comm->windows; w; w = w->next) {
+        const struct comm_window_part *part = &w->parts[comm->rank];
+        uint64_t first = comm->device->own_base + part->offset;
+
+        if (part->bytes && start < first + part->bytes && first < start + bytes)
+            return true;
+    }
+    return false;
+}
+
 bool exec_may_run_ahead(const struct thrum_comm *comm, const struct exec_program *program,
                         const struct exec_buffers *buffers, const struct thrum_queue *queue)
 {
@@ -70,7 +83,8 @@ bool exec_may_run_ahead(const struct thrum_comm *comm, const struct exec_program
         return false; /* it is its turn */
     return row->queue == queue && row->is_all && !row->credit_number &&
            (buffers->send >= row->recv_end ||
-            buffers->send + program->send_bytes <= row->recv_first);
+            buffers->send + program->send_bytes <= row->recv_first) &&
+           !lies_in_window(comm, buffers->send, program->send_bytes);
 }
 
 bool exec_let_catch_up(struct thrum_comm *comm, const struct exec_program *program,

@@ -437,34 +437,37 @@ static int64_t *number(const struct buffer *buffer, int i)
     return (int64_t *)(void *)buffer->address + i;
 }
 
-static void add_up_behind_a_barrier(int r)
+static void meet_and_add_up(int r, bool by_barrier)
 {
-    ok(thrum_barrier(comms[r], queues[r]));
+    if (by_barrier)
+        ok(thrum_barrier(comms[r], queues[r]));
+    else
+        ok(thrum_allreduce(number(&sends[r], 2), number(&recvs[r], 3), 1, THRUM_INT64, THRUM_SUM,
+                           comms[r], queues[r]));
     ok(thrum_allreduce(number(r == 1 ? &recvs[r] : &sends[r], 1), number(&recvs[r], 2), 1,
                        THRUM_INT64, THRUM_SUM, comms[r], queues[r]));
 }
 
-/* Rank 1 sends what rank 0 has put there before the barrier, late. */
-static void what_a_barrier_brings(void **unused)
+/* Rank 1 sends what rank 0 has put there, late, before they met. */
+static void put_before(bool by_barrier)
 {
     thrum_window_t windows[N];
     int64_t got[SOME_CALLS];
 
-    (void)unused;
     begin_chain();
     ok(thrum_group_start());
     for (int r = 0; r < N; r++)
         ok(thrum_comm_register(comms[r], recvs[r].address, recvs[r].bytes, &windows[r]));
     ok(thrum_group_end());
     for (int r = 0; r < N; r++)
-        add_up_behind_a_barrier(r);
+        meet_and_add_up(r, by_barrier);
     ranks_synchronize(N);
     atomic_store(&gate, 0);
     ok(thrum_queue_callback(queues[0], wait_for_gate, NULL));
     ok(thrum_put(number(&sends[0], 7), 1, THRUM_INT64, 1, windows[0], sizeof(int64_t), comms[0],
                  queues[0]));
     for (int r = 0; r < N; r++)
-        add_up_behind_a_barrier(r);
+        meet_and_add_up(r, by_barrier);
     atomic_store(&gate, 1);
     ranks_synchronize(N);
     for (int r = 0; r < N; r++) {
@@ -481,6 +484,18 @@ static void what_a_barrier_brings(void **unused)
     }
     ranks_leave(N);
     ranks_close(N);
+}
+
+static void what_a_barrier_brings(void **unused)
+{
+    (void)unused;
+    put_before(true);
+}
+
+static void what_another_collective_brings(void **unused)
+{
+    (void)unused;
+    put_before(false);
 }
 
 /* Where the environment asks for it, all ranks share a core. */
@@ -510,7 +525,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(interleaved),           cmocka_unit_test(of_many_lengths),
         cmocka_unit_test(what_was_received),     cmocka_unit_test(what_was_copied),
         cmocka_unit_test(root_has_left),         cmocka_unit_test(puts_go_ahead),
-        cmocka_unit_test(what_a_barrier_brings),
+        cmocka_unit_test(what_a_barrier_brings), cmocka_unit_test(what_another_collective_brings),
     };
 
     run_with_each(argc, argv, settings, 3);
