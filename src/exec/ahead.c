@@ -10,6 +10,12 @@
 #define LOOK_AGAIN_NS 10000000 /* whether the communicator has failed */
 #define CATCH_UP_TIMEOUT_NS 2000000 /* some turns of others */
 
+/* All that the communicator has been given, on whatever queue: the next operation comes behind it. */
+static bool has_ended(struct thrum_comm *comm)
+{
+    return comm_done(comm) >= atomic_load_explicit(&comm->issued, memory_order_relaxed);
+}
+
 /*
  * A program that has sent all before it waits needs no look at what has come, which would also send what the port holds
  * back: the next call's lines go with it. Others do, to get on.
@@ -22,7 +28,7 @@ static bool is_idle(struct thrum_comm *comm, const struct exec_program *program,
     if (atomic_load_explicit(&queue->synced_ticket, memory_order_relaxed) == last)
         return true;
     if (!program->sends_later && row->queue == queue && row->ticket == last)
-        return comm_done(comm) >= atomic_load_explicit(&comm->issued, memory_order_relaxed);
+        return has_ended(comm);
     return queue->ops->poll(queue->impl, last) != THRUM_IN_PROGRESS;
 }
 
@@ -30,12 +36,6 @@ static bool is_idle(struct thrum_comm *comm, const struct exec_program *program,
 static bool moves(const struct exec_program *program)
 {
     return program->send_bytes || program->recv_bytes;
-}
-
-/* The communicator's operations on other queues, too, which the next one comes behind. */
-static bool has_ended(struct thrum_comm *comm)
-{
-    return comm_done(comm) >= atomic_load_explicit(&comm->issued, memory_order_relaxed);
 }
 
 void exec_follow_row(struct thrum_comm *comm, const struct exec_program *program,

@@ -454,7 +454,7 @@ static void count_messages(struct thrum_comm *comm, const struct exec_program *p
         uint64_t *count =
             program->messages[i].is_send ? &peer->messages_sent : &peer->messages_received;
 
-        __atomic_store_n(count, *count + 1, __ATOMIC_RELAXED); /* comm_has_issued looks */
+        __atomic_store_n(count, *count + 1, __ATOMIC_RELAXED); /* comm_owes_message looks */
     }
 }
 

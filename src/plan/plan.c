@@ -110,24 +110,6 @@ bool plan_reduces(enum collective collective)
     }
 }
 
-bool plan_op_takes(thrum_redop_t op, thrum_datatype_t dtype)
-{
-    switch (dtype) {
-    case THRUM_COMPLEX64:
-    case THRUM_COMPLEX128:
-        return op == THRUM_SUM || op == THRUM_PROD || op == THRUM_AVG;
-    case THRUM_FLOAT8_E4M3:
-    case THRUM_FLOAT8_E5M2:
-    case THRUM_FLOAT16:
-    case THRUM_BFLOAT16:
-    case THRUM_FLOAT32:
-    case THRUM_FLOAT64:
-        return op != THRUM_BAND && op != THRUM_BOR && op != THRUM_BXOR;
-    default:
-        return true;
-    }
-}
-
 bool plan_rounds(thrum_datatype_t dtype)
 {
     switch (dtype) {
@@ -143,6 +125,13 @@ bool plan_rounds(thrum_datatype_t dtype)
     default:
         return false;
     }
+}
+
+bool plan_op_takes(thrum_redop_t op, thrum_datatype_t dtype)
+{
+    if (dtype == THRUM_COMPLEX64 || dtype == THRUM_COMPLEX128)
+        return op == THRUM_SUM || op == THRUM_PROD || op == THRUM_AVG;
+    return !plan_rounds(dtype) || (op != THRUM_BAND && op != THRUM_BOR && op != THRUM_BXOR);
 }
 
 uint64_t plan_send_bytes(const struct plan_params *params, int rank)

@@ -498,6 +498,45 @@ static void what_another_collective_brings(void **unused)
     put_before(false);
 }
 
+/* What one queue is still to receive is sent on another, behind it in the communicator's order. */
+static void what_another_queue_brings(void **unused)
+{
+    thrum_queue_t seconds[N];
+    int64_t got[SOME_CALLS];
+
+    (void)unused;
+    begin_chain();
+    for (int r = 0; r < N; r++) {
+        ok(thrum_queue_create(devices[r], THRUM_QUEUE_DEFAULT, &seconds[r]));
+        meet_and_add_up(r, true);
+    }
+    ranks_synchronize(N);
+    atomic_store(&gate, 0);
+    for (int r = 0; r < N; r++) {
+        ok(thrum_queue_callback(queues[r], wait_for_gate, NULL));
+        ok(thrum_allreduce(number(&sends[r], 7), number(&recvs[r], 7), 1, THRUM_INT64, THRUM_SUM,
+                           comms[r], queues[r]));
+        ok(thrum_allreduce(number(&sends[r], 8), number(&recvs[r], 8), 1, THRUM_INT64, THRUM_SUM,
+                           comms[r], seconds[r]));
+        ok(thrum_allreduce(number(&recvs[r], 7), number(&recvs[r], 9), 1, THRUM_INT64, THRUM_SUM,
+                           comms[r], seconds[r]));
+    }
+    atomic_store(&gate, 1);
+    ranks_synchronize(N);
+    for (int r = 0; r < N; r++) {
+        ok(thrum_queue_synchronize(seconds[r]));
+        buffer_read(&recvs[r], got, sizeof got);
+        assert_int_equal(got[9], N * sum(7, N));
+    }
+    for (int r = 0; r < N; r++) {
+        thrum_queue_destroy(seconds[r]);
+        buffer_free(&sends[r]);
+        buffer_free(&recvs[r]);
+    }
+    ranks_leave(N);
+    ranks_close(N);
+}
+
 /* Where the environment asks for it, all ranks share a core. */
 static void share_a_core(void)
 {
@@ -521,11 +560,17 @@ int main(int argc, char **argv)
         "THRUM_DEADLINE_MS=5000 THRUM_PEER_ACCESS=none THRUM_ALGO=" INLINE,
         "SHARE_A_CORE=1 THRUM_DEADLINE_MS=5000 THRUM_PEER_ACCESS=auto THRUM_ALGO=" INLINE};
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(one_way_for_long),      cmocka_unit_test(mixed),
-        cmocka_unit_test(interleaved),           cmocka_unit_test(of_many_lengths),
-        cmocka_unit_test(what_was_received),     cmocka_unit_test(what_was_copied),
-        cmocka_unit_test(root_has_left),         cmocka_unit_test(puts_go_ahead),
-        cmocka_unit_test(what_a_barrier_brings), cmocka_unit_test(what_another_collective_brings),
+        cmocka_unit_test(one_way_for_long),
+        cmocka_unit_test(mixed),
+        cmocka_unit_test(interleaved),
+        cmocka_unit_test(of_many_lengths),
+        cmocka_unit_test(what_was_received),
+        cmocka_unit_test(what_was_copied),
+        cmocka_unit_test(root_has_left),
+        cmocka_unit_test(puts_go_ahead),
+        cmocka_unit_test(what_a_barrier_brings),
+        cmocka_unit_test(what_another_collective_brings),
+        cmocka_unit_test(what_another_queue_brings),
     };
 
     run_with_each(argc, argv, settings, 3);
