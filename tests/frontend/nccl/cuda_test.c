@@ -16,17 +16,9 @@
 
 #include <cuda_runtime.h>
 
+#include "cuda_must.h"
 #include "cudart_compiler.h"
 
-#define OK(call) assert_int_equal((call), cudaSuccess)
-/* The call fails so, and the detail has the text in it. */
-#define FAILS(call, error, text) \
-    do { \
-        assert_int_equal((call), (error)); \
-        assert_int_equal(cudaGetLastError(), (error)); \
-        if (!strstr(thrumCudaErrorDetail(), (text))) \
-            fail_msg("\"%s\" lacks \"%s\"", thrumCudaErrorDetail(), (text)); \
-    } while (0)
 #define WILD ((void *)(uintptr_t)0x1234560)
 #define N 1000
 #define BYTES (N * sizeof(int))
@@ -39,44 +31,44 @@ static void devices(void **state)
     int count, value;
 
     (void)state;
-    OK(cudaGetDeviceCount(&count));
+    CUDA_OK(cudaGetDeviceCount(&count));
     assert_int_equal(count, 8);
-    OK(cudaGetDevice(&value));
+    CUDA_OK(cudaGetDevice(&value));
     assert_int_equal(value, 0);
-    OK(cudaSetDevice(3));
-    OK(cudaGetDevice(&value));
+    CUDA_OK(cudaSetDevice(3));
+    CUDA_OK(cudaGetDevice(&value));
     assert_int_equal(value, 3);
-    OK(cudaGetDeviceProperties(&properties, 3));
+    CUDA_OK(cudaGetDeviceProperties(&properties, 3));
     assert_non_null(strstr(properties.name, "Thrum sim"));
-    OK(cudaMemGetInfo(&free_bytes, &total));
+    CUDA_OK(cudaMemGetInfo(&free_bytes, &total));
     assert_int_equal(properties.totalGlobalMem, total);
-    OK(cudaDeviceGetAttribute(&value, cudaDevAttrComputeCapabilityMajor, 3));
+    CUDA_OK(cudaDeviceGetAttribute(&value, cudaDevAttrComputeCapabilityMajor, 3));
     assert_int_equal(value, properties.major);
-    OK(cudaDeviceGetPCIBusId(text, sizeof text, 3));
-    OK(cudaDeviceGetByPCIBusId(&value, text));
+    CUDA_OK(cudaDeviceGetPCIBusId(text, sizeof text, 3));
+    CUDA_OK(cudaDeviceGetByPCIBusId(&value, text));
     assert_int_equal(value, 3);
-    OK(cudaRuntimeGetVersion(&value));
+    CUDA_OK(cudaRuntimeGetVersion(&value));
     assert_int_equal(value, CUDART_VERSION);
-    OK(cudaDriverGetVersion(&value));
+    CUDA_OK(cudaDriverGetVersion(&value));
     assert_true(value >= CUDART_VERSION);
-    OK(cudaInitDevice(3, cudaDeviceScheduleSpin, 0));
-    OK(cudaDeviceGetP2PAttribute(&value, cudaDevP2PAttrAccessSupported, 3, 2));
+    CUDA_OK(cudaInitDevice(3, cudaDeviceScheduleSpin, 0));
+    CUDA_OK(cudaDeviceGetP2PAttribute(&value, cudaDevP2PAttrAccessSupported, 3, 2));
     assert_int_equal(value, 1);
-    OK(cudaDeviceGetP2PAttribute(&value, cudaDevP2PAttrNativeAtomicSupported, 3, 2));
+    CUDA_OK(cudaDeviceGetP2PAttribute(&value, cudaDevP2PAttrNativeAtomicSupported, 3, 2));
     assert_int_equal(value, 0);
-    FAILS(cudaDeviceGetP2PAttribute(&value, (enum cudaDeviceP2PAttr)9, 3, 2), cudaErrorInvalidValue,
-          "attribute=9");
-    OK(cudaStreamGetDevice(NULL, &value));
+    CUDA_FAILS(cudaDeviceGetP2PAttribute(&value, (enum cudaDeviceP2PAttr)9, 3, 2),
+               cudaErrorInvalidValue, "attribute=9");
+    CUDA_OK(cudaStreamGetDevice(NULL, &value));
     assert_int_equal(value, 3);
-    FAILS(cudaSetDevice(8), cudaErrorInvalidDevice, "between 0 and 7");
-    FAILS(cudaSetDevice(-1), cudaErrorInvalidDevice, "device=-1");
-    FAILS(cudaGetDeviceCount(NULL), cudaErrorInvalidValue, "count=NULL");
-    FAILS(cudaDeviceGetAttribute(&value, (enum cudaDeviceAttr)9999, 0), cudaErrorInvalidValue,
-          "attribute=9999");
-    FAILS(cudaDeviceGetByPCIBusId(&value, "none"), cudaErrorInvalidDevice, "none");
-    OK(cudaGetDevice(&value));
+    CUDA_FAILS(cudaSetDevice(8), cudaErrorInvalidDevice, "between 0 and 7");
+    CUDA_FAILS(cudaSetDevice(-1), cudaErrorInvalidDevice, "device=-1");
+    CUDA_FAILS(cudaGetDeviceCount(NULL), cudaErrorInvalidValue, "count=NULL");
+    CUDA_FAILS(cudaDeviceGetAttribute(&value, (enum cudaDeviceAttr)9999, 0), cudaErrorInvalidValue,
+               "attribute=9999");
+    CUDA_FAILS(cudaDeviceGetByPCIBusId(&value, "none"), cudaErrorInvalidDevice, "none");
+    CUDA_OK(cudaGetDevice(&value));
     assert_int_equal(value, 3);
-    OK(cudaSetDevice(0));
+    CUDA_OK(cudaSetDevice(0));
 }
 
 static void errors(void **state)
@@ -84,7 +76,7 @@ static void errors(void **state)
     (void)state;
     assert_int_equal(cudaGetLastError(), cudaSuccess);
     assert_int_equal(cudaFree(WILD), cudaErrorInvalidValue);
-    OK(cudaSetDevice(0)); /* success does not hide it */
+    CUDA_OK(cudaSetDevice(0)); /* success does not hide it */
     assert_int_equal(cudaPeekAtLastError(), cudaErrorInvalidValue);
     assert_int_equal(cudaGetLastError(), cudaErrorInvalidValue);
     assert_int_equal(cudaGetLastError(), cudaSuccess);
@@ -102,66 +94,68 @@ static void copies(void **state)
     (void)state;
     for (int i = 0; i < N; i++)
         host[i] = i;
-    OK(cudaMalloc((void **)&device, BYTES));
-    OK(cudaSetDevice(1));
-    OK(cudaMalloc((void **)&other, BYTES));
-    OK(cudaMallocHost((void **)&pinned, BYTES));
-    OK(cudaSetDevice(0));
-    OK(cudaMemcpy(device, host, BYTES, cudaMemcpyHostToDevice));
+    CUDA_OK(cudaMalloc((void **)&device, BYTES));
+    CUDA_OK(cudaSetDevice(1));
+    CUDA_OK(cudaMalloc((void **)&other, BYTES));
+    CUDA_OK(cudaMallocHost((void **)&pinned, BYTES));
+    CUDA_OK(cudaSetDevice(0));
+    CUDA_OK(cudaMemcpy(device, host, BYTES, cudaMemcpyHostToDevice));
     /* to another device, by either name; from there through pinned memory of it */
-    OK(cudaMemcpy(other, device, BYTES, cudaMemcpyDefault));
-    OK(cudaMemset(device, 0, BYTES));
-    OK(cudaMemcpyPeer(device, 0, other, 1, BYTES));
-    OK(cudaMemcpyAsync(pinned, device, BYTES, cudaMemcpyDeviceToHost, NULL));
-    OK(cudaStreamSynchronize(NULL));
+    CUDA_OK(cudaMemcpy(other, device, BYTES, cudaMemcpyDefault));
+    CUDA_OK(cudaMemset(device, 0, BYTES));
+    CUDA_OK(cudaMemcpyPeer(device, 0, other, 1, BYTES));
+    CUDA_OK(cudaMemcpyAsync(pinned, device, BYTES, cudaMemcpyDeviceToHost, NULL));
+    CUDA_OK(cudaStreamSynchronize(NULL));
     assert_memory_equal(pinned, host, BYTES);
-    OK(cudaMemset(pinned, 1, 4)); /* by the device that it is not of */
+    CUDA_OK(cudaMemset(pinned, 1, 4)); /* by the device that it is not of */
     assert_int_equal(pinned[0], 0x01010101);
-    OK(cudaMemsetAsync(device + 10, 0xff, 4, NULL));
-    OK(cudaMemcpy(back, device, BYTES, cudaMemcpyDeviceToHost));
+    CUDA_OK(cudaMemsetAsync(device + 10, 0xff, 4, NULL));
+    CUDA_OK(cudaMemcpy(back, device, BYTES, cudaMemcpyDeviceToHost));
     assert_int_equal(back[10], -1);
     assert_int_equal(back[11], 11);
-    OK(cudaMemcpy(back, host, BYTES, cudaMemcpyHostToHost));
+    CUDA_OK(cudaMemcpy(back, host, BYTES, cudaMemcpyHostToHost));
     assert_memory_equal(back, host, BYTES);
     /* columns 1 and 2 of a matrix with 10 columns */
     memset(back, 0, sizeof back);
-    OK(cudaMemcpy(device, host, BYTES, cudaMemcpyHostToDevice));
-    OK(cudaMemcpy2D(back, 8, device + 1, 40, 8, 100, cudaMemcpyDeviceToHost));
+    CUDA_OK(cudaMemcpy(device, host, BYTES, cudaMemcpyHostToDevice));
+    CUDA_OK(cudaMemcpy2D(back, 8, device + 1, 40, 8, 100, cudaMemcpyDeviceToHost));
     assert_int_equal(back[7], 32);
     assert_int_equal(back[199], 992);
-    FAILS(cudaMemcpy2D(back, 4, device, 40, 8, 2, cudaMemcpyDeviceToHost),
-          cudaErrorInvalidPitchValue, "width=8");
-    OK(cudaMemset2D(device, 40, 0xff, 8, 3));
-    OK(cudaMemcpy(back, device, BYTES, cudaMemcpyDeviceToHost));
+    CUDA_FAILS(cudaMemcpy2D(back, 4, device, 40, 8, 2, cudaMemcpyDeviceToHost),
+               cudaErrorInvalidPitchValue, "width=8");
+    CUDA_OK(cudaMemset2D(device, 40, 0xff, 8, 3));
+    CUDA_OK(cudaMemcpy(back, device, BYTES, cudaMemcpyDeviceToHost));
     for (int i = 0; i < 40; i++)
         assert_int_equal(back[i], i % 10 < 2 && i < 30 ? -1 : i);
-    FAILS(cudaMemset2D(device, 4, 0, 8, 2), cudaErrorInvalidValue, "width=8");
-    FAILS(cudaMemset2D(device, 40, 0, 8, 1000), cudaErrorInvalidValue, "leave the allocation");
-    OK(cudaMallocPitch((void **)&pitched, &pitch, 100, 3));
+    CUDA_FAILS(cudaMemset2D(device, 4, 0, 8, 2), cudaErrorInvalidValue, "width=8");
+    CUDA_FAILS(cudaMemset2D(device, 40, 0, 8, 1000), cudaErrorInvalidValue, "leave the allocation");
+    CUDA_OK(cudaMallocPitch((void **)&pitched, &pitch, 100, 3));
     assert_true(pitch >= 100 && pitch % 256 == 0);
-    OK(cudaMemset2DAsync(pitched, pitch, 1, pitch, 3, NULL));
-    FAILS(cudaMemset2DAsync(pitched, pitch, 1, pitch, 4, NULL), cudaErrorInvalidValue,
-          "leave the allocation");
-    OK(cudaStreamSynchronize(NULL));
-    OK(cudaFree(pitched));
-    FAILS(cudaMallocPitch((void **)&pitched, &pitch, SIZE_MAX - 1, 1), cudaErrorInvalidValue,
-          "width=");
-    FAILS(cudaMemcpy(device, host, BYTES + 1, cudaMemcpyHostToDevice), cudaErrorInvalidValue,
-          "leave the allocation");
-    FAILS(cudaMemcpy(host, back, 4, cudaMemcpyHostToDevice), cudaErrorInvalidValue, "kind=1");
-    FAILS(cudaMemcpy(device, other, 4, cudaMemcpyDeviceToHost), cudaErrorInvalidValue, "kind=2");
-    FAILS(cudaMemcpy(NULL, device, 4, cudaMemcpyDeviceToHost), cudaErrorInvalidValue, "dst=NULL");
-    FAILS(cudaMemcpy(device, host, 4, (enum cudaMemcpyKind)9), cudaErrorInvalidMemcpyDirection,
-          "kind=9");
-    FAILS(cudaMemset(host, 0, 4), cudaErrorInvalidValue, "is not device memory");
-    FAILS(cudaMemcpyPeer(device, 1, other, 1, 4), cudaErrorInvalidValue, "memory of device 1");
-    OK(cudaMemcpy(NULL, NULL, 0, cudaMemcpyDefault));
-    OK(cudaFree(other)); /* with an import of it at device 0 */
-    FAILS(cudaMemcpy(other, device, 4, cudaMemcpyDefault), cudaErrorInvalidValue, "was freed");
-    FAILS(cudaMemcpy(back, other, 4, cudaMemcpyDefault), cudaErrorInvalidValue, "was freed");
-    OK(cudaMemcpy(back, device, 4, cudaMemcpyDefault)); /* the device goes on */
-    OK(cudaFree(device));
-    OK(cudaFreeHost(pinned));
+    CUDA_OK(cudaMemset2DAsync(pitched, pitch, 1, pitch, 3, NULL));
+    CUDA_FAILS(cudaMemset2DAsync(pitched, pitch, 1, pitch, 4, NULL), cudaErrorInvalidValue,
+               "leave the allocation");
+    CUDA_OK(cudaStreamSynchronize(NULL));
+    CUDA_OK(cudaFree(pitched));
+    CUDA_FAILS(cudaMallocPitch((void **)&pitched, &pitch, SIZE_MAX - 1, 1), cudaErrorInvalidValue,
+               "width=");
+    CUDA_FAILS(cudaMemcpy(device, host, BYTES + 1, cudaMemcpyHostToDevice), cudaErrorInvalidValue,
+               "leave the allocation");
+    CUDA_FAILS(cudaMemcpy(host, back, 4, cudaMemcpyHostToDevice), cudaErrorInvalidValue, "kind=1");
+    CUDA_FAILS(cudaMemcpy(device, other, 4, cudaMemcpyDeviceToHost), cudaErrorInvalidValue,
+               "kind=2");
+    CUDA_FAILS(cudaMemcpy(NULL, device, 4, cudaMemcpyDeviceToHost), cudaErrorInvalidValue,
+               "dst=NULL");
+    CUDA_FAILS(cudaMemcpy(device, host, 4, (enum cudaMemcpyKind)9), cudaErrorInvalidMemcpyDirection,
+               "kind=9");
+    CUDA_FAILS(cudaMemset(host, 0, 4), cudaErrorInvalidValue, "is not device memory");
+    CUDA_FAILS(cudaMemcpyPeer(device, 1, other, 1, 4), cudaErrorInvalidValue, "memory of device 1");
+    CUDA_OK(cudaMemcpy(NULL, NULL, 0, cudaMemcpyDefault));
+    CUDA_OK(cudaFree(other)); /* with an import of it at device 0 */
+    CUDA_FAILS(cudaMemcpy(other, device, 4, cudaMemcpyDefault), cudaErrorInvalidValue, "was freed");
+    CUDA_FAILS(cudaMemcpy(back, other, 4, cudaMemcpyDefault), cudaErrorInvalidValue, "was freed");
+    CUDA_OK(cudaMemcpy(back, device, 4, cudaMemcpyDefault)); /* the device goes on */
+    CUDA_OK(cudaFree(device));
+    CUDA_OK(cudaFreeHost(pinned));
 }
 
 static void memory(void **state)
@@ -172,50 +166,51 @@ static void memory(void **state)
     unsigned flags;
 
     (void)state;
-    OK(cudaSetDevice(2));
-    OK(cudaMalloc((void **)&device, 100));
-    OK(cudaMallocManaged((void **)&managed, 100, cudaMemAttachGlobal));
-    OK(cudaHostAlloc((void **)&pinned, 100, cudaHostAllocMapped));
-    OK(cudaPointerGetAttributes(&attributes, device + 99));
+    CUDA_OK(cudaSetDevice(2));
+    CUDA_OK(cudaMalloc((void **)&device, 100));
+    CUDA_OK(cudaMallocManaged((void **)&managed, 100, cudaMemAttachGlobal));
+    CUDA_OK(cudaHostAlloc((void **)&pinned, 100, cudaHostAllocMapped));
+    CUDA_OK(cudaPointerGetAttributes(&attributes, device + 99));
     assert_int_equal(attributes.type, cudaMemoryTypeDevice);
     assert_int_equal(attributes.device, 2);
     assert_null(attributes.hostPointer);
-    OK(cudaPointerGetAttributes(&attributes, managed));
+    CUDA_OK(cudaPointerGetAttributes(&attributes, managed));
     assert_int_equal(attributes.type, cudaMemoryTypeManaged);
-    OK(cudaPointerGetAttributes(&attributes, pinned + 1));
+    CUDA_OK(cudaPointerGetAttributes(&attributes, pinned + 1));
     assert_int_equal(attributes.type, cudaMemoryTypeHost);
     assert_ptr_equal(attributes.devicePointer, pinned + 1);
-    OK(cudaPointerGetAttributes(&attributes, plain));
+    CUDA_OK(cudaPointerGetAttributes(&attributes, plain));
     assert_int_equal(attributes.type, cudaMemoryTypeUnregistered);
     /* managed memory on both sides */
     memset(managed, 5, 100);
-    OK(cudaMemcpy(device, managed, 100, cudaMemcpyDefault));
-    OK(cudaMemset(managed, 6, 50));
-    OK(cudaMemcpy(managed + 50, device, 50, cudaMemcpyDefault));
+    CUDA_OK(cudaMemcpy(device, managed, 100, cudaMemcpyDefault));
+    CUDA_OK(cudaMemset(managed, 6, 50));
+    CUDA_OK(cudaMemcpy(managed + 50, device, 50, cudaMemcpyDefault));
     assert_int_equal(managed[49], 6);
     assert_int_equal(managed[50], 5);
-    OK(cudaHostGetDevicePointer(&pointer, pinned, 0));
+    CUDA_OK(cudaHostGetDevicePointer(&pointer, pinned, 0));
     assert_ptr_equal(pointer, pinned);
-    OK(cudaHostGetFlags(&flags, pinned));
+    CUDA_OK(cudaHostGetFlags(&flags, pinned));
     assert_int_equal(flags, cudaHostAllocMapped);
-    OK(cudaHostRegister(plain, sizeof plain, cudaHostRegisterDefault));
-    FAILS(cudaHostRegister(plain, sizeof plain, 0), cudaErrorHostMemoryAlreadyRegistered, "0x");
-    OK(cudaHostUnregister(plain));
-    FAILS(cudaHostUnregister(plain), cudaErrorHostMemoryNotRegistered, "0x");
-    FAILS(cudaHostGetDevicePointer(&pointer, plain, 0), cudaErrorInvalidValue, "not pinned");
-    FAILS(cudaMalloc(NULL, 4), cudaErrorInvalidValue, "pointer=NULL");
-    FAILS(cudaMalloc(&pointer, (size_t)1 << 60), cudaErrorMemoryAllocation, "");
-    FAILS(cudaFree(device + 4), cudaErrorInvalidValue, "not the start");
-    FAILS(cudaFree(pinned), cudaErrorInvalidValue, "not the start");
-    FAILS(cudaFreeHost(device), cudaErrorInvalidValue, "not the start");
-    OK(cudaFree(device));
-    FAILS(cudaFree(device), cudaErrorInvalidValue, "not the start");
-    OK(cudaFree(managed));
-    OK(cudaFreeHost(pinned));
-    OK(cudaFree(NULL));
-    OK(cudaMalloc(&pointer, 0));
+    CUDA_OK(cudaHostRegister(plain, sizeof plain, cudaHostRegisterDefault));
+    CUDA_FAILS(cudaHostRegister(plain, sizeof plain, 0), cudaErrorHostMemoryAlreadyRegistered,
+               "0x");
+    CUDA_OK(cudaHostUnregister(plain));
+    CUDA_FAILS(cudaHostUnregister(plain), cudaErrorHostMemoryNotRegistered, "0x");
+    CUDA_FAILS(cudaHostGetDevicePointer(&pointer, plain, 0), cudaErrorInvalidValue, "not pinned");
+    CUDA_FAILS(cudaMalloc(NULL, 4), cudaErrorInvalidValue, "pointer=NULL");
+    CUDA_FAILS(cudaMalloc(&pointer, (size_t)1 << 60), cudaErrorMemoryAllocation, "");
+    CUDA_FAILS(cudaFree(device + 4), cudaErrorInvalidValue, "not the start");
+    CUDA_FAILS(cudaFree(pinned), cudaErrorInvalidValue, "not the start");
+    CUDA_FAILS(cudaFreeHost(device), cudaErrorInvalidValue, "not the start");
+    CUDA_OK(cudaFree(device));
+    CUDA_FAILS(cudaFree(device), cudaErrorInvalidValue, "not the start");
+    CUDA_OK(cudaFree(managed));
+    CUDA_OK(cudaFreeHost(pinned));
+    CUDA_OK(cudaFree(NULL));
+    CUDA_OK(cudaMalloc(&pointer, 0));
     assert_null(pointer);
-    OK(cudaSetDevice(0));
+    CUDA_OK(cudaSetDevice(0));
 }
 
 static void peers(void **state)
@@ -223,16 +218,16 @@ static void peers(void **state)
     int can;
 
     (void)state;
-    OK(cudaDeviceCanAccessPeer(&can, 0, 1));
+    CUDA_OK(cudaDeviceCanAccessPeer(&can, 0, 1));
     assert_int_equal(can, 1);
-    OK(cudaDeviceCanAccessPeer(&can, 1, 1));
+    CUDA_OK(cudaDeviceCanAccessPeer(&can, 1, 1));
     assert_int_equal(can, 0);
-    OK(cudaDeviceEnablePeerAccess(1, 0));
-    FAILS(cudaDeviceEnablePeerAccess(1, 0), cudaErrorPeerAccessAlreadyEnabled, "peer=1");
-    OK(cudaDeviceDisablePeerAccess(1));
-    FAILS(cudaDeviceDisablePeerAccess(1), cudaErrorPeerAccessNotEnabled, "peer=1");
-    FAILS(cudaDeviceEnablePeerAccess(0, 0), cudaErrorInvalidDevice, "device 0");
-    FAILS(cudaDeviceEnablePeerAccess(77, 0), cudaErrorInvalidDevice, "peer=77");
+    CUDA_OK(cudaDeviceEnablePeerAccess(1, 0));
+    CUDA_FAILS(cudaDeviceEnablePeerAccess(1, 0), cudaErrorPeerAccessAlreadyEnabled, "peer=1");
+    CUDA_OK(cudaDeviceDisablePeerAccess(1));
+    CUDA_FAILS(cudaDeviceDisablePeerAccess(1), cudaErrorPeerAccessNotEnabled, "peer=1");
+    CUDA_FAILS(cudaDeviceEnablePeerAccess(0, 0), cudaErrorInvalidDevice, "device 0");
+    CUDA_FAILS(cudaDeviceEnablePeerAccess(77, 0), cudaErrorInvalidDevice, "peer=77");
 }
 
 /* ---- streams: a gate holds one until it is opened ---- */
@@ -261,24 +256,25 @@ static void streams(void **state)
     (void)state;
     atomic_store(&gate, 0);
     atomic_store(&passed, 0);
-    OK(cudaStreamCreateWithPriority(&stream, cudaStreamNonBlocking, -1));
-    OK(cudaStreamGetFlags(stream, &flags));
+    CUDA_OK(cudaStreamCreateWithPriority(&stream, cudaStreamNonBlocking, -1));
+    CUDA_OK(cudaStreamGetFlags(stream, &flags));
     assert_int_equal(flags, cudaStreamNonBlocking);
-    OK(cudaStreamGetPriority(stream, &priority));
-    OK(cudaStreamQuery(stream));
-    OK(cudaLaunchHostFunc(stream, pass_gate, &one));
-    OK(cudaStreamAddCallback(stream, on_stream, &ten, 0));
+    CUDA_OK(cudaStreamGetPriority(stream, &priority));
+    CUDA_OK(cudaStreamQuery(stream));
+    CUDA_OK(cudaLaunchHostFunc(stream, pass_gate, &one));
+    CUDA_OK(cudaStreamAddCallback(stream, on_stream, &ten, 0));
     assert_int_equal(cudaStreamQuery(stream), cudaErrorNotReady);
     assert_int_equal(cudaGetLastError(), cudaSuccess);
     atomic_store(&gate, 1);
-    OK(cudaStreamSynchronize(stream));
+    CUDA_OK(cudaStreamSynchronize(stream));
     assert_int_equal(atomic_load(&passed), 11);
-    OK(cudaStreamDestroy(stream));
-    FAILS(cudaStreamDestroy(stream), cudaErrorInvalidResourceHandle, "no");
-    FAILS(cudaStreamQuery(stream), cudaErrorInvalidResourceHandle, "not a live stream");
-    FAILS(cudaMemsetAsync(WILD, 0, 4, WILD), cudaErrorInvalidResourceHandle, "not a live stream");
-    FAILS(cudaStreamCreateWithFlags(&stream, 99), cudaErrorInvalidValue, "flags=0x63");
-    FAILS(cudaLaunchHostFunc(NULL, NULL, NULL), cudaErrorInvalidValue, "function=NULL");
+    CUDA_OK(cudaStreamDestroy(stream));
+    CUDA_FAILS(cudaStreamDestroy(stream), cudaErrorInvalidResourceHandle, "no");
+    CUDA_FAILS(cudaStreamQuery(stream), cudaErrorInvalidResourceHandle, "not a live stream");
+    CUDA_FAILS(cudaMemsetAsync(WILD, 0, 4, WILD), cudaErrorInvalidResourceHandle,
+               "not a live stream");
+    CUDA_FAILS(cudaStreamCreateWithFlags(&stream, 99), cudaErrorInvalidValue, "flags=0x63");
+    CUDA_FAILS(cudaLaunchHostFunc(NULL, NULL, NULL), cudaErrorInvalidValue, "function=NULL");
 }
 
 /* What is put on the default stream waits for blocking streams, and they for it; others wait for neither. */
@@ -288,28 +284,28 @@ static void default_stream(void **state)
     int one = 1, *device, value = 0;
 
     (void)state;
-    OK(cudaMalloc((void **)&device, sizeof *device));
-    OK(cudaMemset(device, 0, sizeof *device));
-    OK(cudaStreamCreate(&blocking));
-    OK(cudaStreamCreate(&other));
-    OK(cudaStreamCreateWithFlags(&free_one, cudaStreamNonBlocking));
+    CUDA_OK(cudaMalloc((void **)&device, sizeof *device));
+    CUDA_OK(cudaMemset(device, 0, sizeof *device));
+    CUDA_OK(cudaStreamCreate(&blocking));
+    CUDA_OK(cudaStreamCreate(&other));
+    CUDA_OK(cudaStreamCreateWithFlags(&free_one, cudaStreamNonBlocking));
     atomic_store(&gate, 0);
-    OK(cudaLaunchHostFunc(blocking, pass_gate, &one));
-    OK(cudaMemsetAsync(device, 1, sizeof *device, NULL));
-    OK(cudaMemsetAsync(device, 2, sizeof *device, other));
-    OK(cudaMemsetAsync(device, 3, sizeof *device, free_one));
-    OK(cudaStreamSynchronize(free_one));
+    CUDA_OK(cudaLaunchHostFunc(blocking, pass_gate, &one));
+    CUDA_OK(cudaMemsetAsync(device, 1, sizeof *device, NULL));
+    CUDA_OK(cudaMemsetAsync(device, 2, sizeof *device, other));
+    CUDA_OK(cudaMemsetAsync(device, 3, sizeof *device, free_one));
+    CUDA_OK(cudaStreamSynchronize(free_one));
     assert_int_equal(cudaStreamQuery(NULL), cudaErrorNotReady);
     assert_int_equal(cudaStreamQuery(other), cudaErrorNotReady);
     atomic_store(&gate, 1);
-    OK(cudaStreamSynchronize(other));
-    OK(cudaStreamQuery(NULL));
-    OK(cudaMemcpy(&value, device, sizeof value, cudaMemcpyDeviceToHost));
+    CUDA_OK(cudaStreamSynchronize(other));
+    CUDA_OK(cudaStreamQuery(NULL));
+    CUDA_OK(cudaMemcpy(&value, device, sizeof value, cudaMemcpyDeviceToHost));
     assert_int_equal(value, 0x02020202);
-    OK(cudaStreamDestroy(blocking));
-    OK(cudaStreamDestroy(other));
-    OK(cudaStreamDestroy(free_one));
-    OK(cudaFree(device));
+    CUDA_OK(cudaStreamDestroy(blocking));
+    CUDA_OK(cudaStreamDestroy(other));
+    CUDA_OK(cudaStreamDestroy(free_one));
+    CUDA_OK(cudaFree(device));
 }
 
 static void events(void **state)
@@ -320,41 +316,41 @@ static void events(void **state)
     int one = 1;
 
     (void)state;
-    OK(cudaStreamCreateWithFlags(&first, cudaStreamNonBlocking));
-    OK(cudaStreamCreateWithFlags(&second, cudaStreamNonBlocking));
-    OK(cudaEventCreate(&start));
-    OK(cudaEventCreate(&end));
-    OK(cudaEventCreate(&never));
-    OK(cudaEventCreateWithFlags(&untimed, cudaEventDisableTiming));
-    OK(cudaEventQuery(never));
+    CUDA_OK(cudaStreamCreateWithFlags(&first, cudaStreamNonBlocking));
+    CUDA_OK(cudaStreamCreateWithFlags(&second, cudaStreamNonBlocking));
+    CUDA_OK(cudaEventCreate(&start));
+    CUDA_OK(cudaEventCreate(&end));
+    CUDA_OK(cudaEventCreate(&never));
+    CUDA_OK(cudaEventCreateWithFlags(&untimed, cudaEventDisableTiming));
+    CUDA_OK(cudaEventQuery(never));
     atomic_store(&gate, 0);
     atomic_store(&passed, 0);
-    OK(cudaEventRecord(start, first));
-    OK(cudaLaunchHostFunc(first, pass_gate, &one));
-    OK(cudaEventRecord(untimed, first));
-    OK(cudaStreamWaitEvent(second, untimed, 0));
-    OK(cudaEventRecord(end, second));
+    CUDA_OK(cudaEventRecord(start, first));
+    CUDA_OK(cudaLaunchHostFunc(first, pass_gate, &one));
+    CUDA_OK(cudaEventRecord(untimed, first));
+    CUDA_OK(cudaStreamWaitEvent(second, untimed, 0));
+    CUDA_OK(cudaEventRecord(end, second));
     assert_int_equal(cudaEventQuery(end), cudaErrorNotReady);
     assert_int_equal(cudaEventElapsedTime(&milliseconds, start, end), cudaErrorNotReady);
     atomic_store(&gate, 1);
-    OK(cudaEventSynchronize(end));
+    CUDA_OK(cudaEventSynchronize(end));
     assert_int_equal(atomic_load(&passed), 1);
-    OK(cudaEventElapsedTime(&milliseconds, start, end));
+    CUDA_OK(cudaEventElapsedTime(&milliseconds, start, end));
     assert_true(milliseconds > 0);
-    FAILS(cudaEventElapsedTime(&milliseconds, start, untimed), cudaErrorInvalidResourceHandle,
-          "cudaEventDisableTiming");
-    FAILS(cudaEventElapsedTime(&milliseconds, start, never), cudaErrorInvalidResourceHandle,
-          "never recorded");
-    OK(cudaEventDestroy(never));
-    FAILS(cudaEventDestroy(never), cudaErrorInvalidResourceHandle, "not a live event");
-    FAILS(cudaEventRecord(never, first), cudaErrorInvalidResourceHandle, "not a live event");
-    FAILS(cudaEventCreateWithFlags(&never, cudaEventInterprocess | cudaEventDisableTiming),
-          cudaErrorNotSupported, "other processes");
-    OK(cudaEventDestroy(start));
-    OK(cudaEventDestroy(end));
-    OK(cudaEventDestroy(untimed));
-    OK(cudaStreamDestroy(first));
-    OK(cudaStreamDestroy(second));
+    CUDA_FAILS(cudaEventElapsedTime(&milliseconds, start, untimed), cudaErrorInvalidResourceHandle,
+               "cudaEventDisableTiming");
+    CUDA_FAILS(cudaEventElapsedTime(&milliseconds, start, never), cudaErrorInvalidResourceHandle,
+               "never recorded");
+    CUDA_OK(cudaEventDestroy(never));
+    CUDA_FAILS(cudaEventDestroy(never), cudaErrorInvalidResourceHandle, "not a live event");
+    CUDA_FAILS(cudaEventRecord(never, first), cudaErrorInvalidResourceHandle, "not a live event");
+    CUDA_FAILS(cudaEventCreateWithFlags(&never, cudaEventInterprocess | cudaEventDisableTiming),
+               cudaErrorNotSupported, "other processes");
+    CUDA_OK(cudaEventDestroy(start));
+    CUDA_OK(cudaEventDestroy(end));
+    CUDA_OK(cudaEventDestroy(untimed));
+    CUDA_OK(cudaStreamDestroy(first));
+    CUDA_OK(cudaStreamDestroy(second));
 }
 
 /* What the host side of a program with one kernel and two variables does, as nvcc writes it. */
@@ -378,38 +374,38 @@ static void kernels(void **state)
     assert_int_equal(__cudaInitModule(binary), 1);
 
     assert_int_equal(__cudaPushCallConfiguration(grid, block, 16, stream), 0);
-    OK(__cudaPopCallConfiguration(&got_grid, &got_block, &bytes, &got_stream));
+    CUDA_OK(__cudaPopCallConfiguration(&got_grid, &got_block, &bytes, &got_stream));
     assert_memory_equal(&got_grid, &grid, sizeof grid);
     assert_memory_equal(&got_block, &block, sizeof block);
     assert_int_equal(bytes, 16);
     assert_ptr_equal(got_stream, stream);
-    FAILS(__cudaPopCallConfiguration(&got_grid, &got_block, &bytes, &got_stream),
-          cudaErrorMissingConfiguration, "<<<...>>>");
+    CUDA_FAILS(__cudaPopCallConfiguration(&got_grid, &got_block, &bytes, &got_stream),
+               cudaErrorMissingConfiguration, "<<<...>>>");
 
-    FAILS(cudaLaunchKernel(&kernel_stub, grid, block, NULL, 0, NULL),
-          cudaErrorNoKernelImageForDevice, "kernel fill: Thrum's devices execute no");
-    OK(__cudaGetKernel(&kernel, &kernel_stub));
-    FAILS(__cudaLaunchKernel(kernel, grid, block, NULL, 0, NULL), cudaErrorNoKernelImageForDevice,
-          "fill");
-    FAILS(cudaLaunchKernel(&unknown, grid, block, NULL, 0, NULL), cudaErrorInvalidDeviceFunction,
-          "no kernel of this program");
-    FAILS(cudaLaunchKernel(&variable, grid, block, NULL, 0, NULL), cudaErrorInvalidDeviceFunction,
-          "no kernel of this program");
-    OK(cudaFuncSetAttribute(&kernel_stub, cudaFuncAttributeMaxDynamicSharedMemorySize, 1024));
-    FAILS(cudaFuncSetAttribute(&unknown, cudaFuncAttributeMaxDynamicSharedMemorySize, 1024),
-          cudaErrorInvalidDeviceFunction, "no kernel");
+    CUDA_FAILS(cudaLaunchKernel(&kernel_stub, grid, block, NULL, 0, NULL),
+               cudaErrorNoKernelImageForDevice, "kernel fill: Thrum's devices execute no");
+    CUDA_OK(__cudaGetKernel(&kernel, &kernel_stub));
+    CUDA_FAILS(__cudaLaunchKernel(kernel, grid, block, NULL, 0, NULL),
+               cudaErrorNoKernelImageForDevice, "fill");
+    CUDA_FAILS(cudaLaunchKernel(&unknown, grid, block, NULL, 0, NULL),
+               cudaErrorInvalidDeviceFunction, "no kernel of this program");
+    CUDA_FAILS(cudaLaunchKernel(&variable, grid, block, NULL, 0, NULL),
+               cudaErrorInvalidDeviceFunction, "no kernel of this program");
+    CUDA_OK(cudaFuncSetAttribute(&kernel_stub, cudaFuncAttributeMaxDynamicSharedMemorySize, 1024));
+    CUDA_FAILS(cudaFuncSetAttribute(&unknown, cudaFuncAttributeMaxDynamicSharedMemorySize, 1024),
+               cudaErrorInvalidDeviceFunction, "no kernel");
 
-    OK(cudaGetSymbolSize(&bytes, &variable));
+    CUDA_OK(cudaGetSymbolSize(&bytes, &variable));
     assert_int_equal(bytes, 48);
-    FAILS(cudaMemcpyToSymbol(&variable, &unknown, 1, 0, cudaMemcpyHostToDevice),
-          cudaErrorInvalidSymbol, "variable table is in device code");
-    FAILS(cudaGetSymbolSize(&bytes, &kernel_stub), cudaErrorInvalidSymbol, "no variable");
+    CUDA_FAILS(cudaMemcpyToSymbol(&variable, &unknown, 1, 0, cudaMemcpyHostToDevice),
+               cudaErrorInvalidSymbol, "variable table is in device code");
+    CUDA_FAILS(cudaGetSymbolSize(&bytes, &kernel_stub), cudaErrorInvalidSymbol, "no variable");
     assert_int_equal(managed[15], 0);
     managed[15] = 3;
 
     __cudaUnregisterFatBinary(binary);
-    FAILS(cudaLaunchKernel(&kernel_stub, grid, block, NULL, 0, NULL),
-          cudaErrorInvalidDeviceFunction, "no kernel of this program");
+    CUDA_FAILS(cudaLaunchKernel(&kernel_stub, grid, block, NULL, 0, NULL),
+               cudaErrorInvalidDeviceFunction, "no kernel of this program");
 }
 
 /* An exported handle that is none any more. */
@@ -420,13 +416,13 @@ static void stale_ipc(void **state)
 
     (void)state;
     memset(&handle, 0x5a, sizeof handle);
-    FAILS(cudaIpcOpenMemHandle(&memory, handle, 0), cudaErrorInvalidValue,
-          "not one of cudaIpcGetMemHandle");
-    OK(cudaMalloc(&memory, 4096));
-    OK(cudaIpcGetMemHandle(&handle, memory));
-    OK(cudaIpcGetMemHandle(&again, memory));
+    CUDA_FAILS(cudaIpcOpenMemHandle(&memory, handle, 0), cudaErrorInvalidValue,
+               "not one of cudaIpcGetMemHandle");
+    CUDA_OK(cudaMalloc(&memory, 4096));
+    CUDA_OK(cudaIpcGetMemHandle(&handle, memory));
+    CUDA_OK(cudaIpcGetMemHandle(&again, memory));
     assert_memory_equal(&handle, &again, sizeof handle);
-    OK(cudaFree(memory));
+    CUDA_OK(cudaFree(memory));
     assert_int_not_equal(cudaIpcOpenMemHandle(&other, handle, 0), cudaSuccess);
     assert_string_not_equal(thrumCudaErrorDetail(), "");
     (void)cudaGetLastError();
@@ -439,18 +435,18 @@ static void reset(void **state)
     int *device, *again, value = 5;
 
     (void)state;
-    OK(cudaSetDevice(4));
-    OK(cudaStreamCreate(&stream));
-    OK(cudaMalloc((void **)&device, 4));
-    OK(cudaDeviceReset());
-    FAILS(cudaStreamQuery(stream), cudaErrorInvalidResourceHandle, "not a live stream");
-    FAILS(cudaFree(device), cudaErrorInvalidValue, "not the start");
-    OK(cudaMalloc((void **)&again, 4));
-    OK(cudaMemcpy(again, &value, 4, cudaMemcpyHostToDevice));
-    OK(cudaMemcpy(&value, again, 4, cudaMemcpyDeviceToHost));
+    CUDA_OK(cudaSetDevice(4));
+    CUDA_OK(cudaStreamCreate(&stream));
+    CUDA_OK(cudaMalloc((void **)&device, 4));
+    CUDA_OK(cudaDeviceReset());
+    CUDA_FAILS(cudaStreamQuery(stream), cudaErrorInvalidResourceHandle, "not a live stream");
+    CUDA_FAILS(cudaFree(device), cudaErrorInvalidValue, "not the start");
+    CUDA_OK(cudaMalloc((void **)&again, 4));
+    CUDA_OK(cudaMemcpy(again, &value, 4, cudaMemcpyHostToDevice));
+    CUDA_OK(cudaMemcpy(&value, again, 4, cudaMemcpyDeviceToHost));
     assert_int_equal(value, 5);
-    OK(cudaDeviceReset());
-    OK(cudaSetDevice(0));
+    CUDA_OK(cudaDeviceReset());
+    CUDA_OK(cudaSetDevice(0));
 }
 
 static void *on_thread(void *argument)
@@ -458,21 +454,21 @@ static void *on_thread(void *argument)
     int device, *memory, value = 0;
 
     (void)argument;
-    OK(cudaGetDevice(&device));
+    CUDA_OK(cudaGetDevice(&device));
     assert_int_equal(device, 0); /* not the other thread's choice */
     for (int i = 0; i < 100; i++) {
         cudaStream_t stream;
 
-        OK(cudaSetDevice(i % 3));
-        OK(cudaStreamCreate(&stream));
-        OK(cudaMallocAsync((void **)&memory, 4, stream));
-        OK(cudaMemsetAsync(memory, 1, 4, cudaStreamPerThread));
-        OK(cudaStreamSynchronize(cudaStreamPerThread));
-        OK(cudaMemcpyAsync(&value, memory, 4, cudaMemcpyDeviceToHost, stream));
+        CUDA_OK(cudaSetDevice(i % 3));
+        CUDA_OK(cudaStreamCreate(&stream));
+        CUDA_OK(cudaMallocAsync((void **)&memory, 4, stream));
+        CUDA_OK(cudaMemsetAsync(memory, 1, 4, cudaStreamPerThread));
+        CUDA_OK(cudaStreamSynchronize(cudaStreamPerThread));
+        CUDA_OK(cudaMemcpyAsync(&value, memory, 4, cudaMemcpyDeviceToHost, stream));
         assert_int_equal(value, 0x01010101);
-        OK(cudaFreeAsync(memory, stream));
-        OK(cudaDeviceSynchronize());
-        OK(cudaStreamDestroy(stream));
+        CUDA_OK(cudaFreeAsync(memory, stream));
+        CUDA_OK(cudaDeviceSynchronize());
+        CUDA_OK(cudaStreamDestroy(stream));
     }
     return NULL;
 }
@@ -482,12 +478,12 @@ static void threads(void **state)
     pthread_t made[3];
 
     (void)state;
-    OK(cudaSetDevice(1));
+    CUDA_OK(cudaSetDevice(1));
     for (int i = 0; i < 3; i++)
         assert_int_equal(pthread_create(&made[i], NULL, on_thread, NULL), 0);
     for (int i = 0; i < 3; i++)
         pthread_join(made[i], NULL);
-    OK(cudaSetDevice(0));
+    CUDA_OK(cudaSetDevice(0));
 }
 
 /* Memory of another process, whose device has the same number. */
@@ -496,13 +492,13 @@ static void other_process(const char *program)
     cudaIpcMemHandle_t handle;
     int *memory, value = 4711;
 
-    OK(cudaMalloc((void **)&memory, 64));
-    OK(cudaMemcpy(memory, &value, sizeof value, cudaMemcpyHostToDevice));
-    OK(cudaIpcGetMemHandle(&handle, memory));
+    CUDA_OK(cudaMalloc((void **)&memory, 64));
+    CUDA_OK(cudaMemcpy(memory, &value, sizeof value, cudaMemcpyHostToDevice));
+    CUDA_OK(cudaIpcGetMemHandle(&handle, memory));
     (void)program;
     if (write(1, &handle, sizeof handle) != sizeof handle || read(0, &value, 1) != 1)
         _exit(1);
-    OK(cudaMemcpy(&value, memory, sizeof value, cudaMemcpyDeviceToHost));
+    CUDA_OK(cudaMemcpy(&value, memory, sizeof value, cudaMemcpyDeviceToHost));
     _exit(value == 815 ? 0 : 2);
 }
 
@@ -528,14 +524,14 @@ static void shared_memory(void **state)
     close(in[0]);
     close(out[1]);
     assert_int_equal(read(out[0], &handle, sizeof handle), sizeof handle);
-    OK(cudaIpcOpenMemHandle((void **)&memory, handle, cudaIpcMemLazyEnablePeerAccess));
-    OK(cudaMemcpy(&value, memory, sizeof value, cudaMemcpyDeviceToHost));
+    CUDA_OK(cudaIpcOpenMemHandle((void **)&memory, handle, cudaIpcMemLazyEnablePeerAccess));
+    CUDA_OK(cudaMemcpy(&value, memory, sizeof value, cudaMemcpyDeviceToHost));
     assert_int_equal(value, 4711);
     value = 815;
-    OK(cudaMemcpy(memory, &value, sizeof value, cudaMemcpyHostToDevice));
-    FAILS(cudaFree(memory), cudaErrorInvalidValue, "not the start");
-    OK(cudaIpcCloseMemHandle(memory));
-    FAILS(cudaIpcCloseMemHandle(memory), cudaErrorInvalidValue, "not the start");
+    CUDA_OK(cudaMemcpy(memory, &value, sizeof value, cudaMemcpyHostToDevice));
+    CUDA_FAILS(cudaFree(memory), cudaErrorInvalidValue, "not the start");
+    CUDA_OK(cudaIpcCloseMemHandle(memory));
+    CUDA_FAILS(cudaIpcCloseMemHandle(memory), cudaErrorInvalidValue, "not the start");
     assert_int_equal(write(in[1], "x", 1), 1);
     assert_int_equal(waitpid(pid, &status, 0), pid);
     assert_int_equal(status, 0);
@@ -547,8 +543,8 @@ static int reset_devices(void **state)
 {
     (void)state;
     for (int i = 0; i < 8; i++) {
-        OK(cudaSetDevice(i));
-        OK(cudaDeviceReset());
+        CUDA_OK(cudaSetDevice(i));
+        CUDA_OK(cudaDeviceReset());
     }
     return 0;
 }

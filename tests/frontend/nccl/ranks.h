@@ -12,6 +12,8 @@
 
 #include <nccl.h>
 
+#include "cuda_must.h"
+
 #define RANKS_MAX 8
 #define RANK_BYTES 65536 /* of each buffer */
 
@@ -22,15 +24,6 @@ struct ranks {
     void *send[RANKS_MAX], *recv[RANKS_MAX];
 };
 
-#define CUDA_OK(call) assert_int_equal((call), cudaSuccess)
-/* The CUDA call fails so, and the detail has the text in it. */
-#define CUDA_FAILS(call, error, text) \
-    do { \
-        assert_int_equal((call), (error)); \
-        assert_int_equal(cudaGetLastError(), (error)); \
-        if (!strstr(thrumCudaErrorDetail(), (text))) \
-            fail_msg("\"%s\" lacks \"%s\"", thrumCudaErrorDetail(), (text)); \
-    } while (0)
 /* Fails the test with NCCL's text. */
 #define NCCL_OK(call) nccl_must((call), #call, __FILE__, __LINE__)
 void nccl_must(ncclResult_t result, const char *call, const char *file, int line);
