@@ -31,8 +31,10 @@ static struct thrum_device_ops good, device; /* sim */
 
 /* ---- a fabric's --------------------------------------------------------------------------------- */
 
+/* Now and then it stays so for a while, that the other side has the time to look even where cores are short. */
 static thrum_status_t signal_before_data(void *peer, const struct thrum_fabric_put *put)
 {
+    static unsigned puts;
     struct thrum_fabric_put first = *put, second = *put;
     thrum_status_t status;
 
@@ -43,6 +45,8 @@ static thrum_status_t signal_before_data(void *peer, const struct thrum_fabric_p
     status = right.put_signal(peer, &first);
     if (status)
         return status;
+    if (++puts % 16 == 0)
+        usleep(2000);
     while ((status = right.put_signal(peer, &second)) == THRUM_IN_PROGRESS)
         sched_yield();
     return status;
