@@ -673,14 +673,15 @@ static int awaited_by(const struct pending *pending)
 /* A rank that waits for data puts nothing, so nobody tells it that its peer cannot be reached any more. */
 static bool fail_broken(struct thrum_comm *comm, const struct pending *pending)
 {
-    char message[COMM_MESSAGE_BYTES];
+    char call[160], message[COMM_MESSAGE_BYTES];
     const char *why = "";
     int rank = 0;
     thrum_status_t status = broken_connection(comm, awaited_by(pending), &rank, &why);
 
     if (!status)
         return false;
-    snprintf(message, sizeof message, "%s: rank %d cannot reach rank %d: %s", comm->name,
+    describe(&pending->operation.call, call, sizeof call);
+    snprintf(message, sizeof message, "%s: %s: rank %d cannot reach rank %d: %s", comm->name, call,
              comm->rank, rank, why);
     comm_fail(comm, status, rank, true, message);
     return true;
