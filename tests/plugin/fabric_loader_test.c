@@ -103,7 +103,7 @@ static void unusable_plugins_are_named_with_the_reason(void **state)
 
 static void garbage_is_not_loaded(void **state)
 {
-    char directory[] = "/tmp/thrum-loader-XXXXXX", path[80];
+    char directory[] = "/tmp/loader_test-XXXXXX", path[80];
     FILE *file;
 
     (void)state;

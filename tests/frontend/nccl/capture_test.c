@@ -549,7 +549,7 @@ static void streams_that_go(void **state)
 
 static void nodes(void **state)
 {
-    char path[] = "/tmp/thrum-dot-XXXXXX", text[4096] = "";
+    char path[] = "/tmp/capture_test-XXXXXX", text[4096] = "";
     struct fixture *f = *state;
     enum cudaGraphNodeType type;
     cudaGraphNode_t all[16];

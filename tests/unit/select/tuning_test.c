@@ -16,7 +16,7 @@
 #include "base/config.h"
 #include "select/select.h"
 
-static char directory[] = "/tmp/thrum-tuning-XXXXXX";
+static char directory[] = "/tmp/tuning_test-XXXXXX";
 static char path[64];
 static struct select_policy policy;
 

@@ -17,7 +17,7 @@
 #include "topo/topo.h"
 #include "topo/topo_internal.h"
 
-static char root[] = "/tmp/thrum-hosts-XXXXXX";
+static char root[] = "/tmp/hosts_test-XXXXXX";
 static char file_path[64];
 
 static int make_root(void **state)

@@ -16,7 +16,7 @@
 #include "topo/topo.h"
 #include "topo/topo_internal.h"
 
-static char root[] = "/tmp/thrum-topo-XXXXXX";
+static char root[] = "/tmp/topo_test-XXXXXX";
 
 static int make_root(void **state)
 {
