@@ -203,6 +203,11 @@ static void ports_are_found_in_sysfs(void **state)
     assert_float_equal(host.ports[2].gbps, 100, 1e-9);
     assert_true(!host.ports[3].up && host.ports[3].gbps <= 0);
     free(host.ports);
+    host = (struct topo_host){.numa = &(struct topo_numa){.index = 0}, .nnuma = 1};
+    assert_int_equal(topo_find_ports(sysfs, &host), THRUM_OK);
+    assert_int_equal(host.ports[0].numa_node, -1); /* that one is not ours */
+    assert_int_equal(host.ports[2].numa_node, 0);
+    free(host.ports);
 }
 
 /* ---- what is wrong ---- */
