@@ -42,6 +42,15 @@ static int shown(const struct dirent *entry)
     return entry->d_name[0] != '.';
 }
 
+/* A control group may keep this process from the NUMA node of a port: then hwloc does not show it. */
+static bool is_shown(const struct topo_host *host, int numa_node)
+{
+    for (int i = 0; i < host->nnuma; i++)
+        if (host->numa[i].index == numa_node)
+            return true;
+    return !host->nnuma; /* nobody has asked hwloc */
+}
+
 static thrum_status_t add_port(struct topo_host *host, const struct topo_port *port)
 {
     size_t n = (size_t)host->nports;
@@ -50,7 +59,10 @@ static thrum_status_t add_port(struct topo_host *host, const struct topo_port *p
     if (!more)
         return thrum_fail(THRUM_ERR_NO_MEMORY, "no host memory for the ports of this host");
     host->ports = more;
-    host->ports[host->nports++] = *port;
+    more[n] = *port;
+    if (!is_shown(host, port->numa_node))
+        more[n].numa_node = -1;
+    host->nports++;
     return THRUM_OK;
 }
 

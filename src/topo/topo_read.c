@@ -135,7 +135,6 @@ static thrum_status_t read_numa(struct reader *r, const char *at, json_t *list,
                                 struct topo_host *host)
 {
     size_t n = json_array_size(list);
-    int cores = 0;
 
     host->numa = calloc(n + 1, sizeof *host->numa);
     if (!host->numa)
@@ -154,13 +153,12 @@ static thrum_status_t read_numa(struct reader *r, const char *at, json_t *list,
             return status;
         if (has_numa(host, node.index))
             return wrong(r, ".index: node %d is there twice", node.index);
+        /* nodes may share cores: those of a package's own memory and of its accelerators' */
+        if (host->cores && node.cores > host->cores)
+            return wrong(r, ".cores is %d, more than the host's %d", node.cores, host->cores);
         node.bytes = (uint64_t)bytes;
-        cores += node.cores;
         host->numa[host->nnuma++] = node;
     }
-    snprintf(r->place, sizeof r->place, "%s", at);
-    if (host->cores && cores > host->cores)
-        return wrong(r, ".numa_nodes: they have %d cores, the host %d", cores, host->cores);
     return THRUM_OK;
 }
 

@@ -120,6 +120,14 @@ static void what_is_found_comes_back(void **state)
     free(second);
 }
 
+/* hwloc counts the cores near a node's memory: those of memory without cores of its own are another's, too. */
+static void nodes_that_share_cores_come_back(void **state)
+{
+    setenv("HWLOC_SYNTHETIC", "package:1 [numa] [numa] core:2 pu:1", 1);
+    what_is_found_comes_back(state);
+    unsetenv("HWLOC_SYNTHETIC");
+}
+
 static void a_park_comes_back(void **state)
 {
     struct topo *topo = read_text(park), *again;
@@ -195,6 +203,11 @@ static void ports_are_found_in_sysfs(void **state)
     assert_float_equal(host.ports[2].gbps, 100, 1e-9);
     assert_true(!host.ports[3].up && host.ports[3].gbps <= 0);
     free(host.ports);
+    host = (struct topo_host){.numa = &(struct topo_numa){.index = 0}, .nnuma = 1};
+    assert_int_equal(topo_find_ports(sysfs, &host), THRUM_OK);
+    assert_int_equal(host.ports[0].numa_node, -1); /* that one is not ours */
+    assert_int_equal(host.ports[2].numa_node, 0);
+    free(host.ports);
 }
 
 /* ---- what is wrong ---- */
@@ -230,7 +243,7 @@ static const struct {
     {IN_HOST("\"numa_nodes\":[{\"index\":0,\"cores\":1},{\"index\":0,\"cores\":1}]"),
      "hosts[1].numa_nodes[1].index: node 0 is there twice"},
     {IN_HOST("\"cores\":2,\"numa_nodes\":[{\"index\":0,\"cores\":3}]"),
-     "hosts[1].numa_nodes: they have 3 cores, the host 2"},
+     "hosts[1].numa_nodes[0].cores is 3, more than the host's 2"},
     {IN_HOST("\"ports\":[{\"name\":\"x\",\"numa_node\":0}]"),
      "hosts[1].ports[0].numa_node: the host has no NUMA node 0"},
     {IN_HOST("\"ports\":[{\"name\":\"x\"},{\"name\":\"x\"}]"),
@@ -353,6 +366,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_is_found_comes_back),
+        cmocka_unit_test(nodes_that_share_cores_come_back),
         cmocka_unit_test(a_park_comes_back),
         cmocka_unit_test(ranks_are_placed),
         cmocka_unit_test(ports_are_found_in_sysfs),
