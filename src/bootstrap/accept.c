@@ -29,11 +29,13 @@ static void drop(struct boot_door *door, int i)
 
 void boot_door_close(struct boot_door *door)
 {
+    int fd = door->fd;
+
     while (door->nstrangers)
         drop(door, 0);
-    if (door->fd >= 0)
-        close(door->fd);
-    door->fd = -1;
+    door->fd = -1; /* first: a child of fork closes what stands here */
+    if (fd >= 0)
+        close(fd);
 }
 
 int boot_door_poll(const struct boot_door *door, struct pollfd *fds, int64_t now)

@@ -153,13 +153,15 @@ void boot_conn_accepted(struct boot_conn *conn, int fd, const struct boot_addres
 
 void boot_conn_close(struct boot_conn *conn)
 {
-    if (conn->fd >= 0)
-        close(conn->fd);
+    int fd = conn->fd;
+
+    conn->fd = -1; /* first: a child of fork closes what stands here */
+    if (fd >= 0)
+        close(fd);
     buffer_free(&conn->in);
     buffer_free(&conn->out);
     sodium_memzero(conn->send_key, sizeof conn->send_key);
     sodium_memzero(conn->receive_key, sizeof conn->receive_key);
-    conn->fd = -1;
     conn->ended = true;
 }
 

@@ -19,6 +19,7 @@ static struct {
     struct control *incoming;
     bool quit;
     int wake; /* eventfd; there as long as users > 0 */
+    struct control *list; /* the thread's */
 } engine = {
     .lock = PTHREAD_MUTEX_INITIALIZER, .incoming_lock = PTHREAD_MUTEX_INITIALIZER, .wake = -1};
 
@@ -31,7 +32,7 @@ void engine_wake(void)
 }
 
 /* Takes over new controls. False: the thread has to end. */
-static bool take_incoming(struct control **list)
+static bool take_incoming(void)
 {
     bool go_on;
 
@@ -40,8 +41,8 @@ static bool take_incoming(struct control **list)
         struct control *control = engine.incoming;
 
         engine.incoming = control->next;
-        control->next = *list;
-        *list = control;
+        control->next = engine.list;
+        engine.list = control;
     }
     go_on = !engine.quit;
     pthread_mutex_unlock(&engine.incoming_lock);
@@ -59,13 +60,13 @@ static void let_go(struct control **link)
     pthread_mutex_unlock(&control->lock);
 }
 
-static void wait_for_events(struct control *list, struct pollfd **fds, size_t *room)
+static void wait_for_events(struct pollfd **fds, size_t *room)
 {
     int64_t now = now_ns(), due = INT64_MAX;
     uint64_t count;
     size_t n = 1;
 
-    for (struct control *c = list; c; c = c->next)
+    for (struct control *c = engine.list; c; c = c->next)
         n += BOOT_LINKS;
     if (n > *room) {
         struct pollfd *more = realloc(*fds, 2 * n * sizeof *more);
@@ -79,7 +80,7 @@ static void wait_for_events(struct control *list, struct pollfd **fds, size_t *r
     }
     (*fds)[0] = (struct pollfd){.fd = engine.wake, .events = POLLIN};
     n = 1;
-    for (struct control *c = list; c; c = c->next) {
+    for (struct control *c = engine.list; c; c = c->next) {
         for (int i = 0; i < BOOT_LINKS; i++)
             if (c->links[i].fd >= 0 && !c->links[i].ended)
                 (*fds)[n++] =
@@ -93,13 +94,12 @@ static void wait_for_events(struct control *list, struct pollfd **fds, size_t *r
 
 static void *engine_main(void *argument)
 {
-    struct control *list = NULL;
     struct pollfd *fds = NULL;
     size_t room = 0;
 
     (void)argument;
-    while (take_incoming(&list)) {
-        struct control **link = &list;
+    while (take_incoming()) {
+        struct control **link = &engine.list;
         int64_t now = now_ns();
 
         while (*link) {
@@ -109,17 +109,49 @@ static void *engine_main(void *argument)
             else
                 link = &(*link)->next;
         }
-        wait_for_events(list, &fds, &room);
+        wait_for_events(&fds, &room);
     }
     free(fds);
     return NULL;
 }
 
+static void close_links(struct control *list)
+{
+    for (; list; list = list->next)
+        for (int i = 0; i < BOOT_LINKS; i++)
+            if (list->links[i].fd >= 0)
+                close(list->links[i].fd);
+}
+
+/*
+ * A child of fork has no such thread, and communicators of its own get a new one. Those of its parent are not the child's: were
+ * their connections open here, nobody would notice the parent's death before the child's.
+ */
+static void forget_in_child(void)
+{
+    close_links(engine.list);
+    close_links(engine.incoming);
+    if (engine.wake >= 0)
+        close(engine.wake);
+    pthread_mutex_init(&engine.lock, NULL);
+    pthread_mutex_init(&engine.incoming_lock, NULL);
+    engine.list = engine.incoming = NULL;
+    engine.users = 0;
+    engine.wake = -1;
+}
+
+static void watch_forks(void)
+{
+    (void)pthread_atfork(NULL, NULL, forget_in_child);
+}
+
 static thrum_status_t start_locked(void)
 {
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
     uint64_t thread;
     int rc;
 
+    pthread_once(&once, watch_forks);
     engine.wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (engine.wake < 0)
         return boot_fail_descriptor(errno, "starting the control plane");

@@ -24,6 +24,7 @@ enum { ID_TEXT = 2 * THRUM_UNIQUE_ID_BYTES + 1 };
 static struct {
     pthread_mutex_t lock; /* all of it, for the length of one exchange */
     bool ready;
+    pid_t owner; /* a child of fork that exits does not say goodbye for its parent */
     int fd;
     char name[NAME_BYTES]; /* of the key-value space */
 } pmi = {.lock = PTHREAD_MUTEX_INITIALIZER, .fd = -1};
@@ -134,7 +135,7 @@ static void at_exit(void)
     char line[LINE_BYTES];
     int64_t soon = now_ns() + 1000 * MS_NS;
 
-    if (send_line("cmd=finalize\n", soon)) /* without it the launcher thinks of a crash */
+    if (getpid() == pmi.owner && send_line("cmd=finalize\n", soon)) /* without it the launcher thinks of a crash */
         (void)read_line(line, sizeof line, soon);
 }
 
@@ -166,6 +167,7 @@ static thrum_status_t start_locked(int64_t deadline)
     if (!word(answer, "kvsname", pmi.name, sizeof pmi.name))
         return thrum_fail(THRUM_ERR_PROTOCOL, "the PMI server does not say its kvsname");
     pmi.ready = true;
+    pmi.owner = getpid();
     atexit(at_exit);
     return THRUM_OK;
 }

@@ -36,6 +36,7 @@ thrum_status_t launch_pmix_size(int *nranks_out)
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #pragma GCC diagnostic push /* its inline functions are not ours to mend */
 #pragma GCC diagnostic ignored "-Wconversion"
@@ -56,15 +57,18 @@ thrum_status_t launch_pmix_size(int *nranks_out)
 static struct {
     pthread_mutex_t lock; /* all of it */
     bool ready;
+    pid_t owner;
     pmix_proc_t self;
 #define X(name) __typeof__(&PMIx_##name) name;
     PMIX_CALLS(X)
 #undef X
 } pmix = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
+/* In a child of fork, which has none of libpmix's threads, it would never return. */
 static void at_exit(void)
 {
-    (void)pmix.Finalize(NULL, 0);
+    if (getpid() == pmix.owner)
+        (void)pmix.Finalize(NULL, 0);
 }
 
 static thrum_status_t load_locked(void)
@@ -91,6 +95,7 @@ static thrum_status_t load_locked(void)
                           pmix.Error_string(rc));
     }
     pmix.ready = true;
+    pmix.owner = getpid();
     atexit(at_exit);
     return THRUM_OK;
 }

@@ -55,14 +55,31 @@ static struct {
 } registry = {.lock = PTHREAD_MUTEX_INITIALIZER};
 static pthread_once_t registry_once = PTHREAD_ONCE_INIT;
 
-static void registry_init(void)
+static void init_locks(void)
 {
     pthread_condattr_t attributes;
 
+    pthread_mutex_init(&registry.lock, NULL);
     pthread_condattr_init(&attributes);
     pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
     pthread_cond_init(&registry.changed, &attributes);
     pthread_condattr_destroy(&attributes);
+}
+
+/* A child of fork does not serve, so it must not hold the port when its parent's service has ended. */
+static void forget_in_child(void)
+{
+    for (const struct root *root = registry.first; root; root = root->next)
+        if (root->door.fd >= 0)
+            close(root->door.fd);
+    registry.first = NULL;
+    init_locks();
+}
+
+static void registry_init(void)
+{
+    init_locks();
+    (void)pthread_atfork(NULL, NULL, forget_in_child);
 }
 
 /* ---- failing ---- */

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -423,6 +424,64 @@ static void one_thread_serves_all(void **state)
     assert_int_equal(world_run(1, several), 0);
 }
 
+/* ---- a child of fork ---- */
+
+/* Rank 1 dies and leaves a child behind, which lives on until the test has seen what it wants. */
+static void leave_a_child(struct world *world, int rank)
+{
+    struct rank_view *view = enter(world, rank);
+
+    if (rank == 1 && fork() == 0) {
+        prctl(PR_SET_PDEATHSIG, 0);
+        atomic_fetch_add(&world->noted, 1);
+        world_await(&world->stay_for, 1);
+        _exit(0);
+    }
+    if (rank == 1) {
+        world_await(&world->noted, 1);
+        raise(SIGKILL);
+    }
+    world_await(&world->ranks[rank].stage, 1);
+    leave(view);
+}
+
+static void a_death_is_told_though_a_child_lives(void **state)
+{
+    struct world *world = world_start(3, leave_a_child);
+
+    (void)state;
+    assert_int_equal(world_wait(world), 1);
+    for (int r = 0; r < 3; r += 2) {
+        assert_int_equal(world->ranks[r].status, THRUM_ERR_PEER_DEAD);
+        assert_int_equal(world->ranks[r].culprit, 1);
+    }
+    atomic_store(&world->stay_for, 1);
+    world_free(world);
+}
+
+/* A child makes communicators of its own while its parent has some. */
+static void child_of_its_own(struct world *world, int rank)
+{
+    struct rank_view *view = enter(world, rank);
+    pid_t child = fork();
+    int how;
+
+    if (!child) {
+        struct world *alone = world_start(1, orderly);
+
+        _exit(world_wait(alone));
+    }
+    WORLD_CHECK(waitpid(child, &how, 0) == child && !how);
+    WORLD_CHECK(control_finalize(view->control, 20000) == THRUM_OK);
+    leave(view);
+}
+
+static void a_child_has_its_own(void **state)
+{
+    (void)state;
+    assert_int_equal(world_run(1, child_of_its_own), 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -437,6 +496,8 @@ int main(void)
         cmocka_unit_test(every_rank_is_asked),
         cmocka_unit_test(a_stopped_rank_does_not_answer),
         cmocka_unit_test(one_thread_serves_all),
+        cmocka_unit_test(a_death_is_told_though_a_child_lives),
+        cmocka_unit_test(a_child_has_its_own),
     };
     return cmocka_run_group_tests_name("bootstrap control", tests, NULL, NULL);
 }

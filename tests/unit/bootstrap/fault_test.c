@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
@@ -546,6 +547,34 @@ static void the_interface_is_named(void **state)
     thrum_config_reset();
 }
 
+/* Who starts the ranks by fork makes the id first: they do not hold its port. */
+static void a_child_does_not_listen(void **state)
+{
+    struct thrum_unique_id id;
+    int pipes[2], ports[4];
+    pid_t child;
+    char byte;
+
+    (void)state;
+    assert_int_equal(pipe(pipes), 0);
+    assert_int_equal(bootstrap_make_id(&id), THRUM_OK);
+    assert_int_equal(world_tcp_ports(getpid(), 10, ports, 4), 1);
+    child = fork();
+    if (!child) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        (void)!write(pipes[1], "", 1);
+        pause();
+    }
+    assert_true(child > 0);
+    assert_int_equal(read(pipes[0], &byte, 1), 1);
+    assert_int_equal(world_tcp_ports(child, 10, ports, 4), 0);
+    bootstrap_withdraw(&id);
+    kill(child, SIGKILL);
+    assert_int_equal(waitpid(child, NULL, 0), child);
+    close(pipes[0]);
+    close(pipes[1]);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -563,6 +592,7 @@ int main(void)
         cmocka_unit_test(nobody_waits_for_a_service_that_gave_up),
         cmocka_unit_test(strangers_do_not_disturb),
         cmocka_unit_test(the_interface_is_named),
+        cmocka_unit_test(a_child_does_not_listen),
     };
     return cmocka_run_group_tests_name("bootstrap faults", tests, NULL, NULL);
 }

@@ -6,6 +6,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #ifdef LAUNCH_WITH_MPI
 #include <mpi.h>
@@ -39,6 +41,22 @@ static void communicator(const struct launch_info *info, uint64_t instance)
     free(ranks);
 }
 
+/* As a server that starts workers does: it does not say goodbye to the launcher for its parent, nor wait for that. */
+static void exit_in_a_child(void)
+{
+    pid_t child = fork();
+    int how;
+
+    if (!child) {
+        alarm(10);
+        exit(0);
+    }
+    if (child < 0 || waitpid(child, &how, 0) != child || how) {
+        fprintf(stderr, "a child that exits does not come to its end\n");
+        exit(1);
+    }
+}
+
 #ifdef LAUNCH_WITH_MPI
 static void use_mpi(const struct launch_info *info)
 {
@@ -61,6 +79,8 @@ int main(int argc, char **argv)
         MPI_Init(NULL, NULL);
 #endif
     communicator(&info, 0);
+    if (!strcmp(how, "plain")) /* MPI has not been asked whether it takes a fork */
+        exit_in_a_child();
     communicator(&info, 1);
 #ifdef LAUNCH_WITH_MPI
     if (!strcmp(how, "mpi-last"))
