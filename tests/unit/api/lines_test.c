@@ -352,15 +352,17 @@ static void broadcast_element(int call, int r)
 }
 
 /*
- * A root whose lines are all on their way may leave: what the others would tell it of them is of no use any more. After
- * a call in which they have connected to it.
+ * A root whose lines are all on their way may leave: what the others would tell it of them is of no use any more, and no
+ * failure of the way to it, as the next call shows. After a call in which they have connected to it.
  */
 static void root_has_left(void **unused)
 {
     int64_t wanted[SOME_CALLS];
+    thrum_comm_t others[N]; /* keep the devices' endpoints open */
 
     (void)unused;
     begin_chain();
+    ok(thrum_comm_init_all(devices, N, NULL, others));
     for (int r = 0; r < N; r++)
         broadcast_element(0, r);
     ranks_synchronize(N);
@@ -373,6 +375,11 @@ static void root_has_left(void **unused)
             comms[0] = NULL;
         }
     }
+    broadcast_element(0, 1);
+    refused(thrum_queue_synchronize(queues[1]), THRUM_ERR_PEER_DEAD, "rank 0 has left",
+            "without calling broadcast");
+    for (int r = 0; r < N; r++)
+        thrum_comm_destroy(others[r]);
     for (int call = 0; call < SOME_CALLS; call++)
         wanted[call] = given(call, 0, 0);
     end_chain(wanted);
