@@ -45,7 +45,9 @@ struct thrum_fabric_info {
 };
 
 enum {
-    THRUM_PUT_INLINE = 1 << 0 /* `local` is read before the call returns and needs no region */
+    THRUM_PUT_INLINE = 1 << 0, /* `local` is read before the call returns and needs no region */
+    THRUM_PUT_LENIENT =
+        1 << 1 /* a signal alone: may be passed over where its region is gone; else as any put */
 };
 
 struct thrum_fabric_put {

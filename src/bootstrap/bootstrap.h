@@ -104,13 +104,14 @@ enum control_exchange_kind {
 
 /*
  * Like bootstrap_allgather, on a running control plane: values is nranks x bytes; each rank has filled its own, afterwards
- * all are. Blocks. One thread at a time per control plane. `sequence` grows from call to call and is the same on all
+ * all are. Blocks, for left_ms at most; granted_ms is what that is left of, and what a message says. One thread at a time per control plane. `sequence` grows from call to call and is the same on all
  * ranks. Errors: TIMEOUT (names the ranks that have not come), PEER_DEAD (or left), MISMATCH (another kind of call),
  * the communicator's failure. After TIMEOUT and MISMATCH a rank that comes late gets the same error for this sequence,
  * and the next one is free to succeed.
  */
 thrum_status_t control_exchange(struct control *control, enum control_exchange_kind kind,
-                                uint64_t sequence, void *values, size_t bytes, int64_t deadline_ms);
+                                uint64_t sequence, void *values, size_t bytes, int64_t left_ms,
+                                int64_t granted_ms);
 
 /*
  * An id, encrypted for the ranks of this communicator and nobody else, to be sent over its control plane, whose frames are

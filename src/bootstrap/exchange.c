@@ -538,14 +538,15 @@ int64_t exchange_due(const struct control *control)
 /* ---- public ---- */
 
 thrum_status_t control_exchange(struct control *control, enum control_exchange_kind kind,
-                                uint64_t sequence, void *values, size_t bytes, int64_t deadline_ms)
+                                uint64_t sequence, void *values, size_t bytes, int64_t left_ms,
+                                int64_t granted_ms)
 {
     struct exchange_request request = {.sequence = sequence,
                                        .kind = kind,
                                        .values = values,
                                        .bytes = bytes,
-                                       .due = now_ns() + deadline_ms * MS_NS,
-                                       .granted = deadline_ms * MS_NS};
+                                       .due = now_ns() + left_ms * MS_NS,
+                                       .granted = granted_ms * MS_NS};
     struct boot_failure failure = {.status = THRUM_OK};
 
     if (!bytes || bytes > CONTROL_EXCHANGE_BYTES)

@@ -16,7 +16,7 @@
 #include "base/base.h"
 #include "bootstrap/bootstrap.h"
 
-#define BOOT_VERSION 1
+#define BOOT_VERSION 2
 #define BOOT_SECRET_BYTES 32
 #define BOOT_NONCE_BYTES 32
 #define BOOT_PROOF_BYTES 32
@@ -122,7 +122,8 @@ struct boot_buffer {
 };
 
 enum boot_frame_type {
-    FRAME_REGISTER = 1, /* rank to root service: where it listens, how long it waits */
+    FRAME_REGISTER =
+        1, /* rank to root service: where it listens, how long it still waits and waits in all */
     FRAME_PARENT, /* root service to rank: where its parent listens */
     FRAME_READY, /* rank to root service: parent and children are connected */
     FRAME_GO, /* root service to rank: all are ready */

@@ -207,7 +207,7 @@ static void register_rank(struct root *root, struct boot_conn *conn, const struc
 
     if (hello.role != BOOT_ROLE_ROOT || hello.target != -1 || hello.nranks < 1 ||
         hello.nranks > BOOT_MAX_RANKS || hello.rank < 0 || hello.rank >= hello.nranks ||
-        frame->bytes != BOOT_ADDRESS_WIRE + 8 || !boot_address_get(frame->payload, &listens) ||
+        frame->bytes != BOOT_ADDRESS_WIRE + 16 || !boot_address_get(frame->payload, &listens) ||
         !first_to_register(root, &hello)) {
         boot_conn_close(conn);
         free(conn);
@@ -235,7 +235,8 @@ static void register_rank(struct root *root, struct boot_conn *conn, const struc
     /* A little before the rank itself gives up, so that it hears who is missing. */
     if (due - (int64_t)min_u64((uint64_t)(patience * MS_NS / 10), 100 * MS_NS) < root->deadline) {
         root->deadline = due - (int64_t)min_u64((uint64_t)(patience * MS_NS / 10), 100 * MS_NS);
-        root->waited_ms = patience;
+        root->waited_ms =
+            (int64_t)min_u64(boot_get_u64(frame->payload + BOOT_ADDRESS_WIRE + 8), 1ull << 40);
     }
     if (due > root->linger)
         root->linger = due;

@@ -26,7 +26,7 @@ struct offer { /* of the first rank of a color; nothing elsewhere */
 /* What one call works on. */
 struct split {
     struct thrum_comm *comm;
-    int64_t end_ns;
+    int64_t granted_ms, end_ns;
     uint64_t sequence; /* of its first exchange */
     struct choice *choices; /* by old rank */
     struct offer *offers;
@@ -105,8 +105,9 @@ static thrum_status_t exchange(struct split *s, enum control_exchange_kind kind,
                                size_t bytes)
 {
     struct thrum_comm *comm = s->comm;
-    thrum_status_t status = control_exchange(
-        comm->control, kind, s->sequence + (kind == EXCHANGE_SPLIT_ID), values, bytes, left_ms(s));
+    thrum_status_t status =
+        control_exchange(comm->control, kind, s->sequence + (kind == EXCHANGE_SPLIT_ID), values,
+                         bytes, left_ms(s), s->granted_ms);
 
     return status ? thrum_fail(status, "%s: %s", comm->name, thrum_last_error()) : THRUM_OK;
 }
@@ -189,6 +190,7 @@ thrum_status_t comm_split(struct thrum_comm *comm, int color, int key,
     if (!s.choices || !s.offers) {
         status = thrum_fail(THRUM_ERR_NO_MEMORY, "no host memory for %d ranks", comm->nranks);
     } else {
+        s.granted_ms = effective.init_deadline_ms;
         s.end_ns = now_ns() + effective.init_deadline_ms * NS_PER_MS;
         s.sequence = 2 * ++comm->setups;
         status = run(&s, color, key, &effective, comm_out);

@@ -72,8 +72,9 @@ struct opening {
 static thrum_status_t exchange(struct thrum_comm *comm, enum control_exchange_kind kind,
                                void *values, size_t bytes)
 {
-    thrum_status_t status = control_exchange(comm->control, kind, 2 * ++comm->setups, values, bytes,
-                                             comm->deadline_ns / 1000000);
+    thrum_status_t status =
+        control_exchange(comm->control, kind, 2 * ++comm->setups, values, bytes,
+                         comm->deadline_ns / 1000000, comm->deadline_ns / 1000000);
 
     return status ? thrum_fail(status, "%s: %s", comm->name, thrum_last_error()) : THRUM_OK;
 }

@@ -304,29 +304,6 @@ static int count_files(bool show)
     return n;
 }
 
-static int count_entries(const char *path)
-{
-    DIR *folder = opendir(path);
-    int n = 0;
-
-    if (!folder)
-        return -1;
-    while (readdir(folder))
-        n++;
-    closedir(folder);
-    return n;
-}
-
-int count_descriptors(void)
-{
-    return count_entries("/proc/self/fd");
-}
-
-int count_threads(void)
-{
-    return count_entries("/proc/self/task");
-}
-
 static struct leftovers before;
 
 int leftovers_before(void **state)

@@ -18,6 +18,8 @@
 
 #include <thrum/thrum.h>
 
+#include "../counts.h"
+
 /* ---- the side of the test ---- */
 
 #define CREW_MAX 8
@@ -97,8 +99,5 @@ void child_close(struct child *child);
 thrum_comm_t child_join_by_relay(struct child *child, int nranks);
 /* Sum over the ranks of `count` int32 ones, by device memory; the status, and whether each element is nranks. */
 thrum_status_t child_sum(struct child *child, thrum_comm_t comm, size_t count, bool *right_out);
-
-int count_descriptors(void);
-int count_threads(void);
 
 #endif

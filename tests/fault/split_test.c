@@ -156,8 +156,10 @@ static void a_rank_stopped_in_split(void **state)
     crew_kill(&crew, 2, SIGSTOP);
     tell(&crew, 0, "split in haste");
     tell(&crew, 1, "split in haste");
-    crew_expect_result(&crew, 0, THRUM_ERR_TIMEOUT, "rank 2 did not call thrum_comm_split", NULL);
-    crew_expect_result(&crew, 1, THRUM_ERR_TIMEOUT, "rank 2 did not call thrum_comm_split", NULL);
+    crew_expect_result(&crew, 0, THRUM_ERR_TIMEOUT, "rank 2 did not call thrum_comm_split",
+                       " within 1000 ms", NULL);
+    crew_expect_result(&crew, 1, THRUM_ERR_TIMEOUT, "rank 2 did not call thrum_comm_split",
+                       " within 1000 ms", NULL);
     crew_kill(&crew, 2, SIGCONT);
     tell(&crew, 2, "split in haste");
     crew_expect_result(&crew, 2, THRUM_ERR_TIMEOUT, "rank 2 did not call thrum_comm_split", NULL);

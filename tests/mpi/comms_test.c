@@ -3,12 +3,12 @@
  * an id passed over the first one, of a part of the ranks; on one queue and on several; named in different orders; and
  * destroyed in any order while others go on.
  */
-#include <dirent.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "../counts.h"
 #include "harness.h"
 
 /* *out <- the sum over the ranks of `comm` of value, on the job's queue or another. */
@@ -230,18 +230,6 @@ static size_t split_and_copied(struct job *job)
     return errors;
 }
 
-static int count_entries(const char *path)
-{
-    DIR *folder = opendir(path);
-    int n = 0;
-
-    while (folder && readdir(folder))
-        n++;
-    if (folder)
-        closedir(folder);
-    return n;
-}
-
 /* 100 copies with two ranks: they take no thread, and few descriptors, and leave none behind. */
 static size_t many_copies(struct job *job)
 {
@@ -252,15 +240,15 @@ static size_t many_copies(struct job *job)
     size_t errors = 0;
 
     sum_on(job, job->comm, job->queue, 1); /* what is made once is there */
-    descriptors = count_entries("/proc/self/fd");
+    descriptors = count_descriptors();
     for (int i = 0; i < n; i++) {
         MUST(thrum_comm_dup(job->comm, &config, &copies[i]));
         if (i == 2) /* the threads of a communicator, if it had one */
-            threads = count_entries("/proc/self/task");
+            threads = count_threads();
     }
-    for (int wait = 0; wait < 200 && count_entries("/proc/self/task") > threads; wait++)
+    for (int wait = 0; wait < 200 && count_threads() > threads; wait++)
         poll(NULL, 0, 10); /* services of ids end by themselves */
-    errors += count_entries("/proc/self/task") > threads;
+    errors += count_threads() > threads;
     for (int i = 0; i < n; i += n / 10)
         sum += sum_on(job, copies[i], job->queue, i + job->rank);
     for (int i = 0; i < n; i += n / 10)
@@ -269,11 +257,10 @@ static size_t many_copies(struct job *job)
     for (int i = 0; i < n; i++)
         thrum_comm_destroy(copies[(i + job->rank) % n]);
     sum_on(job, job->comm, job->queue, 1);
-    for (int wait = 0; wait < 200 && count_entries("/proc/self/fd") > descriptors; wait++)
+    for (int wait = 0; wait < 200 && count_descriptors() > descriptors; wait++)
         poll(NULL, 0, 10); /* the ends of what others have just closed */
-    if (count_entries("/proc/self/fd") > descriptors) {
-        job_complain(job, "%d descriptors before, %d after", descriptors,
-                     count_entries("/proc/self/fd"));
+    if (count_descriptors() > descriptors) {
+        job_complain(job, "%d descriptors before, %d after", descriptors, count_descriptors());
         errors++;
     }
     free(copies);

@@ -45,6 +45,7 @@ enum {
     BAD_WRAP,
     BAD_SIGNAL_KEY,
     BAD_SIGNAL_OFFSET,
+    BAD_LENIENT,
     BAD_KINDS
 };
 
@@ -71,6 +72,11 @@ static struct thrum_fabric_put bad_put(const struct node *node, int kind)
         break;
     case BAD_SIGNAL_KEY:
         put.signal_key = 1;
+        break;
+    case BAD_LENIENT: /* not even where nobody would miss it: the key never was */
+        put.bytes = 0;
+        put.signal_key = 1;
+        put.flags |= THRUM_PUT_LENIENT;
         break;
     default:
         put.signal_offset = NODE_MEMORY_BYTES;

@@ -1,7 +1,6 @@
 /* See fabric_nodes.h. Called by the fabric tests. */
 #include "fabric_nodes.h"
 
-#include <dirent.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
@@ -225,17 +224,4 @@ bool nodes_run(int n, int killed, void (*body)(struct node *node))
     good = wait_for_nodes(pids, n, killed);
     munmap(board, sizeof *board);
     return good;
-}
-
-int nodes_count_descriptors(void)
-{
-    DIR *directory = opendir("/proc/self/fd");
-    int n = 0;
-
-    if (!directory)
-        return -1;
-    while (readdir(directory))
-        n++;
-    closedir(directory);
-    return n;
 }

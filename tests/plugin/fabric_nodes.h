@@ -84,7 +84,4 @@ size_t node_signal_offset(int i);
 struct thrum_fabric_put node_make_put(const struct node *node, int to, size_t from, size_t bytes,
                                       size_t offset, int signal, uint64_t value);
 
-/* Open descriptors of this process. */
-int nodes_count_descriptors(void);
-
 #endif

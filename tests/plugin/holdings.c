@@ -1,24 +1,12 @@
 /* See holdings.h. */
 #include "holdings.h"
 
-#include <dirent.h>
 #include <malloc.h>
 #include <stdio.h>
 
+#include "../counts.h"
+
 size_t holdings_let_pass = 512;
-
-static int count_entries(const char *folder)
-{
-    DIR *directory = opendir(folder);
-    int n = 0;
-
-    if (!directory)
-        return -1;
-    while (readdir(directory))
-        n++;
-    closedir(directory);
-    return n;
-}
 
 static int count_lines(const char *path)
 {
@@ -34,10 +22,10 @@ static int count_lines(const char *path)
 
 struct holdings holdings_count(void)
 {
-    int mappings = count_lines("/proc/self/maps"), threads = count_entries("/proc/self/task");
+    int mappings = count_lines("/proc/self/maps"), threads = count_threads();
     struct mallinfo2 heap = mallinfo2();
 
-    return (struct holdings){.descriptors = count_entries("/proc/self/fd"),
+    return (struct holdings){.descriptors = count_descriptors(),
                              .threads = threads,
                              .mappings = mappings,
                              .bytes = heap.uordblks + heap.hblkhd};

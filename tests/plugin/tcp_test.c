@@ -24,6 +24,7 @@
 #include <cmocka.h>
 
 #include "../../plugins/fabric/tcp/tcp.h"
+#include "../counts.h"
 #include "fabric/fabric.h"
 #include "fabric_nodes.h"
 
@@ -123,7 +124,7 @@ static void crossing_body(struct node *node)
                                                &node->board->key[2 + node->index]) == THRUM_OK,
                     "region_register");
         node->board->address[2 + node->index] = own;
-        before = nodes_count_descriptors();
+        before = count_descriptors();
         node_barrier(node);
         node_expect(node,
                     node->ops->connect(fresh.endpoint, &node->board->address[2 + other], &peer) ==
@@ -135,7 +136,7 @@ static void crossing_body(struct node *node)
                     node->ops->connect(fresh.endpoint, &node->board->address[2 + other], &again) ==
                         THRUM_OK,
                     "connect again");
-        node_expect(node, nodes_count_descriptors() == before + 1, "one connection for all of it");
+        node_expect(node, count_descriptors() == before + 1, "one connection for all of it");
         put = node_make_put(&fresh, 2 + other, 0, 8, 64, 7, (uint64_t)i);
         node_expect(node, node_try_put(&fresh, i % 2 ? peer : again, &put) == THRUM_OK, "put");
         while (node_signal(node, 7) < (uint64_t)i)

@@ -20,11 +20,13 @@ static bool fill_put(struct sim_queue *queue, const struct thrum_command *c,
     const struct thrum_port_put *put = &c->put;
     uint64_t source;
 
-    *out = (struct thrum_fabric_put){.local_region = put->local_region,
-                                     .bytes = c->bytes,
-                                     .signal_key = put->signal_key,
-                                     .signal_offset = put->signal_offset,
-                                     .signal_value = c->value};
+    *out = (struct thrum_fabric_put){
+        .local_region = put->local_region,
+        .bytes = c->bytes,
+        .signal_key = put->signal_key,
+        .signal_offset = put->signal_offset,
+        .signal_value = c->value,
+        .flags = c->flags & THRUM_CMD_FLAG_LENIENT_PUT ? THRUM_PUT_LENIENT : 0};
     if (!sim_resolve(queue, put->remote_key, put->remote_key_indirect, &out->remote_key, bad_out))
         return false;
     if (c->ndst && !operand_address(queue, &c->operands[0], &out->remote_offset, bad_out))
@@ -34,7 +36,7 @@ static bool fill_put(struct sim_queue *queue, const struct thrum_command *c,
     if (!c->nsrc) {
         out->local = c->payload;
         out->local_region = NULL;
-        out->flags = THRUM_PUT_INLINE;
+        out->flags |= THRUM_PUT_INLINE;
         return true;
     }
     if (!operand_address(queue, &c->operands[c->ndst], &source, bad_out))
@@ -45,7 +47,7 @@ static bool fill_put(struct sim_queue *queue, const struct thrum_command *c,
         return false;
     }
     if (!put->local_region)
-        out->flags = THRUM_PUT_INLINE;
+        out->flags |= THRUM_PUT_INLINE;
     return true;
 }
 

@@ -76,6 +76,7 @@ static thrum_status_t open_endpoint(const char *device, void **endpoint_out,
     if (getrandom(&endpoint->key_salt, sizeof endpoint->key_salt, 0) < 0)
         endpoint->key_salt = (uint32_t)now_ns();
     endpoint->key_salt |= 1; /* no key is 0 */
+    endpoint->first_salt = endpoint->key_salt;
     status = loopback_listen(endpoint, address_out);
     if (status) {
         pthread_mutex_destroy(&endpoint->lock);

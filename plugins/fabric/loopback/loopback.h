@@ -19,6 +19,7 @@
 
 #include <thrum/fabric_plugin.h>
 
+#include "../common/keys.h"
 #include "../common/limit.h"
 #include "../common/order.h"
 #include "base/base.h"
@@ -56,7 +57,7 @@ struct loopback_message {
     uint64_t rest; /* bytes of the same put in later messages; GET: bytes wanted */
     uint64_t signal_key; /* stored with the last message of a put; 0: none */
     uint64_t signal_offset, signal_value;
-    uint64_t reserved;
+    uint64_t flags; /* of the put: THRUM_PUT_LENIENT, or none */
 };
 
 struct loopback_region {
@@ -112,7 +113,7 @@ struct loopback_endpoint {
     struct loopback_source *sources;
     struct loopback_region **regions; /* by slot; NULL: free */
     size_t slots;
-    uint32_t key_salt;
+    uint32_t key_salt, first_salt; /* of the newest region; before the first */
     uint64_t next_id;
     /* Set once by open. */
     size_t ring_bytes;

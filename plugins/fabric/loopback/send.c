@@ -82,6 +82,7 @@ static bool push_segment(struct loopback_peer *peer)
         .signal_key = put->signal_key,
         .signal_offset = put->signal_offset,
         .signal_value = put->signal_value,
+        .flags = put->flags & THRUM_PUT_LENIENT,
     };
     uint64_t size = sizeof message + round_up_u64(part, LOOPBACK_MESSAGE_ALIGN);
 

@@ -136,7 +136,7 @@ static struct tcp_frame frame_of(const struct tcp_peer *peer, const struct thrum
 {
     return (struct tcp_frame){
         .kind = TCP_PUT,
-        .flags = asks ? TCP_ASKS : 0,
+        .flags = (asks ? TCP_ASKS : 0) | (put->flags & THRUM_PUT_LENIENT ? TCP_LENIENT : 0),
         .channel = peer->channel,
         .bytes = (uint32_t)part,
         .rest = put->bytes - part,
@@ -365,6 +365,14 @@ static thrum_status_t check_remote(struct tcp_peer *peer, uint64_t key, uint64_t
     return THRUM_OK;
 }
 
+/* The peer has said that there is no such region: one more lenient signal is not asked about. */
+static bool is_gone(const struct tcp_link *link, const struct thrum_fabric_put *put)
+{
+    int place = keys_find(&link->known, put->signal_key);
+
+    return place >= 0 && !link->known_bytes[place];
+}
+
 /* Sends at once what the socket takes. */
 static void put_now(struct tcp_link *link, struct tcp_peer *peer,
                     const struct thrum_fabric_put *put, bool asks)
@@ -459,7 +467,7 @@ static thrum_status_t accept_put(struct tcp_peer *peer, const struct thrum_fabri
         return THRUM_IN_PROGRESS;
     if (put->bytes)
         status = check_remote(peer, put->remote_key, put->remote_offset, put->bytes, &asks);
-    if (!status && put->signal_key)
+    if (!status && put->signal_key && !(put->flags & THRUM_PUT_LENIENT && is_gone(link, put)))
         status = check_remote(peer, put->signal_key, put->signal_offset, 8, &asks);
     if (status)
         return status;

@@ -117,6 +117,7 @@ static thrum_status_t open_endpoint(const char *device, void **endpoint_out,
     else
         status = tcp_interfaces_choose(endpoint, device);
     endpoint->key_salt |= 1; /* no key is 0 */
+    endpoint->first_salt = endpoint->key_salt;
     if (!status)
         status = tcp_listen(endpoint);
     if (status) {

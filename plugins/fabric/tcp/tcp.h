@@ -110,7 +110,10 @@ enum tcp_kind {
     TCP_ERROR /* of that channel: status in `offset`, and `bytes` of text follow */
 };
 
-enum { TCP_ASKS = 1 }; /* flag: the sender wants to know that the put is good */
+enum { /* flags */
+       TCP_ASKS = 1, /* the sender wants to know that the put is good */
+       TCP_LENIENT = 2 /* THRUM_PUT_LENIENT */
+};
 
 /* What goes before everything on a link. Numbers are in the byte order of the hosts, which is one. */
 struct tcp_frame {
@@ -232,7 +235,7 @@ struct tcp_endpoint {
     unsigned nwanted; /* of all links */
     struct tcp_region **regions; /* by slot; NULL: free */
     size_t slots, free_slot; /* none is free below free_slot */
-    uint32_t key_salt;
+    uint32_t key_salt, first_salt; /* of the newest region; before the first */
     struct thrum_fabric_event events[TCP_EVENTS];
     size_t nevents;
     pthread_cond_t changed; /* links or calls did */

@@ -4,6 +4,7 @@
  * collectives that answer and such that do not. Where ranks share a core or put to each other, lines go ahead of their turn,
  * but not before what they carry is there.
  */
+#include <poll.h>
 #include <sched.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -351,15 +352,17 @@ static void broadcast_element(int call, int r)
 }
 
 /*
- * A root whose lines are all on their way may leave: what the others would tell it of them is of no use any more. After
- * a call in which they have connected to it.
+ * A root whose lines are all on their way may leave: what the others would tell it of them is of no use any more, and no
+ * failure of the way to it, as the next call shows. After a call in which they have connected to it.
  */
 static void root_has_left(void **unused)
 {
     int64_t wanted[SOME_CALLS];
+    thrum_comm_t others[N]; /* keep the devices' endpoints open */
 
     (void)unused;
     begin_chain();
+    ok(thrum_comm_init_all(devices, N, NULL, others));
     for (int r = 0; r < N; r++)
         broadcast_element(0, r);
     ranks_synchronize(N);
@@ -372,6 +375,11 @@ static void root_has_left(void **unused)
             comms[0] = NULL;
         }
     }
+    broadcast_element(0, 1);
+    refused(thrum_queue_synchronize(queues[1]), THRUM_ERR_PEER_DEAD, "rank 0 has left",
+            "without calling broadcast");
+    for (int r = 0; r < N; r++)
+        thrum_comm_destroy(others[r]);
     for (int call = 0; call < SOME_CALLS; call++)
         wanted[call] = given(call, 0, 0);
     end_chain(wanted);
@@ -422,6 +430,45 @@ static void puts_go_ahead(void **unused)
         ranks_synchronize(N);
     }
     end_chain(wanted);
+}
+
+/* Nor does a small one wait, in its call, for the lanes of a large one before it that the others have not called. */
+static void behind_several_lanes(void **unused)
+{
+    enum { LARGE = 25003 };
+    const struct thrum_comm_config config = {
+        .size = sizeof config, .lanes = 2, .algorithms = "allreduce:ring,alltoall:inline"};
+    struct buffer large[N];
+    int64_t got[SOME_CALLS];
+
+    (void)unused;
+    begin_chain();
+    ranks_leave(N);
+    ranks_join(N, &config);
+    for (int r = 0; r < N; r++) {
+        uint64_t before;
+
+        buffer_make(&large[r], r, MEMORY_DEVICE, LARGE * sizeof(float));
+        ok(thrum_fill(queues[r], large[r].address, 0, LARGE * sizeof(float)));
+        ok(thrum_queue_synchronize(queues[r]));
+        ok(thrum_allreduce(large[r].address, large[r].address, LARGE, THRUM_FLOAT32, THRUM_SUM,
+                           comms[r], queues[r]));
+        before = bytes_put(r);
+        ok(thrum_alltoall(sends[r].address, recvs[r].address, 1, THRUM_INT64, comms[r], queues[r]));
+        if (r == 0 && !strcmp(getenv("THRUM_PEER_ACCESS"), "none"))
+            assert_int_equal(bytes_put(0) - before, (N - 1) * sizeof(int64_t));
+    }
+    ranks_synchronize(N);
+    for (int r = 0; r < N; r++) {
+        buffer_read(&recvs[r], got, sizeof got);
+        for (int peer = 0; peer < N; peer++)
+            assert_int_equal(got[peer], given(r, peer, 0));
+        buffer_free(&large[r]);
+        buffer_free(&sends[r]);
+        buffer_free(&recvs[r]);
+    }
+    ranks_leave(N);
+    ranks_close(N);
 }
 
 static atomic_int gate;
@@ -537,6 +584,53 @@ static void what_another_queue_brings(void **unused)
     ranks_close(N);
 }
 
+/* Nobody has failed for so long that a rank has asked the others what they do. */
+static void still_well(void)
+{
+    for (int wait = 0; wait < 500; wait++) {
+        poll(NULL, 0, 1);
+        for (int r = 0; r < N; r++) {
+            thrum_status_t status;
+            const char *message;
+
+            ok(thrum_comm_async_error(comms[r], &status, &message));
+            if (status)
+                fail_msg("rank %d: %s", r, message);
+        }
+    }
+}
+
+/*
+ * Rank 0 sends its line of a collective, held up, and then a message, for which rank 1 waits before it calls the
+ * collective: rank 0 waits for nobody there, so nobody waits in vain.
+ */
+static void a_message_comes_first(void **unused)
+{
+    static const struct one calls[] = {{BROADCAST, 0}, {SCATTER, 0}, {REDUCE, 1}, {GATHER, 1}};
+
+    (void)unused;
+    if (getenv("SHARE_A_CORE"))
+        skip(); /* nothing of it is about cores */
+    for (size_t kind = 0; kind < sizeof calls / sizeof *calls; kind++) {
+        int64_t got;
+
+        begin();
+        atomic_store(&gate, 0);
+        ok(thrum_queue_callback(queues[0], wait_for_gate, NULL));
+        ok(issue(&calls[kind], 0, 0));
+        ok(thrum_recv(element(&recvs[1], CALLS - 1), 1, THRUM_INT64, 0, comms[1], queues[1]));
+        still_well();
+        atomic_store(&gate, 1);
+        ok(thrum_send(element(&sends[0], CALLS - 1), 1, THRUM_INT64, 1, comms[0], queues[0]));
+        for (int r = 1; r < N; r++)
+            ok(issue(&calls[kind], 0, r));
+        ranks_synchronize(N);
+        ok(thrum_copy_to_host(queues[1], &got, element(&recvs[1], CALLS - 1), sizeof got));
+        assert_int_equal(got, given(CALLS - 1, 0, 0));
+        end(&calls[kind], 1);
+    }
+}
+
 /* Where the environment asks for it, all ranks share a core. */
 static void share_a_core(void)
 {
@@ -568,9 +662,11 @@ int main(int argc, char **argv)
         cmocka_unit_test(what_was_copied),
         cmocka_unit_test(root_has_left),
         cmocka_unit_test(puts_go_ahead),
+        cmocka_unit_test(behind_several_lanes),
         cmocka_unit_test(what_a_barrier_brings),
         cmocka_unit_test(what_another_collective_brings),
         cmocka_unit_test(what_another_queue_brings),
+        cmocka_unit_test(a_message_comes_first),
     };
 
     run_with_each(argc, argv, settings, 3);

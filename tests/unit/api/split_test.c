@@ -6,7 +6,6 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <dirent.h>
 #include <poll.h>
 #include <pthread.h>
 #include <stdbool.h>
@@ -17,6 +16,8 @@
 #include <cmocka.h>
 
 #include <thrum/thrum.h>
+
+#include "../../counts.h"
 
 #define RANKS 5
 #define COUNT 1000
@@ -632,27 +633,15 @@ static void one_leaves(void **state)
 
 /* ---- many ---- */
 
-static int count_entries(const char *path)
-{
-    DIR *folder = opendir(path);
-    int n = 0;
-
-    assert_non_null(folder);
-    while (readdir(folder))
-        n++;
-    closedir(folder);
-    return n;
-}
-
 /* The root services' threads end by themselves, a moment after the ranks have joined: waits for few, and for no fewer. */
 static int settled_threads(int most)
 {
-    int n = count_entries("/proc/self/task"), before = 0;
+    int n = count_threads(), before = 0;
 
     for (int i = 0; i < 500 && (n > most || n != before); i++) {
         poll(NULL, 0, 10);
         before = n;
-        n = count_entries("/proc/self/task");
+        n = count_threads();
     }
     return n;
 }
@@ -664,7 +653,7 @@ static void a_hundred(void **state)
     struct thrum_comm_config config = {.size = sizeof config, .scratch_bytes = 65536};
     static thrum_comm_t copies[MANY][PAIR];
     thrum_comm_t not_made[RANKS];
-    int descriptors = count_entries("/proc/self/fd"), threads = settled_threads(1000);
+    int descriptors = count_descriptors(), threads = settled_threads(1000);
 
     (void)state;
     ok(thrum_device_get_properties(devices[0], &before));
@@ -677,7 +666,7 @@ static void a_hundred(void **state)
     }
     assert_true(settled_threads(threads) <= threads);
     /* of each rank one end of a connection and the place for a shrink, and no more */
-    assert_true(count_entries("/proc/self/fd") - descriptors <= 2 * PAIR * MANY);
+    assert_true(count_descriptors() - descriptors <= 2 * PAIR * MANY);
     for (int r = 0; r < PAIR; r++)
         bring(r);
     for (int i = 0; i < 10; i++) /* sum after sum: each doubles, but for the first */
@@ -688,7 +677,7 @@ static void a_hundred(void **state)
     for (int i = 0; i < MANY; i++)
         for (int r = 0; r < PAIR; r++)
             thrum_comm_destroy(copies[i][(i + r) % PAIR]);
-    assert_int_equal(count_entries("/proc/self/fd"), descriptors);
+    assert_int_equal(count_descriptors(), descriptors);
     assert_int_equal(settled_threads(threads), threads);
     ok(thrum_device_get_properties(devices[0], &after));
     assert_int_equal(before.memory_free_bytes, after.memory_free_bytes);

@@ -51,7 +51,8 @@ static thrum_status_t exchange(struct node *node, uint64_t sequence, size_t byte
     WORLD_CHECK(values);
     for (size_t i = 0; i < bytes; i++)
         values[(size_t)node->rank * bytes + i] = byte_of(node->rank, sequence, i);
-    status = control_exchange(node->control, EXCHANGE_SPLIT, sequence, values, bytes, deadline_ms);
+    status = control_exchange(node->control, EXCHANGE_SPLIT, sequence, values, bytes, deadline_ms,
+                              deadline_ms);
     for (int r = 0; r < node->nranks && !status; r++)
         for (size_t i = 0; i < bytes; i++)
             WORLD_CHECK(values[(size_t)r * bytes + i] == byte_of(r, sequence, i));
@@ -123,7 +124,7 @@ static void run_different(struct world *world, int rank)
     enter(world, rank, &node);
     world_note(world, rank,
                control_exchange(node.control, rank == 30 ? EXCHANGE_REGISTER : EXCHANGE_SPLIT, 2,
-                                values, 2, 30000));
+                                values, 2, 30000, 30000));
     WORLD_CHECK(world->ranks[rank].status == THRUM_ERR_MISMATCH);
     WORLD_CHECK(!exchange(&node, 4, 64, 30000));
     leave(&node);

@@ -13,6 +13,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "../../counts.h"
 #include "base/base.h"
 
 static void nap(void)
@@ -118,26 +119,14 @@ void world_broken(const char *file, int line, const char *condition)
     _exit(1);
 }
 
-static int entries(const char *path)
-{
-    DIR *dir = opendir(path);
-    int n = 0;
-
-    while (dir && readdir(dir))
-        n++;
-    if (dir)
-        closedir(dir);
-    return n;
-}
-
 int world_open_files(void)
 {
-    return entries("/proc/self/fd");
+    return count_descriptors();
 }
 
 int world_threads(void)
 {
-    return entries("/proc/self/task");
+    return count_threads();
 }
 
 #ifdef __SANITIZE_THREAD__

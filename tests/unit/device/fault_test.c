@@ -1,10 +1,10 @@
 /* Bad commands, handles and limits on one sim device, and its resets. */
-#include <dirent.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include "../../counts.h"
 #include "device_test.h"
 
 /* ---- bad input --------------------------------------------------------------------------------------------------- */
@@ -194,17 +194,6 @@ static void test_handles(void **state)
     assert_ok(thrum_fill(f->queue, f->a, 0, 1));
     assert_status(thrum_device_open(1000000, &again), THRUM_ERR_NO_DEVICE);
     assert_status(thrum_device_open(-5, &again), THRUM_ERR_INVALID_ARGUMENT);
-}
-
-static int count_descriptors(void)
-{
-    DIR *d = opendir("/proc/self/fd");
-    int n = 0;
-
-    while (readdir(d))
-        n++;
-    closedir(d);
-    return n;
 }
 
 static void test_descriptor_limit(void **state)
