@@ -12,7 +12,6 @@
 #include <unistd.h>
 
 #include "base/base.h"
-#include "bootstrap/bootstrap.h"
 
 #define STOPPED_MS 1000 /* so long it may take to go on */
 #define MOST_BYTES (256u << 20) /* of an answer: a million ranks tell less */

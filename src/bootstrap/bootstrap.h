@@ -85,9 +85,6 @@ struct control_callbacks {
                       int64_t now);
 };
 
-/* Where a process that has communicators answers thrum-ras: the abstract unix socket of this name and its number. */
-#define STATUS_SOCKET "thrum-ras-"
-
 /* Turns the tree's connections into the control plane and starts its thread; bootstrap stays valid for allgather no
  * longer (only bootstrap_close). */
 thrum_status_t control_start(struct bootstrap *bootstrap, const struct control_callbacks *callbacks,

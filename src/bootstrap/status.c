@@ -1,6 +1,6 @@
 /*
  * What thrum-ras asks a process: the state of its communicators, as JSON, to whoever of the same user (or root) connects to
- * the abstract unix socket THRUM_RAS_SOCKET. On the engine's thread, which asks the ranks of each communicator by
+ * the abstract unix socket STATUS_SOCKET. On the engine's thread, which asks the ranks of each communicator by
  * the control plane first; one caller at a time, and none can hold it up for longer than a few seconds.
  */
 #include <errno.h>
