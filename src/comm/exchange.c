@@ -7,7 +7,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/base.h"
@@ -47,32 +46,6 @@ struct exchange_fabric {
     int32_t status; /* thrum_status_t of opening the endpoint */
     char message[320];
 };
-
-/*
- * `host`: equal for processes that share a kernel and a network (boot id and network namespace; and THRUM_HOST_ID).
- * `machine`: for those that share the kernel, and so its cores.
- */
-static void identify_host(uint64_t *host_out, uint64_t *machine_out)
-{
-    const char *named = thrum_config_string(CFG_HOST_ID);
-    uint64_t h = COMM_HASH_START;
-    char boot[64] = "";
-    struct stat net;
-    FILE *file = fopen("/proc/sys/kernel/random/boot_id", "re");
-
-    if (file) {
-        size_t n = fread(boot, 1, sizeof boot, file);
-        h = comm_hash(h, boot, n);
-        fclose(file);
-    }
-    *machine_out = h;
-    h = comm_hash(h, named, strlen(named));
-    if (!stat("/proc/self/ns/net", &net))
-        h = comm_hash(h, &net.st_ino, sizeof net.st_ino);
-    *host_out = h;
-    if (!*boot)
-        *machine_out = h;
-}
 
 static void identify_process(struct comm_process *out)
 {
@@ -257,7 +230,7 @@ thrum_status_t comm_exchange_devices(struct thrum_comm *comm, thrum_status_t are
     mine = &all[comm->rank];
     mine->version = EXCHANGE_VERSION;
     mine->may_load_store = thrum_config_int(CFG_PEER_ACCESS) == 0;
-    identify_host(&mine->host, &mine->machine);
+    topo_identify_host(&mine->host, &mine->machine);
     identify_process(&mine->process);
     mine->area_offset = comm->area - comm->device->own_base;
     mine->scratch_bytes = comm->scratch_bytes;
