@@ -90,4 +90,7 @@ static inline uint64_t max_u64(uint64_t a, uint64_t b)
 
 #define CACHE_LINE_BYTES 64
 
+/* Where a process that has communicators answers thrum-ras: the abstract unix socket of this name and its number. */
+#define STATUS_SOCKET "thrum-ras-"
+
 #endif

@@ -76,6 +76,13 @@ struct control_callbacks {
      */
     void (*records)(void *argument, uint64_t sequence, const struct call_record *records,
                     int nranks);
+    /*
+     * For thrum-ras: the collective to ask the ranks about, and then a JSON object of the communicator, from malloc.
+     * records: as above; NULL: they have not come in time. Both NULL: it has nothing to tell.
+     */
+    uint64_t (*question)(void *argument);
+    char *(*describe)(void *argument, uint64_t sequence, const struct call_record *records,
+                      int64_t now);
 };
 
 /* Turns the tree's connections into the control plane and starts its thread; bootstrap stays valid for allgather no

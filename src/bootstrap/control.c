@@ -283,7 +283,7 @@ static void take_requests(struct control *control, int64_t now)
         raise_failure(control, &failure, -1);
     final_progress(control);
     for (int i = 0; i < n; i++)
-        query_ask(control, -1, asked[i]);
+        query_ask(control, QUERY_BY_RANK, asked[i]);
     exchange_ask(control);
     if (stop)
         begin_stop(control, now);

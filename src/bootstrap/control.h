@@ -1,6 +1,6 @@
 /*
- * Inside the control plane: what control.c (links, failures, finalize), query.c (questions), exchange.c (allgather) and
- * engine.c (the thread) share. Called by nobody else.
+ * Inside the control plane: what control.c (links, failures, finalize), query.c (questions), exchange.c (allgather),
+ * status.c (thrum-ras) and engine.c (the thread) share. Called by nobody else.
  *
  * Locks: engine.lock (start and stop of the thread) before engine.incoming_lock before control->lock; none is held
  * while a callback runs, and none while the thread waits.
@@ -83,13 +83,26 @@ void control_send(struct control *control, int link, enum boot_frame_type type, 
                   size_t head_bytes, const void *body, size_t body_bytes);
 
 /* query.c, on the thread */
+#define QUERY_BY_RANK (-1)
+#define QUERY_BY_STATUS (-2)
 void query_ask(struct control *control, int asker,
-               uint64_t sequence); /* asker: link, or -1: this rank */
+               uint64_t sequence); /* asker: link, or one of these: this rank, or status.c */
 void query_frame(struct control *control, int link, const struct boot_frame *frame);
 void query_link_gone(struct control *control, int link);
 void query_time(struct control *control, int64_t now);
 int64_t query_due(const struct control *control);
 void query_free_all(struct control *control);
+
+/* status.c, on the thread; open and close while it does not run */
+void status_open(void);
+void status_close(void);
+void status_forget_in_child(void); /* of fork */
+bool status_poll(struct pollfd *fd_out); /* false: nothing to wait for */
+int64_t status_due(void);
+void status_serve(struct control *list, bool is_called, int64_t now);
+void status_records(const struct control *control, uint64_t sequence,
+                    const struct call_record *records);
+void status_forget(const struct control *control); /* it leaves the list */
 
 /* exchange.c, on the thread */
 void exchange_ask(struct control *control); /* takes control->request up */

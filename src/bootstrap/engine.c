@@ -54,17 +54,20 @@ static void let_go(struct control **link)
     struct control *control = *link;
 
     *link = control->next;
+    status_forget(control);
     pthread_mutex_lock(&control->lock);
     control->stopped = true;
     pthread_cond_broadcast(&control->changed);
     pthread_mutex_unlock(&control->lock);
 }
 
-static void wait_for_events(struct pollfd **fds, size_t *room)
+/* Whether somebody wants to know how things are. */
+static bool wait_for_events(struct pollfd **fds, size_t *room)
 {
-    int64_t now = now_ns(), due = INT64_MAX;
+    int64_t now = now_ns(), due = status_due();
     uint64_t count;
-    size_t n = 1;
+    size_t n = 2;
+    bool listens;
 
     for (struct control *c = engine.list; c; c = c->next)
         n += BOOT_LINKS;
@@ -73,13 +76,14 @@ static void wait_for_events(struct pollfd **fds, size_t *room)
 
         if (!more) { /* look again soon; everything is non-blocking */
             poll(NULL, 0, 5);
-            return;
+            return false;
         }
         *fds = more;
         *room = 2 * n;
     }
     (*fds)[0] = (struct pollfd){.fd = engine.wake, .events = POLLIN};
-    n = 1;
+    listens = status_poll(&(*fds)[1]);
+    n = listens ? 2 : 1;
     for (struct control *c = engine.list; c; c = c->next) {
         for (int i = 0; i < BOOT_LINKS; i++)
             if (c->links[i].fd >= 0 && !c->links[i].ended)
@@ -90,12 +94,14 @@ static void wait_for_events(struct pollfd **fds, size_t *room)
     poll(*fds, (nfds_t)n, due == INT64_MAX ? -1 : boot_poll_ms(due, now));
     if ((*fds)[0].revents && read(engine.wake, &count, sizeof count) < 0)
         count = 0; /* another wake has been swallowed already */
+    return listens && (*fds)[1].revents;
 }
 
 static void *engine_main(void *argument)
 {
     struct pollfd *fds = NULL;
     size_t room = 0;
+    bool is_called = false;
 
     (void)argument;
     while (take_incoming()) {
@@ -109,7 +115,8 @@ static void *engine_main(void *argument)
             else
                 link = &(*link)->next;
         }
-        wait_for_events(&fds, &room);
+        status_serve(engine.list, is_called, now);
+        is_called = wait_for_events(&fds, &room);
     }
     free(fds);
     return NULL;
@@ -133,6 +140,7 @@ static void forget_in_child(void)
     close_links(engine.incoming);
     if (engine.wake >= 0)
         close(engine.wake);
+    status_forget_in_child();
     pthread_mutex_init(&engine.lock, NULL);
     pthread_mutex_init(&engine.incoming_lock, NULL);
     engine.list = engine.incoming = NULL;
@@ -156,8 +164,10 @@ static thrum_status_t start_locked(void)
     if (engine.wake < 0)
         return boot_fail_descriptor(errno, "starting the control plane");
     engine.quit = false;
+    status_open();
     rc = boot_thread_start(engine_main, NULL, false, &thread);
     if (rc) {
+        status_close();
         close(engine.wake);
         engine.wake = -1;
         errno = rc;
@@ -204,6 +214,7 @@ void engine_remove(struct control *control)
         pthread_mutex_unlock(&engine.incoming_lock);
         engine_wake();
         pthread_join(engine.thread, NULL);
+        status_close();
         close(engine.wake);
         engine.wake = -1;
     }

@@ -22,7 +22,7 @@ enum { RECORD_WIRE = 34, HEAD = 16, CHUNK = (BOOT_FRAME_MAX - HEAD) / RECORD_WIR
 struct query {
     uint64_t sequence;
     enum { ASKED_ABOVE, GATHERING, ANSWERED_ABOVE } state;
-    bool asked_by[BOOT_LINKS], asked_here;
+    bool asked_by[BOOT_LINKS], asked_here, asked_for_status;
     bool asked_above; /* the parent knows that the complete answer is wanted here */
     bool for_parent; /* the records below are to go up */
     bool waiting[BOOT_LINKS]; /* children that have not answered */
@@ -155,12 +155,14 @@ static void deliver(struct control *control, struct query *q)
             send_records(control, i, FRAME_RECORDS, q, 0, tree->nranks);
     if (q->asked_here && control->callbacks.records)
         control->callbacks.records(control->argument, q->sequence, q->records, tree->nranks);
+    if (q->asked_for_status)
+        status_records(control, q->sequence, q->records);
     unlink_query(control, q);
 }
 
 static bool anybody_asked(const struct query *q)
 {
-    bool any = q->asked_here;
+    bool any = q->asked_here || q->asked_for_status;
 
     for (int i = 1; i < BOOT_LINKS; i++)
         any |= q->asked_by[i];
@@ -259,8 +261,10 @@ void query_ask(struct control *control, int asker, uint64_t sequence)
 
     if (!q)
         return;
-    if (asker < 0)
+    if (asker == QUERY_BY_RANK)
         q->asked_here = true;
+    else if (asker == QUERY_BY_STATUS)
+        q->asked_for_status = true;
     else
         q->asked_by[asker] = true;
     if (known && asker >= 0 && q->state != ASKED_ABOVE)

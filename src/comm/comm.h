@@ -121,6 +121,12 @@ struct comm_pair {
     uint64_t sent[PLAN_MAX_LANES], received[PLAN_MAX_LANES];
 };
 
+/* Where a rank runs. */
+struct comm_process {
+    int32_t pid; /* in its own namespace */
+    char host[44]; /* its name, cut to fit */
+};
+
 struct comm_peer {
     bool reachable; /* user: window open or fabric connected */
     bool loads; /* fixed: this rank loads and stores its memory; else it puts through the fabric */
@@ -136,6 +142,7 @@ struct comm_peer {
     uint64_t host; /* equal on one host */
     bool probes; /* it may call thrum_probe: rendezvous are announced to it */
     uint8_t place[BOOTSTRAP_PLACE_BYTES]; /* where it can be met: see shrink.c */
+    struct comm_process process;
 };
 
 /* A region registered with the fabric. user. */
@@ -151,7 +158,8 @@ enum {
     COMM_RECORD_NEVER,
     COMM_RECORD_PENDING,
     COMM_RECORD_DONE,
-    COMM_RECORD_LEFT = CONTROL_RECORD_LEFT
+    COMM_RECORD_LEFT = CONTROL_RECORD_LEFT,
+    COMM_RECORD_NO_ANSWER = 0xff
 };
 
 /* What a point-to-point message is part of; both ends must name the same. Call records have it in `redop`. */
@@ -646,6 +654,27 @@ thrum_status_t comm_drain(struct thrum_comm *comm);
 void comm_record(struct thrum_comm *comm, const struct call_record *call);
 /* Takes the note back: the call was refused. user. */
 void comm_unrecord(struct thrum_comm *comm, const struct call_record *call);
+
+/* The oldest operation that has not ended, as it is now. */
+struct comm_pending {
+    struct comm_operation operation; /* a copy; what it points to may be gone */
+    thrum_status_t status; /* THRUM_OK: just pending */
+    char detail
+        [400]; /* of a point-to-point operation, a fault or a connection; "" if there is none */
+    int awaited; /* the peer that a point-to-point operation waits for; -1: none */
+    uint64_t question; /* to ask about it; 0: none */
+    int faulted; /* the peer in whose memory it met a page fault; -1: none */
+};
+/* False if nothing is pending. control. */
+bool comm_oldest_pending(struct thrum_comm *comm, struct comm_pending *out);
+
+/* A call in words: "allreduce #12 (count=4096, float32, sum)". */
+void comm_describe_call(const struct call_record *call, char *text, size_t bytes);
+
+/* status.c: `question` and `describe` of the control plane's callbacks. */
+uint64_t comm_question(void *argument);
+char *comm_describe(void *argument, uint64_t sequence, const struct call_record *records,
+                    int64_t now);
 
 /* The callbacks of the control plane. */
 extern const struct control_callbacks comm_control_callbacks;

@@ -7,7 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
+#include <unistd.h>
 
 #include "base/base.h"
 #include "base/config.h"
@@ -15,7 +15,7 @@
 #include "select/select.h"
 #include "topo/topo.h"
 
-#define EXCHANGE_VERSION 11
+#define EXCHANGE_VERSION 12
 
 struct exchange {
     uint32_t version;
@@ -34,6 +34,7 @@ struct exchange {
     char fabric[32]; /* THRUM_FABRIC */
     char fabric_in_use[16]; /* of the device, by other communicators; its ports belong to one */
     uint8_t place[BOOTSTRAP_PLACE_BYTES];
+    struct comm_process process;
     int32_t status; /* thrum_status_t of making the area, or of keeping the place */
     char message[128];
 };
@@ -46,30 +47,12 @@ struct exchange_fabric {
     char message[320];
 };
 
-/*
- * `host`: equal for processes that share a kernel and a network (boot id and network namespace; and THRUM_HOST_ID).
- * `machine`: for those that share the kernel, and so its cores.
- */
-static void identify_host(uint64_t *host_out, uint64_t *machine_out)
+static void identify_process(struct comm_process *out)
 {
-    const char *named = thrum_config_string(CFG_HOST_ID);
-    uint64_t h = COMM_HASH_START;
-    char boot[64] = "";
-    struct stat net;
-    FILE *file = fopen("/proc/sys/kernel/random/boot_id", "re");
-
-    if (file) {
-        size_t n = fread(boot, 1, sizeof boot, file);
-        h = comm_hash(h, boot, n);
-        fclose(file);
-    }
-    *machine_out = h;
-    h = comm_hash(h, named, strlen(named));
-    if (!stat("/proc/self/ns/net", &net))
-        h = comm_hash(h, &net.st_ino, sizeof net.st_ino);
-    *host_out = h;
-    if (!*boot)
-        *machine_out = h;
+    out->pid = getpid();
+    if (gethostname(out->host, sizeof out->host))
+        out->host[0] = 0;
+    out->host[sizeof out->host - 1] = 0; /* a long name may come without its end */
 }
 
 static thrum_status_t check_agreement(const struct thrum_comm *comm, const struct exchange *all)
@@ -247,7 +230,8 @@ thrum_status_t comm_exchange_devices(struct thrum_comm *comm, thrum_status_t are
     mine = &all[comm->rank];
     mine->version = EXCHANGE_VERSION;
     mine->may_load_store = thrum_config_int(CFG_PEER_ACCESS) == 0;
-    identify_host(&mine->host, &mine->machine);
+    topo_identify_host(&mine->host, &mine->machine);
+    identify_process(&mine->process);
     mine->area_offset = comm->area - comm->device->own_base;
     mine->scratch_bytes = comm->scratch_bytes;
     mine->lanes = comm->lanes;
@@ -284,6 +268,8 @@ thrum_status_t comm_exchange_devices(struct thrum_comm *comm, thrum_status_t are
         comm->peers[r].host = all[r].host;
         comm->peers[r].probes = all[r].probes;
         memcpy(comm->peers[r].place, all[r].place, sizeof all[r].place);
+        comm->peers[r].process = all[r].process;
+        comm->peers[r].process.host[sizeof all[r].process.host - 1] = 0;
         comm->local_ranks += all[r].host == mine->host;
     }
     find_reach(comm, all, &reach[comm->rank]);

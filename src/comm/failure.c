@@ -15,7 +15,6 @@
 #define BROKEN_NS 100000000 /* after which connections are looked at */
 #define QUERY_INTERVAL_NS 1000000000
 #define FIRST_QUERY_NS 250000000 /* after so long a stall the others are asked what they do */
-#define NO_ANSWER 0xff
 
 thrum_status_t comm_failure(struct thrum_comm *comm)
 {
@@ -222,7 +221,7 @@ static void describe_pair(const struct call_record *call, char *text, size_t byt
     }
 }
 
-static void describe(const struct call_record *call, char *text, size_t bytes)
+void comm_describe_call(const struct call_record *call, char *text, size_t bytes)
 {
     enum collective collective = (enum collective)call->collective;
 
@@ -419,8 +418,8 @@ static void report_mismatch(struct thrum_comm *comm, const struct call_record *r
 {
     char text_a[160], text_b[160], message[COMM_MESSAGE_BYTES];
 
-    describe(&records[a], text_a, sizeof text_a);
-    describe(&records[b], text_b, sizeof text_b);
+    comm_describe_call(&records[a], text_a, sizeof text_a);
+    comm_describe_call(&records[b], text_b, sizeof text_b);
     snprintf(message, sizeof message, "%s: ranks disagree: rank %d called %s, rank %d called %s",
              comm->name, a, text_a, b, text_b);
     describe_blocks(records, comm->nranks, a, b, message, sizeof message);
@@ -465,7 +464,7 @@ static bool report_left(struct thrum_comm *comm, uint64_t sequence,
         r++;
     if (r == comm->nranks || own->state != COMM_RECORD_PENDING)
         return false;
-    describe(own, call, sizeof call);
+    comm_describe_call(own, call, sizeof call);
     snprintf(message, sizeof message,
              "%s: rank %d has left: it destroyed the communicator without calling %s", comm->name,
              r, call);
@@ -503,7 +502,7 @@ static bool report_crossing(struct thrum_comm *comm, uint64_t sequence,
         r++;
     if (r == comm->nranks || own->state != COMM_RECORD_PENDING || !is_oldest(comm, sequence))
         return false;
-    describe(own, call, sizeof call);
+    comm_describe_call(own, call, sizeof call);
     snprintf(message, sizeof message,
              "%s: ranks disagree: rank %d called %s, rank %d is in %s and waits for rank %d there",
              comm->name, comm->rank, call, r, message_kind_name(records[r].redop), comm->rank);
@@ -520,7 +519,7 @@ static void note_laggards(struct thrum_comm *comm, uint64_t sequence,
     int first = -1;
 
     for (int r = 0; r < comm->nranks && used < sizeof text - 80; r++) {
-        if (records[r].state == NO_ANSWER)
+        if (records[r].state == COMM_RECORD_NO_ANSWER)
             used += (size_t)snprintf(text + used, sizeof text - used,
                                      "%srank %d does not answer (stopped?)", used ? ", " : "", r);
         else if (records[r].state == COMM_RECORD_LEFT && records[r].sequence < sequence)
@@ -565,17 +564,6 @@ static void on_records(void *argument, uint64_t sequence, const struct call_reco
         note_laggards(comm, sequence, records);
 }
 
-/* The oldest operation that has not ended, as it is now. */
-struct pending {
-    struct comm_operation operation; /* a copy; what it points to may be gone */
-    thrum_status_t status; /* THRUM_OK: just pending */
-    char detail
-        [400]; /* of a point-to-point operation, a fault or a connection; "" if there is none */
-    int awaited; /* the peer that a point-to-point operation waits for; -1: none */
-    uint64_t question; /* to ask about it; 0: none */
-    int faulted; /* the peer in whose memory it met a page fault; -1: none */
-};
-
 /* Who or what a one-sided operation waits for. */
 static const char *missing_of_pair(const struct call_record *call, char *text, size_t bytes)
 {
@@ -586,14 +574,14 @@ static const char *missing_of_pair(const struct call_record *call, char *text, s
     return text;
 }
 
-static void fail_deadline(struct thrum_comm *comm, const struct pending *pending)
+static void fail_deadline(struct thrum_comm *comm, const struct comm_pending *pending)
 {
     const struct call_record *record = &pending->operation.call;
     char call[160], missing[80], message[COMM_MESSAGE_BYTES];
     bool messages = !record->sequence && record->state == EXEC_MESSAGES;
     bool one_sided = !record->sequence && !messages;
 
-    describe(record, call, sizeof call);
+    comm_describe_call(record, call, sizeof call);
     snprintf(message, sizeof message, "%s: %s on rank %d has not ended within %lld ms: %s",
              comm->name, call, comm->rank, (long long)(comm->deadline_ns / 1000000),
              *comm->laggards    ? comm->laggards
@@ -661,7 +649,7 @@ static void describe_connection(const struct thrum_comm *comm, char *text, size_
 }
 
 /* Of whom it waits: a rank, or -1 for all. Others may have left. */
-static int awaited_by(const struct pending *pending)
+static int awaited_by(const struct comm_pending *pending)
 {
     const struct call_record *record = &pending->operation.call;
 
@@ -671,7 +659,7 @@ static int awaited_by(const struct pending *pending)
 }
 
 /* A rank that waits for data puts nothing, so nobody tells it that its peer cannot be reached any more. */
-static bool fail_broken(struct thrum_comm *comm, const struct pending *pending)
+static bool fail_broken(struct thrum_comm *comm, const struct comm_pending *pending)
 {
     char call[160], message[COMM_MESSAGE_BYTES];
     const char *why = "";
@@ -680,7 +668,7 @@ static bool fail_broken(struct thrum_comm *comm, const struct pending *pending)
 
     if (!status)
         return false;
-    describe(&pending->operation.call, call, sizeof call);
+    comm_describe_call(&pending->operation.call, call, sizeof call);
     snprintf(message, sizeof message, "%s: %s: rank %d cannot reach rank %d: %s", comm->name, call,
              comm->rank, rank, why);
     comm_fail(comm, status, rank, true, message);
@@ -697,12 +685,13 @@ static void ask(struct thrum_comm *comm, uint64_t sequence, int64_t now, int64_t
 }
 
 /* A submission ended with an error: fault, reset, or a line with another signature. */
-static void operation_failed(struct thrum_comm *comm, const struct pending *pending, int64_t now)
+static void operation_failed(struct thrum_comm *comm, const struct comm_pending *pending,
+                             int64_t now)
 {
     const struct call_record *record = &pending->operation.call;
     char call[160], message[COMM_MESSAGE_BYTES];
 
-    describe(record, call, sizeof call);
+    comm_describe_call(record, call, sizeof call);
     /* who called something else, or has left and freed what this rank reaches for */
     if ((pending->status == THRUM_ERR_MISMATCH || pending->faulted >= 0) && record->sequence) {
         if (!comm->failed_since_ns)
@@ -751,7 +740,7 @@ static bool copy_oldest(struct thrum_comm *comm, struct comm_operation *out)
 }
 
 /* Under retire_lock. */
-static void look_at_messages(struct thrum_comm *comm, struct pending *pending)
+static void look_at_messages(struct thrum_comm *comm, struct comm_pending *pending)
 {
     const struct comm_operation *operation = &pending->operation;
 
@@ -767,8 +756,7 @@ static void look_at_messages(struct thrum_comm *comm, struct pending *pending)
     pending->question = comm_message_question(comm, operation);
 }
 
-/* False if nothing is pending. */
-static bool oldest_pending(struct thrum_comm *comm, struct pending *out)
+bool comm_oldest_pending(struct thrum_comm *comm, struct comm_pending *out)
 {
     bool pending;
 
@@ -799,7 +787,7 @@ static bool oldest_pending(struct thrum_comm *comm, struct pending *out)
 static void on_tick(void *argument, int64_t now)
 {
     struct thrum_comm *comm = argument;
-    struct pending oldest;
+    struct comm_pending oldest;
     int64_t stalled, ask_after;
 
     comm_retire(comm);
@@ -807,7 +795,7 @@ static void on_tick(void *argument, int64_t now)
         comm_cancel_all(comm);
         return;
     }
-    if (!oldest_pending(comm, &oldest)) {
+    if (!comm_oldest_pending(comm, &oldest)) {
         comm->stalled_number = 0;
         return;
     }
@@ -836,4 +824,6 @@ const struct control_callbacks comm_control_callbacks = {
     .tick = on_tick,
     .record = on_record,
     .records = on_records,
+    .question = comm_question,
+    .describe = comm_describe,
 };

@@ -38,6 +38,12 @@ int topo_share_of_core(const struct topo_cores *cores, int sharers, int local);
  */
 thrum_status_t topo_print(FILE *file, bool json);
 
+/*
+ * `host`: equal for processes that share a kernel and a network (boot id and network namespace; and THRUM_HOST_ID).
+ * `machine`: for those that share the kernel, and so its cores. A few system calls; any thread.
+ */
+void topo_identify_host(uint64_t *host_out, uint64_t *machine_out);
+
 /* ---- the hosts of a job: found here, or read from a file (THRUM_TOPOLOGY_FILE) ---- */
 
 #define TOPO_NAME_BYTES 64

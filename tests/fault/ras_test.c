@@ -1,0 +1,383 @@
+/*
+ * thrum-ras on jobs that are idle, held up and failed: it names the rank that the others wait for, and says what that one does.
+ * The program that is installed is run, on processes of a crew.
+ */
+#include "harness.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+/* ---- roles ---- */
+
+static void fork_sleeper(void)
+{
+    pid_t pid = fork();
+
+    if (!pid) {
+        pause();
+        _exit(0);
+    }
+    say("forked %d", (int)pid);
+}
+
+/* Joins, sums twice; then does what it hears: "sum", "send RANK", "recv RANK", "fork"; until "end". Says each result. */
+static void obedient(struct child *child)
+{
+    thrum_status_t status;
+    bool right;
+    void *buffer;
+
+    child_join(child);
+    MUST(thrum_mem_alloc(child->device, 4096, &buffer));
+    MUST(child_sum(child, child->comm, 10, &right));
+    MUST(child_sum(child, child->comm, 10, &right));
+    say("joined");
+    for (;;) {
+        const char *line = hear();
+
+        if (!strcmp(line, "fork")) {
+            fork_sleeper();
+            continue;
+        }
+        if (!strcmp(line, "sum")) {
+            status = child_sum(child, child->comm, 10, &right);
+        } else if (!strncmp(line, "recv ", 5)) {
+            MUST(thrum_recv(buffer, 7, THRUM_INT32, atoi(line + 5), child->comm, child->queue));
+            status = thrum_queue_synchronize(child->queue);
+        } else if (!strncmp(line, "send ", 5)) {
+            MUST(thrum_send(buffer, 7, THRUM_INT32, atoi(line + 5), child->comm, child->queue));
+            status = thrum_queue_synchronize(child->queue);
+        } else {
+            break;
+        }
+        say_result(status);
+    }
+    child_close(child);
+    say("closed");
+}
+
+static const struct role roles[] = {{"obedient", obedient}};
+
+/* ---- asking ---- */
+
+static char said[65536]; /* by the last thrum-ras */
+
+/* Runs it; returns its exit status. */
+static int ras(const char *arguments)
+{
+    char command[256];
+    size_t n;
+    FILE *pipe;
+    int status;
+
+    snprintf(command, sizeof command, "./thrum-ras %s 2>&1", arguments);
+    pipe = popen(command, "re");
+    assert_non_null(pipe);
+    n = fread(said, 1, sizeof said - 1, pipe);
+    said[n] = 0;
+    status = pclose(pipe);
+    assert_true(WIFEXITED(status));
+    return WEXITSTATUS(status);
+}
+
+static bool says(const char *text)
+{
+    return strstr(said, text) != NULL;
+}
+
+static void must_say(const char *text)
+{
+    if (!says(text))
+        fail_msg("\"%s\" is missing in:\n%s", text, said);
+}
+
+/* Asks one process of the crew, until it is as expected: what is held up has to have been so for a moment. */
+static void expect_ras(const struct crew *crew, int rank, const char *options, int expected)
+{
+    int64_t end = clock_ms() + 20000;
+    char arguments[128];
+    int status;
+
+    snprintf(arguments, sizeof arguments, "--limit 0.3 --pid %d %s", (int)crew->pids[rank],
+             options);
+    while ((status = ras(arguments)) != expected && clock_ms() < end)
+        poll(NULL, 0, 20);
+    if (status != expected)
+        fail_msg("exit status %d, not %d: %s", status, expected, said);
+}
+
+static void start(struct crew *crew, int nranks, const char *setting)
+{
+    const char *const env[] = {setting, NULL};
+
+    crew_start(crew, "obedient", nranks, env);
+    crew_expect_all(crew, "joined");
+}
+
+static void end(struct crew *crew)
+{
+    crew_say_all(crew, "end");
+    crew_expect_all(crew, "closed");
+    crew_finish(crew);
+}
+
+/* ---- tests ---- */
+
+static void idle_jobs_are_told(void **state)
+{
+    struct crew crew;
+    char pid[64];
+    pid_t gone;
+
+    (void)state;
+    start(&crew, 3, NULL);
+    expect_ras(&crew, 1, "", 0);
+    must_say("comm0, 3 ranks on 1 host: idle, 2 operations so far");
+    expect_ras(&crew, 1, "--all", 0);
+    for (int r = 0; r < 3; r++) {
+        snprintf(pid, sizeof pid, "  %7d            2\n", (int)crew.pids[r]);
+        must_say(pid);
+    }
+    expect_ras(&crew, 1, "--json", 0);
+    must_say("\"pending\": null");
+    must_say("\"state\": \"idle\"");
+    gone = crew.pids[1];
+    end(&crew);
+    crew.pids[1] = gone;
+    expect_ras(&crew, 1, "", 3);
+}
+
+static void who_has_not_called_is_named(void **state)
+{
+    struct crew crew;
+    char line[128];
+
+    (void)state;
+    start(&crew, 4, NULL);
+    for (int r = 0; r < 4; r++)
+        if (r != 2)
+            crew_say(&crew, r, "sum");
+    for (int asked = 0; asked < 4; asked += 3) {
+        expect_ras(&crew, asked, "", 1);
+        must_say("in allreduce #3 (count=10, int32, sum) for ");
+        snprintf(line, sizeof line, "%7d            2  has not called it\n", (int)crew.pids[2]);
+        must_say(line);
+        must_say("  >    2 ");
+        assert_false(says("  >    1 "));
+        must_say("has waited for ");
+    }
+    crew_say(&crew, 2, "sum");
+    for (int r = 0; r < 4; r++)
+        crew_expect_result(&crew, r, THRUM_OK, NULL);
+    expect_ras(&crew, 0, "", 0);
+    end(&crew);
+}
+
+static void who_is_stopped_is_named(void **state)
+{
+    struct crew crew;
+
+    (void)state;
+    start(&crew, 3, NULL);
+    crew_kill(&crew, 1, SIGSTOP);
+    crew_say(&crew, 0, "sum");
+    crew_say(&crew, 2, "sum");
+    expect_ras(&crew, 2, "", 1);
+    must_say("  >    1 ");
+    must_say("does not answer: stopped by a signal\n");
+    expect_ras(&crew, 1, "", 1); /* the one itself */
+    must_say("gives no answer: stopped by a signal");
+    assert_int_equal(kill(crew.pids[1], SIGCONT), 0);
+    crew_say(&crew, 1, "sum");
+    for (int r = 0; r < 3; r++)
+        crew_expect_result(&crew, r, THRUM_OK, NULL);
+    end(&crew);
+}
+
+static void who_does_not_send_is_named(void **state)
+{
+    struct crew crew;
+
+    (void)state;
+    start(&crew, 3, NULL);
+    crew_say(&crew, 2, "recv 0");
+    expect_ras(&crew, 2, "", 1);
+    must_say("in point-to-point with rank 0 for ");
+    must_say("rank 0 has not sent message #1 to rank 2\n");
+    must_say("  >    0 ");
+    expect_ras(&crew, 0, "", 0); /* that one waits for nobody */
+    crew_say(&crew, 0, "send 2");
+    crew_expect_result(&crew, 0, THRUM_OK, NULL);
+    crew_expect_result(&crew, 2, THRUM_OK, NULL);
+    end(&crew);
+}
+
+static void failures_are_told(void **state)
+{
+    struct crew crew;
+
+    (void)state;
+    start(&crew, 3, NULL);
+    crew_kill(&crew, 1, SIGKILL);
+    expect_ras(&crew, 0, "", 1);
+    must_say("comm0, 3 ranks on 1 host: failed, THRUM_ERR_PEER_DEAD: comm0: rank 1 has died");
+    crew_say(&crew, 0, "end");
+    crew_say(&crew, 2, "end");
+    crew_expect(&crew, 0, "closed");
+    crew_expect(&crew, 2, "closed");
+    crew_finish(&crew);
+}
+
+static void who_does_not_want_is_not_asked(void **state)
+{
+    struct crew crew;
+
+    (void)state;
+    start(&crew, 2, "THRUM_RAS=0");
+    expect_ras(&crew, 0, "", 3);
+    must_say("has no communicators here");
+    end(&crew);
+}
+
+/* A connection to a process's socket, by this user or by nobody; -1: it cannot be made. */
+static int knock(pid_t pid)
+{
+    struct sockaddr_un name = {.sun_family = AF_UNIX};
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    int n = snprintf(name.sun_path + 1, sizeof name.sun_path - 1, "thrum-ras-%d", (int)pid);
+
+    assert_true(fd >= 0);
+    assert_int_equal(connect(fd, (const struct sockaddr *)&name,
+                             (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + (size_t)n)),
+                     0);
+    return fd;
+}
+
+/* What comes from it until its end. */
+static size_t read_all(int fd)
+{
+    size_t bytes = 0;
+    ssize_t n;
+
+    while ((n = read(fd, said, sizeof said)) > 0)
+        bytes += (size_t)n;
+    return bytes;
+}
+
+static void other_users_hear_nothing(void **state)
+{
+    struct crew crew;
+    int status, fd;
+    pid_t pid;
+
+    (void)state;
+    if (geteuid())
+        skip();
+    start(&crew, 2, NULL);
+    pid = fork();
+    assert_true(pid >= 0);
+    if (!pid) {
+        if (setgid(65534) || setuid(65534))
+            _exit(2);
+        _exit(read_all(knock(crew.pids[0])) ? 1 : 0);
+    }
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_int_equal(status, 0);
+    fd = knock(crew.pids[0]);
+    assert_true(read_all(fd) > 0); /* root does */
+    close(fd);
+    end(&crew);
+}
+
+/* Who connects and says or reads nothing holds up neither the job nor those who ask after him. */
+static void callers_cannot_hold_it_up(void **state)
+{
+    enum { CALLERS = 6 };
+    int callers[CALLERS];
+    struct crew crew;
+
+    (void)state;
+    start(&crew, 2, NULL);
+    for (int i = 0; i < CALLERS; i++)
+        callers[i] = knock(crew.pids[0]);
+    crew_say_all(&crew, "sum");
+    crew_expect_result(&crew, 0, THRUM_OK, NULL);
+    crew_expect_result(&crew, 1, THRUM_OK, NULL);
+    expect_ras(&crew, 0, "", 0);
+    must_say("idle, 3 operations so far");
+    end(&crew); /* with connections open */
+    for (int i = 0; i < CALLERS; i++)
+        close(callers[i]);
+}
+
+/* A loader of data, say, that outlives its parent, does not keep its place. */
+static void forks_do_not_stand_for_their_parents(void **state)
+{
+    struct crew crew;
+    int forked;
+    pid_t gone;
+
+    (void)state;
+    assert_int_equal(prctl(PR_SET_CHILD_SUBREAPER, 1),
+                     0); /* it is this process that sees its end */
+    start(&crew, 2, NULL);
+    crew_say(&crew, 0, "fork");
+    forked = atoi(crew_expect(&crew, 0, "forked ") + strlen("forked "));
+    assert_true(forked > 0);
+    gone = crew.pids[0];
+    end(&crew);
+    crew.pids[0] = gone;
+    assert_int_equal(kill(forked, 0), 0); /* it is there */
+    expect_ras(&crew, 0, "", 3);
+    assert_int_equal(kill(forked, SIGKILL), 0);
+    assert_int_equal(waitpid(forked, NULL, 0), forked);
+}
+
+static void bad_options_are_named(void **state)
+{
+    (void)state;
+    assert_int_equal(ras("--limit x"), 2);
+    must_say("--limit x: a number of seconds is wanted");
+    assert_int_equal(ras("--pid 0"), 2);
+    must_say("--pid 0: the number of a process is wanted");
+    assert_int_equal(ras("more"), 2);
+    must_say("more: not an option");
+    assert_int_equal(ras("--help"), 0);
+    must_say("Usage: thrum-ras");
+    assert_int_equal(ras("--version"), 0);
+    must_say("thrum-ras ");
+}
+
+int main(int argc, char **argv)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(idle_jobs_are_told, leftovers_before, leftovers_after),
+        cmocka_unit_test_setup_teardown(who_has_not_called_is_named, leftovers_before,
+                                        leftovers_after),
+        cmocka_unit_test_setup_teardown(who_is_stopped_is_named, leftovers_before, leftovers_after),
+        cmocka_unit_test_setup_teardown(who_does_not_send_is_named, leftovers_before,
+                                        leftovers_after),
+        cmocka_unit_test_setup_teardown(failures_are_told, leftovers_before, leftovers_after),
+        cmocka_unit_test_setup_teardown(who_does_not_want_is_not_asked, leftovers_before,
+                                        leftovers_after),
+        cmocka_unit_test_setup_teardown(other_users_hear_nothing, leftovers_before,
+                                        leftovers_after),
+        cmocka_unit_test_setup_teardown(callers_cannot_hold_it_up, leftovers_before,
+                                        leftovers_after),
+        cmocka_unit_test_setup_teardown(forks_do_not_stand_for_their_parents, leftovers_before,
+                                        leftovers_after),
+        cmocka_unit_test(bad_options_are_named),
+    };
+
+    child_main(argc, argv, roles, sizeof roles / sizeof *roles);
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,232 @@
+/* thrum-ras: the processes of this host that have communicators, by their abstract unix sockets, and their answers. */
+#include "ras.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "base/base.h"
+
+#define STOPPED_MS 1000 /* so long it may take to go on */
+#define MOST_BYTES (256u << 20) /* of an answer: a million ranks tell less */
+
+/* A process while it is asked. */
+struct asked {
+    int fd; /* -1: done with */
+    char *text;
+    size_t bytes, room;
+};
+
+static void *must(void *memory)
+{
+    if (memory)
+        return memory;
+    fprintf(stderr, "thrum-ras: no memory\n");
+    exit(2);
+}
+
+/* What the kernel says of a process, where that explains a silence; "" else. */
+static const char *state_of(pid_t pid)
+{
+    char path[48], line[512] = "", *state;
+    FILE *file;
+
+    snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
+    file = fopen(path, "re");
+    if (!file)
+        return "gone";
+    if (!fgets(line, sizeof line, file))
+        line[0] = 0;
+    fclose(file);
+    state = strrchr(line, ')'); /* the program's name before it may be anything */
+    if (!state || state[1] != ' ')
+        return "";
+    switch (state[2]) {
+    case 'T':
+        return "stopped by a signal";
+    case 't':
+        return "stopped by a debugger";
+    case 'D':
+        return "in the kernel, waiting for a disk or device";
+    case 'Z':
+    case 'X':
+        return "dead";
+    default:
+        return "";
+    }
+}
+
+/* Adds those that listen, each once. */
+static size_t find(struct ras_process **out)
+{
+    FILE *file = fopen("/proc/net/unix", "re");
+    size_t n = 0, room = 0;
+    char line[512];
+
+    *out = NULL;
+    while (file && fgets(line, sizeof line, file)) {
+        const char *name = strstr(line, " @" STATUS_SOCKET);
+        char *end;
+        long pid = name ? strtol(name + strlen(" @" STATUS_SOCKET), &end, 10) : 0;
+        bool again = pid <= 0 || (*end != '\n' && *end);
+
+        for (size_t i = 0; i < n && !again; i++)
+            again = (*out)[i].pid == pid;
+        if (again)
+            continue;
+        if (n == room) {
+            room = room ? 2 * room : 16;
+            *out = must(realloc(*out, room * sizeof **out));
+        }
+        (*out)[n++] = (struct ras_process){.pid = (pid_t)pid};
+    }
+    if (file)
+        fclose(file);
+    return n;
+}
+
+/* The name might be another's: only who listens there counts. */
+static bool is_his(int fd, pid_t pid)
+{
+    struct ucred who;
+    socklen_t length = sizeof who;
+
+    return !getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &who, &length) && who.pid == pid;
+}
+
+static int call(struct ras_process *process)
+{
+    struct sockaddr_un name = {.sun_family = AF_UNIX};
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    size_t n = (size_t)snprintf(name.sun_path + 1, sizeof name.sun_path - 1, STATUS_SOCKET "%d",
+                                (int)process->pid);
+
+    if (fd < 0) {
+        process->why = "no descriptor is free here";
+        return -1;
+    }
+    if (connect(fd, (const struct sockaddr *)&name,
+                (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + n)))
+        process->why = errno == EAGAIN ? "others are asking it" : "it is gone";
+    else if (!is_his(fd, process->pid))
+        process->why = "somebody else has its place";
+    else
+        return fd;
+    close(fd);
+    return -1;
+}
+
+static void hang_up(struct asked *a)
+{
+    close(a->fd);
+    a->fd = -1;
+    free(a->text);
+    a->text = NULL;
+}
+
+/* The answer is complete. */
+static void take(struct ras_process *process, struct asked *a)
+{
+    process->answer = a->bytes ? json_loadb(a->text, a->bytes, 0, NULL) : NULL;
+    if (!process->answer)
+        process->why = a->bytes ? "its answer is not understood" : "it answers only its own user";
+    hang_up(a);
+}
+
+static void hear(struct ras_process *process, struct asked *a)
+{
+    for (;;) {
+        ssize_t n;
+
+        if (a->bytes == a->room) {
+            a->room = a->room ? 2 * a->room : 1 << 16;
+            a->text = must(realloc(a->text, a->room));
+        }
+        n = recv(a->fd, a->text + a->bytes, a->room - a->bytes, 0);
+        if (n > 0) {
+            a->bytes += (size_t)n;
+        } else if (n < 0 && errno == EAGAIN) {
+            return;
+        } else if (n < 0 && errno != EINTR) {
+            process->why = "it has hung up";
+            hang_up(a);
+            return;
+        } else if (n == 0) {
+            take(process, a);
+            return;
+        }
+        if (a->bytes > MOST_BYTES) {
+            process->why = "its answer has no end";
+            hang_up(a);
+            return;
+        }
+    }
+}
+
+/* Gives up those of which the kernel knows why they are silent. */
+static void give_up(struct ras_process *processes, struct asked *asked, size_t n, bool all)
+{
+    for (size_t i = 0; i < n; i++) {
+        const char *state = asked[i].fd < 0 ? "" : state_of(processes[i].pid);
+
+        if (asked[i].fd < 0 || !(all || *state))
+            continue;
+        processes[i].why = *state ? state : "it does not answer";
+        hang_up(&asked[i]);
+    }
+}
+
+static void hear_all(struct ras_process *processes, struct asked *asked, size_t n, int limit_ms)
+{
+    struct pollfd *fds = must(calloc(n + 1, sizeof *fds));
+    int64_t begin = now_ns();
+    size_t left = 1;
+
+    while (left) {
+        int64_t spent = (now_ns() - begin) / 1000000;
+
+        if (spent >= STOPPED_MS)
+            give_up(processes, asked, n, spent >= limit_ms);
+        left = 0;
+        for (size_t i = 0; i < n; i++) {
+            fds[i] = (struct pollfd){.fd = asked[i].fd, .events = POLLIN};
+            left += asked[i].fd >= 0;
+        }
+        if (!left)
+            break;
+        poll(fds, (nfds_t)n, STOPPED_MS / 4);
+        for (size_t i = 0; i < n; i++)
+            if (fds[i].fd >= 0 && fds[i].revents)
+                hear(&processes[i], &asked[i]);
+    }
+    free(fds);
+}
+
+size_t ras_ask(pid_t only, int limit_ms, struct ras_process **processes_out)
+{
+    size_t n = find(processes_out);
+    struct ras_process *processes = *processes_out;
+    struct asked *asked = must(calloc(n + 1, sizeof *asked));
+
+    for (size_t i = 0; i < n; i++) {
+        processes[i].is_asked = !only || only == processes[i].pid;
+        processes[i].why = processes[i].is_asked ? "" : state_of(processes[i].pid);
+        asked[i].fd = processes[i].is_asked ? call(&processes[i]) : -1;
+    }
+    hear_all(processes, asked, n, limit_ms);
+    free(asked);
+    return n;
+}
+
+void ras_forget(struct ras_process *processes, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        json_decref(processes[i].answer);
+    free(processes);
+}
