@@ -24,6 +24,18 @@ thrum_status_t comm_failure(struct thrum_comm *comm)
     return status ? thrum_set_last_error(status, comm->message) : THRUM_OK;
 }
 
+static void add_text(char *text, size_t bytes, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+static void add_text(char *text, size_t bytes, const char *format, ...)
+{
+    size_t used = strlen(text);
+    va_list arguments;
+
+    va_start(arguments, format);
+    vsnprintf(text + used, bytes - used, format, arguments);
+    va_end(arguments);
+}
+
 /* ---- operations in flight ---- */
 
 void comm_free_operation(struct comm_operation *operation)
@@ -118,6 +130,21 @@ void comm_cancel_all(struct thrum_comm *comm)
     pthread_mutex_unlock(&comm->retire_lock);
 }
 
+/* So that the one who looks into it need not ask the launcher who that rank is. Who is told has it in the message. */
+static void add_whereabouts(struct thrum_comm *comm, int culprit)
+{
+    const char *const format = "; rank %d is process %d on %s";
+    const struct comm_process *process;
+    char text[sizeof process->host + 64];
+
+    if (culprit < 0 || culprit >= comm->nranks || comm->nranks == 1)
+        return;
+    process = &comm->peers[culprit].process;
+    snprintf(text, sizeof text, format, culprit, (int)process->pid, process->host);
+    if (!strstr(comm->message, text))
+        add_text(comm->message, sizeof comm->message, "%s", text);
+}
+
 void comm_fail(struct thrum_comm *comm, thrum_status_t status, int culprit, bool tell,
                const char *message)
 {
@@ -127,11 +154,12 @@ void comm_fail(struct thrum_comm *comm, thrum_status_t status, int culprit, bool
         return;
     comm->culprit = culprit;
     snprintf(comm->message, sizeof comm->message, "%s", message);
+    add_whereabouts(comm, culprit);
     atomic_store(&comm->status, (int)status);
-    thrum_log(LOG_INFO, "%s: %s (%s)", comm->name, message, thrum_status_name(status));
+    thrum_log(LOG_INFO, "%s: %s (%s)", comm->name, comm->message, thrum_status_name(status));
     comm_cancel_all(comm);
     if (tell && comm->control)
-        control_fail(comm->control, status, culprit, message);
+        control_fail(comm->control, status, culprit, comm->message);
 }
 
 /* State of the oldest operation that has not ended: OK while it is just pending. */
@@ -177,18 +205,6 @@ static const char *message_kind_name(unsigned kind)
     static const char *const names[] = {"point-to-point", "alltoallv", "gatherv", "scatterv"};
 
     return kind < sizeof names / sizeof *names ? names[kind] : "?";
-}
-
-static void add_text(char *text, size_t bytes, const char *format, ...)
-    __attribute__((format(printf, 3, 4)));
-static void add_text(char *text, size_t bytes, const char *format, ...)
-{
-    size_t used = strlen(text);
-    va_list arguments;
-
-    va_start(arguments, format);
-    vsnprintf(text + used, bytes - used, format, arguments);
-    va_end(arguments);
 }
 
 static bool has_root(enum collective collective)

@@ -222,6 +222,7 @@ static void a_rank_killed_before_without_peer_access(void **state)
 static void killed_inside(const char *const *env)
 {
     struct crew crew;
+    char process[64];
     int64_t since;
 
     start(&crew, "obedient", 3, env);
@@ -230,8 +231,9 @@ static void killed_inside(const char *const *env)
     crew_expect(&crew, 0, "calling");
     crew_expect(&crew, 2, "calling");
     since = clock_ms();
+    snprintf(process, sizeof process, "; rank 2 is process %d on ", (int)crew.pids[2]);
     crew_kill(&crew, 2, SIGKILL);
-    crew_expect_result(&crew, 0, THRUM_ERR_PEER_DEAD, "rank 2", NULL);
+    crew_expect_result(&crew, 0, THRUM_ERR_PEER_DEAD, "rank 2", process, NULL);
     assert_in_range(clock_ms() - since, 0, NOTICE_MS);
     crew_say(&crew, 1, "sum 100000");
     crew_expect(&crew, 1, "calling");
@@ -323,6 +325,7 @@ static void stopped(const char *const *env, const char *role)
 {
     struct crew crew;
     bool is_busy = !strcmp(role, "busy");
+    char process[64];
     int64_t since;
 
     start(&crew, role, 3, env);
@@ -334,6 +337,7 @@ static void stopped(const char *const *env, const char *role)
         for (int r = 0; r < 3; r++)
             crew_expect_result(&crew, r, THRUM_OK, NULL);
     }
+    snprintf(process, sizeof process, "; rank 1 is process %d on ", (int)crew.pids[1]);
     crew_kill(&crew, 1, SIGSTOP);
     since = clock_ms();
     for (int r = 0; r < 3; r += 2) {
@@ -343,7 +347,7 @@ static void stopped(const char *const *env, const char *role)
         }
     }
     for (int r = 0; r < 3; r += 2)
-        crew_expect_result(&crew, r, THRUM_ERR_TIMEOUT, "rank 1", NULL);
+        crew_expect_result(&crew, r, THRUM_ERR_TIMEOUT, "rank 1", process, NULL);
     assert_in_range(clock_ms() - since, DEADLINE_MS / 2, DEADLINE_MS + NOTICE_MS);
     crew_kill(&crew, 1, SIGCONT);
     if (!is_busy) {
