@@ -297,11 +297,11 @@ static void on_failed(void *argument, thrum_status_t status, int rank, const cha
     char text[COMM_MESSAGE_BYTES];
     bool is_told = message && (strstr(message, "has died") || strstr(message, "has left"));
 
-    if (status == THRUM_ERR_PEER_DEAD && !is_told) {
+    if (status == THRUM_ERR_PEER_DEAD && !is_told && rank != comm->rank) {
         snprintf(text, sizeof text, "%s: rank %d has died%s%s", comm->name, rank,
                  message && *message ? ": " : "", message ? message : "");
         message = text;
-    } else if (status == THRUM_ERR_PEER_DEAD && !strncmp(message, "rank ", 5)) {
+    } else if (status == THRUM_ERR_PEER_DEAD && message && !strncmp(message, "rank ", 5)) {
         snprintf(text, sizeof text, "%s: %s", comm->name, message);
         message = text; /* what other ranks have found out has the communicator's name */
     }
