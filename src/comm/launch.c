@@ -182,13 +182,16 @@ thrum_status_t thrum_comm_init_all(const thrum_device_t *devices, int n,
     if (status)
         return status;
     joiners = calloc((size_t)n, sizeof *joiners);
-    if (!joiners)
+    if (!joiners) {
+        bootstrap_withdraw(&id);
         return thrum_fail(THRUM_ERR_NO_MEMORY, "no host memory for %d ranks", n);
+    }
     for (; started < n; started++) {
         joiners[started] = (struct joiner){
             .id = &id, .rank = started, .nranks = n, .device = devices[started], .config = config};
         if (pthread_create(&joiners[started].thread, NULL, join_rank, &joiners[started])) {
             status = thrum_fail(THRUM_ERR_LIMIT, "no thread for rank %d of %d", started, n);
+            bootstrap_withdraw(&id); /* those that have one need not wait for it */
             break;
         }
     }
