@@ -98,7 +98,8 @@ THRUM_MUST_CHECK thrum_status_t thrum_comm_init_rank(const struct thrum_unique_i
 /*
  * Joins the job that a launcher started: mpirun or any PMIx server, PMI-1 (PMI_FD), Slurm, torchrun, or
  * THRUM_RANK, THRUM_SIZE and THRUM_ROOT (host:port). Rank, size and the id come from there; see docs/launching.md.
- * Collective over the job. May be called again, also by init: each call makes a new communicator.
+ * Collective over the job. May be called again, also by init: each call makes a new communicator. Threads of a process
+ * that call it at once do so one after the other.
  * Errors as thrum_comm_init_rank, and INVALID_USAGE (no launcher found: says what was looked for).
  */
 THRUM_MUST_CHECK thrum_status_t thrum_comm_init(thrum_device_t device,

@@ -69,7 +69,14 @@ static void detach(struct thrum_persistent *persistent)
     *link->back = link->next;
     if (link->next)
         link->next->back = link->back;
+    atomic_fetch_sub(&link->comm->kept_bytes, link->host_bytes);
     link->comm = NULL;
+}
+
+static void count(struct comm_link *link, uint64_t bytes)
+{
+    link->host_bytes = bytes;
+    atomic_fetch_add(&link->comm->kept_bytes, bytes);
 }
 
 static struct thrum_persistent *make(struct thrum_comm *comm, struct thrum_queue *queue)
@@ -162,8 +169,8 @@ thrum_status_t persistent_of_collective(const struct coll_args *args, thrum_stat
         persistent_release(persistent);
         return status;
     }
-    persistent->link.host_bytes =
-        sizeof *persistent + persistent->program->host_bytes + coll_args_bytes(args);
+    count(&persistent->link,
+          sizeof *persistent + persistent->program->host_bytes + coll_args_bytes(args));
     *persistent_out = persistent;
     return THRUM_OK;
 }
@@ -186,7 +193,7 @@ thrum_status_t persistent_of_messages(struct thrum_comm *comm, struct thrum_queu
     memcpy(messages, calls, n * sizeof *messages);
     persistent->messages = messages;
     persistent->nmessages = n;
-    persistent->link.host_bytes = sizeof *persistent + n * sizeof *messages;
+    count(&persistent->link, sizeof *persistent + n * sizeof *messages);
     *persistent_out = persistent;
     return THRUM_OK;
 }

@@ -411,6 +411,7 @@ thrum_status_t bootstrap_join(const struct thrum_unique_id *id, int rank, int nr
     j = calloc(1, sizeof *j);
     if (!j || !(j->b = calloc(1, sizeof *j->b))) {
         free(j);
+        bootstrap_withdraw(id);
         return thrum_fail(THRUM_ERR_NO_MEMORY, "no memory to join as rank %d", rank);
     }
     boot_tree_make(rank, nranks, &j->b->tree);

@@ -116,21 +116,23 @@ static thrum_status_t bind_name(const struct sockaddr_un *name, socklen_t length
     return THRUM_OK;
 }
 
-/* One visitor. True if it was a rank that had not come yet. */
-static bool serve_one(int fd, const struct launch_info *info, const struct thrum_unique_id *id,
-                      bool *missing)
+/* One visitor. How many ranks are not missing any more: 1, or 0; all that are left if it takes the job for another size. */
+static int serve_one(int fd, const struct launch_info *info, const struct thrum_unique_id *id,
+                     bool *missing, int left)
 {
     int64_t due = now_ns() + ANSWER_NS;
     struct hello hello;
     uid_t uid;
     bool fresh;
 
-    if (!same_user(fd, &uid) || !read_all(fd, &hello, sizeof hello, due) ||
-        hello.nranks != info->nranks || hello.rank < 1 || hello.rank >= info->nranks)
-        return false;
-    /* Twice the same rank is for the root service to find: it tells both. */
+    if (!same_user(fd, &uid) || !read_all(fd, &hello, sizeof hello, due) || hello.rank < 1 ||
+        hello.rank >= hello.nranks)
+        return 0;
+    /* Twice the same rank, or another size, is for the root service to find: it tells both. */
     if (send(fd, id, sizeof *id, MSG_NOSIGNAL) != (ssize_t)sizeof *id)
-        return false;
+        return 0;
+    if (hello.nranks != info->nranks)
+        return left;
     fresh = missing[hello.rank];
     missing[hello.rank] = false;
     return fresh;
@@ -164,7 +166,7 @@ static thrum_status_t hand_out(int listener, const struct launch_info *info,
         }
         if (fd < 0)
             continue;
-        left -= serve_one(fd, info, id, missing);
+        left -= serve_one(fd, info, id, missing, left);
         close(fd);
     }
     free(missing);

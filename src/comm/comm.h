@@ -373,6 +373,7 @@ struct thrum_comm {
     int nredops, redops_capacity;
     uint32_t last_redop; /* user: number of the newest; 0: none yet */
     struct comm_link *links; /* user: persistent collectives */
+    _Atomic uint64_t kept_bytes; /* host memory of windows and links; any thread may ask */
 
     uint64_t sequence; /* user: collectives called */
     struct comm_history history[COMM_HISTORY]; /* user writes, control reads: see comm_record */

@@ -40,8 +40,8 @@ thrum_status_t thrum_launch_info(int *rank_out, int *nranks_out, int *local_rank
 thrum_status_t thrum_comm_init(thrum_device_t device, const struct thrum_comm_config *config,
                                thrum_comm_t *comm_out)
 {
-    static _Atomic uint64_t
-        instances; /* how many communicators this process asked the launcher for */
+    static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+    static uint64_t instances; /* how many this process asked the launcher for; under the lock */
     struct thrum_unique_id id;
     struct launch_info info;
     struct thrum_comm_config effective;
@@ -59,11 +59,13 @@ thrum_status_t thrum_comm_init(thrum_device_t device, const struct thrum_comm_co
         status = launch_detect(&info);
     if (status)
         return status;
-    status =
-        launch_exchange_id(&info, atomic_fetch_add(&instances, 1), effective.init_deadline_ms, &id);
-    if (status)
-        return status;
-    return comm_create(&id, info.nranks, info.rank, device, config, comm_out);
+    /* One after the other: the launcher's fence, and the address, are good for one communicator at a time. */
+    pthread_mutex_lock(&lock);
+    status = launch_exchange_id(&info, instances++, effective.init_deadline_ms, &id);
+    if (!status)
+        status = comm_create(&id, info.nranks, info.rank, device, config, comm_out);
+    pthread_mutex_unlock(&lock);
+    return status;
 }
 
 /* How often a rank of this process has asked for an id at an address. */
@@ -182,13 +184,16 @@ thrum_status_t thrum_comm_init_all(const thrum_device_t *devices, int n,
     if (status)
         return status;
     joiners = calloc((size_t)n, sizeof *joiners);
-    if (!joiners)
+    if (!joiners) {
+        bootstrap_withdraw(&id);
         return thrum_fail(THRUM_ERR_NO_MEMORY, "no host memory for %d ranks", n);
+    }
     for (; started < n; started++) {
         joiners[started] = (struct joiner){
             .id = &id, .rank = started, .nranks = n, .device = devices[started], .config = config};
         if (pthread_create(&joiners[started].thread, NULL, join_rank, &joiners[started])) {
             status = thrum_fail(THRUM_ERR_LIMIT, "no thread for rank %d of %d", started, n);
+            bootstrap_withdraw(&id); /* those that have one need not wait for it */
             break;
         }
     }

@@ -80,18 +80,6 @@ static uint64_t host_limit_bytes(int nranks)
            EXEC_LIST_KEPT_BYTES + COMM_KEPT_WORKS * COMM_KEPT_WORK_BYTES;
 }
 
-/* What the user has opened and may hold as much of as there is memory: windows, persistent calls. */
-static uint64_t kept_bytes(const struct thrum_comm *comm)
-{
-    uint64_t bytes = 0;
-
-    for (const struct thrum_window *window = comm->windows; window; window = window->next)
-        bytes += sizeof *window + (uint64_t)comm->nranks * sizeof *window->parts;
-    for (const struct comm_link *link = comm->links; link; link = link->next)
-        bytes += link->host_bytes;
-    return bytes;
-}
-
 static thrum_status_t write_memory(struct thrum_comm_memory_info *out,
                                    const struct thrum_comm_memory_info *values)
 {
@@ -114,7 +102,7 @@ thrum_status_t thrum_comm_memory(thrum_comm_t comm, struct thrum_comm_memory_inf
 
     if (status)
         return status;
-    kept = kept_bytes(comm);
+    kept = atomic_load_explicit(&comm->kept_bytes, memory_order_relaxed);
     values.stage_bytes = comm->stage_bytes[0] + comm->stage_bytes[1] + comm->old_stage_bytes;
     values.stage_limit_bytes = (uint64_t)thrum_config_int(CFG_STAGE_BYTES);
     values.device_bytes = comm->area_bytes + values.stage_bytes;

@@ -28,6 +28,11 @@ struct thrum_comm *comm_of_window(const struct thrum_window *window)
     return comm;
 }
 
+static uint64_t host_bytes(const struct thrum_comm *comm)
+{
+    return sizeof(struct thrum_window) + (uint64_t)comm->nranks * sizeof(struct comm_window_part);
+}
+
 static void add(struct thrum_window *window)
 {
     pthread_mutex_lock(&live.lock);
@@ -36,6 +41,7 @@ static void add(struct thrum_window *window)
     pthread_mutex_unlock(&live.lock);
     window->next = window->comm->windows;
     window->comm->windows = window;
+    atomic_fetch_add(&window->comm->kept_bytes, host_bytes(window->comm));
 }
 
 static void release(struct thrum_window *window)
@@ -52,6 +58,7 @@ static void release(struct thrum_window *window)
             *link = window->next;
             break;
         }
+    atomic_fetch_sub(&window->comm->kept_bytes, host_bytes(window->comm));
     free(window);
 }
 
@@ -107,7 +114,7 @@ thrum_status_t comm_window_open(struct thrum_comm *comm, void *buffer, size_t by
                                 struct thrum_window **window_out)
 {
     size_t nranks = (size_t)comm->nranks;
-    struct thrum_window *window = calloc(1, sizeof *window + nranks * sizeof *window->parts);
+    struct thrum_window *window = calloc(1, host_bytes(comm));
     struct opening *all = calloc(nranks, sizeof *all), *mine;
     thrum_status_t status;
 

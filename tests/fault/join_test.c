@@ -10,6 +10,7 @@
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <poll.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -94,7 +95,46 @@ static void by_id(struct child *child)
     }
 }
 
-static const struct role roles[] = {{"joiner", joiner}, {"by_id", by_id}};
+struct one_of_two {
+    thrum_device_t device;
+    thrum_comm_t comm;
+    thrum_status_t status;
+    char message[300];
+};
+
+static void *join_as_well(void *argument)
+{
+    struct one_of_two *mine = argument;
+
+    mine->status = thrum_comm_init(mine->device, NULL, &mine->comm);
+    snprintf(mine->message, sizeof mine->message, "%s", thrum_last_error());
+    return NULL;
+}
+
+/* Two communicators, each from a thread of its own, at once. */
+static void two_at_once(struct child *child)
+{
+    struct one_of_two all[2];
+    pthread_t threads[2];
+
+    child_open(child);
+    say("ready");
+    hear();
+    for (int i = 0; i < 2; i++) {
+        all[i] = (struct one_of_two){.device = child->device};
+        if (pthread_create(&threads[i], NULL, join_as_well, &all[i]))
+            exit(22);
+    }
+    for (int i = 0; i < 2; i++) {
+        pthread_join(threads[i], NULL);
+        say("result %s %s", thrum_status_name(all[i].status), all[i].message);
+        thrum_comm_destroy(all[i].comm);
+    }
+    hear();
+}
+
+static const struct role roles[] = {
+    {"joiner", joiner}, {"by_id", by_id}, {"two_at_once", two_at_once}};
 
 /* ---- tests: who comes ---- */
 
@@ -229,6 +269,24 @@ static void a_rank_is_out_of_range(void **state)
         crew_expect_result(&crew, 0, THRUM_OK, NULL);
         all_end(&crew);
     }
+}
+
+/* One address serves one communicator at a time: the second waits for the first, however late its last rank is. */
+static void two_threads_at_one_address(void **state)
+{
+    static const char *const env[] = {"THRUM_INIT_DEADLINE_MS=20000",
+                                      "THRUM_SECRET=a secret of this test", NULL};
+    struct crew crew;
+
+    (void)state;
+    all_ready(&crew, "two_at_once", 2, env);
+    crew_say(&crew, 0, "join");
+    poll(NULL, 0, 2300); /* longer than a port that another program has is waited for */
+    crew_say(&crew, 1, "join");
+    for (int i = 0; i < 2; i++)
+        for (int r = 0; r < 2; r++)
+            crew_expect_result(&crew, r, THRUM_OK, NULL);
+    all_end(&crew);
 }
 
 /* ---- tests: secrets ---- */
@@ -506,6 +564,7 @@ int main(int argc, char **argv)
         TEST(a_rank_is_taken_twice),
         TEST(ranks_disagree_about_their_number),
         TEST(a_rank_is_out_of_range),
+        TEST(two_threads_at_one_address),
         TEST(a_wrong_secret),
         TEST(a_forged_id),
         TEST(strangers_at_the_port),

@@ -276,6 +276,46 @@ static void two_threads_on_one_queue(void **state)
     assert_int_equal(early, 0);
 }
 
+static _Atomic bool stop_asking;
+
+static void *ask(void *comm)
+{
+    struct thrum_comm_memory_info memory = {.size = sizeof memory};
+
+    while (!atomic_load(&stop_asking))
+        if (thrum_comm_memory(comm, &memory) || memory.host_bytes > memory.host_limit_bytes)
+            return comm;
+    return NULL;
+}
+
+/* Any thread may ask what a communicator holds, while its own opens and closes things. */
+static void memory_is_asked_for_meanwhile(void **state)
+{
+    struct thrum_comm_memory_info before = {.size = sizeof before}, after = {.size = sizeof after};
+    thrum_persistent_t persistent;
+    thrum_window_t window;
+    pthread_t thread;
+    void *failed;
+
+    (void)state;
+    ok(thrum_comm_init_all(devices, 1, NULL, comms));
+    ok(thrum_comm_memory(comms[0], &before));
+    atomic_store(&stop_asking, false);
+    assert_int_equal(pthread_create(&thread, NULL, ask, comms[0]), 0);
+    for (int i = 0; i < 500; i++) {
+        ok(thrum_comm_register(comms[0], recvs[0], 64, &window));
+        ok(thrum_allreduce_init(sends[0], recvs[0], 64, THRUM_UINT8, THRUM_SUM, comms[0], queues[0],
+                                &persistent));
+        thrum_persistent_free(persistent);
+        ok(thrum_comm_deregister(window));
+    }
+    atomic_store(&stop_asking, true);
+    pthread_join(thread, &failed);
+    assert_null(failed);
+    ok(thrum_comm_memory(comms[0], &after));
+    assert_int_equal(after.host_limit_bytes, before.host_limit_bytes);
+}
+
 /* The device stays until the last communicator on it is gone. */
 static void device_closed_first(void **state)
 {
@@ -487,6 +527,7 @@ int main(int argc, char **argv)
         cmocka_unit_test_setup_teardown(abort_in_a_callback, make, unmake),
         cmocka_unit_test_setup_teardown(many_short_lived_queues, make, unmake),
         cmocka_unit_test_setup_teardown(two_threads_on_one_queue, make, unmake),
+        cmocka_unit_test_setup_teardown(memory_is_asked_for_meanwhile, make, unmake),
         cmocka_unit_test_setup_teardown(device_closed_first, make, unmake),
         cmocka_unit_test_setup_teardown(one_of_two_queues_faults, make, unmake),
         cmocka_unit_test_setup_teardown(in_place_on_one_rank, make, unmake),

@@ -367,6 +367,37 @@ static void a_missing_rank_is_named_on_one_host(void **state)
     world_free(world);
 }
 
+static void of_another_size(struct world *world, int rank)
+{
+    struct launch_info info;
+    struct thrum_unique_id id;
+    struct bootstrap *b = NULL;
+    thrum_status_t status;
+
+    set_int("THRUM_RANK", rank);
+    set_int("THRUM_SIZE", world->nranks + rank);
+    WORLD_CHECK(launch_detect(&info) == THRUM_OK);
+    status = launch_exchange_id(&info, 0, 3000, &id);
+    if (!status)
+        status = bootstrap_join(&id, rank, info.nranks, 3000, &b);
+    world_note(world, rank, status);
+}
+
+static void ranks_on_one_host_disagree_about_nranks(void **state)
+{
+    struct world *world;
+
+    (void)state;
+    environment(with_port("THRUM_ROOT=127.0.0.1:", 12), NULL);
+    world = world_start(2, of_another_size);
+    assert_int_equal(world_wait(world), 0);
+    for (int r = 0; r < 2; r++) {
+        assert_int_equal(world->ranks[r].status, THRUM_ERR_MISMATCH);
+        assert_non_null(strstr(world->ranks[r].message, "nranks"));
+    }
+    world_free(world);
+}
+
 /* ---- other users of the host ---- */
 
 static char other_sockets[4000];
@@ -686,6 +717,7 @@ int main(void)
         cmocka_unit_test(every_way_leads_together),
         cmocka_unit_test(a_mistyped_secret_is_found),
         cmocka_unit_test(a_missing_rank_is_named_on_one_host),
+        cmocka_unit_test(ranks_on_one_host_disagree_about_nranks),
         cmocka_unit_test(an_id_goes_to_its_user_only),
         cmocka_unit_test(a_squatter_is_not_believed),
         cmocka_unit_test(pmi_1_is_spoken),
