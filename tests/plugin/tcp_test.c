@@ -16,6 +16,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -196,6 +197,50 @@ static void large_puts_do_not_hold_up_other_connections(void **state)
 {
     (void)state;
     assert_true(nodes_run(2, -1, sharing_body));
+}
+
+/*
+ * A put that is refused while most of it waits for room. Whoever hears of the failure takes its memory away; the connection
+ * is not read from any more, and another one to the same endpoint goes on.
+ */
+#define REFUSED_BYTES (64u << 20)
+static void refused_body(struct node *node)
+{
+    struct thrum_fabric_put large, small = node_make_put(node, 1, 0, 1000, 0, 1, 1);
+    void *other = NULL, *region = NULL, *memory;
+    uint64_t key;
+
+    if (node->index == 0) {
+        memory = mmap(NULL, REFUSED_BYTES, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        node_expect(node, memory != MAP_FAILED, "memory");
+        node_expect(
+            node,
+            node->ops->connect(node->endpoint, &node->board->address[1], &other) == THRUM_OK &&
+                node->ops->region_register(node->endpoint, memory, REFUSED_BYTES, &region, &key) ==
+                    THRUM_OK,
+            "a second connection, and a region");
+        large = node_make_put(node, 1, 0, REFUSED_BYTES, 0, 0, 1); /* their region is smaller */
+        large.local = memory;
+        large.local_region = region;
+        node_put(node, 1, &large);
+        node_expect(node, node_try_flush(node, node->peers[1]) == THRUM_ERR_INVALID_POINTER,
+                    "it is refused");
+        node->ops->region_deregister(node->endpoint, region);
+        munmap(memory, REFUSED_BYTES);
+        node_expect(node, node_try_put(node, other, &small) == THRUM_OK, "another one's put");
+        node_expect(node, node_try_flush(node, other) == THRUM_OK, "is done");
+        node->ops->disconnect(other);
+    } else {
+        node_wait_signal(node, 1, 1);
+    }
+    node_barrier(node);
+}
+
+static void a_refused_put_lets_go_of_its_memory(void **state)
+{
+    (void)state;
+    assert_true(nodes_run(2, -1, refused_body));
 }
 
 /* A process that takes nothing for far longer than a connection may be silent is no broken connection. */
@@ -844,6 +889,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(two_that_call_at_once_get_one_connection),
         cmocka_unit_test(large_puts_do_not_hold_up_other_connections),
+        cmocka_unit_test(a_refused_put_lets_go_of_its_memory),
         cmocka_unit_test(a_busy_peer_is_not_taken_for_dead),
         cmocka_unit_test(a_lost_connection_is_made_again),
         cmocka_unit_test(a_sleeper_hears_of_room),

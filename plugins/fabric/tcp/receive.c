@@ -143,6 +143,7 @@ static void take_error(struct tcp_link *link)
         peer->status = status < 0 && status > -1000 ? (thrum_status_t)status : THRUM_ERR_PROTOCOL;
         snprintf(peer->message, sizeof peer->message, "tcp: %s: %.130s", link->name, link->text);
         thrum_plugin_log(THRUM_LOG_INFO, "%s", peer->message);
+        tcp_drop_locked(peer); /* whoever hears of it may take its memory away */
     }
     pthread_mutex_unlock(&link->send_lock);
 }

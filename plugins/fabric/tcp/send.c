@@ -58,6 +58,7 @@ static thrum_status_t fail_peer(struct tcp_peer *peer, thrum_status_t status, co
     va_end(arguments);
     snprintf(peer->message, sizeof peer->message, "tcp: %.95s: %.127s", peer->link->name, text);
     peer->status = status;
+    tcp_drop_locked(peer); /* whoever hears of it may take its memory away */
     return thrum_plugin_fail(status, "%s", peer->message);
 }
 
