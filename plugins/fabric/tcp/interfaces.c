@@ -5,6 +5,7 @@
 #include "tcp.h"
 
 #include <arpa/inet.h>
+#include <ctype.h>
 #include <fcntl.h>
 #include <ifaddrs.h>
 #include <net/if.h>
@@ -319,7 +320,7 @@ thrum_status_t tcp_enumerate(struct thrum_fabric_info *info_out, size_t max, siz
 /* "10.0.0.0/8", "10.0.0.7", "fd00::/64". */
 static bool parse_subnet(const char *text, struct tcp_candidate *out)
 {
-    char ip[INET6_ADDRSTRLEN + 1];
+    char ip[INET6_ADDRSTRLEN + 1], *end;
     const char *slash = strchr(text, '/');
     size_t length = slash ? (size_t)(slash - text) : strlen(text);
     unsigned long bits, most;
@@ -335,9 +336,13 @@ static bool parse_subnet(const char *text, struct tcp_candidate *out)
         out->family = 6;
     else
         return false;
-    most = out->family == 4 ? 32 : 128;
-    bits = slash ? strtoul(slash + 1, NULL, 10) : most;
-    out->prefix = (uint8_t)min_u64(bits, most);
+    bits = most = out->family == 4 ? 32 : 128;
+    if (slash) {
+        bits = strtoul(slash + 1, &end, 10);
+        if (!isdigit((unsigned char)slash[1]) || *end || bits > most)
+            return false;
+    }
+    out->prefix = (uint8_t)bits;
     return true;
 }
 
