@@ -162,19 +162,26 @@ static enum tcp_class class_of(const struct tcp_interface *interface, const char
     return access(path, F_OK) ? TCP_VIRTUAL : TCP_ADAPTER;
 }
 
-static struct tcp_interface *find_or_add(struct tcp_interfaces *found, const char *name)
+/* Where there are more than fit, one that has an address takes the place of one that has none yet. */
+static struct tcp_interface *find_or_add(struct tcp_interfaces *found, const char *name,
+                                         bool has_address)
 {
-    struct tcp_interface *interface;
+    size_t at = 0;
 
-    for (size_t i = 0; i < found->n; i++)
-        if (!strcmp(found->list[i].name, name))
-            return &found->list[i];
-    if (found->n == TCP_INTERFACES)
+    while (at < found->n && strcmp(found->list[at].name, name) != 0)
+        at++;
+    if (at < found->n)
+        return &found->list[at];
+    if (at == TCP_INTERFACES)
+        at = 0;
+    while (at < found->n && (!has_address || found->list[at].ncandidates))
+        at++;
+    if (at == TCP_INTERFACES)
         return NULL;
-    interface = &found->list[found->n++];
-    *interface = (struct tcp_interface){.index = (int)if_nametoindex(name)};
-    snprintf(interface->name, sizeof interface->name, "%s", name);
-    return interface;
+    found->n = max_u64(found->n, at + 1);
+    found->list[at] = (struct tcp_interface){.index = (int)if_nametoindex(name)};
+    snprintf(found->list[at].name, sizeof found->list[at].name, "%s", name);
+    return &found->list[at];
 }
 
 static uint8_t count_bits(const uint8_t *mask, size_t bytes)
@@ -269,12 +276,13 @@ thrum_status_t tcp_interfaces_find(struct tcp_interfaces *out)
     read_default_routes(default_routes, sizeof default_routes);
     out->n = 0;
     for (const struct ifaddrs *entry = list; entry; entry = entry->ifa_next) {
-        struct tcp_interface *interface = find_or_add(out, entry->ifa_name);
+        int family = entry->ifa_addr ? entry->ifa_addr->sa_family : AF_UNSPEC;
+        bool has_address = family == AF_INET || family == AF_INET6;
+        struct tcp_interface *interface = find_or_add(out, entry->ifa_name, has_address);
         if (!interface)
             continue;
         flags[interface - out->list] = entry->ifa_flags;
-        if (entry->ifa_addr &&
-            (entry->ifa_addr->sa_family == AF_INET || entry->ifa_addr->sa_family == AF_INET6))
+        if (has_address)
             add_address(interface, entry);
     }
     freeifaddrs(list);
