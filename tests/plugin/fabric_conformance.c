@@ -761,6 +761,7 @@ int fabric_conformance_run(const struct thrum_fabric_ops *ops, const char *devic
         cmocka_unit_test(disconnect_drops_work_in_flight),
         cmocka_unit_test(stopped_peers_do_not_hold_up_disconnect),
         cmocka_unit_test(killed_peer_is_noticed),
+        cmocka_unit_test(failed_connection_holds_up_no_other),
         cmocka_unit_test(dead_address_cannot_be_connected),
     };
 

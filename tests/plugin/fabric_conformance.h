@@ -19,6 +19,7 @@ void close_drops_work_in_flight(void **state);
 void disconnect_drops_work_in_flight(void **state);
 void stopped_peers_do_not_hold_up_disconnect(void **state);
 void killed_peer_is_noticed(void **state);
+void failed_connection_holds_up_no_other(void **state);
 void dead_address_cannot_be_connected(void **state);
 
 #endif

@@ -370,6 +370,42 @@ void killed_peer_is_noticed(void **state)
     assert_true(nodes_run(2, 1, killed_body));
 }
 
+/* Inline puts to node 1, which dies with as many of them under way as are accepted, take nothing away from node 2. */
+static void left_over_body(struct node *node)
+{
+    thrum_status_t status;
+
+    if (node->index != 0) {
+        node_wait_signal(node, 1, 1); /* node 1 in vain */
+        return;
+    }
+    for (int to = 1; to < 3; to++) { /* what is asked once is answered */
+        struct thrum_fabric_put first = node_make_put(node, to, 0, 4096, 0, 0, 1);
+        node_put(node, to, &first);
+        node_flush(node, to);
+    }
+    kill(node->board->pid[1], SIGKILL);
+    do {
+        struct thrum_fabric_put put = node_make_put(node, 1, 0, 4096, 0, 0, 2);
+        put.flags = THRUM_PUT_INLINE;
+        status = node->ops->put_signal(node->peers[1], &put);
+        if (status == THRUM_IN_PROGRESS)
+            node_poll(node);
+    } while (status >= 0);
+    for (int i = 0; i < 300; i++) {
+        struct thrum_fabric_put put = node_make_put(node, 2, 0, 4096, 0, 1, i == 299);
+        put.flags = THRUM_PUT_INLINE;
+        node_put(node, 2, &put);
+    }
+    node_flush(node, 2);
+}
+
+void failed_connection_holds_up_no_other(void **state)
+{
+    (void)state;
+    assert_true(nodes_run(3, 1, left_over_body));
+}
+
 static void dead_address_body(struct node *node)
 {
     void *endpoint = NULL, *peer = NULL;

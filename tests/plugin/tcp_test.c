@@ -215,12 +215,12 @@ static void refused_body(struct node *node)
         memory = mmap(NULL, REFUSED_BYTES, PROT_READ | PROT_WRITE,
                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
         node_expect(node, memory != MAP_FAILED, "memory");
-        node_expect(node,
-                    node->ops->connect(node->endpoint, &node->board->address[1], &other) ==
-                            THRUM_OK &&
-                        node->ops->region_register(node->endpoint, memory, REFUSED_BYTES, &region,
-                                                   &key) == THRUM_OK,
-                    "a second connection, and a region");
+        node_expect(
+            node,
+            node->ops->connect(node->endpoint, &node->board->address[1], &other) == THRUM_OK &&
+                node->ops->region_register(node->endpoint, memory, REFUSED_BYTES, &region, &key) ==
+                    THRUM_OK,
+            "a second connection, and a region");
         large = node_make_put(node, 1, 0, REFUSED_BYTES, 0, 0, 1); /* their region is smaller */
         large.local = memory;
         large.local_region = region;

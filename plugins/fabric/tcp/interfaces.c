@@ -5,6 +5,7 @@
 #include "tcp.h"
 
 #include <arpa/inet.h>
+#include <ctype.h>
 #include <fcntl.h>
 #include <ifaddrs.h>
 #include <net/if.h>
@@ -161,19 +162,26 @@ static enum tcp_class class_of(const struct tcp_interface *interface, const char
     return access(path, F_OK) ? TCP_VIRTUAL : TCP_ADAPTER;
 }
 
-static struct tcp_interface *find_or_add(struct tcp_interfaces *found, const char *name)
+/* Where there are more than fit, one that has an address takes the place of one that has none yet. */
+static struct tcp_interface *find_or_add(struct tcp_interfaces *found, const char *name,
+                                         bool has_address)
 {
-    struct tcp_interface *interface;
+    size_t at = 0;
 
-    for (size_t i = 0; i < found->n; i++)
-        if (!strcmp(found->list[i].name, name))
-            return &found->list[i];
-    if (found->n == TCP_INTERFACES)
+    while (at < found->n && strcmp(found->list[at].name, name) != 0)
+        at++;
+    if (at < found->n)
+        return &found->list[at];
+    if (at == TCP_INTERFACES)
+        at = 0;
+    while (at < found->n && (!has_address || found->list[at].ncandidates))
+        at++;
+    if (at == TCP_INTERFACES)
         return NULL;
-    interface = &found->list[found->n++];
-    *interface = (struct tcp_interface){.index = (int)if_nametoindex(name)};
-    snprintf(interface->name, sizeof interface->name, "%s", name);
-    return interface;
+    found->n = max_u64(found->n, at + 1);
+    found->list[at] = (struct tcp_interface){.index = (int)if_nametoindex(name)};
+    snprintf(found->list[at].name, sizeof found->list[at].name, "%s", name);
+    return &found->list[at];
 }
 
 static uint8_t count_bits(const uint8_t *mask, size_t bytes)
@@ -185,8 +193,54 @@ static uint8_t count_bits(const uint8_t *mask, size_t bytes)
     return (uint8_t)bits;
 }
 
-/* The first of each kind, IPv4 in front. Link-local ones mean nothing elsewhere. */
-static void add_address(struct tcp_interface *interface, const struct ifaddrs *entry)
+/* "10.0.0.0/8", "10.0.0.7", "fd00::/64". */
+static bool parse_subnet(const char *text, struct tcp_candidate *out)
+{
+    char ip[INET6_ADDRSTRLEN + 1], *end;
+    const char *slash = strchr(text, '/');
+    size_t length = slash ? (size_t)(slash - text) : strlen(text);
+    unsigned long bits, most;
+
+    if (length >= sizeof ip)
+        return false;
+    memcpy(ip, text, length);
+    ip[length] = 0;
+    memset(out, 0, sizeof *out);
+    if (inet_pton(AF_INET, ip, out->ip) == 1)
+        out->family = 4;
+    else if (inet_pton(AF_INET6, ip, out->ip) == 1)
+        out->family = 6;
+    else
+        return false;
+    bits = most = out->family == 4 ? 32 : 128;
+    if (slash) {
+        bits = strtoul(slash + 1, &end, 10);
+        if (!isdigit((unsigned char)slash[1]) || *end || bits > most)
+            return false;
+    }
+    out->prefix = (uint8_t)bits;
+    return true;
+}
+
+/* Whether the address is, or lies in, one of the words, which commas separate. */
+static bool is_in_subnets(const struct tcp_candidate *candidate, const char *choice)
+{
+    char words[256], *rest = NULL;
+    struct tcp_candidate subnet;
+
+    snprintf(words, sizeof words, "%s", choice);
+    for (char *word = strtok_r(words, ",", &rest); word; word = strtok_r(NULL, ",", &rest))
+        if (parse_subnet(word, &subnet) && subnet.family == candidate->family &&
+            same_bits(candidate->ip, subnet.ip, subnet.prefix))
+            return true;
+    return false;
+}
+
+/*
+ * The first of each kind, of those that are chosen if there are such; IPv4 in front. Link-local ones mean nothing elsewhere.
+ */
+static void add_address(struct tcp_interface *interface, const struct ifaddrs *entry,
+                        const char *choice)
 {
     struct tcp_candidate candidate = {0};
     struct sockaddr_in in, mask = {0};
@@ -211,9 +265,14 @@ static void add_address(struct tcp_interface *interface, const struct ifaddrs *e
         if (IN6_IS_ADDR_LINKLOCAL(&in6.sin6_addr))
             return;
     }
-    for (unsigned i = 0; i < interface->ncandidates; i++)
-        if (interface->candidates[i].family == candidate.family)
-            return;
+    for (unsigned i = 0; i < interface->ncandidates; i++) {
+        struct tcp_candidate *other = &interface->candidates[i];
+        if (other->family != candidate.family)
+            continue;
+        if (is_in_subnets(&candidate, choice) && !is_in_subnets(other, choice))
+            *other = candidate;
+        return;
+    }
     if (interface->ncandidates && candidate.family == 4) {
         interface->candidates[1] = interface->candidates[0];
         interface->candidates[0] = candidate;
@@ -257,7 +316,7 @@ static int by_merit(const void *a, const void *b)
     return (one->index > two->index) - (one->index < two->index);
 }
 
-thrum_status_t tcp_interfaces_find(struct tcp_interfaces *out)
+thrum_status_t tcp_interfaces_find(const char *choice, struct tcp_interfaces *out)
 {
     unsigned flags[TCP_INTERFACES] = {0};
     char default_routes[512];
@@ -268,13 +327,14 @@ thrum_status_t tcp_interfaces_find(struct tcp_interfaces *out)
     read_default_routes(default_routes, sizeof default_routes);
     out->n = 0;
     for (const struct ifaddrs *entry = list; entry; entry = entry->ifa_next) {
-        struct tcp_interface *interface = find_or_add(out, entry->ifa_name);
+        int family = entry->ifa_addr ? entry->ifa_addr->sa_family : AF_UNSPEC;
+        bool has_address = family == AF_INET || family == AF_INET6;
+        struct tcp_interface *interface = find_or_add(out, entry->ifa_name, has_address);
         if (!interface)
             continue;
         flags[interface - out->list] = entry->ifa_flags;
-        if (entry->ifa_addr &&
-            (entry->ifa_addr->sa_family == AF_INET || entry->ifa_addr->sa_family == AF_INET6))
-            add_address(interface, entry);
+        if (has_address)
+            add_address(interface, entry, choice);
     }
     freeifaddrs(list);
     for (size_t i = 0; i < out->n; i++)
@@ -303,8 +363,9 @@ static void describe(const struct tcp_interface *interface, struct thrum_fabric_
 
 thrum_status_t tcp_enumerate(struct thrum_fabric_info *info_out, size_t max, size_t *n_out)
 {
+    const char *choice = thrum_plugin_config("THRUM_TCP_INTERFACE");
     struct tcp_interfaces found;
-    thrum_status_t status = tcp_interfaces_find(&found);
+    thrum_status_t status = tcp_interfaces_find(choice ? choice : "", &found);
 
     if (status)
         return status;
@@ -316,55 +377,17 @@ thrum_status_t tcp_enumerate(struct thrum_fabric_info *info_out, size_t max, siz
 
 /* ---- choosing ---- */
 
-/* "10.0.0.0/8", "10.0.0.7", "fd00::/64". */
-static bool parse_subnet(const char *text, struct tcp_candidate *out)
-{
-    char ip[INET6_ADDRSTRLEN + 1];
-    const char *slash = strchr(text, '/');
-    size_t length = slash ? (size_t)(slash - text) : strlen(text);
-    unsigned long bits, most;
-
-    if (length >= sizeof ip)
-        return false;
-    memcpy(ip, text, length);
-    ip[length] = 0;
-    memset(out, 0, sizeof *out);
-    if (inet_pton(AF_INET, ip, out->ip) == 1)
-        out->family = 4;
-    else if (inet_pton(AF_INET6, ip, out->ip) == 1)
-        out->family = 6;
-    else
-        return false;
-    most = out->family == 4 ? 32 : 128;
-    bits = slash ? strtoul(slash + 1, NULL, 10) : most;
-    out->prefix = (uint8_t)min_u64(bits, most);
-    return true;
-}
-
-/* Whether one word of a choice names the interface. */
-static bool is_called(const struct tcp_interface *interface, const char *word)
-{
-    struct tcp_candidate subnet;
-
-    if (!strcmp(interface->name, word))
-        return true;
-    if (!parse_subnet(word, &subnet))
-        return false;
-    for (unsigned i = 0; i < interface->ncandidates; i++)
-        if (interface->candidates[i].family == subnet.family &&
-            same_bits(interface->candidates[i].ip, subnet.ip, subnet.prefix))
-            return true;
-    return false;
-}
-
-/* Words are separated by commas. */
+/* Whether one of the words names the interface. */
 static bool is_chosen(const struct tcp_interface *interface, const char *choice)
 {
     char words[256], *rest = NULL;
 
+    for (unsigned i = 0; i < interface->ncandidates; i++)
+        if (is_in_subnets(&interface->candidates[i], choice))
+            return true;
     snprintf(words, sizeof words, "%s", choice);
     for (char *word = strtok_r(words, ",", &rest); word; word = strtok_r(NULL, ",", &rest))
-        if (is_called(interface, word))
+        if (!strcmp(interface->name, word))
             return true;
     return false;
 }
@@ -395,11 +418,12 @@ thrum_status_t tcp_interfaces_choose(struct tcp_endpoint *endpoint, const char *
     const char *choice = thrum_plugin_config("THRUM_TCP_INTERFACE");
     struct tcp_address *address = &endpoint->address;
     struct tcp_interfaces found;
-    thrum_status_t status = tcp_interfaces_find(&found);
+    thrum_status_t status;
 
+    choice = choice ? choice : "";
+    status = tcp_interfaces_find(device ? device : choice, &found);
     if (status)
         return status;
-    choice = choice ? choice : "";
     endpoint->chosen = device || *choice;
     for (size_t i = 0; i < found.n; i++) {
         const struct tcp_interface *interface = &found.list[i];

@@ -312,7 +312,8 @@ void tcp_event_keep(struct tcp_endpoint *endpoint, enum thrum_fabric_event_kind 
 bool tcp_progress_locked(struct tcp_endpoint *endpoint);
 
 /* interfaces.c */
-thrum_status_t tcp_interfaces_find(struct tcp_interfaces *out);
+/* `choice`: names, addresses and subnets between commas; where an interface has several addresses those come first. */
+thrum_status_t tcp_interfaces_find(const char *choice, struct tcp_interfaces *out);
 thrum_status_t tcp_enumerate(struct thrum_fabric_info *info_out, size_t max, size_t *n_out);
 /* The best interfaces, or those that `device` or THRUM_TCP_INTERFACE name; into address and endpoint. */
 thrum_status_t tcp_interfaces_choose(struct tcp_endpoint *endpoint, const char *device);

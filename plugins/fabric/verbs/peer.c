@@ -22,6 +22,25 @@
 
 /* ---- errors ---- */
 
+/* It sends nothing more, and has nothing left of what all connections share. Under lock. */
+static void let_go(struct verbs_peer *peer)
+{
+    for (unsigned i = 0; i < peer->nlanes; i++) {
+        verbs_lane_close(peer->endpoint, &peer->lanes[i]);
+        peer->lanes[i].state = LANE_DOWN;
+    }
+    peer->primary = -1;
+    for (uint64_t i = peer->head; i < peer->tail; i++) {
+        struct verbs_op *op = verbs_op(peer, i);
+        if (op->slot)
+            verbs_slot_free(peer->endpoint, op->slot);
+        op->slot = NULL;
+    }
+    if (peer->answer)
+        verbs_slot_free(peer->endpoint, peer->answer);
+    peer->answer = NULL;
+}
+
 thrum_status_t verbs_peer_fail(struct verbs_peer *peer, thrum_status_t status, const char *format,
                                ...)
 {
@@ -35,6 +54,7 @@ thrum_status_t verbs_peer_fail(struct verbs_peer *peer, thrum_status_t status, c
     va_end(arguments);
     peer->status = status;
     snprintf(peer->message, sizeof peer->message, "verbs: %.63s: %.180s", peer->name, text);
+    let_go(peer);
     return thrum_plugin_fail(status, "%s", peer->message);
 }
 
@@ -570,13 +590,7 @@ void verbs_disconnect(void *handle)
     pthread_mutex_lock(&endpoint->lock);
     unlink_peer(peer);
     say_bye(peer);
-    for (unsigned i = 0; i < peer->nlanes; i++)
-        verbs_lane_close(endpoint, &peer->lanes[i]);
-    for (uint64_t i = peer->head; i < peer->tail; i++)
-        if (verbs_op(peer, i)->slot)
-            verbs_slot_free(endpoint, verbs_op(peer, i)->slot);
-    if (peer->answer)
-        verbs_slot_free(endpoint, peer->answer);
+    let_go(peer);
     free_peer(peer);
     pthread_mutex_unlock(&endpoint->lock);
 }

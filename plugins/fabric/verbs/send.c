@@ -381,7 +381,8 @@ bool verbs_lane_poll(struct verbs_peer *peer, unsigned index)
     bool moved = false;
     int n;
 
-    while (lane->state == LANE_UP && lane->completed < lane->asked &&
+    /* also where only silent ones are under way: that they have failed they do tell */
+    while (lane->state == LANE_UP && lane->completed < lane->posted &&
            (n = ibv_poll_cq(lane->cq, COMPLETIONS, completions)) > 0) {
         moved = true;
         for (int i = 0; i < n; i++) {
