@@ -151,7 +151,8 @@ enum {
     COMM_RECORD_NEVER,
     COMM_RECORD_PENDING,
     COMM_RECORD_DONE,
-    COMM_RECORD_LEFT = CONTROL_RECORD_LEFT
+    COMM_RECORD_LEFT = CONTROL_RECORD_LEFT,
+    COMM_RECORD_NO_ANSWER = 0xff
 };
 
 /* What a point-to-point message is part of; both ends must name the same. Call records have it in `redop`. */
@@ -642,10 +643,22 @@ uint64_t comm_done(struct thrum_comm *comm);
 /* Waits until all operations have ended or the communicator has failed. user. */
 thrum_status_t comm_drain(struct thrum_comm *comm);
 
+/* ---- disagreement.c ---- */
+
+/* A call in words: "allreduce #12 (count=4096, float32, sum)". */
+void comm_describe_call(const struct call_record *call, char *text, size_t bytes);
+
 /* Notes a collective that begins, for the control plane. user. */
 void comm_record(struct thrum_comm *comm, const struct call_record *call);
 /* Takes the note back: the call was refused. user. */
 void comm_unrecord(struct thrum_comm *comm, const struct call_record *call);
+
+/* `record` and `records` of the control plane's callbacks. */
+void comm_on_record(void *argument, uint64_t sequence, struct call_record *record_out);
+void comm_on_records(void *argument, uint64_t sequence, const struct call_record *records,
+                     int nranks);
+
+/* ---- failure.c ---- */
 
 /* The callbacks of the control plane. */
 extern const struct control_callbacks comm_control_callbacks;
