@@ -206,14 +206,12 @@ static bool sleep_on_descriptors(struct engine *engine, int64_t timeout_ns)
 static bool sleep_deeply(struct engine *engine, int64_t timed_ns)
 {
     struct sim_device *device = engine->device;
-    bool kicked = false;
 
-    atomic_store_explicit(&device->engine_asleep, 1, memory_order_seq_cst);
-    sim_heavy_barrier(); /* pairs with submit: publish the tail, then load engine_asleep */
-    if (!any_pending(engine))
-        kicked = sleep_on_descriptors(engine, timed_ns);
-    atomic_store_explicit(&device->engine_asleep, 0, memory_order_relaxed);
-    return kicked;
+    if (!atomic_load_explicit(&device->engine_asleep, memory_order_relaxed)) {
+        atomic_store_explicit(&device->engine_asleep, 1, memory_order_seq_cst);
+        sim_heavy_barrier(); /* pairs with submit: publish the tail, then load engine_asleep */
+    }
+    return !any_pending(engine) && sleep_on_descriptors(engine, timed_ns);
 }
 
 /* Sleeps as deeply as what is queued allows. True if it was kicked. */
@@ -226,9 +224,10 @@ static bool take_nap(struct engine *engine)
         engine->empty_naps = 0;
     } else if (++engine->empty_naps > NAPS_BEFORE_SLEEP) {
         engine->nap_ns = NAP_MIN_NS;
-        engine->empty_naps = 0;
+        engine->empty_naps = NAPS_BEFORE_SLEEP; /* again, unless something has happened */
         return sleep_deeply(engine, timed_ns);
     }
+    atomic_store_explicit(&engine->device->engine_asleep, 0, memory_order_relaxed);
     nap_ns = engine->nap_ns;
     if (timed_ns >= 0 && timed_ns < nap_ns)
         nap_ns = timed_ns;
@@ -246,7 +245,8 @@ static void *engine_main(void *argument)
     while (!atomic_load_explicit(&device->closing, memory_order_acquire)) {
         bool kicked = take_nap(&engine);
         do_chores(&engine);
-        (void)sim_ports_progress(device);
+        if (sim_ports_progress(device) || kicked)
+            engine.empty_naps = 0;
         if (look_for_abandoned(&engine) || kicked) {
             engine.nap_ns = NAP_MIN_NS;
             take_over(&engine);

@@ -333,7 +333,8 @@ struct sim_device {
 
     pthread_t engine;
     bool engine_started;
-    _Atomic uint32_t engine_asleep; /* deep: only wake_fd or a peer wakes it */
+    _Atomic uint32_t
+        engine_asleep; /* deep: only wake_fd or a peer wakes it; until it is kicked, or naps */
     _Atomic bool closing;
 
     _Atomic uint64_t old_commands, old_copied, old_reduced, old_put; /* of destroyed queues */

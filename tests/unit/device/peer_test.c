@@ -11,6 +11,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/base.h"
 #include "device/device_internal.h"
 #include "device_test.h"
 
@@ -565,6 +566,31 @@ static void test_port(void **state)
     side_close(&side);
 }
 
+/* A port that cannot wake the engine is looked at, but as seldom as the engine may: every 2 ms; and soon again at work. */
+static void test_port_without_work(void **state)
+{
+    struct side side = side_open();
+    int endpoint, before;
+    int64_t since_ns;
+
+    (void)state;
+    assert_ok(side.device->ops->port_attach(side.device->impl, &fake_fabric, &endpoint));
+    poll(NULL, 0, 50);
+    since_ns = now_ns();
+    before = progressed;
+    poll(NULL, 0, 400);
+    assert_in_range(progressed - before, 1, (now_ns() - since_ns) / 2000000 + 10);
+    in_flight = 1;
+    for (int tries = 0; in_flight && tries < 10000; tries++)
+        poll(NULL, 0, 1);
+    assert_int_equal(in_flight, 0);
+    assert_ok(
+        thrum_fill(side.queue, side.memory, 1, 8)); /* the engine hears of it, or is not asleep */
+    assert_ok(finish(side.queue));
+    assert_ok(side.device->ops->port_detach(side.device->impl, &endpoint));
+    side_close(&side);
+}
+
 /* ---- the fault script ---------------------------------------------------------------------------------------------- */
 
 struct replay {
@@ -685,11 +711,17 @@ static void test_cancel_and_hold(void **state)
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_exchange),        cmocka_unit_test(test_peer_frees),
-        cmocka_unit_test(test_peer_resets),     cmocka_unit_test(test_peer_dies),
-        cmocka_unit_test(test_exclusive),       cmocka_unit_test(test_two_devices_here),
-        cmocka_unit_test(test_contained_fault), cmocka_unit_test(test_port),
-        cmocka_unit_test(test_script_replays),  cmocka_unit_test(test_script_resets_and_times),
+        cmocka_unit_test(test_exchange),
+        cmocka_unit_test(test_peer_frees),
+        cmocka_unit_test(test_peer_resets),
+        cmocka_unit_test(test_peer_dies),
+        cmocka_unit_test(test_exclusive),
+        cmocka_unit_test(test_two_devices_here),
+        cmocka_unit_test(test_contained_fault),
+        cmocka_unit_test(test_port),
+        cmocka_unit_test(test_port_without_work),
+        cmocka_unit_test(test_script_replays),
+        cmocka_unit_test(test_script_resets_and_times),
         cmocka_unit_test(test_cancel_and_hold),
     };
 
