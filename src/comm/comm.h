@@ -651,10 +651,26 @@ uint64_t comm_done(struct thrum_comm *comm);
 /* Waits until all operations have ended or the communicator has failed. user. */
 thrum_status_t comm_drain(struct thrum_comm *comm);
 
+/* ---- disagreement.c ---- */
+
 /* Notes a collective that begins, for the control plane. user. */
 void comm_record(struct thrum_comm *comm, const struct call_record *call);
 /* Takes the note back: the call was refused. user. */
 void comm_unrecord(struct thrum_comm *comm, const struct call_record *call);
+
+/* A call in words: "allreduce #12 (count=4096, float32, sum)". */
+void comm_describe_call(const struct call_record *call, char *text, size_t bytes);
+
+/* Adds to what is in `text`. */
+void comm_add_text(char *text, size_t bytes, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+
+/* `record` and `records` of the control plane's callbacks. */
+void comm_on_record(void *argument, uint64_t sequence, struct call_record *record_out);
+void comm_on_records(void *argument, uint64_t sequence, const struct call_record *records,
+                     int nranks);
+
+/* ---- failure.c, and status.c ---- */
 
 /* The oldest operation that has not ended, as it is now. */
 struct comm_pending {
@@ -668,9 +684,6 @@ struct comm_pending {
 };
 /* False if nothing is pending. control. */
 bool comm_oldest_pending(struct thrum_comm *comm, struct comm_pending *out);
-
-/* A call in words: "allreduce #12 (count=4096, float32, sum)". */
-void comm_describe_call(const struct call_record *call, char *text, size_t bytes);
 
 /* status.c: `question` and `describe` of the control plane's callbacks. */
 uint64_t comm_question(void *argument);
