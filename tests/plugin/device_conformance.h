@@ -1,4 +1,4 @@
-/* The conformance suite of device plugins: its entry, and the tests of its other file. */
+/* The conformance suite of device plugins: its entry, and the tests of its other files. */
 #ifndef TESTS_DEVICE_CONFORMANCE_H
 #define TESTS_DEVICE_CONFORMANCE_H
 
@@ -9,6 +9,8 @@ int device_conformance(const char *plugin, const char *device);
 /* The same on a table that the library has completed; index -1: the first that nobody has. */
 int device_conformance_run(const struct thrum_device_ops *ops, int index);
 
+void copies_and_fills_of_every_length(void **state);
+void reductions_of_every_type_and_operation(void **state);
 void bad_commands_are_not_executed(void **state);
 void bad_addresses_stop_their_queue_only(void **state);
 void freed_memory_cannot_be_reached(void **state);

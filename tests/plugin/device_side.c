@@ -110,6 +110,21 @@ void side_write(const struct side *side, uint64_t address, const void *host, siz
                        "mem_poke");
 }
 
+bool side_is_zero(const struct side *side, uint64_t address, size_t bytes)
+{
+    char page[4096];
+
+    for (size_t at = 0; at < bytes; at += sizeof page) {
+        size_t part = min_u64(bytes - at, sizeof page);
+
+        side_read(side, address + at, page, part);
+        for (size_t i = 0; i < part; i++)
+            if (page[i])
+                return false;
+    }
+    return true;
+}
+
 uint64_t side_word(const struct side *side, uint64_t address)
 {
     uint64_t word = 0;

@@ -62,6 +62,7 @@ void *side_new_queue(const struct side *side, unsigned flags);
 /* Between the host and device memory, of any length. */
 void side_read(const struct side *side, uint64_t address, void *host_out, size_t bytes);
 void side_write(const struct side *side, uint64_t address, const void *host, size_t bytes);
+bool side_is_zero(const struct side *side, uint64_t address, size_t bytes);
 uint64_t side_word(const struct side *side, uint64_t address);
 
 /* Submits, expecting that it is taken; the ticket. */
