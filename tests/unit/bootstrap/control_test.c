@@ -71,7 +71,8 @@ static void on_records(void *argument, uint64_t sequence, const struct call_reco
     atomic_fetch_add(&view->answers, 1);
 }
 
-static const struct control_callbacks callbacks = {on_failed, on_tick, on_record, on_records};
+static const struct control_callbacks callbacks = {
+    .failed = on_failed, .tick = on_tick, .record = on_record, .records = on_records};
 
 static struct rank_view *enter(struct world *world, int rank)
 {
