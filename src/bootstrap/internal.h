@@ -252,6 +252,8 @@ struct boot_giving_up {
 };
 /* No effect if the service is not in this process, or has ended or failed already. */
 void boot_root_give_up(const struct boot_id *id, const struct boot_giving_up *what);
+/* As bootstrap_withdraw, with what to tell those who wait. */
+void boot_withdraw(const struct thrum_unique_id *id, thrum_status_t status, const char *why);
 /* Starts a thread with all signals blocked. */
 int boot_thread_start(void *(*main)(void *), void *argument, bool detached, uint64_t *thread_out);
 

@@ -187,7 +187,7 @@ static thrum_status_t give(const struct launch_info *info, const char *key, uint
     if (!(status = bootstrap_make_id(&id))) {
         status = hand_out(fd, info, &id, deadline);
         if (status)
-            bootstrap_withdraw(&id);
+            boot_withdraw(&id, status, thrum_last_error()); /* who came hears who has not */
         else
             *id_out = id;
     }

@@ -617,14 +617,18 @@ void boot_root_give_up(const struct boot_id *id, const struct boot_giving_up *wh
     pthread_mutex_unlock(&registry.lock);
 }
 
-void bootstrap_withdraw(const struct thrum_unique_id *id_bytes)
+void boot_withdraw(const struct thrum_unique_id *id_bytes, thrum_status_t status, const char *why)
 {
     struct boot_giving_up what = {.until = 0};
     struct boot_id id;
 
     if (!id_bytes || boot_id_decode(id_bytes, &id))
         return;
-    boot_failure_set(&what.failure, THRUM_ERR_ABORTED, -1,
-                     "the process that made the id has withdrawn it");
+    boot_failure_set(&what.failure, status, -1, "%s", why);
     boot_root_give_up(&id, &what);
+}
+
+void bootstrap_withdraw(const struct thrum_unique_id *id)
+{
+    boot_withdraw(id, THRUM_ERR_ABORTED, "the process that made the id has withdrawn it");
 }

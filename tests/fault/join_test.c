@@ -28,6 +28,8 @@ static const char *const in_time_at_the_port[] = {"THRUM_INIT_DEADLINE_MS=20000"
 /* Rank 0 listens that long for ranks that come late, to tell them why not. */
 static const char *const in_some_time[] = {"THRUM_INIT_DEADLINE_MS=2000", NULL};
 static const char *const in_a_hurry[] = {"THRUM_INIT_DEADLINE_MS=1200", NULL};
+/* Rank 0 gives up long before the others would, whose numbers are larger: 02260 is 1200. */
+static const char *const rank_0_in_a_hurry[] = {"THRUM_INIT_DEADLINE_MS=@2260", NULL};
 
 /* ---- roles ---- */
 
@@ -150,13 +152,12 @@ static void all_end(struct crew *crew)
     crew_finish(crew);
 }
 
-static void a_rank_is_missing(void **state)
+static void without_rank_2(const char *const *env)
 {
     struct crew crew;
     int64_t since;
 
-    (void)state;
-    all_ready(&crew, "joiner", 4, in_a_hurry);
+    all_ready(&crew, "joiner", 4, env);
     crew_say(&crew, 2, "leave");
     since = clock_ms();
     for (int r = 0; r < 4; r++)
@@ -167,6 +168,18 @@ static void a_rank_is_missing(void **state)
             crew_expect_result(&crew, r, THRUM_ERR_TIMEOUT, "2", NULL);
     assert_in_range(clock_ms() - since, 1000, 8000);
     all_end(&crew);
+}
+
+static void a_rank_is_missing(void **state)
+{
+    (void)state;
+    without_rank_2(in_a_hurry);
+}
+
+static void a_rank_is_missing_and_rank_0_gives_up(void **state)
+{
+    (void)state;
+    without_rank_2(rank_0_in_a_hurry);
 }
 
 static void the_root_is_missing(void **state)
@@ -559,6 +572,7 @@ int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         TEST(a_rank_is_missing),
+        TEST(a_rank_is_missing_and_rank_0_gives_up),
         TEST(the_root_is_missing),
         TEST(a_rank_dies_while_joining),
         TEST(a_rank_is_taken_twice),
