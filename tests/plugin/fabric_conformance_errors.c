@@ -370,11 +370,26 @@ void killed_peer_is_noticed(void **state)
     assert_true(nodes_run(2, 1, killed_body));
 }
 
-/* Inline puts to node 1, which dies with as many of them under way as are accepted, take nothing away from node 2. */
+/* Puts inline to node 1 until nothing more is accepted for a while, or so many were. */
+static thrum_status_t put_inline(struct node *node, uint64_t most)
+{
+    struct thrum_fabric_put put = node_make_put(node, 1, 0, 4096, 0, 0, 2);
+    thrum_status_t status = THRUM_OK;
+
+    put.flags = THRUM_PUT_INLINE;
+    for (int looks = 0; most && looks < 1000 && status >= 0;) {
+        status = node->ops->put_signal(node->peers[1], &put);
+        looks = status ? looks + 1 : 0;
+        most -= !status;
+        if (status)
+            node_poll(node);
+    }
+    return status;
+}
+
+/* Node 1 is stopped, and dies with as much under way to it as there can be: that takes nothing away from node 2. */
 static void left_over_body(struct node *node)
 {
-    thrum_status_t status;
-
     if (node->index != 0) {
         node_wait_signal(node, 1, 1); /* node 1 in vain */
         return;
@@ -384,16 +399,13 @@ static void left_over_body(struct node *node)
         node_put(node, to, &first);
         node_flush(node, to);
     }
+    kill(node->board->pid[1], SIGSTOP);
+    (void)put_inline(node, nodes_rounds(4000));
     kill(node->board->pid[1], SIGKILL);
-    do {
-        struct thrum_fabric_put put = node_make_put(node, 1, 0, 4096, 0, 0, 2);
-        put.flags = THRUM_PUT_INLINE;
-        status = node->ops->put_signal(node->peers[1], &put);
-        if (status == THRUM_IN_PROGRESS)
-            node_poll(node);
-    } while (status >= 0);
-    for (int i = 0; i < 300; i++) {
-        struct thrum_fabric_put put = node_make_put(node, 2, 0, 4096, 0, 1, i == 299);
+    while (put_inline(node, UINT64_MAX) >= 0)
+        ;
+    for (uint64_t i = 1; i <= 300; i++) {
+        struct thrum_fabric_put put = node_make_put(node, 2, 0, 4096, 0, 1, i / 300);
         put.flags = THRUM_PUT_INLINE;
         node_put(node, 2, &put);
     }

@@ -260,6 +260,8 @@ thrum_status_t ofi_peer_broke(struct ofi_peer *peer, int error, const char *doin
 void ofi_peer_lost(struct ofi_peer *peer, int error);
 /* Looks now and then whether the process is there. `stalled`: libfabric takes nothing. */
 void ofi_peer_watch(struct ofi_peer *peer, bool stalled);
+/* Drops its work, and what it has of what all connections share. Under the endpoint's lock. */
+void ofi_peer_let_go(struct ofi_peer *peer);
 
 /* send.c; _locked: under the endpoint's lock. True if something moved. */
 thrum_status_t ofi_put_signal(void *peer, const struct thrum_fabric_put *put);

@@ -294,16 +294,22 @@ static thrum_status_t open_sender(struct ofi_peer *peer)
     return status;
 }
 
-static void close_sender(struct ofi_peer *peer)
+static void close_own(struct ofi_peer *peer)
 {
-    if (peer->shared.ep) /* what it has in flight lies in slots of the endpoint, and goes on */
-        (void)fi_av_remove(peer->shared.av, &peer->shared.to, 1, 0);
     if (peer->own.ep)
         fi_close(&peer->own.ep->fid);
     if (peer->own.cq)
         fi_close(&peer->own.cq->fid);
     if (peer->own.av)
         fi_close(&peer->own.av->fid);
+    peer->own = (struct ofi_route){0};
+}
+
+static void close_sender(struct ofi_peer *peer)
+{
+    if (peer->shared.ep) /* what it has in flight lies in slots of the endpoint, and goes on */
+        (void)fi_av_remove(peer->shared.av, &peer->shared.to, 1, 0);
+    close_own(peer);
     if (peer->pid_fd >= 0)
         close(peer->pid_fd);
     if (peer->probe_fd >= 0)
@@ -388,21 +394,26 @@ static void confirm(struct ofi_peer *peer)
         endpoint->silent_until_ns = now_ns() + SILENT_NS;
 }
 
-/* Slots of work that is dropped. Its endpoint is closed: nobody reads them any more. Those of a shared route stay. */
-static void drop_slots(struct ofi_peer *peer)
+static void drop_slot(struct ofi_peer *peer, void **slot)
+{
+    if (*slot)
+        ofi_slot_free(peer->endpoint, *slot);
+    *slot = NULL;
+}
+
+/* The endpoint is closed first, so that nobody reads the slots any more. Those of a shared route stay. */
+void ofi_peer_let_go(struct ofi_peer *peer)
 {
     size_t n = min_u64(OFI_OPS, peer->endpoint->info->tx_attr->size);
 
+    close_own(peer);
     for (int i = 0; i < OFI_SLOTS; i++)
         if (peer->endpoint->shared_ops[i].peer == peer)
             peer->endpoint->shared_ops[i].peer = NULL;
     for (size_t i = 0; peer->ops && i < n; i++)
-        if (peer->ops[i].slot)
-            ofi_slot_free(peer->endpoint, peer->ops[i].slot);
-    if (peer->work.slot)
-        ofi_slot_free(peer->endpoint, peer->work.slot);
-    if (peer->work.message)
-        ofi_slot_free(peer->endpoint, peer->work.message);
+        drop_slot(peer, &peer->ops[i].slot);
+    drop_slot(peer, &peer->work.slot);
+    drop_slot(peer, &peer->work.message);
 }
 
 void ofi_disconnect(void *handle)
@@ -418,8 +429,8 @@ void ofi_disconnect(void *handle)
     for (link = &endpoint->peers; *link != peer; link = &(*link)->next)
         ;
     *link = peer->next;
+    ofi_peer_let_go(peer);
     close_sender(peer);
-    drop_slots(peer);
     pthread_mutex_unlock(&endpoint->lock);
     free(peer->ops);
     free(peer);

@@ -329,6 +329,8 @@ bool ofi_send_locked(struct ofi_peer *peer)
 {
     bool busy = peer->outstanding || peer->work.kind, moved = false;
 
+    if (peer->status && peer->own.ep)
+        ofi_peer_let_go(peer);
     if (peer->status)
         return false;
     if (!busy && (peer->endpoint->is_stream || now_ns() - peer->active_ns > ACTIVE_NS))
