@@ -15,10 +15,13 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "base/config.h"
+
 #define ADDRESS_MAGIC 0x73696d41u
 #define HANDLE_MAGIC 0x73696d48u
 #define HELLO_MAGIC 0x73696d4fu
-#define CONNECT_TIMEOUT_S 5
+#define CONNECT_TIMEOUT_MS \
+    5000 /* or half of an operation's deadline: it shall still say who was not reached */
 
 /* What thrum_device_address and thrum_mem_handle hold. */
 struct address_content {
@@ -288,7 +291,9 @@ static thrum_status_t receive_memory(int fd, const struct address_content *owner
 
 static thrum_status_t ask_owner(const struct address_content *owner, int *memory_out)
 {
-    struct timeval limit = {.tv_sec = CONNECT_TIMEOUT_S};
+    uint64_t ms = min_u64(CONNECT_TIMEOUT_MS, (uint64_t)thrum_config_int(CFG_DEADLINE_MS) / 2);
+    struct timeval limit = {.tv_sec = (time_t)(ms / 1000),
+                            .tv_usec = (suseconds_t)(ms % 1000) * 1000};
     struct sockaddr_un name;
     socklen_t length = socket_name(owner->uid, owner->index, &name);
     int fd = -1, rc;
