@@ -15,6 +15,8 @@
 
 /* See thrum_get_unique_id. A thread serves the ranks until all of one communicator have joined, or exit. */
 thrum_status_t bootstrap_make_id(struct thrum_unique_id *id_out);
+/* The same for one of several at once, of which others may be on this host: any port if THRUM_BOOTSTRAP_PORT is taken. */
+thrum_status_t bootstrap_make_id_of_part(struct thrum_unique_id *id_out);
 
 /* Like bootstrap_make_id with a given address and secret (any bytes; hashed): both sides can derive the same id. */
 thrum_status_t bootstrap_id_from(const char *host_port, const void *secret, size_t secret_bytes,

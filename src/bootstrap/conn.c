@@ -18,7 +18,6 @@
 #include "bootstrap/internal.h"
 
 enum { HEADER_BYTES = 8, TAG_BYTES = 16 };
-#define OUT_LIMIT_BYTES (16u << 20)
 
 void boot_put_u32(uint8_t *wire, uint32_t value)
 {
@@ -67,6 +66,8 @@ static bool reserve(struct boot_buffer *buffer, size_t bytes)
     size_t capacity = buffer->capacity ? buffer->capacity : 256;
     uint8_t *data;
 
+    if (buffer->capacity - buffer->end >= bytes)
+        return true;
     compact(buffer);
     if (buffer->capacity - buffer->end >= bytes)
         return true;
@@ -101,7 +102,7 @@ static void buffer_free(struct boot_buffer *buffer)
 
 void boot_conn_init(struct boot_conn *conn)
 {
-    *conn = (struct boot_conn){.fd = -1};
+    *conn = (struct boot_conn){.fd = -1, .out_most = BOOT_OUT_BYTES};
 }
 
 static void set_options(int fd)
@@ -286,14 +287,14 @@ thrum_status_t boot_conn_send(struct boot_conn *conn, enum boot_frame_type type,
         return THRUM_OK;
     boot_put_u32(header, (uint32_t)payload);
     header[4] = (uint8_t)type;
-    if (filled(&conn->out) + payload + HEADER_BYTES + TAG_BYTES > OUT_LIMIT_BYTES ||
+    if (filled(&conn->out) + payload + HEADER_BYTES + TAG_BYTES > conn->out_most ||
         !reserve(&conn->out, payload + HEADER_BYTES + TAG_BYTES))
         return THRUM_ERR_NO_MEMORY;
     make_tag(conn->send_key, conn->sent++, header, head, head_bytes, body, body_bytes, tag);
-    (void)boot_buffer_append(&conn->out, header, sizeof header, OUT_LIMIT_BYTES);
-    (void)boot_buffer_append(&conn->out, head, head_bytes, OUT_LIMIT_BYTES);
-    (void)boot_buffer_append(&conn->out, body, body_bytes, OUT_LIMIT_BYTES);
-    (void)boot_buffer_append(&conn->out, tag, sizeof tag, OUT_LIMIT_BYTES);
+    (void)boot_buffer_append(&conn->out, header, sizeof header, conn->out_most);
+    (void)boot_buffer_append(&conn->out, head, head_bytes, conn->out_most);
+    (void)boot_buffer_append(&conn->out, body, body_bytes, conn->out_most);
+    (void)boot_buffer_append(&conn->out, tag, sizeof tag, conn->out_most);
     write_some(conn);
     return THRUM_OK;
 }

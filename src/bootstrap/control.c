@@ -357,8 +357,11 @@ thrum_status_t control_start(struct bootstrap *bootstrap, const struct control_c
     pthread_cond_init(&control->changed, &attributes);
     pthread_condattr_destroy(&attributes);
     memcpy(control->links, bootstrap->links, sizeof control->links);
-    for (int i = 0; i < BOOT_LINKS; i++)
+    for (int i = 0; i < BOOT_LINKS; i++) {
         control->gone[i] = control->links[i].fd < 0;
+        /* an exchange sends the values of all ranks at once */
+        control->links[i].out_most += (size_t)control->tree.nranks * CONTROL_EXCHANGE_BYTES;
+    }
     status = engine_add(control);
     if (status) {
         pthread_cond_destroy(&control->changed);

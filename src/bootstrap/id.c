@@ -67,18 +67,15 @@ thrum_status_t boot_id_decode(const struct thrum_unique_id *in, struct boot_id *
     return THRUM_OK;
 }
 
-thrum_status_t bootstrap_make_id(struct thrum_unique_id *id_out)
+static thrum_status_t make_id(int64_t port, struct thrum_unique_id *id_out)
 {
     struct boot_id id = {0};
     thrum_status_t status;
     int fd;
 
-    if (!id_out)
-        return thrum_fail(THRUM_ERR_INVALID_POINTER, "id_out is NULL");
-    if ((status = thrum_config_load()) || (status = load_sodium()) ||
-        (status = boot_address_choose(&id.address)))
+    if ((status = load_sodium()) || (status = boot_address_choose(&id.address)))
         return status;
-    boot_address_set_port(&id.address, (uint16_t)thrum_config_int(CFG_BOOTSTRAP_PORT));
+    boot_address_set_port(&id.address, (uint16_t)port);
     randombytes_buf(id.secret, sizeof id.secret);
     if ((status = boot_listen(&id.address, false, &fd)))
         return status;
@@ -87,6 +84,22 @@ thrum_status_t bootstrap_make_id(struct thrum_unique_id *id_out)
     boot_id_encode(&id, id_out);
     sodium_memzero(&id, sizeof id);
     return THRUM_OK;
+}
+
+thrum_status_t bootstrap_make_id(struct thrum_unique_id *id_out)
+{
+    thrum_status_t status = thrum_config_load();
+
+    if (!id_out)
+        return thrum_fail(THRUM_ERR_INVALID_POINTER, "id_out is NULL");
+    return status ? status : make_id(thrum_config_int(CFG_BOOTSTRAP_PORT), id_out);
+}
+
+thrum_status_t bootstrap_make_id_of_part(struct thrum_unique_id *id_out)
+{
+    thrum_status_t status = bootstrap_make_id(id_out);
+
+    return status == THRUM_ERR_BUSY ? make_id(0, id_out) : status;
 }
 
 thrum_status_t bootstrap_id_from(const char *host_port, const void *secret, size_t secret_bytes,

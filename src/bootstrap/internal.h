@@ -27,6 +27,7 @@
 #define BOOT_ADDRESS_TEXT 64
 #define BOOT_FRAME_MAX 32768 /* payload of a frame between ranks */
 #define BOOT_ROOT_FRAME_MAX 1024 /* payload of a frame from or to the root service */
+#define BOOT_OUT_BYTES (16u << 20)
 #define BOOT_SHAKE_TIMEOUT_NS \
     5000000000LL /* a connection that has not proved the secret by then is closed */
 #define BOOT_LINGER_NS 100000000LL /* at most this long to hand over last words when closing */
@@ -159,7 +160,7 @@ struct boot_conn {
     struct boot_hello hello; /* ours as client; the peer's as server, true once SHAKE_DONE */
     struct boot_address peer;
     int64_t since_ns; /* when it was opened */
-    size_t frame_max;
+    size_t frame_max, out_most; /* payload of a frame that comes; bytes that may wait to be sent */
     struct boot_buffer in, out;
     uint8_t transcript[BOOT_TRANSCRIPT_BYTES];
     uint8_t send_key[32], receive_key[32];

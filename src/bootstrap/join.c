@@ -140,13 +140,14 @@ static thrum_status_t open_door(struct joining *j, struct boot_address *address_
 static thrum_status_t register_with_root(struct joining *j, int64_t now)
 {
     uint8_t wire[BOOT_ADDRESS_WIRE + 16];
+    int64_t left = j->b->deadline - now;
     struct boot_address address;
     thrum_status_t status = open_door(j, &address);
 
     if (status)
         return status;
     boot_address_put(&address, wire);
-    boot_put_u64(wire + BOOT_ADDRESS_WIRE, (uint64_t)((j->b->deadline - now) / MS_NS));
+    boot_put_u64(wire + BOOT_ADDRESS_WIRE, left > 0 ? (uint64_t)(left / MS_NS) : 0);
     boot_put_u64(wire + BOOT_ADDRESS_WIRE + 8, (uint64_t)j->deadline_ms);
     return boot_conn_send(&j->root.conn, FRAME_REGISTER, wire, sizeof wire, NULL, 0);
 }

@@ -135,8 +135,8 @@ static void at_exit(void)
     char line[LINE_BYTES];
     int64_t soon = now_ns() + 1000 * MS_NS;
 
-    if (getpid() == pmi.owner &&
-        send_line("cmd=finalize\n", soon)) /* without it the launcher thinks of a crash */
+    /* without it the launcher thinks of a crash */
+    if (getpid() == pmi.owner && send_line("cmd=finalize\n", soon))
         (void)read_line(line, sizeof line, soon);
 }
 

@@ -222,9 +222,10 @@ static void register_rank(struct root *root, struct boot_conn *conn, const struc
             root->members[hello.rank].told = true;
             root->ntold++;
         }
-        refuse(conn, &root->failure);
+        /* Who is refused may be of this process, and end it: it comes last. */
         if (!already_failed)
             fail_all(root);
+        refuse(conn, &root->failure);
         return;
     }
     member = &root->members[hello.rank];

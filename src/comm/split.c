@@ -126,7 +126,7 @@ static thrum_status_t agree_on_id(struct split *s, struct thrum_unique_id *id_ou
     struct offer *mine = &s->offers[comm->rank];
     const struct offer *offer;
     struct thrum_unique_id id;
-    thrum_status_t status = leads ? bootstrap_make_id(&id) : THRUM_OK, made = status;
+    thrum_status_t status = leads ? bootstrap_make_id_of_part(&id) : THRUM_OK, made = status;
 
     if (leads && !made)
         control_seal_id(comm->control, purpose(s, comm->rank), &id, mine->sealed);

@@ -207,6 +207,21 @@ static void a_part_is_hit(void **state)
     end(&crew);
 }
 
+/* The first ranks of both parts are on one host, where only one of them can have the port that is set. */
+static void parts_share_a_port(void **state)
+{
+    char port[40];
+    const char *const env[] = {port, NULL};
+    struct crew crew;
+
+    (void)state;
+    snprintf(port, sizeof port, "THRUM_BOOTSTRAP_PORT=%d", free_port());
+    start(&crew, 4, env);
+    all(&crew, "split");
+    all(&crew, "sum of the part");
+    end(&crew);
+}
+
 static void a_rank_leaves_instead(void **state)
 {
     struct crew crew;
@@ -309,6 +324,7 @@ int main(int argc, char **argv)
         TEST(a_rank_stopped_in_split),
         TEST(rank_zero_stopped_in_split),
         TEST(a_part_is_hit),
+        TEST(parts_share_a_port),
         TEST(a_rank_leaves_instead),
         TEST(killed_while_others_open),
         TEST(does_not_open),

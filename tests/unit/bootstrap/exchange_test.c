@@ -1,4 +1,5 @@
 /* Exchanges over a running control plane, with ranks as processes: values, late ranks, disagreement; and sealed ids. */
+#include <poll.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -8,6 +9,7 @@
 #include <cmocka.h>
 
 #include "base/base.h"
+#include "bootstrap/internal.h"
 #include "world.h"
 
 #define RANKS 40 /* three levels of the tree */
@@ -143,6 +145,83 @@ static void different_calls(void **state)
     world_free(world);
 }
 
+/* ---- more than a connection may otherwise have queued ---- */
+
+enum { MANY = 9000, SIZE = CONTROL_EXCHANGE_BYTES, AT_ONCE = 7, HEAD = 40 };
+
+static void wait_for(struct boot_conn *conn)
+{
+    struct pollfd fd = {.fd = conn->fd, .events = boot_conn_events(conn)};
+
+    WORLD_CHECK(poll(&fd, 1, 20000) == 1);
+    boot_conn_io(conn);
+    WORLD_CHECK(!conn->ended);
+}
+
+/* What ranks 1 to MANY - 1 send up, and what comes down to them: rank 1 has all of them below it. */
+static void speak_for_many(struct world *world, struct boot_conn *conn)
+{
+    static uint8_t values[AT_ONCE * SIZE];
+    uint8_t head[HEAD] = {0};
+    struct boot_frame frame;
+    uint32_t n;
+
+    boot_put_u64(head, 2);
+    boot_put_u32(head + 8, EXCHANGE_REGISTER);
+    boot_put_u32(head + 12, SIZE);
+    boot_put_u64(head + 24, 30000 * MS_NS);
+    boot_put_u64(head + 32, 30000 * MS_NS);
+    for (uint32_t r = 1; r < MANY; r += n) {
+        n = r + AT_ONCE < MANY ? AT_ONCE : MANY - r;
+        boot_put_u32(head + 16, r);
+        boot_put_u32(head + 20, n);
+        memset(values, (int)(r % 251), n * SIZE);
+        WORLD_CHECK(!boot_conn_send(conn, FRAME_EXCHANGE_UP, head, HEAD, values, n * SIZE));
+        while (boot_conn_pending(conn))
+            wait_for(conn);
+    }
+    world_await(&world->go, 1); /* until then nothing is read */
+    for (uint32_t r = 0; r < MANY;) {
+        while (boot_conn_peek(conn, &frame))
+            wait_for(conn);
+        WORLD_CHECK(frame.type == FRAME_EXCHANGE_DOWN && boot_get_u32(frame.payload + 16) == r);
+        r += boot_get_u32(frame.payload + 20);
+        boot_conn_pop(conn);
+    }
+}
+
+static void run_many(struct world *world, int rank)
+{
+    struct node node = {.world = world, .nranks = MANY};
+    struct thrum_unique_id id = world_id(world, rank);
+    struct boot_tree *tree;
+
+    WORLD_CHECK(!bootstrap_join(&id, rank, 2, 30000, &node.bootstrap));
+    tree = &node.bootstrap->tree;
+    if (rank) {
+        speak_for_many(world, &node.bootstrap->links[0]);
+        atomic_fetch_add(&world->counter, 1);
+    } else {
+        uint8_t *values = calloc(MANY, SIZE);
+
+        tree->nranks = tree->end = tree->child_end[0] = MANY;
+        WORLD_CHECK(!control_start(node.bootstrap, &callbacks, NULL, 20, &node.control));
+        WORLD_CHECK(!control_exchange(node.control, EXCHANGE_REGISTER, 2, values, SIZE, 30000));
+        WORLD_CHECK(values[(size_t)(MANY - 1) * SIZE] != 0);
+        free(values);
+        atomic_store(&world->go, 1);
+        world_await(&world->counter, 1);
+        control_stop(node.control);
+    }
+    bootstrap_close(node.bootstrap);
+}
+
+static void values_of_many_ranks(void **state)
+{
+    (void)state;
+    assert_int_equal(world_run(2, run_many), 0);
+}
+
 /* ---- sealed ids ---- */
 
 static bool contains(const uint8_t *text, size_t bytes, const uint8_t *part, size_t part_bytes)
@@ -191,9 +270,8 @@ static void sealed_ids(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(values),
-        cmocka_unit_test(late_ranks),
-        cmocka_unit_test(different_calls),
+        cmocka_unit_test(values),          cmocka_unit_test(late_ranks),
+        cmocka_unit_test(different_calls), cmocka_unit_test(values_of_many_ranks),
         cmocka_unit_test(sealed_ids),
     };
 

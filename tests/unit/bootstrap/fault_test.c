@@ -1,6 +1,7 @@
 /* Joining when something is wrong: strangers, wrong secrets, ranks that are missing, doubled, dead, stopped. */
 #include <arpa/inet.h>
 #include <errno.h>
+#include <poll.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -547,6 +548,76 @@ static void the_interface_is_named(void **state)
     thrum_config_reset();
 }
 
+static void wait_readable(int fd)
+{
+    struct pollfd waiting = {.fd = fd, .events = POLLIN};
+
+    assert_int_equal(poll(&waiting, 1, 20000), 1);
+}
+
+#define LATE_MS 500
+
+/* Stops a process once it has sent something and waits for the answer. */
+static void stop_asleep(pid_t pid, int fd)
+{
+    char path[64], state = 0;
+    int how;
+
+    wait_readable(fd);
+    snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
+    while (state != 'S') {
+        FILE *file = fopen(path, "r");
+
+        assert_non_null(file);
+        assert_int_equal(fscanf(file, "%*d (%*[^)]) %c", &state), 1);
+        fclose(file);
+    }
+    assert_int_equal(kill(pid, SIGSTOP), 0);
+    assert_int_equal(waitpid(pid, &how, WUNTRACED), pid);
+    assert_true(WIFSTOPPED(how));
+}
+
+/* A rank is stopped while it shakes hands, until its time is up: it does not ask the service to wait for ever then. */
+static void a_rank_that_registers_too_late(void **state)
+{
+    struct boot_id id = {.address.in = {.sin_family = AF_INET}};
+    struct boot_conn conn;
+    struct boot_frame frame;
+    struct thrum_unique_id bytes;
+    struct bootstrap *b;
+    int fd, how;
+    pid_t child;
+
+    (void)state;
+    id.address.in.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    assert_int_equal(boot_listen(&id.address, false, &fd), THRUM_OK);
+    boot_id_encode(&id, &bytes);
+    child = fork();
+    if (!child) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        _exit(bootstrap_join(&bytes, 0, 1, LATE_MS, &b) == THRUM_OK);
+    }
+    wait_readable(fd);
+    boot_conn_accepted(&conn, accept4(fd, NULL, NULL, SOCK_NONBLOCK), &id.address,
+                       BOOT_ROOT_FRAME_MAX);
+    stop_asleep(child, conn.fd); /* it has said hello */
+    assert_int_equal(boot_conn_handshake(&conn, id.secret), THRUM_IN_PROGRESS);
+    assert_int_equal(kill(child, SIGCONT), 0);
+    stop_asleep(child, conn.fd); /* it has sent its proof */
+    poll(NULL, 0, LATE_MS + 50);
+    assert_int_equal(boot_conn_handshake(&conn, id.secret), THRUM_OK);
+    assert_int_equal(kill(child, SIGCONT), 0);
+    wait_readable(conn.fd);
+    boot_conn_io(&conn);
+    assert_int_equal(boot_conn_peek(&conn, &frame), THRUM_OK);
+    assert_int_equal(frame.type, FRAME_REGISTER);
+    assert_int_equal(boot_get_u64(frame.payload + BOOT_ADDRESS_WIRE), 0);
+    boot_conn_close(&conn);
+    close(fd);
+    assert_int_equal(waitpid(child, &how, 0), child);
+    assert_int_equal(how, 0);
+}
+
 /* Who starts the ranks by fork makes the id first: they do not hold its port. */
 static void a_child_does_not_listen(void **state)
 {
@@ -592,6 +663,7 @@ int main(void)
         cmocka_unit_test(nobody_waits_for_a_service_that_gave_up),
         cmocka_unit_test(strangers_do_not_disturb),
         cmocka_unit_test(the_interface_is_named),
+        cmocka_unit_test(a_rank_that_registers_too_late),
         cmocka_unit_test(a_child_does_not_listen),
     };
     return cmocka_run_group_tests_name("bootstrap faults", tests, NULL, NULL);
