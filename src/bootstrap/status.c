@@ -145,12 +145,18 @@ static bool take_caller(int64_t now)
     return false;
 }
 
+/* One that stops has freed its queries, and answers none. */
+static bool is_told_of(const struct control *control)
+{
+    return control->callbacks.describe && !control->stopping;
+}
+
 static void ask(struct control *list, int64_t now)
 {
     size_t n = 0;
 
     for (const struct control *c = list; c; c = c->next)
-        n += c->callbacks.describe != NULL;
+        n += is_told_of(c);
     status.subjects = calloc(n + 1, sizeof *status.subjects);
     if (!status.subjects) {
         hang_up();
@@ -158,7 +164,7 @@ static void ask(struct control *list, int64_t now)
     }
     status.due = now + ASK_NS;
     for (struct control *c = list; c; c = c->next)
-        if (c->callbacks.describe)
+        if (is_told_of(c))
             status.subjects[status.nsubjects++] =
                 (struct subject){.control = c, .sequence = c->callbacks.question(c->argument)};
     status.nwaiting = status.nsubjects;
