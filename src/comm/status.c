@@ -28,7 +28,6 @@ static const char *state_name(uint64_t sequence, const struct call_record *recor
 {
     switch (record->state) {
     case COMM_RECORD_PENDING:
-        return "called";
     case COMM_RECORD_DONE:
         return "called";
     case COMM_RECORD_LEFT:
