@@ -73,8 +73,8 @@ static json_t *describe_pending(struct thrum_comm *comm, int64_t now)
     comm_describe_call(&pending.operation.call, call, sizeof call);
     json = json_pack("{s:s, s:I, s:f}", "call", call, "sequence",
                      (json_int_t)pending.operation.call.sequence, "seconds", (double)since / 1e9);
-    if (pending.awaited >= 0)
-        json_object_set_new(json, "awaits", json_integer(pending.awaited));
+    if (comm_awaited(&pending) >= 0)
+        json_object_set_new(json, "awaits", json_integer(comm_awaited(&pending)));
     if (*pending.detail)
         json_object_set_new(json, "detail", json_string(pending.detail));
     return json;
