@@ -145,7 +145,9 @@ static bool holds_up(const json_t *view, const json_t *rank)
         return false;
     if (awaits)
         return json_integer_value(awaits) == number_of(rank, "rank");
-    return !strcmp(state, "not called") || !strcmp(state, "left") || !strcmp(state, "no answer");
+    if (!strcmp(state, "left")) /* perhaps after it had done its part */
+        return number_of(rank, "calls") < number_of(pending, "sequence");
+    return !strcmp(state, "not called") || !strcmp(state, "no answer");
 }
 
 /* What there is to say of a rank; *stuck: others wait for it. */

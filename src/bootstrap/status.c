@@ -15,6 +15,7 @@
 
 #define ASK_NS (600 * MS_NS) /* for the answers of all ranks of all communicators */
 #define TELL_NS (2000 * MS_NS) /* for the caller to take what there is to say */
+#define REST_NS (100 * MS_NS) /* before the next try, where there is no descriptor for a caller */
 
 /* A communicator, while the ranks are asked about it. */
 struct subject {
@@ -25,6 +26,7 @@ struct subject {
 
 static struct {
     int door, caller; /* -1: none */
+    bool rests; /* no caller is let in before `due` */
     int64_t due;
     struct subject *subjects;
     size_t nsubjects, nwaiting;
@@ -125,14 +127,17 @@ void status_forget(const struct control *control)
 }
 
 /* Takes a caller; false: there is none that may ask. */
-static bool take_caller(void)
+static bool take_caller(int64_t now)
 {
     struct ucred who;
     socklen_t length = sizeof who;
 
     status.caller = accept4(status.door, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
-    if (status.caller < 0)
+    if (status.caller < 0) {
+        status.rests = errno != EAGAIN && errno != EINTR && errno != ECONNABORTED;
+        status.due = now + REST_NS;
         return false;
+    }
     if (!getsockopt(status.caller, SOL_SOCKET, SO_PEERCRED, &who, &length) &&
         (who.uid == geteuid() || who.uid == 0))
         return true;
@@ -140,12 +145,18 @@ static bool take_caller(void)
     return false;
 }
 
+/* One that stops has freed its queries, and answers none. */
+static bool is_told_of(const struct control *control)
+{
+    return control->callbacks.describe && !control->stopping;
+}
+
 static void ask(struct control *list, int64_t now)
 {
     size_t n = 0;
 
     for (const struct control *c = list; c; c = c->next)
-        n += c->callbacks.describe != NULL;
+        n += is_told_of(c);
     status.subjects = calloc(n + 1, sizeof *status.subjects);
     if (!status.subjects) {
         hang_up();
@@ -153,7 +164,7 @@ static void ask(struct control *list, int64_t now)
     }
     status.due = now + ASK_NS;
     for (struct control *c = list; c; c = c->next)
-        if (c->callbacks.describe)
+        if (is_told_of(c))
             status.subjects[status.nsubjects++] =
                 (struct subject){.control = c, .sequence = c->callbacks.question(c->argument)};
     status.nwaiting = status.nsubjects;
@@ -228,17 +239,18 @@ bool status_poll(struct pollfd *fd_out)
 {
     *fd_out = (struct pollfd){.fd = status.caller < 0 ? status.door : status.caller,
                               .events = status.caller < 0 ? POLLIN : POLLOUT};
-    return fd_out->fd >= 0 && (status.caller < 0 || status.text);
+    return fd_out->fd >= 0 && (status.caller < 0 ? !status.rests : status.text != NULL);
 }
 
 int64_t status_due(void)
 {
-    return status.caller < 0 ? INT64_MAX : status.due;
+    return status.caller < 0 && !status.rests ? INT64_MAX : status.due;
 }
 
 void status_serve(struct control *list, bool is_called, int64_t now)
 {
-    if (status.caller < 0 && is_called && take_caller())
+    status.rests &= now < status.due;
+    if (status.caller < 0 && is_called && take_caller(now))
         ask(list, now);
     if (status.caller >= 0 && !status.text && (!status.nwaiting || now >= status.due))
         compose(now);

@@ -686,6 +686,8 @@ struct comm_pending {
 };
 /* False if nothing is pending. control. */
 bool comm_oldest_pending(struct thrum_comm *comm, struct comm_pending *out);
+/* For whom it waits: a rank, or -1 for all. Others may have left. */
+int comm_awaited(const struct comm_pending *pending);
 
 /* The callbacks of the control plane. */
 extern const struct control_callbacks comm_control_callbacks;

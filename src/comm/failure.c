@@ -291,8 +291,7 @@ static void describe_connection(const struct thrum_comm *comm, char *text, size_
         snprintf(text, bytes, "rank %d: %s", rank, why);
 }
 
-/* Of whom it waits: a rank, or -1 for all. Others may have left. */
-static int awaited_by(const struct comm_pending *pending)
+int comm_awaited(const struct comm_pending *pending)
 {
     const struct call_record *record = &pending->operation.call;
 
@@ -307,7 +306,7 @@ static bool fail_broken(struct thrum_comm *comm, const struct comm_pending *pend
     char call[160], message[COMM_MESSAGE_BYTES];
     const char *why = "";
     int rank = 0;
-    thrum_status_t status = broken_connection(comm, awaited_by(pending), &rank, &why);
+    thrum_status_t status = broken_connection(comm, comm_awaited(pending), &rank, &why);
 
     if (!status)
         return false;

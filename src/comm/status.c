@@ -28,7 +28,6 @@ static const char *state_name(uint64_t sequence, const struct call_record *recor
 {
     switch (record->state) {
     case COMM_RECORD_PENDING:
-        return "called";
     case COMM_RECORD_DONE:
         return "called";
     case COMM_RECORD_LEFT:
@@ -40,6 +39,21 @@ static const char *state_name(uint64_t sequence, const struct call_record *recor
     }
 }
 
+/* What is no UTF-8, as a name that was cut, with ? for all that is not ASCII: JSON has no room for it. */
+static json_t *text_of(const char *text)
+{
+    json_t *json = json_string(text);
+    char plain[COMM_MESSAGE_BYTES];
+
+    if (json)
+        return json;
+    snprintf(plain, sizeof plain, "%s", text);
+    for (char *c = plain; *c; c++)
+        if (*c & 0x80)
+            *c = '?';
+    return json_string(plain);
+}
+
 /* One object for each rank; an empty array where they could not be asked. */
 static json_t *describe_ranks(const struct thrum_comm *comm, uint64_t sequence,
                               const struct call_record *records)
@@ -49,8 +63,8 @@ static json_t *describe_ranks(const struct thrum_comm *comm, uint64_t sequence,
     for (int r = 0; r < comm->nranks && records; r++) {
         const struct comm_process *process = &comm->peers[r].process;
         const struct call_record *record = &records[r];
-        json_t *rank = json_pack("{s:i, s:s, s:i, s:s}", "rank", r, "host", process->host, "pid",
-                                 (int)process->pid, "state", state_name(sequence, record));
+        json_t *rank = json_pack("{s:i, s:o, s:i, s:s}", "rank", r, "host", text_of(process->host),
+                                 "pid", (int)process->pid, "state", state_name(sequence, record));
 
         if (record->state == COMM_RECORD_NO_ANSWER && record->root != r)
             json_object_set_new(rank, "behind", json_integer(record->root));
@@ -74,10 +88,10 @@ static json_t *describe_pending(struct thrum_comm *comm, int64_t now)
     comm_describe_call(&pending.operation.call, call, sizeof call);
     json = json_pack("{s:s, s:I, s:f}", "call", call, "sequence",
                      (json_int_t)pending.operation.call.sequence, "seconds", (double)since / 1e9);
-    if (pending.awaited >= 0)
-        json_object_set_new(json, "awaits", json_integer(pending.awaited));
+    if (comm_awaited(&pending) >= 0)
+        json_object_set_new(json, "awaits", json_integer(comm_awaited(&pending)));
     if (*pending.detail)
-        json_object_set_new(json, "detail", json_string(pending.detail));
+        json_object_set_new(json, "detail", text_of(pending.detail));
     return json;
 }
 
@@ -92,13 +106,13 @@ char *comm_describe(void *argument, uint64_t sequence, const struct call_record 
     json_t *json;
 
     snprintf(id, sizeof id, "%016" PRIx64, comm->id);
-    json =
-        json_pack("{s:s, s:s, s:i, s:i, s:s, s:s, s:I, s:f, s:o, s:o}", "name", comm->name, "id",
-                  id, "rank", comm->rank, "size", comm->nranks, "status", thrum_status_name(status),
-                  "message", status ? comm->message : "", "operations", (json_int_t)issued,
-                  "deadline_seconds", (double)comm->deadline_ns / 1e9, "pending",
-                  status ? json_null() : describe_pending(comm, now), "ranks",
-                  describe_ranks(comm, sequence, records));
+    json = json_pack("{s:o, s:s, s:i, s:i, s:s, s:o, s:I, s:f, s:o, s:o}", "name",
+                     text_of(comm->name), "id", id, "rank", comm->rank, "size", comm->nranks,
+                     "status", thrum_status_name(status), "message",
+                     text_of(status ? comm->message : ""), "operations", (json_int_t)issued,
+                     "deadline_seconds", (double)comm->deadline_ns / 1e9, "pending",
+                     status ? json_null() : describe_pending(comm, now), "ranks",
+                     describe_ranks(comm, sequence, records));
     text = json ? json_dumps(json, JSON_COMPACT | JSON_REAL_PRECISION(6)) : NULL;
     json_decref(json);
     return text;
