@@ -206,7 +206,8 @@ static void run_many(struct world *world, int rank)
 
         tree->nranks = tree->end = tree->child_end[0] = MANY;
         WORLD_CHECK(!control_start(node.bootstrap, &callbacks, NULL, 20, &node.control));
-        WORLD_CHECK(!control_exchange(node.control, EXCHANGE_REGISTER, 2, values, SIZE, 30000));
+        WORLD_CHECK(
+            !control_exchange(node.control, EXCHANGE_REGISTER, 2, values, SIZE, 30000, 30000));
         WORLD_CHECK(values[(size_t)(MANY - 1) * SIZE] != 0);
         free(values);
         atomic_store(&world->go, 1);
