@@ -156,6 +156,42 @@ static void hang_up(struct asked *a)
     a->text = NULL;
 }
 
+/* What another has sent does nothing to the terminal that it is shown on: no control characters. */
+static void clean_text(json_t *string)
+{
+    char *text = must(strdup(json_string_value(string))), *to = text;
+
+    for (const unsigned char *c = (const unsigned char *)text; *c; c++)
+        if (c[0] == 0xc2 && c[1] < 0xa0) { /* U+0080 to U+009F */
+            *to++ = '?';
+            c++;
+        } else {
+            *to++ = *c < ' ' || *c == 127 ? '?' : (char)*c;
+        }
+    *to = 0;
+    json_string_set(string, text);
+    free(text);
+}
+
+/* jansson reads no deeper than this can go. */
+static void clean(json_t *json)
+{
+    const char *key;
+    json_t *value;
+    size_t i;
+
+    if (json_is_string(json))
+        clean_text(json);
+    json_array_foreach(json, i, value)
+    {
+        clean(value);
+    }
+    json_object_foreach(json, key, value)
+    {
+        clean(value);
+    }
+}
+
 /* The answer is complete. */
 static void take(struct ras_process *process, struct asked *a)
 {
@@ -163,6 +199,7 @@ static void take(struct ras_process *process, struct asked *a)
 
     hang_up(a);
     if (json_is_object(answer)) {
+        clean(answer);
         process->answer = answer;
         return;
     }
