@@ -501,6 +501,26 @@ static void stopped_for_many_callers(void **state)
     end(&crew);
 }
 
+/* Who has given up is not answered before those who wait. While a rank is stopped each answer takes a quarter of a second. */
+static void callers_that_are_gone_cost_nothing(void **state)
+{
+    struct crew crew;
+    int64_t begin;
+
+    (void)state;
+    start(&crew, 2, NULL);
+    crew_kill(&crew, 1, SIGSTOP);
+    crew_kill(&crew, 0, SIGSTOP);
+    for (int i = 0; i < 8; i++)
+        close(knock(crew.pids[0]));
+    assert_int_equal(kill(crew.pids[0], SIGCONT), 0);
+    begin = clock_ms();
+    expect_ras(&crew, 0, "", 0);
+    assert_true(clock_ms() - begin < 1500);
+    assert_int_equal(kill(crew.pids[1], SIGCONT), 0);
+    end(&crew);
+}
+
 /* A process that answers the first caller so, and ends. */
 static pid_t answer_once(const char *answer)
 {
@@ -601,6 +621,8 @@ int main(int argc, char **argv)
                                         leftovers_after),
         cmocka_unit_test_setup_teardown(no_descriptor_is_free, leftovers_before, leftovers_after),
         cmocka_unit_test_setup_teardown(stopped_for_many_callers, leftovers_before,
+                                        leftovers_after),
+        cmocka_unit_test_setup_teardown(callers_that_are_gone_cost_nothing, leftovers_before,
                                         leftovers_after),
         cmocka_unit_test_setup_teardown(control_characters_are_not_shown, leftovers_before,
                                         leftovers_after),
