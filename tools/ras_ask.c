@@ -141,7 +141,7 @@ static int call(struct ras_process *process)
     if (connect_to(fd, process->pid))
         no_answer(process, errno == EAGAIN ? "others are asking it" : "");
     else if (!is_his(fd, process->pid))
-        process->why = "somebody else has its place";
+        process->why = "its number is another one's here, as where a container has its own";
     else
         return fd;
     close(fd);
