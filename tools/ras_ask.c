@@ -100,22 +100,48 @@ static bool is_his(int fd, pid_t pid)
     return !getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &who, &length) && who.pid == pid;
 }
 
-static int call(struct ras_process *process)
+static int connect_to(int fd, pid_t pid)
 {
     struct sockaddr_un name = {.sun_family = AF_UNIX};
+    size_t n =
+        (size_t)snprintf(name.sun_path + 1, sizeof name.sun_path - 1, STATUS_SOCKET "%d", (int)pid);
+
+    return connect(fd, (const struct sockaddr *)&name,
+                   (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + n));
+}
+
+/* Whether it has communicators no more, as one that is just ending. */
+static bool is_over(pid_t pid)
+{
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    size_t n = (size_t)snprintf(name.sun_path + 1, sizeof name.sun_path - 1, STATUS_SOCKET "%d",
-                                (int)process->pid);
+    bool over = fd >= 0 && connect_to(fd, pid) && errno == ECONNREFUSED;
+
+    if (fd >= 0)
+        close(fd);
+    return over;
+}
+
+/* Says why, unless the kernel knows better. */
+static void no_answer(struct ras_process *process, const char *why)
+{
+    const char *state = state_of(process->pid);
+
+    process->is_asked = !is_over(process->pid);
+    process->why = *state ? state : why;
+}
+
+static int call(struct ras_process *process)
+{
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 
     if (fd < 0) {
         process->why = "no descriptor is free here";
         return -1;
     }
-    if (connect(fd, (const struct sockaddr *)&name,
-                (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + n)))
-        process->why = errno == EAGAIN ? "others are asking it" : "it is gone";
+    if (connect_to(fd, process->pid))
+        no_answer(process, errno == EAGAIN ? "others are asking it" : "");
     else if (!is_his(fd, process->pid))
-        process->why = "somebody else has its place";
+        process->why = "its number is another one's here, as where a container has its own";
     else
         return fd;
     close(fd);
@@ -130,13 +156,55 @@ static void hang_up(struct asked *a)
     a->text = NULL;
 }
 
+/* What another has sent does nothing to the terminal that it is shown on: no control characters. */
+static void clean_text(json_t *string)
+{
+    char *text = must(strdup(json_string_value(string))), *to = text;
+
+    for (const unsigned char *c = (const unsigned char *)text; *c; c++)
+        if (c[0] == 0xc2 && c[1] < 0xa0) { /* U+0080 to U+009F */
+            *to++ = '?';
+            c++;
+        } else {
+            *to++ = *c < ' ' || *c == 127 ? '?' : (char)*c;
+        }
+    *to = 0;
+    json_string_set(string, text);
+    free(text);
+}
+
+/* jansson reads no deeper than this can go. */
+static void clean(json_t *json)
+{
+    const char *key;
+    json_t *value;
+    size_t i;
+
+    if (json_is_string(json))
+        clean_text(json);
+    json_array_foreach(json, i, value)
+    {
+        clean(value);
+    }
+    json_object_foreach(json, key, value)
+    {
+        clean(value);
+    }
+}
+
 /* The answer is complete. */
 static void take(struct ras_process *process, struct asked *a)
 {
-    process->answer = a->bytes ? json_loadb(a->text, a->bytes, 0, NULL) : NULL;
-    if (!process->answer)
-        process->why = a->bytes ? "its answer is not understood" : "it answers only its own user";
+    json_t *answer = a->bytes ? json_loadb(a->text, a->bytes, 0, NULL) : NULL;
+
     hang_up(a);
+    if (json_is_object(answer)) {
+        clean(answer);
+        process->answer = answer;
+        return;
+    }
+    json_decref(answer);
+    no_answer(process, a->bytes ? "its answer is not understood" : "it answers only its own user");
 }
 
 static void hear(struct ras_process *process, struct asked *a)
@@ -154,8 +222,8 @@ static void hear(struct ras_process *process, struct asked *a)
         } else if (n < 0 && errno == EAGAIN) {
             return;
         } else if (n < 0 && errno != EINTR) {
-            process->why = "it has hung up";
             hang_up(a);
+            no_answer(process, "it has hung up");
             return;
         } else if (n == 0) {
             take(process, a);

@@ -14,7 +14,8 @@
 
 #define ALL_LINKS \
     64 /* up to so many ranks each link is measured; of more those of distances 1, 2, 4, .. */
-#define MOST_AGAIN 64 /* links that are measured again, the worst ones */
+#define AGAIN \
+    64 /* so many links are measured again, the worst first; if most stay so, the rest is believed */
 #define TABLE_RANKS 16
 #define FEWEST 3 /* of what is compared */
 
@@ -202,7 +203,7 @@ static void look_again(struct diagnosis *d, const struct usual usual[2], double 
 {
     struct suspect *suspects =
         diagnose_memory((size_t)d->nranks * (size_t)d->nmasks, sizeof *suspects);
-    size_t n = 0;
+    size_t n = 0, stayed = 0;
 
     for (int r = 0; r < d->nranks; r++)
         if (d->places[r].copy_gbytes < least)
@@ -215,8 +216,12 @@ static void look_again(struct diagnosis *d, const struct usual usual[2], double 
                 suspects[n++] = (struct suspect){r, i, bad};
         }
     qsort(suspects, n, sizeof *suspects, worse_first);
-    for (size_t k = 0; k < n && k < MOST_AGAIN; k++)
-        diagnose_link_again(d, suspects[k].rank, suspects[k].i);
+    for (size_t k = 0; k < n && (k % AGAIN || 2 * stayed <= k); k++) {
+        int r = suspects[k].rank, i = suspects[k].i;
+
+        diagnose_link_again(d, r, i);
+        stayed += badness(link_at(d, r, i), &usual[is_between(d, r, i)]) > 1;
+    }
     free(suspects);
 }
 

@@ -40,8 +40,8 @@ static void usage(FILE *file)
           "  -h, --help\n"
           "  -V, --version\n"
           "\n"
-          "Exit status: 0 all right, 1 something has failed or is held up, 2 bad usage, 3 no "
-          "process found.\n",
+          "Exit status: 0 all right, 1 something has failed, is held up or does not answer, 2 bad "
+          "usage, 3 no process found.\n",
           file);
 }
 

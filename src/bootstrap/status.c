@@ -131,6 +131,7 @@ static bool take_caller(int64_t now)
 {
     struct ucred who;
     socklen_t length = sizeof who;
+    char byte;
 
     status.caller = accept4(status.door, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
     if (status.caller < 0) {
@@ -139,7 +140,8 @@ static bool take_caller(int64_t now)
         return false;
     }
     if (!getsockopt(status.caller, SOL_SOCKET, SO_PEERCRED, &who, &length) &&
-        (who.uid == geteuid() || who.uid == 0))
+        (who.uid == geteuid() || who.uid == 0) &&
+        recv(status.caller, &byte, 1, MSG_PEEK | MSG_DONTWAIT) != 0) /* 0: gone again */
         return true;
     hang_up();
     return false;

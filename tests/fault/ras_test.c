@@ -11,9 +11,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 /* ---- roles ---- */
@@ -23,20 +25,48 @@ static void fork_sleeper(void)
     pid_t pid = fork();
 
     if (!pid) {
+        close(0); /* the test waits for the end of what its parent says */
+        close(1);
         pause();
         _exit(0);
     }
     say("forked %d", (int)pid);
 }
 
-/* Joins, sums twice; then does what it hears: "sum", "send RANK", "recv RANK", "fork"; until "end". Says each result. */
-static void obedient(struct child *child)
+/* From now on no descriptor is free. */
+static void use_up_descriptors(void)
+{
+    struct rlimit limit;
+    int free_one = dup(0);
+
+    close(free_one);
+    if (getrlimit(RLIMIT_NOFILE, &limit))
+        say("no limit");
+    limit.rlim_cur = (rlim_t)free_one;
+    if (setrlimit(RLIMIT_NOFILE, &limit))
+        say("no limit");
+    say("used up");
+}
+
+/* Does nothing for half a second; says how many ms of a core the process has spent. */
+static void tell_spent(void)
+{
+    clock_t begin = clock();
+
+    poll(NULL, 0, 500);
+    say("spent %d", (int)((clock() - begin) * 1000 / CLOCKS_PER_SEC));
+}
+
+/*
+ * Joins, sums twice; then does what it hears: "sum", "reduce RANK", "send RANK", "recv RANK", "signal RANK", "wait RANK" (for
+ * its signal), "fork", "use up", "spend"; until "end". Says each result.
+ */
+static void obey(struct child *child)
 {
     thrum_status_t status;
     bool right;
     void *buffer;
 
-    child_join(child);
     MUST(thrum_mem_alloc(child->device, 4096, &buffer));
     MUST(child_sum(child, child->comm, 10, &right));
     MUST(child_sum(child, child->comm, 10, &right));
@@ -48,6 +78,14 @@ static void obedient(struct child *child)
             fork_sleeper();
             continue;
         }
+        if (!strcmp(line, "use up")) {
+            use_up_descriptors();
+            continue;
+        }
+        if (!strcmp(line, "spend")) {
+            tell_spent();
+            continue;
+        }
         if (!strcmp(line, "sum")) {
             status = child_sum(child, child->comm, 10, &right);
         } else if (!strncmp(line, "recv ", 5)) {
@@ -55,6 +93,16 @@ static void obedient(struct child *child)
             status = thrum_queue_synchronize(child->queue);
         } else if (!strncmp(line, "send ", 5)) {
             MUST(thrum_send(buffer, 7, THRUM_INT32, atoi(line + 5), child->comm, child->queue));
+            status = thrum_queue_synchronize(child->queue);
+        } else if (!strncmp(line, "reduce ", 7)) {
+            MUST(thrum_reduce(buffer, buffer, 7, THRUM_INT32, THRUM_SUM, atoi(line + 7),
+                              child->comm, child->queue));
+            status = thrum_queue_synchronize(child->queue);
+        } else if (!strncmp(line, "signal ", 7)) {
+            MUST(thrum_signal(atoi(line + 7), child->comm, child->queue));
+            status = thrum_queue_synchronize(child->queue);
+        } else if (!strncmp(line, "wait ", 5)) {
+            MUST(thrum_wait_signal(atoi(line + 5), 1, child->comm, child->queue));
             status = thrum_queue_synchronize(child->queue);
         } else {
             break;
@@ -65,7 +113,25 @@ static void obedient(struct child *child)
     say("closed");
 }
 
-static const struct role roles[] = {{"obedient", obedient}};
+static void obedient(struct child *child)
+{
+    child_join(child);
+    obey(child);
+}
+
+/* Of its communicator's name the end does not fit: what is left is no UTF-8. */
+static void named(struct child *child)
+{
+    const struct thrum_comm_config config = {
+        .size = sizeof config,
+        .name = "a name of forty-six characters, and one more: \xc3\xa9\xc3\xa9"};
+
+    child_open(child);
+    MUST(thrum_comm_init(child->device, &config, &child->comm));
+    obey(child);
+}
+
+static const struct role roles[] = {{"obedient", obedient}, {"named", named}};
 
 /* ---- asking ---- */
 
@@ -342,6 +408,178 @@ static void forks_do_not_stand_for_their_parents(void **state)
     assert_int_equal(waitpid(forked, NULL, 0), forked);
 }
 
+static void who_does_not_signal_is_named(void **state)
+{
+    struct crew crew;
+
+    (void)state;
+    start(&crew, 3, NULL);
+    crew_say(&crew, 1, "wait 2");
+    expect_ras(&crew, 1, "", 1);
+    must_say("in wait for 1 signal of rank 2 for ");
+    must_say("  >    2 ");
+    crew_say(&crew, 2, "signal 1");
+    crew_expect_result(&crew, 2, THRUM_OK, NULL);
+    crew_expect_result(&crew, 1, THRUM_OK, NULL);
+    end(&crew);
+}
+
+/* Who has done its part and left holds up nobody. */
+static void who_has_left_after_the_call_is_not_named(void **state)
+{
+    struct crew crew;
+
+    (void)state;
+    start(&crew, 3, NULL);
+    crew_say(&crew, 1, "reduce 0");
+    crew_expect_result(&crew, 1, THRUM_OK, NULL);
+    crew_say(&crew, 1, "end");
+    crew_expect(&crew, 1, "closed");
+    crew_say(&crew, 0, "reduce 0");
+    expect_ras(&crew, 0, "", 1);
+    must_say("  >    2 ");
+    must_say("has not called it");
+    assert_false(says("  >    1 "));
+    crew_say(&crew, 2, "reduce 0");
+    crew_expect_result(&crew, 2, THRUM_OK, NULL);
+    crew_expect_result(&crew, 0, THRUM_OK, NULL);
+    for (int r = 0; r < 3; r += 2) {
+        crew_say(&crew, r, "end");
+        crew_expect(&crew, r, "closed");
+    }
+    crew_finish(&crew);
+}
+
+static void names_that_are_no_text_are_told(void **state)
+{
+    struct crew crew;
+
+    (void)state;
+    crew_start(&crew, "named", 1, NULL);
+    crew_expect_all(&crew, "joined");
+    expect_ras(&crew, 0, "", 0);
+    must_say("a name of forty-six characters, and one more: ");
+    end(&crew);
+}
+
+/* A caller who cannot be let in does not keep the thread busy, and is let in later. */
+static void no_descriptor_is_free(void **state)
+{
+    struct crew crew;
+    int caller;
+
+    (void)state;
+    start(&crew, 2, NULL);
+    crew_say(&crew, 0, "use up");
+    crew_expect(&crew, 0, "used up");
+    caller = knock(crew.pids[0]);
+    crew_say(&crew, 0, "spend");
+    assert_true(atoi(crew_expect(&crew, 0, "spent ") + strlen("spent ")) < 100);
+    close(caller);
+    end(&crew);
+}
+
+/* Callers who give up stay in the queue of a process that is stopped, until it is full. */
+static void stopped_for_many_callers(void **state)
+{
+    enum { CALLERS = 9 };
+    int callers[CALLERS];
+    struct crew crew;
+
+    (void)state;
+    start(&crew, 1, NULL);
+    crew_kill(&crew, 0, SIGSTOP);
+    for (int i = 0; i < CALLERS; i++)
+        callers[i] = knock(crew.pids[0]);
+    for (int i = 0; i < 3; i++) {
+        expect_ras(&crew, 0, "", 1);
+        must_say("gives no answer: stopped by a signal");
+    }
+    assert_int_equal(kill(crew.pids[0], SIGCONT), 0);
+    for (int i = 0; i < CALLERS; i++)
+        close(callers[i]);
+    end(&crew);
+}
+
+/* Who has given up is not answered before those who wait. While a rank is stopped each answer takes a quarter of a second. */
+static void callers_that_are_gone_cost_nothing(void **state)
+{
+    struct crew crew;
+    int64_t begin;
+
+    (void)state;
+    start(&crew, 2, NULL);
+    crew_kill(&crew, 1, SIGSTOP);
+    crew_kill(&crew, 0, SIGSTOP);
+    for (int i = 0; i < 8; i++)
+        close(knock(crew.pids[0]));
+    assert_int_equal(kill(crew.pids[0], SIGCONT), 0);
+    begin = clock_ms();
+    expect_ras(&crew, 0, "", 0);
+    assert_true(clock_ms() - begin < 1500);
+    assert_int_equal(kill(crew.pids[1], SIGCONT), 0);
+    end(&crew);
+}
+
+/* A process that answers the first caller so, and ends. */
+static pid_t answer_once(const char *answer)
+{
+    struct sockaddr_un name = {.sun_family = AF_UNIX};
+    int ready[2], door, caller, n;
+    char byte;
+    pid_t pid;
+
+    assert_int_equal(pipe(ready), 0);
+    pid = fork();
+    assert_true(pid >= 0);
+    if (!pid) {
+        door = socket(AF_UNIX, SOCK_STREAM, 0);
+        n = snprintf(name.sun_path + 1, sizeof name.sun_path - 1, "thrum-ras-%d", (int)getpid());
+        if (bind(door, (const struct sockaddr *)&name,
+                 (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + (size_t)n)) ||
+            listen(door, 8) || write(ready[1], "r", 1) != 1)
+            _exit(1);
+        caller = accept(door, NULL, NULL);
+        close(door);
+        _exit(send(caller, answer, strlen(answer), MSG_NOSIGNAL) < 0);
+    }
+    close(ready[1]);
+    assert_int_equal(read(ready[0], &byte, 1), 1);
+    close(ready[0]);
+    return pid;
+}
+
+static int ras_of(pid_t pid)
+{
+    char arguments[64];
+    int status;
+
+    snprintf(arguments, sizeof arguments, "--pid %d", (int)pid);
+    status = ras(arguments);
+    assert_int_equal(waitpid(pid, NULL, 0), pid);
+    return status;
+}
+
+/* Names are not to do anything to a terminal. */
+static void control_characters_are_not_shown(void **state)
+{
+    (void)state;
+    assert_int_equal(
+        ras_of(answer_once("{\"communicators\":[{\"id\":\"1\",\"name\":\"a\\u001b[2J\\nb\\u009bc\","
+                           "\"size\":1,\"status\":\"THRUM_OK\"}]}")),
+        0);
+    must_say("a?[2J?b?c, 1 rank: idle");
+}
+
+/* It is not asked any more, and so nothing is wrong with it. */
+static void who_ends_while_it_is_asked_is_left_out(void **state)
+{
+    (void)state;
+    assert_int_equal(ras_of(answer_once("")), 3);
+    must_say("has no communicators here");
+    assert_int_equal(ras_of(answer_once("{\"communicators\":[")), 3);
+}
+
 static void bad_options_are_named(void **state)
 {
     (void)state;
@@ -374,6 +612,21 @@ int main(int argc, char **argv)
         cmocka_unit_test_setup_teardown(callers_cannot_hold_it_up, leftovers_before,
                                         leftovers_after),
         cmocka_unit_test_setup_teardown(forks_do_not_stand_for_their_parents, leftovers_before,
+                                        leftovers_after),
+        cmocka_unit_test_setup_teardown(who_does_not_signal_is_named, leftovers_before,
+                                        leftovers_after),
+        cmocka_unit_test_setup_teardown(who_has_left_after_the_call_is_not_named, leftovers_before,
+                                        leftovers_after),
+        cmocka_unit_test_setup_teardown(names_that_are_no_text_are_told, leftovers_before,
+                                        leftovers_after),
+        cmocka_unit_test_setup_teardown(no_descriptor_is_free, leftovers_before, leftovers_after),
+        cmocka_unit_test_setup_teardown(stopped_for_many_callers, leftovers_before,
+                                        leftovers_after),
+        cmocka_unit_test_setup_teardown(callers_that_are_gone_cost_nothing, leftovers_before,
+                                        leftovers_after),
+        cmocka_unit_test_setup_teardown(control_characters_are_not_shown, leftovers_before,
+                                        leftovers_after),
+        cmocka_unit_test_setup_teardown(who_ends_while_it_is_asked_is_left_out, leftovers_before,
                                         leftovers_after),
         cmocka_unit_test(bad_options_are_named),
     };
