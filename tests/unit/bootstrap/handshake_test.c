@@ -222,7 +222,7 @@ static void a_mirror_is_refused(void **state)
     n = take(pair.wire[0], bytes, sizeof bytes);
     assert_int_equal(n, BOOT_PROOF_BYTES);
     memset(verdict, 0, sizeof verdict);
-    memcpy(verdict, "THRM\1\0\0\0", 8);
+    memcpy(verdict, "THRM\2\0\0\0", 8);
     memcpy(verdict + 8, bytes, BOOT_PROOF_BYTES);
     give(pair.wire[0], verdict, sizeof verdict);
     assert_true(boot_conn_handshake(&pair.client, secret) < 0);
@@ -232,7 +232,7 @@ static void a_mirror_is_refused(void **state)
     (void)boot_conn_handshake(&pair.client, secret);
     (void)take(pair.wire[0], bytes, sizeof bytes);
     memset(bytes, 0, BOOT_CHALLENGE_BYTES);
-    memcpy(bytes, "THRM\1\0\0\0", 8);
+    memcpy(bytes, "THRM\2\0\0\0", 8);
     give(pair.wire[0], bytes, BOOT_CHALLENGE_BYTES);
     (void)boot_conn_handshake(&pair.client, secret);
     assert_int_equal(take(pair.wire[0], verdict + 8, BOOT_PROOF_BYTES), BOOT_PROOF_BYTES);
@@ -243,7 +243,7 @@ static void a_mirror_is_refused(void **state)
 
 static void another_version_is_told_so(void **state)
 {
-    uint8_t bytes[512] = "THRM\2\0\1\0";
+    uint8_t bytes[512] = "THRM\3\0\1\0";
     struct pair pair;
 
     (void)state;
@@ -251,9 +251,9 @@ static void another_version_is_told_so(void **state)
     give(pair.wire[1], bytes, 8);
     assert_int_equal(boot_conn_handshake(&pair.server, secret), THRUM_ERR_PROTOCOL);
     assert_int_equal(take(pair.wire[1], bytes, sizeof bytes), BOOT_CHALLENGE_BYTES);
-    assert_memory_equal(bytes, "THRM\1\0\1\0", 8);
+    assert_memory_equal(bytes, "THRM\2\0\1\0", 8);
     (void)boot_conn_handshake(&pair.client, secret);
-    bytes[4] = 2;
+    bytes[4] = 3;
     give(pair.wire[0], bytes, BOOT_CHALLENGE_BYTES);
     assert_int_equal(boot_conn_handshake(&pair.client, secret), THRUM_ERR_PROTOCOL);
     free_pair(&pair);
@@ -412,7 +412,7 @@ static void ids_are_checked(void **state)
         assert_int_not_equal(boot_id_decode(&bytes, &id), THRUM_OK);
         bytes.bytes[i] ^= 1;
     }
-    bytes.bytes[4] = 2;
+    bytes.bytes[4] = 3;
     assert_int_equal(boot_id_decode(&bytes, &id), THRUM_ERR_PROTOCOL);
     assert_int_equal(bootstrap_id_from("[::1]:4000", "abc", 3, &bytes), THRUM_OK);
     assert_int_equal(bootstrap_id_from("::1:4000", "abc", 3, &bytes), THRUM_ERR_INVALID_CONFIG);
