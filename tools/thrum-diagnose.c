@@ -327,32 +327,44 @@ static struct share share_of(const struct diagnosis *d, const bool *bad,
     return share;
 }
 
-/* Whoever has most of the bad links to blame on him takes them, hosts before ranks; what is left is the link's own. */
+/* The rank of whose links, or of whose host's, the largest part is bad, if that is more than half; else -1. */
+static int most_to_blame(const struct diagnosis *d, const bool *bad,
+                         bool (*belongs)(const struct diagnosis *, int, int, int),
+                         struct share *share_out)
+{
+    int most = -1;
+
+    for (int r = 0; r < d->nranks; r++) {
+        struct share share = share_of(d, bad, belongs, r);
+
+        if (!is_to_blame(&share) ||
+            (most >= 0 && share.bad * share_out->all <= share_out->bad * share.all))
+            continue;
+        most = r;
+        *share_out = share;
+    }
+    return most;
+}
+
+/* Hosts take the bad links that are to blame on them, then ranks, the worst first; what is left is the link's own. */
 static void blame(const struct diagnosis *d, bool *bad, const struct usual usual[2],
                   json_t *findings)
 {
     char host[80], other_host[80];
+    struct share share;
+    int who;
 
-    for (int r = 0; r < d->nranks; r++) {
-        struct share share = share_of(d, bad, is_of_host, r);
-
-        if (!is_to_blame(&share))
-            continue;
+    while ((who = most_to_blame(d, bad, is_of_host, &share)) >= 0) {
         add_text(findings,
                  "host %s: its links to other hosts take %.1f us and carry %.2f GB/s, the usual "
-                 "ones %.1f us and "
-                 "%.2f GB/s",
-                 host_name(d, r, host), share.us, share.gbytes, usual[1].us, usual[1].gbytes);
-        clear(d, bad, is_of_host, r);
+                 "ones %.1f us and %.2f GB/s",
+                 host_name(d, who, host), share.us, share.gbytes, usual[1].us, usual[1].gbytes);
+        clear(d, bad, is_of_host, who);
     }
-    for (int r = 0; r < d->nranks; r++) {
-        struct share share = share_of(d, bad, is_of_rank, r);
-
-        if (!is_to_blame(&share))
-            continue;
-        add_text(findings, "rank %d on %s: %d of its %d links are slow: %.1f us and %.2f GB/s", r,
-                 host_name(d, r, host), share.bad, share.all, share.us, share.gbytes);
-        clear(d, bad, is_of_rank, r);
+    while ((who = most_to_blame(d, bad, is_of_rank, &share)) >= 0) {
+        add_text(findings, "rank %d on %s: %d of its %d links are slow: %.1f us and %.2f GB/s", who,
+                 host_name(d, who, host), share.bad, share.all, share.us, share.gbytes);
+        clear(d, bad, is_of_rank, who);
     }
     for (int r = 0; r < d->nranks; r++)
         for (int i = 0; i < d->nmasks; i++) {
@@ -361,8 +373,7 @@ static void blame(const struct diagnosis *d, bool *bad, const struct usual usual
             if (like && bad[r * d->nmasks + i])
                 add_text(findings,
                          "the link of rank %d on %s and rank %d on %s takes %.1f us and carries "
-                         "%.2f GB/s, the "
-                         "usual one %.1f us and %.2f GB/s",
+                         "%.2f GB/s, the usual one %.1f us and %.2f GB/s",
                          r, host_name(d, r, host), r ^ d->masks[i],
                          host_name(d, r ^ d->masks[i], other_host), link_at(d, r, i)->us,
                          link_at(d, r, i)->gbytes, like->us, like->gbytes);
