@@ -5,11 +5,14 @@
 #include <jansson.h>
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 #include <sys/types.h>
 
 /* A process of this host that has communicators. */
 struct ras_process {
-    pid_t pid;
+    pid_t pid; /* by its own reckoning */
+    uint64_t space; /* inode of the PID namespace, as of a container, where that is its number */
+    pid_t here; /* its number here; 0: not known, or it cannot be seen from here */
     bool is_asked;
     json_t *answer; /* NULL: it gave none; `why` says why */
     const char *why; /* static; "" where it was not asked and is as it should be */

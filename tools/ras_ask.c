@@ -1,6 +1,7 @@
 /* thrum-ras: the processes of this host that have communicators, by their abstract unix sockets, and their answers. */
 #include "ras.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <poll.h>
 #include <stdint.h>
@@ -8,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -32,12 +34,14 @@ static void *must(void *memory)
 }
 
 /* What the kernel says of a process, where that explains a silence; "" else. */
-static const char *state_of(pid_t pid)
+static const char *state_of(const struct ras_process *process)
 {
     char path[48], line[512] = "", *state;
     FILE *file;
 
-    snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
+    if (!process->here)
+        return "";
+    snprintf(path, sizeof path, "/proc/%d/stat", (int)process->here);
     file = fopen(path, "re");
     if (!file)
         return "gone";
@@ -62,59 +66,89 @@ static const char *state_of(pid_t pid)
     }
 }
 
+/* The PID namespace that this process is in. */
+static uint64_t own_space(void)
+{
+    struct stat space;
+
+    return stat("/proc/self/ns/pid", &space) ? 0 : space.st_ino;
+}
+
+/* Reads "4711-4026531836" to the end of the line. */
+static bool parse_name(const char *text, struct ras_process *out)
+{
+    char *end;
+    long pid = strtol(text, &end, 10);
+
+    *out = (struct ras_process){.pid = (pid_t)pid};
+    if (pid <= 0 || pid > INT32_MAX || *end != '-' || !isdigit((unsigned char)end[1]))
+        return false;
+    out->space = strtoull(end + 1, &end, 10);
+    out->here = out->space == own_space() ? out->pid : 0;
+    return *end == '\n' || !*end;
+}
+
 /* Adds those that listen, each once. */
 static size_t find(struct ras_process **out)
 {
     FILE *file = fopen("/proc/net/unix", "re");
     size_t n = 0, room = 0;
+    struct ras_process found;
     char line[512];
 
     *out = NULL;
     while (file && fgets(line, sizeof line, file)) {
         const char *name = strstr(line, " @" STATUS_SOCKET);
-        char *end;
-        long pid = name ? strtol(name + strlen(" @" STATUS_SOCKET), &end, 10) : 0;
-        bool again = pid <= 0 || (*end != '\n' && *end);
+        bool again = !name || !parse_name(name + strlen(" @" STATUS_SOCKET), &found);
 
         for (size_t i = 0; i < n && !again; i++)
-            again = (*out)[i].pid == pid;
+            again = (*out)[i].pid == found.pid && (*out)[i].space == found.space;
         if (again)
             continue;
         if (n == room) {
             room = room ? 2 * room : 16;
             *out = must(realloc(*out, room * sizeof **out));
         }
-        (*out)[n++] = (struct ras_process){.pid = (pid_t)pid};
+        (*out)[n++] = found;
     }
     if (file)
         fclose(file);
     return n;
 }
 
-/* The name might be another's: only who listens there counts. */
-static bool is_his(int fd, pid_t pid)
+/*
+ * The name might be another's: only who listens there counts. Of a process in another PID namespace that is said by its user
+ * alone; it gets the number here that it has, if it can be seen from here.
+ */
+static bool is_his(int fd, struct ras_process *process)
 {
     struct ucred who;
     socklen_t length = sizeof who;
 
-    return !getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &who, &length) && who.pid == pid;
+    if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &who, &length))
+        return false;
+    if (process->here)
+        return who.pid == process->here;
+    process->here = who.pid;
+    return who.uid == geteuid() || !geteuid();
 }
 
-static int connect_to(int fd, pid_t pid)
+static int connect_to(int fd, const struct ras_process *process)
 {
     struct sockaddr_un name = {.sun_family = AF_UNIX};
     size_t n =
-        (size_t)snprintf(name.sun_path + 1, sizeof name.sun_path - 1, STATUS_SOCKET "%d", (int)pid);
+        (size_t)snprintf(name.sun_path + 1, sizeof name.sun_path - 1, STATUS_SOCKET "%d-%llu",
+                         (int)process->pid, (unsigned long long)process->space);
 
     return connect(fd, (const struct sockaddr *)&name,
                    (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + n));
 }
 
 /* Whether it has communicators no more, as one that is just ending. */
-static bool is_over(pid_t pid)
+static bool is_over(const struct ras_process *process)
 {
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    bool over = fd >= 0 && connect_to(fd, pid) && errno == ECONNREFUSED;
+    bool over = fd >= 0 && connect_to(fd, process) && errno == ECONNREFUSED;
 
     if (fd >= 0)
         close(fd);
@@ -124,9 +158,9 @@ static bool is_over(pid_t pid)
 /* Says why, unless the kernel knows better. */
 static void no_answer(struct ras_process *process, const char *why)
 {
-    const char *state = state_of(process->pid);
+    const char *state = state_of(process);
 
-    process->is_asked = !is_over(process->pid);
+    process->is_asked = !is_over(process);
     process->why = *state ? state : why;
 }
 
@@ -138,10 +172,10 @@ static int call(struct ras_process *process)
         process->why = "no descriptor is free here";
         return -1;
     }
-    if (connect_to(fd, process->pid))
+    if (connect_to(fd, process))
         no_answer(process, errno == EAGAIN ? "others are asking it" : "");
-    else if (!is_his(fd, process->pid))
-        process->why = "its number is another one's here, as where a container has its own";
+    else if (!is_his(fd, process))
+        process->why = "somebody else has its place";
     else
         return fd;
     close(fd);
@@ -241,7 +275,7 @@ static void hear(struct ras_process *process, struct asked *a)
 static void give_up(struct ras_process *processes, struct asked *asked, size_t n, bool all)
 {
     for (size_t i = 0; i < n; i++) {
-        const char *state = asked[i].fd < 0 ? "" : state_of(processes[i].pid);
+        const char *state = asked[i].fd < 0 ? "" : state_of(&processes[i]);
 
         if (asked[i].fd < 0 || !(all || *state))
             continue;
@@ -284,7 +318,7 @@ size_t ras_ask(pid_t only, int limit_ms, struct ras_process **processes_out)
 
     for (size_t i = 0; i < n; i++) {
         processes[i].is_asked = !only || only == processes[i].pid;
-        processes[i].why = processes[i].is_asked ? "" : state_of(processes[i].pid);
+        processes[i].why = processes[i].is_asked ? "" : state_of(&processes[i]);
         asked[i].fd = processes[i].is_asked ? call(&processes[i]) : -1;
     }
     hear_all(processes, asked, n, limit_ms);

@@ -90,7 +90,10 @@ static inline uint64_t max_u64(uint64_t a, uint64_t b)
 
 #define CACHE_LINE_BYTES 64
 
-/* Where a process that has communicators answers thrum-ras: the abstract unix socket of this name and its number. */
+/*
+ * Where a process that has communicators answers thrum-ras: the abstract unix socket of this name, its number, and the inode of
+ * the PID namespace where that is its number: "thrum-ras-4711-4026531836".
+ */
 #define STATUS_SOCKET "thrum-ras-"
 
 #endif

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -36,11 +37,15 @@ static struct {
 
 static socklen_t socket_name(struct sockaddr_un *out)
 {
+    struct stat space;
     int n;
 
+    if (stat("/proc/self/ns/pid", &space))
+        space.st_ino = 0;
     memset(out, 0, sizeof *out);
     out->sun_family = AF_UNIX;
-    n = snprintf(out->sun_path + 1, sizeof out->sun_path - 1, STATUS_SOCKET "%d", (int)getpid());
+    n = snprintf(out->sun_path + 1, sizeof out->sun_path - 1, STATUS_SOCKET "%d-%llu",
+                 (int)getpid(), (unsigned long long)space.st_ino);
     return (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + (size_t)n);
 }
 

@@ -13,6 +13,7 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -136,6 +137,7 @@ static const struct role roles[] = {{"obedient", obedient}, {"named", named}};
 /* ---- asking ---- */
 
 static char said[65536]; /* by the last thrum-ras */
+static const char *from = ""; /* what starts it */
 
 /* Runs it; returns its exit status. */
 static int ras(const char *arguments)
@@ -145,7 +147,7 @@ static int ras(const char *arguments)
     FILE *pipe;
     int status;
 
-    snprintf(command, sizeof command, "./thrum-ras %s 2>&1", arguments);
+    snprintf(command, sizeof command, "%s./thrum-ras %s 2>&1", from, arguments);
     pipe = popen(command, "re");
     assert_non_null(pipe);
     n = fread(said, 1, sizeof said - 1, pipe);
@@ -314,12 +316,21 @@ static void who_does_not_want_is_not_asked(void **state)
     end(&crew);
 }
 
+/* Of a process's socket. */
+static int name_of(pid_t pid, char *text, size_t bytes)
+{
+    struct stat space;
+
+    assert_int_equal(stat("/proc/self/ns/pid", &space), 0);
+    return snprintf(text, bytes, "thrum-ras-%d-%llu", (int)pid, (unsigned long long)space.st_ino);
+}
+
 /* A connection to a process's socket, by this user or by nobody; -1: it cannot be made. */
 static int knock(pid_t pid)
 {
     struct sockaddr_un name = {.sun_family = AF_UNIX};
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    int n = snprintf(name.sun_path + 1, sizeof name.sun_path - 1, "thrum-ras-%d", (int)pid);
+    int n = name_of(pid, name.sun_path + 1, sizeof name.sun_path - 1);
 
     assert_true(fd >= 0);
     assert_int_equal(connect(fd, (const struct sockaddr *)&name,
@@ -383,6 +394,28 @@ static void callers_cannot_hold_it_up(void **state)
     end(&crew); /* with connections open */
     for (int i = 0; i < CALLERS; i++)
         close(callers[i]);
+}
+
+/* As from a host into a container that shares its network, or the other way round: numbers of processes are others there. */
+static void other_pid_namespaces_are_asked(void **state)
+{
+    struct crew crew;
+    char line[128];
+
+    (void)state;
+    if (geteuid() || system("unshare --pid --fork true 2>/dev/null") != 0)
+        skip();
+    start(&crew, 2, NULL);
+    crew_say(&crew, 0, "sum");
+    from = "unshare --pid --fork ";
+    expect_ras(&crew, 0, "", 1);
+    from = "";
+    snprintf(line, sizeof line, "%7d            2  has not called it\n", (int)crew.pids[1]);
+    must_say(line);
+    crew_say(&crew, 1, "sum");
+    crew_expect_result(&crew, 0, THRUM_OK, NULL);
+    crew_expect_result(&crew, 1, THRUM_OK, NULL);
+    end(&crew);
 }
 
 /* A loader of data, say, that outlives its parent, does not keep its place. */
@@ -534,7 +567,7 @@ static pid_t answer_once(const char *answer)
     assert_true(pid >= 0);
     if (!pid) {
         door = socket(AF_UNIX, SOCK_STREAM, 0);
-        n = snprintf(name.sun_path + 1, sizeof name.sun_path - 1, "thrum-ras-%d", (int)getpid());
+        n = name_of(getpid(), name.sun_path + 1, sizeof name.sun_path - 1);
         if (bind(door, (const struct sockaddr *)&name,
                  (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + (size_t)n)) ||
             listen(door, 8) || write(ready[1], "r", 1) != 1)
@@ -610,6 +643,8 @@ int main(int argc, char **argv)
         cmocka_unit_test_setup_teardown(other_users_hear_nothing, leftovers_before,
                                         leftovers_after),
         cmocka_unit_test_setup_teardown(callers_cannot_hold_it_up, leftovers_before,
+                                        leftovers_after),
+        cmocka_unit_test_setup_teardown(other_pid_namespaces_are_asked, leftovers_before,
                                         leftovers_after),
         cmocka_unit_test_setup_teardown(forks_do_not_stand_for_their_parents, leftovers_before,
                                         leftovers_after),
