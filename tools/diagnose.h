@@ -7,6 +7,7 @@
 
 #include <thrum/thrum.h>
 
+#include "job.h"
 #include "topo/topo.h"
 
 /* What a rank tells the others of itself. */
@@ -27,18 +28,13 @@ struct link {
 };
 
 struct diagnosis {
-    int rank, nranks;
-    thrum_device_t device;
-    thrum_queue_t queue;
-    thrum_comm_t comm;
+    struct job job;
     struct place *places; /* nranks */
     int *masks,
         nmasks; /* rank r has measured its links to r ^ masks[i], where there is such a rank */
     struct link *links; /* [rank * nmasks + i] */
 };
 
-/* Says what failed, and ends the program, unless the status is OK. */
-void diagnose_check(thrum_status_t status, const char *what);
 /* From malloc, zeroed; ends the program where there is none. */
 void *diagnose_memory(size_t n, size_t bytes);
 

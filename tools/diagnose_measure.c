@@ -19,12 +19,12 @@ enum {
 
 static void synchronize(const struct diagnosis *d)
 {
-    diagnose_check(thrum_queue_synchronize(d->queue), "measure");
+    job_check(thrum_queue_synchronize(d->job.queue), "measure");
 }
 
 static void meet(const struct diagnosis *d)
 {
-    diagnose_check(thrum_barrier(d->comm, d->queue), "measure");
+    job_check(thrum_barrier(d->job.comm, d->job.queue), "measure");
     synchronize(d);
 }
 
@@ -33,43 +33,28 @@ static void rest(const struct diagnosis *d)
 {
     thrum_status_t status;
 
-    diagnose_check(thrum_barrier(d->comm, d->queue), "rest");
-    while ((status = thrum_queue_query(d->queue)) == THRUM_IN_PROGRESS)
+    job_check(thrum_barrier(d->job.comm, d->job.queue), "rest");
+    while ((status = thrum_queue_query(d->job.queue)) == THRUM_IN_PROGRESS)
         usleep(1000);
-    diagnose_check(status, "rest");
+    job_check(status, "rest");
 }
 
 static void *buffer_of(const struct diagnosis *d, size_t bytes)
 {
     void *buffer;
 
-    diagnose_check(thrum_mem_alloc(d->device, bytes, &buffer), "device memory");
+    job_check(thrum_mem_alloc(d->job.device, bytes, &buffer), "device memory");
     return buffer;
 }
 
 static void free_buffer(const struct diagnosis *d, void *buffer)
 {
-    diagnose_check(thrum_mem_free(d->device, buffer), "device memory");
+    job_check(thrum_mem_free(d->job.device, buffer), "device memory");
 }
 
 static int64_t shorter(int64_t a, int64_t b)
 {
     return a < b ? a : b;
-}
-
-/* all[r] <- rank r's `bytes` at all[rank]. */
-static void gather(const struct diagnosis *d, void *all, size_t bytes)
-{
-    char *device = buffer_of(d, bytes * (size_t)d->nranks);
-    char *mine = device + bytes * (size_t)d->rank;
-
-    diagnose_check(
-        thrum_copy_to_device(d->queue, mine, (char *)all + bytes * (size_t)d->rank, bytes),
-        "gather");
-    diagnose_check(thrum_allgather(mine, device, bytes, THRUM_UINT8, d->comm, d->queue), "gather");
-    synchronize(d);
-    diagnose_check(thrum_copy_to_host(d->queue, all, device, bytes * (size_t)d->nranks), "gather");
-    free_buffer(d, device);
 }
 
 /* ---- devices ---- */
@@ -82,7 +67,7 @@ static double copy_gbytes(const struct diagnosis *d)
     for (int i = 0; i < ROUNDS; i++) {
         int64_t begin = now_ns();
 
-        diagnose_check(thrum_copy(d->queue, to, from, COPY_BYTES), "copy");
+        job_check(thrum_copy(d->job.queue, to, from, COPY_BYTES), "copy");
         synchronize(d);
         best = shorter(best, now_ns() - begin);
     }
@@ -94,30 +79,30 @@ static double copy_gbytes(const struct diagnosis *d)
 static void measure_device(struct diagnosis *d)
 {
     struct thrum_device_properties properties = {.size = sizeof properties};
-    struct place *mine = &d->places[d->rank];
+    struct place *mine = &d->places[d->job.rank];
 
     topo_identify_host(&mine->host, &mine->machine);
     topo_get_cores(&mine->cores);
     mine->pid = getpid();
     if (gethostname(mine->name, sizeof mine->name - 1))
         mine->name[0] = 0;
-    diagnose_check(thrum_device_get_properties(d->device, &properties), "the device's properties");
+    job_check(thrum_device_get_properties(d->job.device, &properties), "the device's properties");
     memcpy(mine->device, properties.name, sizeof mine->device);
     mine->copy_gbytes = copy_gbytes(d);
-    gather(d, d->places, sizeof *d->places);
+    job_gather(&d->job, &d->places[d->job.rank], d->places, sizeof *d->places);
 }
 
 void diagnose_device_again(struct diagnosis *d, int rank)
 {
     meet(d);
-    if (rank == d->rank) {
+    if (rank == d->job.rank) {
         double gbytes = copy_gbytes(d);
 
         if (gbytes > d->places[rank].copy_gbytes)
             d->places[rank].copy_gbytes = gbytes;
     }
     rest(d);
-    gather(d, d->places, sizeof *d->places);
+    job_gather(&d->job, &d->places[d->job.rank], d->places, sizeof *d->places);
 }
 
 /* ---- links ---- */
@@ -131,14 +116,16 @@ static double one_way_us(const struct diagnosis *d, int peer, char *buffer)
         int64_t begin = now_ns();
 
         for (int k = 0; k < TRIPS; k++) {
-            bool first = d->rank < peer;
+            bool first = d->job.rank < peer;
             char *in = buffer + 64;
 
             if (first)
-                diagnose_check(thrum_send(buffer, 8, THRUM_UINT8, peer, d->comm, d->queue), "send");
-            diagnose_check(thrum_recv(in, 8, THRUM_UINT8, peer, d->comm, d->queue), "receive");
+                job_check(thrum_send(buffer, 8, THRUM_UINT8, peer, d->job.comm, d->job.queue),
+                          "send");
+            job_check(thrum_recv(in, 8, THRUM_UINT8, peer, d->job.comm, d->job.queue), "receive");
             if (!first)
-                diagnose_check(thrum_send(buffer, 8, THRUM_UINT8, peer, d->comm, d->queue), "send");
+                job_check(thrum_send(buffer, 8, THRUM_UINT8, peer, d->job.comm, d->job.queue),
+                          "send");
             synchronize(d);
         }
         best = shorter(best, now_ns() - begin);
@@ -153,13 +140,13 @@ static double both_ways_gbytes(const struct diagnosis *d, int peer, char *buffer
     for (int i = 0; i < ROUNDS; i++) {
         int64_t begin = now_ns();
 
-        diagnose_check(thrum_group_start(), "group");
-        diagnose_check(thrum_send(buffer, MESSAGE_BYTES, THRUM_UINT8, peer, d->comm, d->queue),
-                       "send");
-        diagnose_check(
-            thrum_recv(buffer + MESSAGE_BYTES, MESSAGE_BYTES, THRUM_UINT8, peer, d->comm, d->queue),
-            "receive");
-        diagnose_check(thrum_group_end(), "group");
+        job_check(thrum_group_start(), "group");
+        job_check(thrum_send(buffer, MESSAGE_BYTES, THRUM_UINT8, peer, d->job.comm, d->job.queue),
+                  "send");
+        job_check(thrum_recv(buffer + MESSAGE_BYTES, MESSAGE_BYTES, THRUM_UINT8, peer, d->job.comm,
+                             d->job.queue),
+                  "receive");
+        job_check(thrum_group_end(), "group");
         synchronize(d);
         best = shorter(best, now_ns() - begin);
     }
@@ -178,13 +165,13 @@ static void agree(struct diagnosis *d)
 {
     size_t n = (size_t)d->nmasks;
 
-    gather(d, d->links, n * sizeof *d->links);
-    for (int r = 0; r < d->nranks; r++)
+    job_gather(&d->job, &d->links[(size_t)d->job.rank * n], d->links, n * sizeof *d->links);
+    for (int r = 0; r < d->job.nranks; r++)
         for (int i = 0; i < d->nmasks; i++) {
             int other = r ^ d->masks[i];
             struct link *a = &d->links[(size_t)r * n + (size_t)i], *b;
 
-            if (other >= d->nranks || other < r)
+            if (other >= d->job.nranks || other < r)
                 continue;
             b = &d->links[(size_t)other * n + (size_t)i];
             a->us = b->us = a->us > b->us ? a->us : b->us;
@@ -195,13 +182,13 @@ static void agree(struct diagnosis *d)
 static void measure_links(struct diagnosis *d)
 {
     char *buffer = buffer_of(d, 2 * MESSAGE_BYTES);
-    struct link *mine = &d->links[(size_t)d->rank * (size_t)d->nmasks];
+    struct link *mine = &d->links[(size_t)d->job.rank * (size_t)d->nmasks];
 
     for (int i = 0; i < d->nmasks; i++) {
-        int peer = d->rank ^ d->masks[i];
+        int peer = d->job.rank ^ d->masks[i];
 
         meet(d);
-        if (peer < d->nranks)
+        if (peer < d->job.nranks)
             mine[i] = measure_link(d, peer, buffer);
     }
     free_buffer(d, buffer);
@@ -212,12 +199,12 @@ static void measure_links(struct diagnosis *d)
 void diagnose_link_again(struct diagnosis *d, int rank, int mask_index)
 {
     int other = rank ^ d->masks[mask_index];
-    struct link *mine = &d->links[(size_t)d->rank * (size_t)d->nmasks + (size_t)mask_index];
+    struct link *mine = &d->links[(size_t)d->job.rank * (size_t)d->nmasks + (size_t)mask_index];
 
     meet(d);
-    if (d->rank == rank || d->rank == other) {
+    if (d->job.rank == rank || d->job.rank == other) {
         char *buffer = buffer_of(d, 2 * MESSAGE_BYTES);
-        struct link again = measure_link(d, d->rank == rank ? other : rank, buffer);
+        struct link again = measure_link(d, d->job.rank == rank ? other : rank, buffer);
 
         mine->us = again.us < mine->us ? again.us : mine->us;
         mine->gbytes = again.gbytes > mine->gbytes ? again.gbytes : mine->gbytes;

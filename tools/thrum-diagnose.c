@@ -28,11 +28,11 @@
 #define SLACK_US 5
 #define SLACK_SHARED_US 200
 
+#define FAILED 3 /* exit status */
+
 struct options {
     bool json;
 };
-
-static int own_rank; /* for messages: errors of all, words of rank 0 */
 
 static void usage(FILE *file)
 {
@@ -49,23 +49,12 @@ static void usage(FILE *file)
           file);
 }
 
-void diagnose_check(thrum_status_t status, const char *what)
-{
-    const char *message = thrum_last_error();
-
-    if (!status)
-        return;
-    fprintf(stderr, "thrum-diagnose: rank %d: %s: %s: %s\n", own_rank, what,
-            thrum_status_name(status), *message ? message : thrum_status_string(status));
-    exit(3);
-}
-
 void *diagnose_memory(size_t n, size_t bytes)
 {
     void *memory = calloc(n + 1, bytes);
 
     if (!memory)
-        diagnose_check(THRUM_ERR_NO_MEMORY, "host memory");
+        job_check(THRUM_ERR_NO_MEMORY, "host memory");
     return memory;
 }
 
@@ -81,7 +70,7 @@ static bool is_link(const struct diagnosis *d, int rank, int i)
 {
     int other = rank ^ d->masks[i];
 
-    return other < d->nranks && other > rank && link_at(d, rank, i)->us > 0;
+    return other < d->job.nranks && other > rank && link_at(d, rank, i)->us > 0;
 }
 
 static bool is_between(const struct diagnosis *d, int rank, int i)
@@ -110,7 +99,7 @@ static int share_of_core(const struct diagnosis *d, int rank)
     const struct place *own = &d->places[rank];
     int sharers = 0, local = 0;
 
-    for (int r = 0; r < d->nranks; r++) {
+    for (int r = 0; r < d->job.nranks; r++) {
         bool here = d->places[r].machine == own->machine;
 
         local += here;
@@ -123,7 +112,7 @@ static bool shares_cores(const struct diagnosis *d)
 {
     bool shared = false;
 
-    for (int r = 0; r < d->nranks; r++)
+    for (int r = 0; r < d->job.nranks; r++)
         shared |= share_of_core(d, r) > 1;
     return shared;
 }
@@ -131,11 +120,11 @@ static bool shares_cores(const struct diagnosis *d)
 /* Of the links between hosts, or within them. */
 static struct usual usual_of(const struct diagnosis *d, bool between)
 {
-    size_t most = (size_t)d->nranks * (size_t)d->nmasks;
+    size_t most = (size_t)d->job.nranks * (size_t)d->nmasks;
     float *us = diagnose_memory(most, sizeof *us), *gbytes = diagnose_memory(most, sizeof *gbytes);
     struct usual usual = {.shared = shares_cores(d)};
 
-    for (int r = 0; r < d->nranks; r++)
+    for (int r = 0; r < d->job.nranks; r++)
         for (int i = 0; i < d->nmasks; i++)
             if (is_link(d, r, i) && is_between(d, r, i) == between) {
                 us[usual.n] = link_at(d, r, i)->us;
@@ -171,15 +160,15 @@ static double badness(const struct link *link, const struct usual *usual)
 /* What a device has to copy at least. */
 static double least_copy(const struct diagnosis *d)
 {
-    float *all = diagnose_memory((size_t)d->nranks, sizeof *all);
+    float *all = diagnose_memory((size_t)d->job.nranks, sizeof *all);
     double usual;
 
-    for (int r = 0; r < d->nranks; r++)
+    for (int r = 0; r < d->job.nranks; r++)
         all[r] = (float)d->places[r].copy_gbytes;
-    qsort(all, (size_t)d->nranks, sizeof *all, ascending);
-    usual = all[d->nranks - 1 - d->nranks / 4];
+    qsort(all, (size_t)d->job.nranks, sizeof *all, ascending);
+    usual = all[d->job.nranks - 1 - d->job.nranks / 4];
     free(all);
-    return d->nranks < FEWEST ? 0 : usual / (shares_cores(d) ? TIMES_SHARED : TIMES);
+    return d->job.nranks < FEWEST ? 0 : usual / (shares_cores(d) ? TIMES_SHARED : TIMES);
 }
 
 /* ---- again, alone ---- */
@@ -202,13 +191,13 @@ static int worse_first(const void *a, const void *b)
 static void look_again(struct diagnosis *d, const struct usual usual[2], double least)
 {
     struct suspect *suspects =
-        diagnose_memory((size_t)d->nranks * (size_t)d->nmasks, sizeof *suspects);
+        diagnose_memory((size_t)d->job.nranks * (size_t)d->nmasks, sizeof *suspects);
     size_t n = 0, stayed = 0;
 
-    for (int r = 0; r < d->nranks; r++)
+    for (int r = 0; r < d->job.nranks; r++)
         if (d->places[r].copy_gbytes < least)
             diagnose_device_again(d, r);
-    for (int r = 0; r < d->nranks; r++)
+    for (int r = 0; r < d->job.nranks; r++)
         for (int i = 0; i < d->nmasks; i++) {
             double bad =
                 is_link(d, r, i) ? badness(link_at(d, r, i), &usual[is_between(d, r, i)]) : 0;
@@ -249,7 +238,7 @@ static const char *host_name(const struct diagnosis *d, int rank, char text[80])
     const struct place *place = &d->places[rank];
     int same = 0, number = 0;
 
-    for (int r = 0; r < d->nranks; r++) {
+    for (int r = 0; r < d->job.nranks; r++) {
         bool first = true;
 
         for (int k = 0; k < r && first; k++)
@@ -296,7 +285,7 @@ static bool is_to_blame(struct share *share)
 static void clear(const struct diagnosis *d, bool *bad,
                   bool (*belongs)(const struct diagnosis *, int, int, int), int whose)
 {
-    for (int r = 0; r < d->nranks; r++)
+    for (int r = 0; r < d->job.nranks; r++)
         for (int i = 0; i < d->nmasks; i++)
             if (is_link(d, r, i) && belongs(d, r, i, whose))
                 bad[r * d->nmasks + i] = false;
@@ -320,7 +309,7 @@ static struct share share_of(const struct diagnosis *d, const bool *bad,
 {
     struct share share = {0};
 
-    for (int r = 0; r < d->nranks; r++)
+    for (int r = 0; r < d->job.nranks; r++)
         for (int i = 0; i < d->nmasks; i++)
             if (is_link(d, r, i) && belongs(d, r, i, whose))
                 count_link(&share, link_at(d, r, i), bad[r * d->nmasks + i]);
@@ -334,7 +323,7 @@ static int most_to_blame(const struct diagnosis *d, const bool *bad,
 {
     int most = -1;
 
-    for (int r = 0; r < d->nranks; r++) {
+    for (int r = 0; r < d->job.nranks; r++) {
         struct share share = share_of(d, bad, belongs, r);
 
         if (!is_to_blame(&share) ||
@@ -366,7 +355,7 @@ static void blame(const struct diagnosis *d, bool *bad, const struct usual usual
                  host_name(d, who, host), share.bad, share.all, share.us, share.gbytes);
         clear(d, bad, is_of_rank, who);
     }
-    for (int r = 0; r < d->nranks; r++)
+    for (int r = 0; r < d->job.nranks; r++)
         for (int i = 0; i < d->nmasks; i++) {
             const struct usual *like = is_link(d, r, i) ? &usual[is_between(d, r, i)] : NULL;
 
@@ -385,7 +374,7 @@ static void note_shared_cores(const struct diagnosis *d, json_t *notes)
     int ranks = 0, first = -1, share = 1;
     char host[80];
 
-    for (int r = 0; r < d->nranks; r++) {
+    for (int r = 0; r < d->job.nranks; r++) {
         int own = share_of_core(d, r);
 
         if (own <= 1)
@@ -404,17 +393,17 @@ static void note_shared_cores(const struct diagnosis *d, json_t *notes)
 
 static struct report conclude(const struct diagnosis *d, const struct usual usual[2], double least)
 {
-    bool *bad = diagnose_memory((size_t)d->nranks * (size_t)d->nmasks, sizeof *bad);
+    bool *bad = diagnose_memory((size_t)d->job.nranks * (size_t)d->nmasks, sizeof *bad);
     struct report report = {json_array(), json_array()};
     char host[80];
 
-    for (int r = 0; r < d->nranks; r++)
+    for (int r = 0; r < d->job.nranks; r++)
         if (d->places[r].copy_gbytes < least)
             add_text(report.findings,
                      "rank %d on %s: its device %s copies %.1f GB/s, the others %.1f GB/s or more",
                      r, host_name(d, r, host), d->places[r].device, d->places[r].copy_gbytes,
                      least);
-    for (int r = 0; r < d->nranks; r++)
+    for (int r = 0; r < d->job.nranks; r++)
         for (int i = 0; i < d->nmasks; i++)
             bad[r * d->nmasks + i] =
                 is_link(d, r, i) && badness(link_at(d, r, i), &usual[is_between(d, r, i)]) > 1;
@@ -431,7 +420,7 @@ static void print_ranks(const struct diagnosis *d)
     char host[80];
 
     printf("  rank  %-20s  process  cores  device      copies\n", "host");
-    for (int r = 0; r < d->nranks; r++) {
+    for (int r = 0; r < d->job.nranks; r++) {
         const struct place *place = &d->places[r];
 
         printf(" %5d  %-20s  %7d  %5d  %-8s  %5.1f GB/s\n", r, host_name(d, r, host),
@@ -452,12 +441,12 @@ static void print_table(const struct diagnosis *d)
 {
     printf(
         "\n  links: us one way to the right, GB/s both ways to the left of the diagonal\n      ");
-    for (int c = 0; c < d->nranks; c++)
+    for (int c = 0; c < d->job.nranks; c++)
         printf(" %7d", c);
     printf("\n");
-    for (int r = 0; r < d->nranks; r++) {
+    for (int r = 0; r < d->job.nranks; r++) {
         printf(" %5d", r);
-        for (int c = 0; c < d->nranks; c++) {
+        for (int c = 0; c < d->job.nranks; c++) {
             int i = mask_index(d, r ^ c);
 
             if (r == c)
@@ -488,10 +477,10 @@ static void print(const struct diagnosis *d, const struct report *report)
 {
     struct usual within = usual_of(d, false), between = usual_of(d, true);
 
-    printf("thrum-diagnose: %d rank%s, Thrum %s\n\n", d->nranks, d->nranks == 1 ? "" : "s",
+    printf("thrum-diagnose: %d rank%s, Thrum %s\n\n", d->job.nranks, d->job.nranks == 1 ? "" : "s",
            thrum_version());
     print_ranks(d);
-    if (d->nranks > 1 && d->nranks <= TABLE_RANKS)
+    if (d->job.nranks > 1 && d->job.nranks <= TABLE_RANKS)
         print_table(d);
     printf("\n");
     print_usual("within hosts", &within);
@@ -507,7 +496,7 @@ static void print_json(const struct diagnosis *d, const struct report *report)
     json_t *ranks = json_array(), *links = json_array(), *json;
     char host[80];
 
-    for (int r = 0; r < d->nranks; r++) {
+    for (int r = 0; r < d->job.nranks; r++) {
         const struct place *place = &d->places[r];
 
         json_array_append_new(ranks, json_pack("{s:i, s:s, s:i, s:i, s:s, s:f}", "rank", r, "host",
@@ -531,52 +520,29 @@ static void print_json(const struct diagnosis *d, const struct report *report)
 
 /* ---- the program ---- */
 
-static void join(struct diagnosis *d)
-{
-    thrum_status_t launched = thrum_launch_info(&own_rank, &(int){0}, &(int){0});
-    struct thrum_unique_id id;
-
-    if (launched && launched != THRUM_ERR_INVALID_USAGE)
-        diagnose_check(launched, "find the launcher");
-    diagnose_check(thrum_device_open(THRUM_DEVICE_ANY, &d->device), "open a device");
-    diagnose_check(thrum_queue_create(d->device, THRUM_QUEUE_DEFAULT, &d->queue), "create a queue");
-    if (launched) { /* no launcher: a single rank */
-        diagnose_check(thrum_get_unique_id(&id), "an id");
-        diagnose_check(thrum_comm_init_rank(&id, 1, 0, d->device, NULL, &d->comm),
-                       "a communicator");
-    } else {
-        diagnose_check(thrum_comm_init(d->device, NULL, &d->comm), "join the other ranks");
-    }
-    diagnose_check(thrum_comm_rank(d->comm, &d->rank), "rank");
-    diagnose_check(thrum_comm_size(d->comm, &d->nranks), "size");
-    own_rank = d->rank;
-}
-
 static void choose_links(struct diagnosis *d)
 {
     int end = 1;
 
-    while (end < d->nranks)
+    while (end < d->job.nranks)
         end *= 2;
     d->masks = diagnose_memory((size_t)end, sizeof *d->masks);
-    for (int mask = 1; mask < end; mask = d->nranks <= ALL_LINKS ? mask + 1 : mask * 2)
+    for (int mask = 1; mask < end; mask = d->job.nranks <= ALL_LINKS ? mask + 1 : mask * 2)
         d->masks[d->nmasks++] = mask;
-    d->places = diagnose_memory((size_t)d->nranks, sizeof *d->places);
-    d->links = diagnose_memory((size_t)d->nranks * (size_t)d->nmasks, sizeof *d->links);
+    d->places = diagnose_memory((size_t)d->job.nranks, sizeof *d->places);
+    d->links = diagnose_memory((size_t)d->job.nranks * (size_t)d->nmasks, sizeof *d->links);
 }
 
 static void leave(struct diagnosis *d)
 {
-    diagnose_check(thrum_comm_finalize(d->comm), "finalize");
-    thrum_comm_destroy(d->comm);
-    thrum_queue_destroy(d->queue);
-    thrum_device_close(d->device);
+    job_leave(&d->job);
     free(d->masks);
     free(d->places);
     free(d->links);
 }
 
-static void take_options(int argc, char **argv, struct options *out)
+/* Where `says` is not set another rank says what there is to say. */
+static void take_options(int argc, char **argv, bool says, struct options *out)
 {
     static const struct option table[] = {
         {"json", no_argument, NULL, 'j'},
@@ -586,6 +552,7 @@ static void take_options(int argc, char **argv, struct options *out)
     };
     int c;
 
+    opterr = says;
     *out = (struct options){0};
     while ((c = getopt_long(argc, argv, "jhV", table, NULL)) != -1)
         switch (c) {
@@ -593,17 +560,21 @@ static void take_options(int argc, char **argv, struct options *out)
             out->json = true;
             break;
         case 'h':
-            usage(stdout);
+            if (says)
+                usage(stdout);
             exit(0);
         case 'V':
-            printf("thrum-diagnose %s\n", thrum_version());
+            if (says)
+                printf("thrum-diagnose %s\n", thrum_version());
             exit(0);
         default:
-            usage(stderr);
+            if (says)
+                usage(stderr);
             exit(2);
         }
     if (optind < argc) {
-        fprintf(stderr, "thrum-diagnose: %s: not an option\n", argv[optind]);
+        if (says)
+            fprintf(stderr, "thrum-diagnose: %s: not an option\n", argv[optind]);
         exit(2);
     }
 }
@@ -617,8 +588,8 @@ int main(int argc, char **argv)
     int status = 0;
     double least;
 
-    take_options(argc, argv, &options);
-    join(&d);
+    take_options(argc, argv, job_begin("thrum-diagnose", FAILED) == 0, &options);
+    job_join(&d.job);
     choose_links(&d);
     diagnose_measure(&d);
     usual[0] = usual_of(&d, false);
@@ -626,14 +597,14 @@ int main(int argc, char **argv)
     least = least_copy(&d);
     look_again(&d, usual, least);
     report = conclude(&d, usual, least);
-    if (d.rank == 0) {
+    if (d.job.rank == 0) {
         if (options.json)
             print_json(&d, &report);
         else
             print(&d, &report);
         status = json_array_size(report.findings) > 0;
         if (fflush(stdout) || ferror(stdout))
-            status = 3;
+            status = FAILED;
     }
     json_decref(report.findings);
     json_decref(report.notes);

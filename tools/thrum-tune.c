@@ -24,7 +24,7 @@ struct options {
     bool dry_run, quick, json;
 };
 
-static int own_rank; /* for messages: errors of all, words of rank 0 */
+static int own_rank; /* rank 0 says what is wrong with the options */
 
 static void usage(FILE *file)
 {
@@ -56,32 +56,6 @@ static void usage(FILE *file)
           file);
 }
 
-void tune_check(thrum_status_t status, const char *what)
-{
-    const char *message = thrum_last_error();
-
-    if (!status)
-        return;
-    fprintf(stderr, "thrum-tune: rank %d: %s: %s: %s\n", own_rank, what, thrum_status_name(status),
-            *message ? message : thrum_status_string(status));
-    exit(1);
-}
-
-void tune_gather(struct tune *t, const void *mine, void *all, size_t bytes)
-{
-    void *device;
-    char *blocks;
-
-    tune_check(thrum_mem_alloc(t->device, bytes * (size_t)t->nranks, &device), "device memory");
-    blocks = device;
-    blocks += bytes * (size_t)t->rank;
-    tune_check(thrum_copy_to_device(t->queue, blocks, mine, bytes), "gather");
-    tune_check(thrum_allgather(blocks, device, bytes, THRUM_UINT8, t->comm, t->queue), "gather");
-    tune_check(thrum_queue_synchronize(t->queue), "gather");
-    tune_check(thrum_copy_to_host(t->queue, all, device, bytes * (size_t)t->nranks), "gather");
-    tune_check(thrum_mem_free(t->device, device), "device memory");
-}
-
 /* ---- joining ---- */
 
 struct place { /* what ranks tell each other to find out who shares cores */
@@ -91,19 +65,19 @@ struct place { /* what ranks tell each other to find out who shares cores */
 
 static int find_share(struct tune *t)
 {
-    struct place mine, *all = calloc((size_t)t->nranks, sizeof *all);
+    struct place mine, *all = calloc((size_t)t->job.nranks, sizeof *all);
     int worst = 1;
 
     if (!all)
-        tune_check(THRUM_ERR_NO_MEMORY, "host memory");
+        job_check(THRUM_ERR_NO_MEMORY, "host memory");
     memset(&mine, 0, sizeof mine);
     gethostname(mine.host, sizeof mine.host - 1);
     topo_get_cores(&mine.cores);
-    tune_gather(t, &mine, all, sizeof mine);
-    for (int r = 0; r < t->nranks; r++) {
+    job_gather(&t->job, &mine, all, sizeof mine);
+    for (int r = 0; r < t->job.nranks; r++) {
         int sharers = 0, local = 0, share;
 
-        for (int k = 0; k < t->nranks; k++) {
+        for (int k = 0; k < t->job.nranks; k++) {
             bool same = !strcmp(all[k].host, all[r].host);
             local += same;
             sharers += same && all[k].cores.set == all[r].cores.set;
@@ -120,8 +94,8 @@ static bool can_serve(const struct tune *t, const char *algorithm, const char **
 {
     struct thrum_algorithm_candidate candidate = {.size = sizeof candidate};
 
-    for (int i = 0; !thrum_comm_candidate(t->comm, "allreduce", 1, THRUM_FLOAT32, i, &candidate);
-         i++)
+    for (int i = 0;
+         !thrum_comm_candidate(t->job.comm, "allreduce", 1, THRUM_FLOAT32, i, &candidate); i++)
         if (!strcmp(candidate.name, algorithm)) {
             *refusal_out = candidate.refusal;
             return !candidate.refusal;
@@ -132,26 +106,12 @@ static bool can_serve(const struct tune *t, const char *algorithm, const char **
 
 static void join(struct tune *t)
 {
-    thrum_status_t launched = thrum_launch_info(&own_rank, &(int){0}, &(int){0});
-    struct thrum_unique_id id;
     const char *refusal;
     bool can_measure;
 
-    if (launched && launched != THRUM_ERR_INVALID_USAGE)
-        tune_check(launched, "find the launcher");
-    tune_check(thrum_device_open(THRUM_DEVICE_ANY, &t->device), "open a device");
-    tune_check(thrum_queue_create(t->device, THRUM_QUEUE_DEFAULT, &t->queue), "create a queue");
-    if (launched) { /* no launcher: a single rank */
-        tune_check(thrum_get_unique_id(&id), "an id");
-        tune_check(thrum_comm_init_rank(&id, 1, 0, t->device, NULL, &t->comm), "a communicator");
-    } else {
-        tune_check(thrum_comm_init(t->device, NULL, &t->comm), "join the other ranks");
-    }
-    tune_check(thrum_comm_rank(t->comm, &t->rank), "rank");
-    tune_check(thrum_comm_size(t->comm, &t->nranks), "size");
-    own_rank = t->rank;
+    job_join(&t->job);
     t->share = find_share(t);
-    t->peer_access = t->nranks == 1 || can_serve(t, "direct", &refusal);
+    t->peer_access = t->job.nranks == 1 || can_serve(t, "direct", &refusal);
     /* Ranks on one host cannot use what knows hosts either, but for another reason. */
     can_measure = !can_serve(t, "hosts", &refusal);
     t->hosts = !t->peer_access && strstr(refusal, "one rank only");
@@ -160,14 +120,6 @@ static void join(struct tune *t)
                         "what is between hosts, or all on one\n");
         exit(1);
     }
-}
-
-static void leave(struct tune *t)
-{
-    tune_check(thrum_comm_finalize(t->comm), "finalize");
-    thrum_comm_destroy(t->comm);
-    thrum_queue_destroy(t->queue);
-    thrum_device_close(t->device);
 }
 
 /* ---- the file ---- */
@@ -201,7 +153,7 @@ static void describe(const struct tune *t, char *text, size_t bytes)
     localtime_r(&now, &local);
     strftime(day, sizeof day, "%Y-%m-%d", &local);
     snprintf(text, bytes, "%s, %ld cores; last run: %d ranks, %d on a core, %s, %s", model,
-             sysconf(_SC_NPROCESSORS_ONLN), t->nranks, t->share,
+             sysconf(_SC_NPROCESSORS_ONLN), t->job.nranks, t->share,
              t->peer_access ? "with peer access" : "without peer access", day);
 }
 
@@ -323,7 +275,7 @@ static int finish(const struct tune *t, const struct options *o, const char *pat
     int exit_code = 0;
 
     if (!json)
-        tune_check(THRUM_ERR_NO_MEMORY, "JSON");
+        job_check(THRUM_ERR_NO_MEMORY, "JSON");
     if (!o->json)
         print_table(policy, measured);
     else if (json_dumpf(json, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(6)) || printf("\n") < 0)
@@ -414,10 +366,9 @@ int main(int argc, char **argv)
     struct select_policy policy;
     char path[4096];
     uint32_t measured = 0;
-    int nranks, local, exit_code;
+    int exit_code;
 
-    if (thrum_launch_info(&own_rank, &nranks, &local))
-        own_rank = 0;
+    own_rank = job_begin("thrum-tune", 1);
     exit_code = parse_options(argc, argv, &o);
     if (exit_code >= 0)
         return exit_code;
@@ -427,12 +378,12 @@ int main(int argc, char **argv)
     t.quick = o.quick;
     join(&t);
     select_policy_init(&policy);
-    if (t.rank == 0)
+    if (t.job.rank == 0)
         read_old(path, &policy);
     tune_measure(&t, &policy.figures, &measured);
     policy.given |= measured;
-    if (t.rank == 0)
+    if (t.job.rank == 0)
         exit_code = finish(&t, &o, path, &policy, measured);
-    leave(&t);
+    job_leave(&t.job);
     return fflush(stdout) || ferror(stdout) ? 1 : exit_code;
 }

@@ -44,12 +44,12 @@ struct bench {
 
 static void synchronize(struct bench *b)
 {
-    tune_check(thrum_queue_synchronize(b->tune->queue), "measure");
+    job_check(thrum_queue_synchronize(b->tune->job.queue), "measure");
 }
 
 static void call(struct bench *b, const struct probe *p)
 {
-    thrum_queue_t queue = b->tune->queue;
+    thrum_queue_t queue = b->tune->job.queue;
     thrum_status_t status;
 
     if (p->collective == COLL_BARRIER)
@@ -59,10 +59,10 @@ static void call(struct bench *b, const struct probe *p)
             thrum_allreduce(b->send, p->comm == b->alone ? b->send : b->recv,
                             p->bytes / sizeof(float), THRUM_FLOAT32, THRUM_SUM, p->comm, queue);
     else
-        status =
-            thrum_allgather(b->send, b->recv, p->bytes / sizeof(float) / (size_t)b->tune->nranks,
-                            THRUM_FLOAT32, p->comm, queue);
-    tune_check(status, "measure");
+        status = thrum_allgather(b->send, b->recv,
+                                 p->bytes / sizeof(float) / (size_t)b->tune->job.nranks,
+                                 THRUM_FLOAT32, p->comm, queue);
+    job_check(status, "measure");
 }
 
 /* Microseconds of one call in a batch that all ranks begin together. */
@@ -70,7 +70,7 @@ static double batch(struct bench *b, const struct probe *p, int times)
 {
     int64_t start;
 
-    tune_check(thrum_barrier(b->tune->comm, b->tune->queue), "measure");
+    job_check(thrum_barrier(b->tune->job.comm, b->tune->job.queue), "measure");
     synchronize(b);
     start = now_ns();
     for (int i = 0; i < times; i++)
@@ -82,12 +82,12 @@ static double batch(struct bench *b, const struct probe *p, int times)
 /* values[i] <- the largest of all ranks. */
 static void max_over_ranks(struct tune *t, double *values, int n)
 {
-    double *all = malloc(sizeof *all * (size_t)n * (size_t)t->nranks);
+    double *all = malloc(sizeof *all * (size_t)n * (size_t)t->job.nranks);
 
     if (!all)
-        tune_check(THRUM_ERR_NO_MEMORY, "host memory");
-    tune_gather(t, values, all, sizeof *values * (size_t)n);
-    for (int r = 0; r < t->nranks; r++)
+        job_check(THRUM_ERR_NO_MEMORY, "host memory");
+    job_gather(&t->job, values, all, sizeof *values * (size_t)n);
+    for (int r = 0; r < t->job.nranks; r++)
         for (int i = 0; i < n; i++)
             values[i] = all[r * n + i] > values[i] ? all[r * n + i] : values[i];
     free(all);
@@ -142,7 +142,7 @@ static thrum_comm_t with_algorithms(struct tune *t, const char *algorithms)
     struct thrum_comm_config config = {.size = sizeof config, .algorithms = algorithms};
     thrum_comm_t comm;
 
-    tune_check(thrum_comm_dup(t->comm, &config, &comm), "a communicator");
+    job_check(thrum_comm_dup(t->job.comm, &config, &comm), "a communicator");
     return comm;
 }
 
@@ -156,7 +156,7 @@ static void add(struct bench *b, enum probe_id id, thrum_comm_t comm, enum colle
 /* What lies beyond any cache, in buffers that fit the machine however many ranks there are. */
 static size_t memory_bytes(const struct tune *t)
 {
-    size_t bytes = (t->quick ? (size_t)64 << 20 : (size_t)256 << 20) / (size_t)t->nranks;
+    size_t bytes = (t->quick ? (size_t)64 << 20 : (size_t)256 << 20) / (size_t)t->job.nranks;
     size_t most = (size_t)32 << 20;
 
     return (bytes < most ? bytes : most) / 4096 * 4096;
@@ -168,7 +168,7 @@ static void choose_probes(struct bench *b)
     size_t beyond = memory_bytes(t);
 
     add(b, CALL, b->alone, COLL_ALLREDUCE, SMALL);
-    if (t->nranks == 1)
+    if (t->job.nranks == 1)
         return;
     add(b, INLINE_SMALL, b->in_line, COLL_ALLREDUCE, SMALL);
     if (!t->peer_access) {
@@ -178,7 +178,7 @@ static void choose_probes(struct bench *b)
     add(b, DIRECT_SMALL, b->direct, COLL_ALLREDUCE, SMALL);
     if (t->share > 1)
         return; /* what follows takes a core for each rank */
-    add(b, BARRIER, t->comm, COLL_BARRIER, 0);
+    add(b, BARRIER, t->job.comm, COLL_BARRIER, 0);
     add(b, INLINE_LARGE, b->in_line, COLL_ALLREDUCE, LARGE);
     add(b, REDUCE_CACHED, b->direct, COLL_ALLREDUCE, CACHED);
     add(b, REDUCE_MEMORY, b->direct, COLL_ALLREDUCE, beyond);
@@ -199,18 +199,18 @@ static void open_bench(struct bench *b)
     b->in_line = with_algorithms(t, "allreduce:inline");
     b->direct = with_algorithms(t, t->peer_access ? "allreduce:direct,allgather:direct"
                                                   : "allgather:direct");
-    tune_check(thrum_comm_split(t->comm, t->rank, 0, NULL, &b->alone), "a communicator");
-    tune_check(thrum_mem_alloc(t->device, bytes, &b->send), "device memory");
-    tune_check(thrum_mem_alloc(t->device, bytes, &b->recv), "device memory");
-    tune_check(thrum_fill(t->queue, b->send, 0, bytes), "device memory");
-    tune_check(thrum_fill(t->queue, b->recv, 0, bytes), "device memory");
+    job_check(thrum_comm_split(t->job.comm, t->job.rank, 0, NULL, &b->alone), "a communicator");
+    job_check(thrum_mem_alloc(t->job.device, bytes, &b->send), "device memory");
+    job_check(thrum_mem_alloc(t->job.device, bytes, &b->recv), "device memory");
+    job_check(thrum_fill(t->job.queue, b->send, 0, bytes), "device memory");
+    job_check(thrum_fill(t->job.queue, b->recv, 0, bytes), "device memory");
     synchronize(b);
 }
 
 static void close_bench(struct bench *b)
 {
-    tune_check(thrum_mem_free(b->tune->device, b->recv), "device memory");
-    tune_check(thrum_mem_free(b->tune->device, b->send), "device memory");
+    job_check(thrum_mem_free(b->tune->job.device, b->recv), "device memory");
+    job_check(thrum_mem_free(b->tune->job.device, b->send), "device memory");
     thrum_comm_destroy(b->alone);
     thrum_comm_destroy(b->direct);
     thrum_comm_destroy(b->in_line);
@@ -246,14 +246,14 @@ static double gbps(double bytes, double us)
 static void set_latencies(const struct bench *b, const struct result *r)
 {
     const struct probe *p = b->probes;
-    double others = b->tune->nranks - 1, call = p[CALL].us;
+    double others = b->tune->job.nranks - 1, call = p[CALL].us;
     double with_all = (p[DIRECT_SMALL].us - call) / 2, with_one, message;
     double usual = select_figure_rows[FIGURE_message_us].value /
                    (select_figure_rows[FIGURE_exchange_us].value +
                     2 * select_figure_rows[FIGURE_message_us].value);
     int rounds = 0;
 
-    while (1 << rounds < b->tune->nranks)
+    while (1 << rounds < b->tune->job.nranks)
         rounds++;
     with_one = others > 1 ? (p[BARRIER].us - call) / rounds : with_all;
     message = others > 1 ? (with_all - with_one) / (2 * (others - 1)) : usual * with_one;
@@ -267,7 +267,7 @@ static void set_latencies(const struct bench *b, const struct result *r)
 static void set_bandwidths(const struct bench *b, const struct result *r)
 {
     const struct probe *p = b->probes;
-    double n = b->tune->nranks, small = p[DIRECT_SMALL].us, more = LARGE - SMALL;
+    double n = b->tune->job.nranks, small = p[DIRECT_SMALL].us, more = LARGE - SMALL;
     double blocks =
         (n + 1) / n; /* read and written by the direct allgather, per byte of the whole */
 
@@ -304,7 +304,7 @@ static void set_cache(const struct bench *b, const struct result *r)
 static void set_switch(const struct bench *b, const struct result *r)
 {
     const struct probe *p = b->probes;
-    double share = b->tune->share, others = b->tune->nranks - 1;
+    double share = b->tune->share, others = b->tune->job.nranks - 1;
     double exchange = (p[DIRECT_SMALL].us - p[CALL].us) / 2;
 
     set(r, FIGURE_switch_us,
@@ -315,10 +315,10 @@ static void set_switch(const struct bench *b, const struct result *r)
 static void set_hosts(const struct bench *b, const struct result *r)
 {
     const struct probe *p = b->probes;
-    double others = b->tune->nranks - 1, exchange = p[INLINE_SMALL].us - p[CALL].us;
+    double others = b->tune->job.nranks - 1, exchange = p[INLINE_SMALL].us - p[CALL].us;
     double usual =
         select_figure_rows[FIGURE_net_message_us].value / select_figure_rows[FIGURE_net_us].value;
-    double sent = (double)p[COPY_MEMORY].bytes * others / b->tune->nranks;
+    double sent = (double)p[COPY_MEMORY].bytes * others / b->tune->job.nranks;
 
     set(r, FIGURE_net_us, exchange / (1 + 2 * others * usual));
     set(r, FIGURE_net_message_us, usual * r->figures->net_us);
@@ -330,7 +330,7 @@ static void set_hosts(const struct bench *b, const struct result *r)
 static void set_puts(const struct bench *b, const struct result *r)
 {
     const struct probe *p = b->probes;
-    double others = b->tune->nranks - 1, exchange = p[INLINE_SMALL].us - p[CALL].us;
+    double others = b->tune->job.nranks - 1, exchange = p[INLINE_SMALL].us - p[CALL].us;
 
     set(r, FIGURE_put_us,
         exchange / (1 + 2 * others * r->figures->message_us / r->figures->exchange_us));
@@ -346,7 +346,7 @@ void tune_measure(struct tune *tune, struct select_figures *figures, uint32_t *g
     open_bench(&b);
     choose_probes(&b);
     run_all(&b);
-    if (tune->nranks == 1) {
+    if (tune->job.nranks == 1) {
         set(&result, FIGURE_call_us, b.probes[CALL].us);
     } else if (!tune->peer_access) {
         if (tune->hosts)

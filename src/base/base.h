@@ -88,6 +88,17 @@ static inline uint64_t max_u64(uint64_t a, uint64_t b)
     return a > b ? a : b;
 }
 
+/* FNV-1a: adds bytes to a hash that began with HASH_START. */
+#define HASH_START 0xcbf29ce484222325u
+static inline uint64_t hash_bytes(uint64_t h, const void *data, size_t bytes)
+{
+    const uint8_t *p = data;
+
+    for (size_t i = 0; i < bytes; i++)
+        h = (h ^ p[i]) * 0x100000001b3u;
+    return h;
+}
+
 #define CACHE_LINE_BYTES 64
 
 /*

@@ -288,7 +288,7 @@ thrum_status_t comm_create(const struct thrum_unique_id *id, int nranks, int ran
         release(comm);
         return status;
     }
-    comm->id = comm_hash(COMM_HASH_START, id, sizeof *id);
+    comm->id = hash_bytes(HASH_START, id, sizeof *id);
     atomic_store(&device_queue_error_hook, comm_settle_queue);
     status = bootstrap_join(id, rank, nranks, effective.init_deadline_ms, &comm->bootstrap);
     if (!status)

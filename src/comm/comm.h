@@ -455,17 +455,6 @@ thrum_status_t comm_exchange_fabric(struct thrum_comm *comm);
 /* Makes the peer usable (opens its window or connects); blocks for milliseconds the first time. user. */
 thrum_status_t comm_reach(struct thrum_comm *comm, int peer);
 
-/* FNV-1a: adds bytes to a hash that began with COMM_HASH_START. */
-#define COMM_HASH_START 0xcbf29ce484222325u
-static inline uint64_t comm_hash(uint64_t h, const void *data, size_t bytes)
-{
-    const uint8_t *p = data;
-
-    for (size_t i = 0; i < bytes; i++)
-        h = (h ^ p[i]) * 0x100000001b3u;
-    return h;
-}
-
 /* ---- offer.c ---- */
 
 /* Of a rank, to use verbs or ofi. Exchanged. */

@@ -7,18 +7,16 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/base.h"
 #include "topo/topo_internal.h"
 
 static uint64_t hash(const void *data, size_t bytes)
 {
     const uint8_t *p = data;
-    uint64_t h = 0xcbf29ce484222325u; /* FNV-1a */
 
     while (bytes && !p[bytes - 1]) /* the kernel's idea of the length does not count */
         bytes--;
-    for (size_t i = 0; i < bytes; i++)
-        h = (h ^ p[i]) * 0x100000001b3u;
-    return h;
+    return hash_bytes(HASH_START, p, bytes);
 }
 
 static int affinity_cores(uint64_t *set_out)

@@ -8,33 +8,23 @@
 #include "base/base.h"
 #include "base/config.h"
 
-/* FNV-1a. */
-static uint64_t add(uint64_t h, const void *data, size_t bytes)
-{
-    const uint8_t *p = data;
-
-    for (size_t i = 0; i < bytes; i++)
-        h = (h ^ p[i]) * 0x100000001b3u;
-    return h;
-}
-
 void topo_identify_host(uint64_t *host_out, uint64_t *machine_out)
 {
     const char *named = thrum_config_string(CFG_HOST_ID);
-    uint64_t h = 0xcbf29ce484222325u;
+    uint64_t h = HASH_START;
     char boot[64] = "";
     struct stat net;
     FILE *file = fopen("/proc/sys/kernel/random/boot_id", "re");
 
     if (file) {
         size_t n = fread(boot, 1, sizeof boot, file);
-        h = add(h, boot, n);
+        h = hash_bytes(h, boot, n);
         fclose(file);
     }
     *machine_out = h;
-    h = add(h, named, strlen(named));
+    h = hash_bytes(h, named, strlen(named));
     if (!stat("/proc/self/ns/net", &net))
-        h = add(h, &net.st_ino, sizeof net.st_ino);
+        h = hash_bytes(h, &net.st_ino, sizeof net.st_ino);
     *host_out = h;
     if (!*boot)
         *machine_out = h;
