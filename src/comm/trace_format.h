@@ -1,11 +1,11 @@
 /*
  * The stream of what a process records of its operations: to a file of THRUM_TRACE, or to thrum-trace while that is connected.
- * Written by comm/trace.c and bootstrap/record.c, read by tools/trace_read.c.
+ * Written by comm/trace.c and bootstrap/trace.c, read by tools/trace_read.c.
  *
  * A stream is frames, each a struct trace_frame and then `bytes` of what its type says; readers skip types that they do not
  * know, and what is longer than they know. Words are as the machine has them: x86-64 and arm64 agree. A process comes
- * first, and again where a file is gone on with; a communicator comes before its operations. Operations come when they have
- * ended, or when the stream ends before they do.
+ * first, and again where a file is gone on with; a communicator comes before its operations, and may come again. Operations
+ * come when they have ended, or when the stream ends before they do.
  */
 #ifndef COMM_TRACE_FORMAT_H
 #define COMM_TRACE_FORMAT_H
@@ -61,7 +61,7 @@ struct trace_operation {
 
 /* So many operations were not recorded, for want of room. */
 struct trace_lost {
-    uint32_t comm;
+    uint32_t comm; /* 0: of any */
     uint32_t reserved;
     uint64_t operations;
 };
