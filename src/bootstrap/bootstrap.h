@@ -97,7 +97,7 @@ struct control_callbacks {
 };
 
 /*
- * In `trace`, and nowhere else: a frame of comm/trace_format.h for everybody who is told. `type` is an enum trace_type; `bytes`
+ * In `trace`, and nowhere else: a frame of base/trace_format.h for everybody who is told. `type` is an enum trace_type; `bytes`
  * a multiple of 8.
  */
 void control_trace(uint32_t type, const void *data, uint32_t bytes);

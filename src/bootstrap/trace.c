@@ -1,5 +1,5 @@
 /*
- * Who is told of recorded operations (comm/trace_format.h): a file of THRUM_TRACE, and whoever connects to TRACE_SOCKET. On the
+ * Who is told of recorded operations (base/trace_format.h): a file of THRUM_TRACE, and whoever connects to TRACE_SOCKET. On the
  * engine's thread, which goes round the communicators every ROUND_NS while there is anybody. A file is written to at once; who is
  * connected and does not read loses what is more than BACKLOG_BYTES, and is told how much that was.
  */
@@ -14,7 +14,7 @@
 
 #include "base/config.h"
 #include "bootstrap/control.h"
-#include "comm/trace_format.h"
+#include "base/trace_format.h"
 
 #define ROUND_NS (20 * MS_NS)
 #define REST_NS (100 * MS_NS) /* before the next try, where there is no descriptor for a caller */

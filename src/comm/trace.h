@@ -6,7 +6,7 @@
 #define COMM_TRACE_H
 
 #include "comm/comm.h"
-#include "comm/trace_format.h"
+#include "base/trace_format.h"
 
 #define COMM_TRACE_RECORDS 8192 /* a power of two */
 

@@ -19,7 +19,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "comm/trace_format.h"
+#include "base/trace_format.h"
 
 /* ---- roles ---- */
 

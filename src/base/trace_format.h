@@ -7,8 +7,8 @@
  * first, and again where a file is gone on with; a communicator comes before its operations, and may come again. Operations
  * come when they have ended, or when the stream ends before they do.
  */
-#ifndef COMM_TRACE_FORMAT_H
-#define COMM_TRACE_FORMAT_H
+#ifndef BASE_TRACE_FORMAT_H
+#define BASE_TRACE_FORMAT_H
 
 #include <stdint.h>
 
