@@ -281,9 +281,7 @@ void trace_close(void)
 {
     int64_t due = now_ns() + CLOSING_NS;
 
-    for (int i = 0; i < TRACE_CALLERS; i++)
-        if (is_told(&trace.callers[i]))
-            tell(&trace.callers[i], TRACE_END, NULL, 0);
+    control_trace(TRACE_END, NULL, 0);
     write_all(INT64_MAX);
     for (int i = 0; i < TRACE_CALLERS; i++)
         write_until(&trace.callers[i], due);
@@ -447,6 +445,13 @@ void trace_serve(struct control *list, const struct pollfd *fds, size_t n, int64
         trace.is_on = false;
     }
     write_all(now);
+}
+
+/* Nobody may be there that a communicator has counted on. */
+void trace_join(struct control *control)
+{
+    if (!anybody(true) && control->callbacks.trace)
+        control->callbacks.trace(control->argument, CONTROL_TRACE_OFF);
 }
 
 void trace_leave(struct control *control)

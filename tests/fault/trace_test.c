@@ -593,6 +593,7 @@ static void files_have_all(void **state)
         s = take_file(ending);
         assert_int_equal(s.n, 500);
         assert_int_equal(s.lost, 0);
+        assert_int_equal(s.ends, 1);
         for (size_t i = 0; i < s.n; i++)
             must_be_a_sum(&s.operations[i], i + 1);
         forget(&s);
