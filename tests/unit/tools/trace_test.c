@@ -645,6 +645,8 @@ static void damage_is_named_with_its_place(void **state)
         {THIRD + 4, 113, THIRD, 2, "a frame of 113 bytes"},
         {THIRD + 4, 104, THIRD, 2, "a frame of type 3 with 104 bytes, which should be 112"},
         {THIRD + FRAME, 99, THIRD, 2, "communicator number 99, which was not introduced"},
+        {THIRD + FRAME + offsetof(struct trace_operation, begun_ns) + 7, 0x80, THIRD, 2,
+         "an operation at impossible times"},
         {THIRD + FRAME + offsetof(struct trace_operation, ended_ns) + 4, 0, THIRD, 2,
          "an operation at impossible times"},
     };
@@ -675,10 +677,13 @@ static void damage_is_named_with_its_place(void **state)
 /* A file that is gone on with, by the same process or the next of its number, which numbers its communicators anew. */
 static void files_may_be_gone_on_with(void **state)
 {
+    struct trace_comm other = {.nranks = 1, .number = 2, .name = "other"};
+    struct trace_operation op = allreduce;
     struct bytes stream = {0};
     struct trace trace;
 
     (void)state;
+    op.comm = 2;
     for (int k = 0; k < 3; k++) {
         add_process(&stream, 1, k < 2 ? 7 : 8, "here", 0, 0);
         for (uint64_t id = 1; id <= 2; id++) { /* the second has the number of the first */
@@ -687,15 +692,19 @@ static void files_may_be_gone_on_with(void **state)
         }
         add_comm(&stream, 10 * (uint64_t)k + 1, 0, 1, "comm0"); /* again */
         add_op(&stream, &allreduce, 2, 20 * MS, 21 * MS);
+        other.id = 10 * (uint64_t)k + 3;
+        add_frame(&stream, TRACE_COMM, &other, sizeof other, 0);
+        add_op(&stream, &op, 1, 30 * MS, 31 * MS);
+        add_op(&stream, &allreduce, 3, 40 * MS, 41 * MS);
         add_end(&stream);
     }
     take(&trace, &stream, 1);
     assert_false(trace.damaged);
     assert_int_equal(trace.nnotes, 0);
     assert_int_equal(trace.nprocs, 2);
-    assert_int_equal(trace.ncomms, 6);
-    for (int i = 0; i < 6; i++)
-        assert_int_equal(trace.comms[i].nmatches, i % 2 ? 1 : 2);
+    assert_int_equal(trace.ncomms, 9);
+    for (int i = 0; i < 9; i++)
+        assert_int_equal(trace.comms[i].nmatches, i % 3 ? 1 : 3);
     trace_free(&trace);
     forget(&stream, 1);
 }
