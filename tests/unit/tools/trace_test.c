@@ -854,6 +854,36 @@ static void huge_numbers_are_told(void **state)
     forget(streams, 2);
 }
 
+/* Of whichever communicator: what is missing may have been among them. */
+static void losses_are_told(void **state)
+{
+    struct trace_lost lost = {.comm = 0, .operations = 12};
+    struct bytes streams[2] = {{0}};
+    struct trace trace;
+    char *text;
+
+    (void)state;
+    for (int r = 0; r < 2; r++) {
+        add_process(&streams[r], 1, 1 + r, "here", 0, 0);
+        add_comm(&streams[r], 42, r, 2, "comm0");
+        add_op(&streams[r], &allreduce, 1, MS, 2 * MS);
+        if (r)
+            add_frame(&streams[r], TRACE_LOST, &lost, sizeof lost, 0);
+        else
+            add_op(&streams[r], &allreduce, 2, 3 * MS, 0);
+        add_end(&streams[r]);
+    }
+    take(&trace, streams, 2);
+    assert_false(trace.damaged);
+    text = text_of(&trace);
+    must_say(text, "note: a stream: 12 operations were not recorded for want of room");
+    must_say(text, "in flight: allreduce #2 since 0: nothing is known of rank 1");
+    must_not_say(text, "has not begun it");
+    free(text);
+    trace_free(&trace);
+    forget(streams, 2);
+}
+
 static void missing_ranks_are_told(void **state)
 {
     struct job job = quiet;
@@ -1241,6 +1271,7 @@ int main(void)
         cmocka_unit_test(damage_does_no_harm),
         cmocka_unit_test(what_is_not_known_is_skipped),
         cmocka_unit_test(huge_numbers_are_told),
+        cmocka_unit_test(losses_are_told),
         cmocka_unit_test(missing_ranks_are_told),
         cmocka_unit_test(who_has_not_begun_is_told),
         cmocka_unit_test(timelines_are_sound),
