@@ -105,7 +105,7 @@ struct match {
     uint64_t sequence;
     uint32_t kind;
     uint32_t last; /* member that came last, for whom others waited; NONE */
-    int64_t late; /* ns after the others' median */
+    int64_t late; /* ns after those that waited (median) */
     int64_t moving; /* from the last begin to the last end */
     int64_t waited, spent; /* of all ranks together; spent: with the waiting */
 };
