@@ -84,7 +84,7 @@ struct queue {
 struct member {
     uint32_t comm, proc;
     int32_t rank;
-    bool whole; /* its stream has ended as it should */
+    bool whole; /* its stream has ended as it should, and nothing was lost */
     uint64_t lost; /* operations */
     uint64_t newest; /* sequence of its newest collective */
     int64_t until; /* when its recording ended, or the last time in it */
@@ -105,7 +105,7 @@ struct match {
     uint64_t sequence;
     uint32_t kind;
     uint32_t last; /* member that came last, for whom others waited; NONE */
-    int64_t late; /* ns after the others' median */
+    int64_t late; /* ns after those that waited (median) */
     int64_t moving; /* from the last begin to the last end */
     int64_t waited, spent; /* of all ranks together; spent: with the waiting */
 };
@@ -174,6 +174,7 @@ struct stream {
     size_t held; /* bytes of it */
     uint64_t skip; /* bytes that come and are of no interest */
     bool ended; /* TRACE_END was the last */
+    uint64_t lost; /* operations of any communicator */
     bool damaged;
     uint32_t proc;
     struct { /* by numbers of communicators in this stream */

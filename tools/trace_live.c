@@ -21,6 +21,7 @@ struct live {
     struct process who;
     struct stream stream;
     int fd; /* -1: done with */
+    bool matters; /* its silence does: it was asked for, or all are */
     uint64_t bytes;
     int64_t heard; /* when its process was named */
 };
@@ -48,10 +49,12 @@ static void note_silence(struct trace *trace, const struct live *live, const cha
 
     if (!live->bytes && process_is_over(&live->who, TRACE_SOCKET))
         return;
+    if (!live->matters && !*state) /* it may be of another job, or another's */
+        return;
     trace_note(trace, "process %d %s: %s", (int)live->who.pid,
                live->bytes ? "was not recorded to the end" : "was not recorded",
                *state ? state : why);
-    trace->damaged = true;
+    trace->damaged |= live->matters;
 }
 
 /* Its time goes on while it is silent. */
@@ -59,7 +62,7 @@ static void hang_up(struct live *live)
 {
     struct stream *stream = &live->stream;
 
-    if (!stream->ended && stream->begin != NEVER && live->heard)
+    if (stream->begin != NEVER && live->heard)
         stream->until = max_i64(stream->until, stream->begin + (now_ns() - live->heard));
     close(live->fd);
     live->fd = -1;
@@ -159,6 +162,7 @@ size_t trace_live(struct trace *trace, pid_t pid, double seconds)
     catch_interrupt();
     for (size_t i = 0; i < n; i++) {
         lives[i].who = found[i];
+        lives[i].matters = !pid || pid == found[i].pid;
         call(trace, &lives[i]);
     }
     hear_all(trace, lives, n, now_ns() + (int64_t)(seconds * 1e9), false);

@@ -259,7 +259,7 @@ static void add_match(struct comm *comm, size_t *room, const struct meeting *mee
         begun = max_i64(begun, op->begun);
         ended = max_i64(ended, op->ended);
         comm->begun = comm->begun == NEVER ? op->begun : min_i64(comm->begun, op->begun);
-        if (i != last)
+        if (i != last && op->waited)
             begins[nothers++] = op->begun;
     }
     comm->ended = max_i64(comm->ended, ended);

@@ -220,9 +220,13 @@ static void settle(struct stream *stream, bool whole)
     for (size_t i = 0; i < stream->nknown; i++) {
         struct member *member = &stream->trace->members[stream->known[i].member];
 
-        member->whole = whole;
+        member->whole = whole && !stream->lost && !member->lost;
         member->until = max_i64(member->until, stream->until);
     }
+    if (stream->lost)
+        trace_note(stream->trace, "%s: %llu operations were not recorded for want of room",
+                   stream->name, (unsigned long long)stream->lost);
+    stream->lost = 0;
 }
 
 static bool take_process(struct stream *stream, const struct trace_process *said)
@@ -400,13 +404,14 @@ static bool take_operation(struct stream *stream, const struct trace_operation *
 
 static bool take_lost(struct stream *stream, const struct trace_lost *said)
 {
-    uint32_t at = member_of(stream, said->comm);
-    uint64_t *lost;
+    uint32_t at = said->comm ? member_of(stream, said->comm) : 0;
+    uint64_t *lost = &stream->lost;
 
     if (at == NONE)
         return damage(stream, "losses of communicator number %u, which was not introduced",
                       said->comm);
-    lost = &stream->trace->members[at].lost;
+    if (said->comm)
+        lost = &stream->trace->members[at].lost;
     *lost = said->operations > UINT64_MAX - *lost ? UINT64_MAX : *lost + said->operations;
     return true;
 }

@@ -12,6 +12,7 @@
 #define FEW_RANKS 16 /* of more, only those are listed for which the others wait longest */
 #define MOST_PENDING 5
 #define MOST_RANGES 8
+#define RANGES_BYTES 320 /* for so many, of any numbers */
 #define TEXT_NOTES 20
 
 /* ---- text ---- */
@@ -290,7 +291,7 @@ static void print_pending(const struct trace *trace, const struct comm *comm, FI
 {
     for (size_t i = 0; i < comm->npending && i < MOST_PENDING; i++) {
         const struct pending *pending = &comm->pending[i];
-        char age[24], absent[128], unknown[128];
+        char age[24], absent[RANGES_BYTES], unknown[RANGES_BYTES];
         uint32_t nabsent =
             list_members(trace, comm, trace_not_begun, pending, absent, sizeof absent);
         uint32_t nunknown =
@@ -317,7 +318,7 @@ static void print_pending(const struct trace *trace, const struct comm *comm, FI
 /* What the figures lack. */
 static void print_limits(const struct trace *trace, const struct comm *comm, FILE *out)
 {
-    char ranks[128];
+    char ranks[RANGES_BYTES];
     uint32_t n = list_missing(trace, comm, ranks, sizeof ranks);
     uint64_t lost = 0;
 

@@ -161,9 +161,18 @@ double trace_rest(double time, double waiting, double moving, double other)
 static const struct op *op_in(const struct trace *trace, const struct comm *comm, uint32_t position,
                               const struct pending *pending)
 {
-    for (uint32_t i = 0; i < pending->n; i++)
-        if (comm->refs[pending->first + i].member == position)
-            return &trace->ops[comm->refs[pending->first + i].op];
+    uint32_t low = pending->first, high = pending->first + pending->n;
+
+    while (low < high) { /* they are sorted by rank */
+        uint32_t middle = low + (high - low) / 2;
+
+        if (comm->refs[middle].member == position)
+            return &trace->ops[comm->refs[middle].op];
+        if (comm->refs[middle].member < position)
+            low = middle + 1;
+        else
+            high = middle;
+    }
     return NULL;
 }
 
@@ -173,8 +182,7 @@ bool trace_not_begun(const struct trace *trace, const struct comm *comm, uint32_
     const struct op *op = op_in(trace, comm, position, pending);
     const struct member *member = &trace->members[comm->members[position]];
 
-    return op ? op->begun == NEVER
-              : member->whole && !member->lost && member->newest < pending->sequence;
+    return op ? op->begun == NEVER : member->whole && member->newest < pending->sequence;
 }
 
 bool trace_unknown(const struct trace *trace, const struct comm *comm, uint32_t position,

@@ -435,9 +435,10 @@ static void who_waits_for_whom(void **state)
         {"reduce", 0, {20, 0, 0}, 1},      {"gather", 2, {0, 0, 10}, 1},
         {"reduce", 1, {0, 0, 0}, NONE},    {"scan", -1, {0, 0, 10}, 1},
         {"exscan", -1, {0, 0, 10}, 1},     {"mystery", -1, {0, 0, 0}, NONE},
-        {"broadcast", 7, {0, 0, 0}, NONE},
+        {"broadcast", 7, {0, 0, 0}, NONE}, {"scan in order", -1, {0, 10, 0}, 0},
     };
     static const int64_t begins[] = {10 * US, 30 * US, 20 * US};
+    static const int64_t in_order[] = {20 * US, 10 * US, 30 * US};
 
     (void)state;
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
@@ -452,7 +453,7 @@ static void who_waits_for_whom(void **state)
             op.root = cases[i].root;
             add_process(&streams[r], 1, 1 + r, "here", 0, 0);
             add_comm(&streams[r], 42, r, 3, "comm0");
-            add_op(&streams[r], &op, 1, begins[r], 40 * US);
+            add_op(&streams[r], &op, 1, strchr(op.what, ' ') ? in_order[r] : begins[r], 40 * US);
             add_end(&streams[r]);
         }
         take(&trace, streams, 3);
@@ -622,26 +623,114 @@ static void cut_streams_are_used(void **state)
 
 static void damage_is_named_with_its_place(void **state)
 {
-    struct job job = quiet;
-    struct bytes streams[MOST];
-    struct trace trace;
-    char place[32];
-    size_t third = 2 * sizeof(struct trace_frame) + sizeof(struct trace_process) +
-                   sizeof(struct trace_comm) +
-                   2 * (sizeof(struct trace_frame) + sizeof(struct trace_operation));
+    enum { FRAME = sizeof(struct trace_frame), OPERATION = FRAME + sizeof(struct trace_operation) };
+    enum {
+        COMM = FRAME + sizeof(struct trace_process),
+        FIRST = COMM + FRAME + sizeof(struct trace_comm)
+    };
+    enum { THIRD = FIRST + 2 * OPERATION };
+    static const struct {
+        size_t at;
+        unsigned char byte;
+        size_t frame;
+        size_t collectives; /* that are left */
+        const char *why;
+    } cases[] = {
+        {0, 2, 0, 0, "it is no recording of Thrum"},
+        {FRAME, 'T', 0, 0, "no \"thrumtr1\" where a process is named"},
+        {FRAME + offsetof(struct trace_process, monotonic_ns) + 7, 0x7f, 0, 0, "impossible time"},
+        {COMM + FRAME + offsetof(struct trace_comm, rank), 2, COMM, 0, "rank 2 of 2"},
+        {COMM + FRAME + offsetof(struct trace_comm, rank) + 3, 0x80, COMM, 0, "of 2, communicator"},
+        {COMM + FRAME + offsetof(struct trace_comm, number), 0, COMM, 0, "number 0"},
+        {THIRD + 4, 113, THIRD, 2, "a frame of 113 bytes"},
+        {THIRD + 4, 104, THIRD, 2, "a frame of type 3 with 104 bytes, which should be 112"},
+        {THIRD + FRAME, 99, THIRD, 2, "communicator number 99, which was not introduced"},
+        {THIRD + FRAME + offsetof(struct trace_operation, begun_ns) + 7, 0x80, THIRD, 2,
+         "an operation at impossible times"},
+        {THIRD + FRAME + offsetof(struct trace_operation, ended_ns) + 4, 0, THIRD, 2,
+         "an operation at impossible times"},
+    };
 
     (void)state;
-    job.nranks = 2;
-    run(&job, streams);
-    streams[0].data[third + 8] = 99; /* its communicator */
-    take(&trace, streams, 2);
-    assert_true(trace.damaged);
-    assert_int_equal(trace.comms[0].nmatches, 2);
-    snprintf(place, sizeof place, "is damaged at byte %zu: ", third);
-    must_say(trace.notes[0], place);
-    must_say(trace.notes[0], "communicator number 99, which was not introduced");
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct job job = quiet;
+        struct bytes streams[MOST];
+        struct trace trace;
+        char place[32];
+
+        job.nranks = 2;
+        run(&job, streams);
+        streams[0].data[cases[i].at] = (char)cases[i].byte;
+        take(&trace, streams, 2);
+        assert_true(trace.damaged);
+        assert_int_equal(trace.nnotes, 1);
+        snprintf(place, sizeof place, "is damaged at byte %zu: ", cases[i].frame);
+        must_say(trace.notes[0], place);
+        must_say(trace.notes[0], cases[i].why);
+        if (cases[i].frame > COMM) /* else there is one rank only */
+            assert_int_equal(trace.comms[0].nmatches, cases[i].collectives);
+        trace_free(&trace);
+        forget(streams, 2);
+    }
+}
+
+/* A file that is gone on with, by the same process or the next of its number, which numbers its communicators anew. */
+static void files_may_be_gone_on_with(void **state)
+{
+    struct trace_comm other = {.nranks = 1, .number = 2, .name = "other"};
+    struct trace_operation op = allreduce;
+    struct bytes stream = {0};
+    struct trace trace;
+
+    (void)state;
+    op.comm = 2;
+    for (int k = 0; k < 3; k++) {
+        add_process(&stream, 1, k < 2 ? 7 : 8, "here", 0, 0);
+        for (uint64_t id = 1; id <= 2; id++) { /* the second has the number of the first */
+            add_comm(&stream, 10 * (uint64_t)k + id, 0, 1, "comm0");
+            add_op(&stream, &allreduce, 1, 10 * MS, 11 * MS);
+        }
+        add_comm(&stream, 10 * (uint64_t)k + 1, 0, 1, "comm0"); /* again */
+        add_op(&stream, &allreduce, 2, 20 * MS, 21 * MS);
+        other.id = 10 * (uint64_t)k + 3;
+        add_frame(&stream, TRACE_COMM, &other, sizeof other, 0);
+        add_op(&stream, &op, 1, 30 * MS, 31 * MS);
+        add_op(&stream, &allreduce, 3, 40 * MS, 41 * MS);
+        add_end(&stream);
+    }
+    take(&trace, &stream, 1);
+    assert_false(trace.damaged);
+    assert_int_equal(trace.nnotes, 0);
+    assert_int_equal(trace.nprocs, 2);
+    assert_int_equal(trace.ncomms, 9);
+    for (int i = 0; i < 9; i++)
+        assert_int_equal(trace.comms[i].nmatches, i % 3 ? 1 : 3);
     trace_free(&trace);
-    forget(streams, 2);
+    forget(&stream, 1);
+}
+
+/* Two claim to be the same rank, and two disagree on the size. */
+static void claims_are_not_believed(void **state)
+{
+    struct bytes streams[3] = {{0}};
+    struct trace trace;
+
+    (void)state;
+    for (int i = 0; i < 3; i++) {
+        add_process(&streams[i], 1, 1 + i, "here", 0, 0);
+        add_comm(&streams[i], 1, 0, i == 2 ? 3 : 2, "comm0");
+        add_op(&streams[i], &allreduce, 1, 10 * MS, 11 * MS);
+        add_end(&streams[i]);
+    }
+    take(&trace, streams, 3);
+    assert_true(trace.damaged);
+    assert_int_equal(trace.comms[0].nmembers, 1);
+    assert_int_equal(trace.comms[0].nmatches, 1);
+    must_say(trace.notes[0], "comm0 has 3 ranks here, and 2 elsewhere");
+    must_say(trace.notes[1], "rank 0 was recorded by two processes");
+    check_timeline(&trace);
+    trace_free(&trace);
+    forget(streams, 3);
 }
 
 static void damage_does_no_harm(void **state)
@@ -761,6 +850,36 @@ static void huge_numbers_are_told(void **state)
     free(text);
     json_decref(json_of(&trace));
     check_timeline(&trace);
+    trace_free(&trace);
+    forget(streams, 2);
+}
+
+/* Of whichever communicator: what is missing may have been among them. */
+static void losses_are_told(void **state)
+{
+    struct trace_lost lost = {.comm = 0, .operations = 12};
+    struct bytes streams[2] = {{0}};
+    struct trace trace;
+    char *text;
+
+    (void)state;
+    for (int r = 0; r < 2; r++) {
+        add_process(&streams[r], 1, 1 + r, "here", 0, 0);
+        add_comm(&streams[r], 42, r, 2, "comm0");
+        add_op(&streams[r], &allreduce, 1, MS, 2 * MS);
+        if (r)
+            add_frame(&streams[r], TRACE_LOST, &lost, sizeof lost, 0);
+        else
+            add_op(&streams[r], &allreduce, 2, 3 * MS, 0);
+        add_end(&streams[r]);
+    }
+    take(&trace, streams, 2);
+    assert_false(trace.damaged);
+    text = text_of(&trace);
+    must_say(text, "note: a stream: 12 operations were not recorded for want of room");
+    must_say(text, "in flight: allreduce #2 since 0: nothing is known of rank 1");
+    must_not_say(text, "has not begun it");
+    free(text);
     trace_free(&trace);
     forget(streams, 2);
 }
@@ -1101,6 +1220,33 @@ static void bad_processes_hold_nothing_up(void **state)
     forget(streams, 4);
 }
 
+/* How long an operation is in flight is told though it has no end. */
+static void running_processes_that_hang_are_recorded(void **state)
+{
+    struct bytes streams[2] = {{0}};
+    pid_t pids[2];
+
+    (void)state;
+    for (int r = 0; r < 2; r++) {
+        int64_t now = now_ns();
+
+        add_process(&streams[r], 1, 1 + r, "here", now, 0);
+        add_comm(&streams[r], 42, r, 2, "comm0");
+        add_op(&streams[r], &allreduce, 1, now - 9000 * MS, now - 8900 * MS);
+        if (!r)
+            add_op(&streams[r], &allreduce, 2, now - 8000 * MS, 0);
+        add_end(&streams[r]);
+        pids[r] = fake(ANSWERS, &streams[r]);
+    }
+    assert_int_equal(trace_program("-s 0.3 -p 2"), 0);
+    must_say(said, "in flight: allreduce #2 since 8.");
+    must_say(said, "rank 1 has not begun it");
+    must_not_say(said, "since 8.0");
+    for (int r = 0; r < 2; r++)
+        finish(pids[r]);
+    forget(streams, 2);
+}
+
 static void without_processes_it_says_so(void **state)
 {
     (void)state;
@@ -1120,9 +1266,12 @@ int main(void)
         cmocka_unit_test(without_collectives_there_is_the_time_of_day),
         cmocka_unit_test(cut_streams_are_used),
         cmocka_unit_test(damage_is_named_with_its_place),
+        cmocka_unit_test(files_may_be_gone_on_with),
+        cmocka_unit_test(claims_are_not_believed),
         cmocka_unit_test(damage_does_no_harm),
         cmocka_unit_test(what_is_not_known_is_skipped),
         cmocka_unit_test(huge_numbers_are_told),
+        cmocka_unit_test(losses_are_told),
         cmocka_unit_test(missing_ranks_are_told),
         cmocka_unit_test(who_has_not_begun_is_told),
         cmocka_unit_test(timelines_are_sound),
@@ -1130,6 +1279,7 @@ int main(void)
         cmocka_unit_test(files_are_read),
         cmocka_unit_test(running_processes_are_recorded),
         cmocka_unit_test(bad_processes_hold_nothing_up),
+        cmocka_unit_test(running_processes_that_hang_are_recorded),
         cmocka_unit_test(without_processes_it_says_so),
     };
 
