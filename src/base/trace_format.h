@@ -56,7 +56,7 @@ struct trace_operation {
     uint16_t redop; /* thrum_redop_t, of reductions */
     uint8_t dtype; /* thrum_datatype_t */
     uint8_t reserved;
-    char what[16], algorithm[24]; /* "allreduce", "direct"; ended by 0 */
+    char what[16], algorithm[24]; /* "allreduce", "allgatherv", "direct"; ended by 0 */
 };
 
 /* So many operations were not recorded, for want of room. */
@@ -64,6 +64,11 @@ struct trace_lost {
     uint32_t comm; /* 0: of any */
     uint32_t reserved;
     uint64_t operations;
+};
+
+/* The process records no more, for now at least. */
+struct trace_end {
+    int64_t monotonic_ns;
 };
 
 #endif

@@ -158,6 +158,13 @@ static void tell_process(struct sink *sink)
     tell(sink, TRACE_PROCESS, &process, sizeof process);
 }
 
+static void tell_end(struct sink *sink)
+{
+    struct trace_end end = {now_ns()};
+
+    tell(sink, TRACE_END, &end, sizeof end);
+}
+
 /* ---- writing ---- */
 
 static void write_file(struct sink *sink)
@@ -281,7 +288,12 @@ void trace_close(void)
 {
     int64_t due = now_ns() + CLOSING_NS;
 
-    control_trace(TRACE_END, NULL, 0);
+    for (int i = -1; i < TRACE_CALLERS; i++) {
+        struct sink *sink = i < 0 ? &trace.file : &trace.callers[i];
+
+        if (is_told(sink))
+            tell_end(sink);
+    }
     write_all(INT64_MAX);
     for (int i = 0; i < TRACE_CALLERS; i++)
         write_until(&trace.callers[i], due);
@@ -401,7 +413,7 @@ static struct sink *caller_of(int fd)
 static void part(struct control *list, struct sink *sink, int64_t now)
 {
     tell_only(list, sink, CONTROL_TRACE_PENDING);
-    tell(sink, TRACE_END, NULL, 0);
+    tell_end(sink);
     sink->parts = true;
     sink->due = now + PARTING_NS;
 }

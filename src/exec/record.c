@@ -25,7 +25,8 @@ struct comm_record_of_time *exec_record(struct thrum_comm *comm, const struct ex
     o->peer = o->root = -1;
     snprintf(o->algorithm, sizeof o->algorithm, "%s", program->algorithm);
     if (call->sequence) {
-        snprintf(o->what, sizeof o->what, "%s", collective_name(collective));
+        snprintf(o->what, sizeof o->what, "%s%s", collective_name(collective),
+                 call->detail ? "v" : "");
         o->count = call->count;
         o->bytes = max_u64(program->send_bytes, program->recv_bytes);
         o->dtype = call->dtype;

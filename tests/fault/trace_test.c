@@ -195,7 +195,7 @@ static void parse(struct stream *s)
             break;
         default:
             assert_int_equal(frame.type, TRACE_END);
-            assert_int_equal(frame.bytes, 0);
+            assert_int_equal(frame.bytes, sizeof(struct trace_end));
             s->ends++;
         }
         at += frame.bytes;
