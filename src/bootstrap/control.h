@@ -112,7 +112,6 @@ void trace_forget_in_child(void);
 size_t trace_poll(struct pollfd *fds); /* 1 + TRACE_CALLERS at most; how many */
 int64_t trace_due(void);
 void trace_serve(struct control *list, const struct pollfd *fds, size_t n, int64_t now);
-void trace_join(struct control *control); /* it has come to the list */
 void trace_leave(
     struct control *control); /* it leaves the list; its callbacks can still be called */
 

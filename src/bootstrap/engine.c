@@ -34,7 +34,6 @@ void engine_wake(void)
 /* Takes over new controls. False: the thread has to end. */
 static bool take_incoming(void)
 {
-    const struct control *known = engine.list;
     bool go_on;
 
     pthread_mutex_lock(&engine.incoming_lock);
@@ -47,8 +46,6 @@ static bool take_incoming(void)
     }
     go_on = !engine.quit;
     pthread_mutex_unlock(&engine.incoming_lock);
-    for (struct control *c = engine.list; c != known; c = c->next)
-        trace_join(c);
     return go_on;
 }
 

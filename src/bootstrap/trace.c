@@ -459,13 +459,6 @@ void trace_serve(struct control *list, const struct pollfd *fds, size_t n, int64
     write_all(now);
 }
 
-/* Nobody may be there that a communicator has counted on. */
-void trace_join(struct control *control)
-{
-    if (!anybody(true) && control->callbacks.trace)
-        control->callbacks.trace(control->argument, CONTROL_TRACE_OFF);
-}
-
 void trace_leave(struct control *control)
 {
     if (!trace.is_on || !control->callbacks.trace)

@@ -11,7 +11,6 @@
 
 #include "base/base.h"
 #include "base/config.h"
-#include "comm/trace.h"
 #include "exec/exec.h"
 #include "select/select.h"
 #include "topo/topo.h"
@@ -304,8 +303,6 @@ thrum_status_t comm_create(const struct thrum_unique_id *id, int nranks, int ran
                   comm->own_share);
         comm->ops->set_oversubscribed(device->impl, true);
     }
-    if (*thrum_config_string(CFG_TRACE) && !status && !comm_trace_start(comm))
-        status = thrum_fail(THRUM_ERR_NO_MEMORY, "no host memory for THRUM_TRACE");
     if (!status)
         status = comm_registry_add(comm);
     if (status)

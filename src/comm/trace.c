@@ -49,14 +49,13 @@ thrum_status_t comm_trace_ended(void *argument)
 
 /* ---- the control plane's thread ---- */
 
-static void announce(const struct thrum_comm *comm, struct comm_trace *trace)
+static void announce(const struct thrum_comm *comm, const struct comm_trace *trace)
 {
     struct trace_comm frame = {
         .id = comm->id, .rank = comm->rank, .nranks = comm->nranks, .number = trace->number};
 
     snprintf(frame.name, sizeof frame.name, "%s", comm->name);
     control_trace(TRACE_COMM, &frame, sizeof frame);
-    trace->announced = true;
 }
 
 /* What was left when recording ended is nobody's any more. */
@@ -73,22 +72,23 @@ static void drop_ended(struct comm_trace *trace)
     trace->told_lost = atomic_load_explicit(&trace->lost, memory_order_relaxed);
 }
 
-bool comm_trace_start(struct thrum_comm *comm)
+/* The communicator's records, made when first wanted; NULL: no memory. */
+static struct comm_trace *begin(struct thrum_comm *comm)
 {
-    static _Atomic uint32_t numbers;
+    static uint32_t numbers; /* this thread's: there is one at a time */
     struct comm_trace *trace = atomic_load_explicit(&comm->trace, memory_order_relaxed);
 
     if (!trace) {
         trace = calloc(1, sizeof *trace);
         if (!trace)
-            return false;
-        trace->number = 1 + atomic_fetch_add_explicit(&numbers, 1, memory_order_relaxed);
+            return NULL;
+        trace->number = ++numbers;
         atomic_store_explicit(&comm->trace, trace, memory_order_release);
     }
     if (!comm_is_traced(comm))
         drop_ended(trace);
     atomic_store_explicit(&comm->is_traced, true, memory_order_release);
-    return true;
+    return trace;
 }
 
 static void tell(const struct comm_record_of_time *record)
@@ -135,22 +135,18 @@ void comm_on_trace(void *argument, enum control_trace what)
 {
     struct thrum_comm *comm = argument;
     struct comm_trace *trace = atomic_load_explicit(&comm->trace, memory_order_relaxed);
-    bool is_known = trace && trace->announced;
 
-    if (what == CONTROL_TRACE_ANNOUNCE || (what == CONTROL_TRACE_ENDED && !is_known)) {
-        if (!comm_trace_start(comm))
-            return;
-        trace = atomic_load_explicit(&comm->trace, memory_order_relaxed);
-        announce(comm, trace);
+    if (what == CONTROL_TRACE_ANNOUNCE || (what == CONTROL_TRACE_ENDED && !comm_is_traced(comm))) {
+        trace = begin(comm);
+        if (trace)
+            announce(comm, trace);
     }
     if (!trace)
         return;
-    if (what == CONTROL_TRACE_ENDED) {
+    if (what == CONTROL_TRACE_ENDED)
         tell_ended(trace);
-    } else if (what == CONTROL_TRACE_PENDING) {
+    else if (what == CONTROL_TRACE_PENDING)
         tell_pending(trace);
-    } else if (what == CONTROL_TRACE_OFF) {
+    else if (what == CONTROL_TRACE_OFF)
         atomic_store_explicit(&comm->is_traced, false, memory_order_relaxed);
-        trace->announced = false;
-    }
 }

@@ -21,7 +21,6 @@ struct comm_trace {
     _Atomic uint64_t lost; /* user: operations for which there was no place */
     _Atomic uint64_t freed; /* control: places of the first so many are free again */
     uint64_t told_lost; /* control */
-    bool announced; /* control: who listens knows of the communicator */
     struct comm_record_of_time records[COMM_TRACE_RECORDS];
 };
 
@@ -30,9 +29,6 @@ static inline bool comm_is_traced(const struct thrum_comm *comm)
 {
     return atomic_load_explicit(&comm->is_traced, memory_order_relaxed);
 }
-
-/* Records from now on; before the control plane starts, or on its thread. False: no memory. */
-bool comm_trace_start(struct thrum_comm *comm);
 
 /* The next free place, empty; NULL: there is none, which is noted. user. */
 struct comm_record_of_time *comm_trace_next(struct thrum_comm *comm);
