@@ -41,7 +41,7 @@ static struct {
     char path[512]; /* of the file; "": none was made yet */
     struct sink *only; /* frames are for this one; NULL: for all but new ones */
     bool is_on;
-} trace = {.door = -1, .file.fd = -1};
+} trace = {.door = -1, .file.fd = -1, .callers = {[0 ... TRACE_CALLERS - 1] = {.fd = -1}}};
 
 static bool is_told(const struct sink *sink)
 {
@@ -270,9 +270,6 @@ void trace_open(void)
 
     trace.door = door_open(TRACE_SOCKET, "thrum-trace");
     trace.is_on = false;
-    for (int i = 0; i < TRACE_CALLERS; i++)
-        trace.callers[i] = (struct sink){.fd = -1};
-    trace.file = (struct sink){.fd = -1};
     if (*folder)
         open_file(folder);
 }
