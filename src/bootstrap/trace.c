@@ -281,7 +281,7 @@ void trace_close(void)
     for (int i = 0; i < TRACE_CALLERS; i++)
         if (is_told(&trace.callers[i]))
             tell(&trace.callers[i], TRACE_END, NULL, 0);
-    write_all(INT64_MAX);
+    write_all(now_ns());
     for (int i = 0; i < TRACE_CALLERS; i++)
         write_until(&trace.callers[i], due);
     for (int i = 0; i < TRACE_CALLERS; i++)

@@ -556,6 +556,36 @@ static void a_job_that_ends_says_so(void **state)
     forget(&s);
 }
 
+/* More than fits into the socket is on its way to who has asked for the end, when the job ends: he gets all of it. */
+static void who_asked_for_the_end_gets_it(void **state)
+{
+    struct stream s;
+    struct crew crew;
+
+    (void)state;
+    start(&crew, 1, NULL);
+    s = listen_to(crew.pids[0]);
+    hear_comm(&s);
+    for (int i = 0; i < 3; i++) {
+        crew_say(&crew, 0, "sums 4000");
+        crew_expect(&crew, 0, "summed");
+    }
+    assert_int_equal(shutdown(s.fd, SHUT_WR), 0);
+    poll(NULL, 0, 100); /* that was seen by then */
+    crew_say(&crew, 0, "again");
+    poll(NULL, 0, 100); /* it waits for us: by 300 ms at most */
+    while (s.fd >= 0)
+        read_some(&s);
+    parse(&s);
+    assert_int_equal(s.ends, 1);
+    assert_int_equal(s.n + s.lost, 12000);
+    forget(&s);
+    crew_expect(&crew, 0, "destroyed");
+    crew_say(&crew, 0, "join");
+    crew_expect(&crew, 0, "joined");
+    end(&crew);
+}
+
 static void not_where_it_is_not_wanted(void **state)
 {
     struct crew crew;
@@ -732,6 +762,7 @@ int main(int argc, char **argv)
         live(who_does_not_read_loses_and_holds_up_nobody),
         live(too_many_at_once_are_counted),
         live(a_job_that_ends_says_so),
+        live(who_asked_for_the_end_gets_it),
         live(not_where_it_is_not_wanted),
         live(more_listeners_wait),
         file(files_have_all),
