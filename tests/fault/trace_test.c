@@ -586,6 +586,34 @@ static void who_asked_for_the_end_gets_it(void **state)
     end(&crew);
 }
 
+/* That a call waits is not before it was made. */
+static void calls_that_wait_were_made_before(void **state)
+{
+    const char *line;
+    long long over[8];
+    int which[8], n = 0, found = 0;
+    struct stream s;
+    struct crew crew;
+
+    (void)state;
+    start(&crew, 1, NULL);
+    s = listen_to(crew.pids[0]);
+    hear_comm(&s);
+    crew_say(&crew, 0, "too much");
+    while (n < 8 &&
+           sscanf(line = crew_hear(&crew, 0, 20000), "waited %d %lld", &which[n], &over[n]) == 2)
+        n++;
+    assert_string_equal(line, "did");
+    hear_operations(&s, 3000);
+    for (int i = 0; i < n; i++)
+        found += s.operations[which[i]].called_ns <= over[i] - WAIT_NS / 2;
+    assert_true(n > 0);
+    assert_int_equal(found, n);
+    hear_end(&s);
+    forget(&s);
+    end(&crew);
+}
+
 static void not_where_it_is_not_wanted(void **state)
 {
     struct crew crew;
@@ -763,6 +791,7 @@ int main(int argc, char **argv)
         live(too_many_at_once_are_counted),
         live(a_job_that_ends_says_so),
         live(who_asked_for_the_end_gets_it),
+        live(calls_that_wait_were_made_before),
         live(not_where_it_is_not_wanted),
         live(more_listeners_wait),
         file(files_have_all),
