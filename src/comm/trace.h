@@ -30,6 +30,12 @@ static inline bool comm_is_traced(const struct thrum_comm *comm)
     return atomic_load_explicit(&comm->is_traced, memory_order_acquire);
 }
 
+/* That records take. Any thread. */
+static inline uint64_t comm_trace_bytes(struct thrum_comm *comm)
+{
+    return atomic_load_explicit(&comm->trace, memory_order_relaxed) ? sizeof(struct comm_trace) : 0;
+}
+
 /* The next free place, empty; NULL: there is none, which is noted. user. */
 struct comm_record_of_time *comm_trace_next(struct thrum_comm *comm);
 /* It was filled, and its operation submitted. user. */

@@ -614,6 +614,31 @@ static void calls_that_wait_were_made_before(void **state)
     end(&crew);
 }
 
+static void memory_of_records_is_told(void **state)
+{
+    unsigned long long before, now, limit, planned;
+    struct stream s;
+    struct crew crew;
+
+    (void)state;
+    start(&crew, 1, NULL);
+    crew_say(&crew, 0, "memory");
+    assert_int_equal(
+        sscanf(crew_expect(&crew, 0, "memory"), "memory %llu %llu %llu", &before, &limit, &planned),
+        3);
+    s = listen_to(crew.pids[0]);
+    hear_comm(&s);
+    crew_say(&crew, 0, "memory");
+    assert_int_equal(
+        sscanf(crew_expect(&crew, 0, "memory"), "memory %llu %llu %llu", &now, &limit, &planned),
+        3);
+    assert_true(now >= before + 8192 * sizeof(struct trace_operation));
+    assert_true(now <= limit && limit == planned);
+    hear_end(&s);
+    forget(&s);
+    end(&crew);
+}
+
 static void not_where_it_is_not_wanted(void **state)
 {
     struct crew crew;
@@ -792,6 +817,7 @@ int main(int argc, char **argv)
         live(a_job_that_ends_says_so),
         live(who_asked_for_the_end_gets_it),
         live(calls_that_wait_were_made_before),
+        live(memory_of_records_is_told),
         live(not_where_it_is_not_wanted),
         live(more_listeners_wait),
         file(files_have_all),
