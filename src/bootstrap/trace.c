@@ -5,6 +5,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -41,6 +42,7 @@ static struct {
     char path[512]; /* of the file; "": none was made yet */
     struct sink *only; /* frames are for this one; NULL: for all but new ones */
     bool is_on;
+    _Atomic bool is_wanted; /* by anybody; any thread reads */
 } trace = {.door = -1, .file.fd = -1, .callers = {[0 ... TRACE_CALLERS - 1] = {.fd = -1}}};
 
 static bool is_told(const struct sink *sink)
@@ -272,6 +274,7 @@ void trace_open(void)
     trace.is_on = false;
     if (*folder)
         open_file(folder);
+    atomic_store_explicit(&trace.is_wanted, trace.file.fd >= 0, memory_order_relaxed);
 }
 
 void trace_close(void)
@@ -323,6 +326,11 @@ static int free_place(void)
         if (trace.callers[i].fd < 0)
             return i;
     return -1;
+}
+
+bool trace_is_wanted(void)
+{
+    return atomic_load_explicit(&trace.is_wanted, memory_order_relaxed);
 }
 
 size_t trace_poll(struct pollfd *fds)
@@ -444,6 +452,7 @@ void trace_serve(struct control *list, const struct pollfd *fds, size_t n, int64
         trace.is_on = false;
     }
     write_all(now);
+    atomic_store_explicit(&trace.is_wanted, trace.is_on, memory_order_relaxed);
 }
 
 void trace_leave(struct control *control)

@@ -790,6 +790,27 @@ static void files_of_who_leaves(void **state)
     forget(&s);
 }
 
+/* What is called as soon as there is a communicator is in it, too. */
+static void files_have_the_first_calls(void **state)
+{
+    char setting[128];
+    struct stream s;
+    struct crew crew;
+
+    (void)state;
+    snprintf(setting, sizeof setting, "THRUM_TRACE=%s", folder);
+    start(&crew, 1, setting);
+    for (int i = 0; i < 5; i++) {
+        crew_say(&crew, 0, "at once");
+        crew_expect(&crew, 0, "summed");
+    }
+    end(&crew);
+    s = take_file(".trace");
+    assert_int_equal(s.n, 250);
+    assert_int_equal(s.lost, 0);
+    forget(&s);
+}
+
 static void no_folder_is_no_failure(void **state)
 {
     struct crew crew;
@@ -822,6 +843,7 @@ int main(int argc, char **argv)
         live(more_listeners_wait),
         file(files_have_all),
         file(files_of_who_leaves),
+        file(files_have_the_first_calls),
         file(no_folder_is_no_failure),
     };
 
