@@ -172,6 +172,7 @@ static void write_file(struct sink *sink)
         if (n <= 0) {
             thrum_log(LOG_WARN, "THRUM_TRACE: %s: %s; the rest is not recorded", trace.path,
                       strerror(n ? errno : ENOSPC));
+            trace.path[0] = 0; /* it ends in the middle of a frame: nothing may come behind it */
             end_sink(sink);
             return;
         }

@@ -811,6 +811,39 @@ static void files_have_the_first_calls(void **state)
     forget(&s);
 }
 
+/* A disk that is full: what is there can be read to its end, also of a communicator that comes when there is room. */
+static void files_end_with_whole_frames(void **state)
+{
+    struct rlimit before, little = {.rlim_cur = 1003};
+    char setting[128], ending[64];
+    struct stream s;
+    struct crew crew;
+
+    (void)state;
+    snprintf(setting, sizeof setting, "THRUM_TRACE=%s", folder);
+    start(&crew, 1, setting);
+    assert_int_equal(prlimit(crew.pids[0], RLIMIT_FSIZE, NULL, &before), 0);
+    little.rlim_max = before.rlim_max;
+    assert_int_equal(prlimit(crew.pids[0], RLIMIT_FSIZE, &little, NULL), 0);
+    crew_say(&crew, 0, "sums 50");
+    crew_expect(&crew, 0, "summed");
+    crew_say(&crew, 0, "again");
+    crew_expect(&crew, 0, "destroyed");
+    assert_int_equal(prlimit(crew.pids[0], RLIMIT_FSIZE, &before, NULL), 0);
+    crew_say(&crew, 0, "join");
+    crew_expect(&crew, 0, "joined");
+    crew_say(&crew, 0, "sums 50");
+    crew_expect(&crew, 0, "summed");
+    snprintf(ending, sizeof ending, "-%d-1.trace", (int)crew.pids[0]);
+    end(&crew);
+    s = take_file(ending);
+    assert_int_equal(s.n, 50);
+    forget(&s);
+    s = take_file(".trace");
+    assert_true(s.n && s.n < 50);
+    forget(&s);
+}
+
 static void no_folder_is_no_failure(void **state)
 {
     struct crew crew;
@@ -844,6 +877,7 @@ int main(int argc, char **argv)
         file(files_have_all),
         file(files_of_who_leaves),
         file(files_have_the_first_calls),
+        file(files_end_with_whole_frames),
         file(no_folder_is_no_failure),
     };
 
