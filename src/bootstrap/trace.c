@@ -254,9 +254,11 @@ static int make_file(const char *folder)
 
 static void open_file(const char *folder)
 {
-    trace.file = (struct sink){.is_new = true};
-    trace.file.fd =
-        *trace.path ? open(trace.path, O_WRONLY | O_APPEND | O_CLOEXEC) : make_file(folder);
+    trace.file = (struct sink){.fd = -1, .is_new = true};
+    if (*trace.path)
+        trace.file.fd = open(trace.path, O_WRONLY | O_APPEND | O_CLOEXEC);
+    if (trace.file.fd < 0) /* or it was taken away meanwhile */
+        trace.file.fd = make_file(folder);
     if (trace.file.fd < 0) {
         thrum_log(LOG_WARN, "THRUM_TRACE=%s: %s; nothing is recorded", folder, strerror(errno));
         trace.path[0] = 0;

@@ -844,6 +844,32 @@ static void files_end_with_whole_frames(void **state)
     forget(&s);
 }
 
+/* Taken away while there is no communicator, as one looks at it: the next one's is written all the same. */
+static void files_are_taken_away(void **state)
+{
+    char setting[128];
+    struct stream s;
+    struct crew crew;
+
+    (void)state;
+    snprintf(setting, sizeof setting, "THRUM_TRACE=%s", folder);
+    start(&crew, 1, setting);
+    for (int i = 0; i < 2; i++) {
+        crew_say(&crew, 0, "sums 50");
+        crew_expect(&crew, 0, "summed");
+        crew_say(&crew, 0, "again");
+        crew_expect(&crew, 0, "destroyed");
+        s = take_file(".trace");
+        assert_int_equal(s.n, 50);
+        forget(&s);
+        crew_say(&crew, 0, "join");
+        crew_expect(&crew, 0, "joined");
+    }
+    end(&crew);
+    s = take_file(".trace");
+    forget(&s);
+}
+
 static void no_folder_is_no_failure(void **state)
 {
     struct crew crew;
@@ -878,6 +904,7 @@ int main(int argc, char **argv)
         file(files_of_who_leaves),
         file(files_have_the_first_calls),
         file(files_end_with_whole_frames),
+        file(files_are_taken_away),
         file(no_folder_is_no_failure),
     };
 
