@@ -49,6 +49,7 @@ struct control {
     /* under lock: what the thread has found out */
     struct boot_failure failure;
     bool finalized, stopped;
+    bool is_served; /* since it was added, also by trace.c */
     int left_early; /* a rank that left without finalize, -1 none */
 
     /* the thread's */
@@ -109,6 +110,7 @@ void status_forget(const struct control *control); /* it leaves the list */
 void trace_open(void);
 void trace_close(void);
 void trace_forget_in_child(void);
+bool trace_is_wanted(void); /* any thread */
 size_t trace_poll(struct pollfd *fds); /* 1 + TRACE_CALLERS at most; how many */
 int64_t trace_due(void);
 void trace_serve(struct control *list, const struct pollfd *fds, size_t n, int64_t now);

@@ -109,6 +109,18 @@ static void wait_for_events(struct pollfd **fds, size_t *room, struct callers *c
     memcpy(callers->traced, &(*fds)[first_traced], callers->ntraced * sizeof **fds);
 }
 
+static void note_served(struct control *list)
+{
+    for (struct control *c = list; c; c = c->next) {
+        if (c->is_served)
+            continue;
+        pthread_mutex_lock(&c->lock);
+        c->is_served = true;
+        pthread_cond_broadcast(&c->changed);
+        pthread_mutex_unlock(&c->lock);
+    }
+}
+
 static void *engine_main(void *argument)
 {
     struct pollfd *fds = NULL;
@@ -129,6 +141,7 @@ static void *engine_main(void *argument)
         }
         status_serve(engine.list, callers.wants_status, now);
         trace_serve(engine.list, callers.traced, callers.ntraced, now);
+        note_served(engine.list);
         wait_for_events(&fds, &room, &callers);
     }
     free(fds);
@@ -193,6 +206,15 @@ static thrum_status_t start_locked(void)
     return THRUM_OK;
 }
 
+/* Where somebody records, also the first operations are recorded. */
+static void wait_until_served(struct control *control)
+{
+    pthread_mutex_lock(&control->lock);
+    while (!control->is_served)
+        pthread_cond_wait(&control->changed, &control->lock);
+    pthread_mutex_unlock(&control->lock);
+}
+
 thrum_status_t engine_add(struct control *control)
 {
     thrum_status_t status = THRUM_OK;
@@ -209,6 +231,8 @@ thrum_status_t engine_add(struct control *control)
         engine_wake();
     }
     pthread_mutex_unlock(&engine.lock);
+    if (!status && trace_is_wanted())
+        wait_until_served(control);
     return status;
 }
 

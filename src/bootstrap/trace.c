@@ -5,6 +5,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -41,7 +42,8 @@ static struct {
     char path[512]; /* of the file; "": none was made yet */
     struct sink *only; /* frames are for this one; NULL: for all but new ones */
     bool is_on;
-} trace = {.door = -1, .file.fd = -1};
+    _Atomic bool is_wanted; /* by anybody; any thread reads */
+} trace = {.door = -1, .file.fd = -1, .callers = {[0 ... TRACE_CALLERS - 1] = {.fd = -1}}};
 
 static bool is_told(const struct sink *sink)
 {
@@ -177,6 +179,7 @@ static void write_file(struct sink *sink)
         if (n <= 0) {
             thrum_log(LOG_WARN, "THRUM_TRACE: %s: %s; the rest is not recorded", trace.path,
                       strerror(n ? errno : ENOSPC));
+            trace.path[0] = 0; /* it ends in the middle of a frame: nothing may come behind it */
             end_sink(sink);
             return;
         }
@@ -258,9 +261,11 @@ static int make_file(const char *folder)
 
 static void open_file(const char *folder)
 {
-    trace.file = (struct sink){.is_new = true};
-    trace.file.fd =
-        *trace.path ? open(trace.path, O_WRONLY | O_APPEND | O_CLOEXEC) : make_file(folder);
+    trace.file = (struct sink){.fd = -1, .is_new = true};
+    if (*trace.path)
+        trace.file.fd = open(trace.path, O_WRONLY | O_APPEND | O_CLOEXEC);
+    if (trace.file.fd < 0) /* or it was taken away meanwhile */
+        trace.file.fd = make_file(folder);
     if (trace.file.fd < 0) {
         thrum_log(LOG_WARN, "THRUM_TRACE=%s: %s; nothing is recorded", folder, strerror(errno));
         trace.path[0] = 0;
@@ -277,11 +282,9 @@ void trace_open(void)
 
     trace.door = door_open(TRACE_SOCKET, "thrum-trace");
     trace.is_on = false;
-    for (int i = 0; i < TRACE_CALLERS; i++)
-        trace.callers[i] = (struct sink){.fd = -1};
-    trace.file = (struct sink){.fd = -1};
     if (*folder)
         open_file(folder);
+    atomic_store_explicit(&trace.is_wanted, trace.file.fd >= 0, memory_order_relaxed);
 }
 
 void trace_close(void)
@@ -294,7 +297,7 @@ void trace_close(void)
         if (is_told(sink))
             tell_end(sink);
     }
-    write_all(INT64_MAX);
+    write_all(now_ns());
     for (int i = 0; i < TRACE_CALLERS; i++)
         write_until(&trace.callers[i], due);
     for (int i = 0; i < TRACE_CALLERS; i++)
@@ -336,6 +339,11 @@ static int free_place(void)
         if (trace.callers[i].fd < 0)
             return i;
     return -1;
+}
+
+bool trace_is_wanted(void)
+{
+    return atomic_load_explicit(&trace.is_wanted, memory_order_relaxed);
 }
 
 size_t trace_poll(struct pollfd *fds)
@@ -457,6 +465,7 @@ void trace_serve(struct control *list, const struct pollfd *fds, size_t n, int64
         trace.is_on = false;
     }
     write_all(now);
+    atomic_store_explicit(&trace.is_wanted, trace.is_on, memory_order_relaxed);
 }
 
 void trace_leave(struct control *control)

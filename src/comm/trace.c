@@ -9,7 +9,7 @@
 
 struct comm_record_of_time *comm_trace_next(struct thrum_comm *comm)
 {
-    struct comm_trace *trace = atomic_load_explicit(&comm->trace, memory_order_acquire);
+    struct comm_trace *trace = atomic_load_explicit(&comm->trace, memory_order_relaxed);
     uint64_t added = atomic_load_explicit(&trace->added, memory_order_relaxed);
     struct comm_record_of_time *record = &trace->records[added % COMM_TRACE_RECORDS];
 
@@ -83,11 +83,11 @@ static struct comm_trace *begin(struct thrum_comm *comm)
         if (!trace)
             return NULL;
         trace->number = ++numbers;
-        atomic_store_explicit(&comm->trace, trace, memory_order_release);
+        atomic_store_explicit(&comm->trace, trace, memory_order_relaxed);
     }
     if (!comm_is_traced(comm))
         drop_ended(trace);
-    atomic_store_explicit(&comm->is_traced, true, memory_order_release);
+    atomic_store_explicit(&comm->is_traced, true, memory_order_release); /* comm_is_traced */
     return trace;
 }
 

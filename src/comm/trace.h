@@ -24,10 +24,16 @@ struct comm_trace {
     struct comm_record_of_time records[COMM_TRACE_RECORDS];
 };
 
-/* False but for operations that are to be recorded. user. */
+/* False but for operations that are to be recorded; then there is a place for records (comm_on_trace). user. */
 static inline bool comm_is_traced(const struct thrum_comm *comm)
 {
-    return atomic_load_explicit(&comm->is_traced, memory_order_relaxed);
+    return atomic_load_explicit(&comm->is_traced, memory_order_acquire);
+}
+
+/* That records take. Any thread. */
+static inline uint64_t comm_trace_bytes(struct thrum_comm *comm)
+{
+    return atomic_load_explicit(&comm->trace, memory_order_relaxed) ? sizeof(struct comm_trace) : 0;
 }
 
 /* The next free place, empty; NULL: there is none, which is noted. user. */

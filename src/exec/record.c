@@ -6,7 +6,7 @@
 
 struct comm_record_of_time *exec_record(struct thrum_comm *comm, const struct exec_program *program,
                                         const struct thrum_queue *queue,
-                                        const struct call_record *call)
+                                        const struct call_record *call, int64_t called_ns)
 {
     static const char *const others[] = {[EXEC_MESSAGES] = "messages",
                                          [EXEC_PUT] = "put",
@@ -19,7 +19,7 @@ struct comm_record_of_time *exec_record(struct thrum_comm *comm, const struct ex
     if (!record)
         return NULL;
     o = &record->operation;
-    o->called_ns = now_ns();
+    o->called_ns = called_ns;
     o->queue = (uint64_t)(uintptr_t)queue;
     o->sequence = call->sequence;
     o->peer = o->root = -1;

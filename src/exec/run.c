@@ -522,10 +522,10 @@ static void write_down(void *argument)
 }
 
 static inline bool is_quick(const struct thrum_comm *comm, const struct exec_program *program,
-                            const struct exec_staging *staging)
+                            const struct exec_staging *staging, bool is_traced)
 {
     return !staging && program->nlanes == 1 && !program->nmessages && !comm->runs_ahead &&
-           comm->ops->submit_meanwhile && !comm_is_traced(comm);
+           comm->ops->submit_meanwhile && !is_traced;
 }
 
 /* Submits it: its line is soon on its way, and all that can be done later is, while that of the peer is. */
@@ -546,6 +546,8 @@ thrum_status_t exec_run(struct thrum_comm *comm, struct exec_program *program,
                         struct thrum_queue *queue, const struct call_record *call)
 {
     uint64_t number = atomic_load_explicit(&comm->issued, memory_order_relaxed) + 1;
+    bool is_traced = comm_is_traced(comm);
+    int64_t called_ns = is_traced ? now_ns() : 0; /* before it waits for room */
     struct comm_record_of_time *record = NULL;
     struct comm_operation *operation;
     thrum_status_t status = THRUM_OK;
@@ -565,7 +567,7 @@ thrum_status_t exec_run(struct thrum_comm *comm, struct exec_program *program,
     if (status)
         return status;
 
-    if (is_quick(comm, program, staging)) {
+    if (is_quick(comm, program, staging, is_traced)) {
         struct issue issue = {comm, program, queue, call, number, 0};
 
         status = run_quickly(&issue);
@@ -579,8 +581,8 @@ thrum_status_t exec_run(struct thrum_comm *comm, struct exec_program *program,
         status = hand_on_messages(comm, program, operation);
     if (status)
         return status;
-    if (comm_is_traced(comm))
-        record = exec_record(comm, program, queue, call);
+    if (is_traced)
+        record = exec_record(comm, program, queue, call, called_ns);
     status = submit(comm, program, buffers, staging, queue, operation, record);
     if (status) {
         comm_free_operation(operation);

@@ -21,7 +21,7 @@ thrum_status_t exec_find_region(struct thrum_comm *comm, uint64_t address,
  */
 struct comm_record_of_time *exec_record(struct thrum_comm *comm, const struct exec_program *program,
                                         const struct thrum_queue *queue,
-                                        const struct call_record *call);
+                                        const struct call_record *call, int64_t called_ns);
 
 /* ---- ahead.c ---- */
 

@@ -9,9 +9,11 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -20,6 +22,8 @@
 #include <unistd.h>
 
 #include "base/trace_format.h"
+
+#define WAIT_NS 10000000 /* that a call waits where too many are under way, and none ends */
 
 /* ---- roles ---- */
 
@@ -37,6 +41,7 @@ static void sum_again_and_again(struct child *child, int n)
 
 static void other_calls(struct child *child)
 {
+    const uint64_t counts[] = {100, 200}, displs[] = {0, 100};
     int peer = !child->rank;
     void *buffer;
     thrum_window_t window;
@@ -44,6 +49,8 @@ static void other_calls(struct child *child)
     MUST(thrum_mem_alloc(child->device, 4096, &buffer));
     MUST(thrum_comm_register(child->comm, buffer, 4096, &window));
     MUST(thrum_broadcast(buffer, buffer, 1000, THRUM_UINT8, 1, child->comm, child->queue));
+    MUST(thrum_allgatherv((uint8_t *)buffer + displs[child->rank], buffer, counts, displs,
+                          THRUM_UINT8, child->comm, child->queue));
     if (child->rank) {
         MUST(thrum_send(buffer, 7, THRUM_FLOAT64, peer, child->comm, child->queue));
         MUST(thrum_wait_signal(peer, 1, child->comm, child->queue));
@@ -55,6 +62,54 @@ static void other_calls(struct child *child)
     MUST(thrum_queue_synchronize(child->queue));
     MUST(thrum_comm_deregister(window));
     MUST(thrum_mem_free(child->device, buffer));
+}
+
+/* A queue that stands until this is set. */
+static _Atomic bool is_open;
+
+static thrum_status_t stand(void *argument)
+{
+    (void)argument;
+    return atomic_load(&is_open) ? THRUM_OK : THRUM_IN_PROGRESS;
+}
+
+static int64_t clock_ns(void)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+/* Calls more than can be under way: some of the calls wait. Says which, and when they were over. */
+static void call_too_much(struct child *child)
+{
+    void *buffer;
+
+    MUST(thrum_mem_alloc(child->device, 64, &buffer));
+    MUST(thrum_queue_callback(child->queue, stand, NULL));
+    for (int i = 0; i < 3000; i++) {
+        int64_t start = clock_ns(), end;
+
+        MUST(
+            thrum_allreduce(buffer, buffer, 10, THRUM_INT32, THRUM_SUM, child->comm, child->queue));
+        end = clock_ns();
+        if (end - start >= WAIT_NS)
+            say("waited %d %lld", i, (long long)end);
+    }
+    atomic_store(&is_open, true);
+    MUST(thrum_queue_synchronize(child->queue));
+    MUST(thrum_mem_free(child->device, buffer));
+}
+
+static void say_memory(struct child *child)
+{
+    struct thrum_comm_memory_info plan = {.size = sizeof plan}, now = {.size = sizeof now};
+
+    MUST(thrum_comm_memory_plan(child->nranks, NULL, &plan));
+    MUST(thrum_comm_memory(child->comm, &now));
+    say("memory %llu %llu %llu", (unsigned long long)now.host_bytes,
+        (unsigned long long)now.host_limit_bytes, (unsigned long long)plan.host_limit_bytes);
 }
 
 /* Joins; then does what it hears, until "end" or "leave" (at once, without an end of the communicator). */
@@ -77,6 +132,24 @@ static void obey(struct child *child)
         } else if (!strcmp(line, "others")) {
             other_calls(child);
             say("did");
+        } else if (!strcmp(line, "too much")) {
+            call_too_much(child);
+            say("did");
+        } else if (!strcmp(line, "memory")) {
+            say_memory(child);
+        } else if (!strcmp(line, "at once")) { /* what another communicator is made for */
+            thrum_comm_destroy(child->comm);
+            child->comm = NULL;
+            MUST(thrum_comm_init(child->device, NULL, &child->comm));
+            sum_again_and_again(child, 50);
+            say("summed");
+        } else if (!strcmp(line, "again")) { /* with another communicator, when it is told to */
+            thrum_comm_destroy(child->comm);
+            child->comm = NULL;
+            say("destroyed");
+            (void)hear();
+            MUST(thrum_comm_init(child->device, NULL, &child->comm));
+            say("joined");
         } else if (!strcmp(line, "leave")) {
             poll(NULL, 0, 100); /* what had ended is in the file by then */
             _exit(0);
@@ -311,9 +384,10 @@ static void operations_are_told_once_and_in_order(void **state)
 
 static void other_calls_are_told(void **state)
 {
-    static const char *const whats[2][4] = {{"broadcast", "messages", "put", "signal"},
-                                            {"broadcast", "messages", "wait_signal", ""}};
-    static const uint64_t bytes[2][4] = {{1000, 56, 24, 0}, {1000, 56, 0, 0}};
+    static const char *const whats[2][5] = {
+        {"broadcast", "allgather", "messages", "put", "signal"},
+        {"broadcast", "allgather", "messages", "wait_signal", ""}};
+    static const uint64_t bytes[2][5] = {{1000, 300, 56, 24, 0}, {1000, 300, 56, 0, 0}};
     struct stream streams[2];
     struct crew crew;
 
@@ -326,7 +400,7 @@ static void other_calls_are_told(void **state)
     crew_say_all(&crew, "others");
     crew_expect_all(&crew, "did");
     for (int r = 0; r < 2; r++) {
-        size_t n = r ? 3 : 4;
+        size_t n = r ? 4 : 5;
 
         hear_operations(&streams[r], n);
         hear_end(&streams[r]);
@@ -336,9 +410,9 @@ static void other_calls_are_told(void **state)
 
             assert_string_equal(o->what, whats[r][i]);
             assert_int_equal(o->bytes, bytes[r][i]);
-            assert_int_equal(o->sequence, i == 0);
+            assert_int_equal(o->sequence, i < 2 ? i + 1 : 0);
             assert_int_equal(o->root, i ? -1 : 1);
-            assert_int_equal(o->peer, i ? !r : -1);
+            assert_int_equal(o->peer, i < 2 ? -1 : !r);
             assert_true(o->begun_ns && o->begun_ns <= o->ended_ns);
         }
         forget(&streams[r]);
@@ -480,6 +554,89 @@ static void a_job_that_ends_says_so(void **state)
     assert_int_equal(s.n, 100);
     assert_int_equal(s.ends, 1);
     forget(&s);
+}
+
+/* More than fits into the socket is on its way to who has asked for the end, when the job ends: he gets all of it. */
+static void who_asked_for_the_end_gets_it(void **state)
+{
+    struct stream s;
+    struct crew crew;
+
+    (void)state;
+    start(&crew, 1, NULL);
+    s = listen_to(crew.pids[0]);
+    hear_comm(&s);
+    for (int i = 0; i < 3; i++) {
+        crew_say(&crew, 0, "sums 4000");
+        crew_expect(&crew, 0, "summed");
+    }
+    assert_int_equal(shutdown(s.fd, SHUT_WR), 0);
+    poll(NULL, 0, 100); /* that was seen by then */
+    crew_say(&crew, 0, "again");
+    poll(NULL, 0, 100); /* it waits for us: by 300 ms at most */
+    while (s.fd >= 0)
+        read_some(&s);
+    parse(&s);
+    assert_int_equal(s.ends, 1);
+    assert_int_equal(s.n + s.lost, 12000);
+    forget(&s);
+    crew_expect(&crew, 0, "destroyed");
+    crew_say(&crew, 0, "join");
+    crew_expect(&crew, 0, "joined");
+    end(&crew);
+}
+
+/* That a call waits is not before it was made. */
+static void calls_that_wait_were_made_before(void **state)
+{
+    const char *line;
+    long long over[8];
+    int which[8], n = 0, found = 0;
+    struct stream s;
+    struct crew crew;
+
+    (void)state;
+    start(&crew, 1, NULL);
+    s = listen_to(crew.pids[0]);
+    hear_comm(&s);
+    crew_say(&crew, 0, "too much");
+    while (n < 8 &&
+           sscanf(line = crew_hear(&crew, 0, 20000), "waited %d %lld", &which[n], &over[n]) == 2)
+        n++;
+    assert_string_equal(line, "did");
+    hear_operations(&s, 3000);
+    for (int i = 0; i < n; i++)
+        found += s.operations[which[i]].called_ns <= over[i] - WAIT_NS / 2;
+    assert_true(n > 0);
+    assert_int_equal(found, n);
+    hear_end(&s);
+    forget(&s);
+    end(&crew);
+}
+
+static void memory_of_records_is_told(void **state)
+{
+    unsigned long long before, now, limit, planned;
+    struct stream s;
+    struct crew crew;
+
+    (void)state;
+    start(&crew, 1, NULL);
+    crew_say(&crew, 0, "memory");
+    assert_int_equal(
+        sscanf(crew_expect(&crew, 0, "memory"), "memory %llu %llu %llu", &before, &limit, &planned),
+        3);
+    s = listen_to(crew.pids[0]);
+    hear_comm(&s);
+    crew_say(&crew, 0, "memory");
+    assert_int_equal(
+        sscanf(crew_expect(&crew, 0, "memory"), "memory %llu %llu %llu", &now, &limit, &planned),
+        3);
+    assert_true(now >= before + 8192 * sizeof(struct trace_operation));
+    assert_true(now <= limit && limit == planned);
+    hear_end(&s);
+    forget(&s);
+    end(&crew);
 }
 
 static void not_where_it_is_not_wanted(void **state)
@@ -634,6 +791,86 @@ static void files_of_who_leaves(void **state)
     forget(&s);
 }
 
+/* What is called as soon as there is a communicator is in it, too. */
+static void files_have_the_first_calls(void **state)
+{
+    char setting[128];
+    struct stream s;
+    struct crew crew;
+
+    (void)state;
+    snprintf(setting, sizeof setting, "THRUM_TRACE=%s", folder);
+    start(&crew, 1, setting);
+    for (int i = 0; i < 5; i++) {
+        crew_say(&crew, 0, "at once");
+        crew_expect(&crew, 0, "summed");
+    }
+    end(&crew);
+    s = take_file(".trace");
+    assert_int_equal(s.n, 250);
+    assert_int_equal(s.lost, 0);
+    forget(&s);
+}
+
+/* A disk that is full: what is there can be read to its end, also of a communicator that comes when there is room. */
+static void files_end_with_whole_frames(void **state)
+{
+    struct rlimit before, little = {.rlim_cur = 1003};
+    char setting[128], ending[64];
+    struct stream s;
+    struct crew crew;
+
+    (void)state;
+    snprintf(setting, sizeof setting, "THRUM_TRACE=%s", folder);
+    start(&crew, 1, setting);
+    assert_int_equal(prlimit(crew.pids[0], RLIMIT_FSIZE, NULL, &before), 0);
+    little.rlim_max = before.rlim_max;
+    assert_int_equal(prlimit(crew.pids[0], RLIMIT_FSIZE, &little, NULL), 0);
+    crew_say(&crew, 0, "sums 50");
+    crew_expect(&crew, 0, "summed");
+    crew_say(&crew, 0, "again");
+    crew_expect(&crew, 0, "destroyed");
+    assert_int_equal(prlimit(crew.pids[0], RLIMIT_FSIZE, &before, NULL), 0);
+    crew_say(&crew, 0, "join");
+    crew_expect(&crew, 0, "joined");
+    crew_say(&crew, 0, "sums 50");
+    crew_expect(&crew, 0, "summed");
+    snprintf(ending, sizeof ending, "-%d-1.trace", (int)crew.pids[0]);
+    end(&crew);
+    s = take_file(ending);
+    assert_int_equal(s.n, 50);
+    forget(&s);
+    s = take_file(".trace");
+    assert_true(s.n && s.n < 50);
+    forget(&s);
+}
+
+/* Taken away while there is no communicator, as one looks at it: the next one's is written all the same. */
+static void files_are_taken_away(void **state)
+{
+    char setting[128];
+    struct stream s;
+    struct crew crew;
+
+    (void)state;
+    snprintf(setting, sizeof setting, "THRUM_TRACE=%s", folder);
+    start(&crew, 1, setting);
+    for (int i = 0; i < 2; i++) {
+        crew_say(&crew, 0, "sums 50");
+        crew_expect(&crew, 0, "summed");
+        crew_say(&crew, 0, "again");
+        crew_expect(&crew, 0, "destroyed");
+        s = take_file(".trace");
+        assert_int_equal(s.n, 50);
+        forget(&s);
+        crew_say(&crew, 0, "join");
+        crew_expect(&crew, 0, "joined");
+    }
+    end(&crew);
+    s = take_file(".trace");
+    forget(&s);
+}
+
 static void no_folder_is_no_failure(void **state)
 {
     struct crew crew;
@@ -659,10 +896,16 @@ int main(int argc, char **argv)
         live(who_does_not_read_loses_and_holds_up_nobody),
         live(too_many_at_once_are_counted),
         live(a_job_that_ends_says_so),
+        live(who_asked_for_the_end_gets_it),
+        live(calls_that_wait_were_made_before),
+        live(memory_of_records_is_told),
         live(not_where_it_is_not_wanted),
         live(more_listeners_wait),
         file(files_have_all),
         file(files_of_who_leaves),
+        file(files_have_the_first_calls),
+        file(files_end_with_whole_frames),
+        file(files_are_taken_away),
         file(no_folder_is_no_failure),
     };
 
