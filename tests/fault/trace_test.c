@@ -385,8 +385,8 @@ static void operations_are_told_once_and_in_order(void **state)
 static void other_calls_are_told(void **state)
 {
     static const char *const whats[2][5] = {
-        {"broadcast", "allgather", "messages", "put", "signal"},
-        {"broadcast", "allgather", "messages", "wait_signal", ""}};
+        {"broadcast", "allgatherv", "messages", "put", "signal"},
+        {"broadcast", "allgatherv", "messages", "wait_signal", ""}};
     static const uint64_t bytes[2][5] = {{1000, 300, 56, 24, 0}, {1000, 300, 56, 0, 0}};
     struct stream streams[2];
     struct crew crew;
