@@ -1,4 +1,4 @@
-/* Inside of thrum-ras: ras_ask.c finds and asks processes, thrum-ras.c makes sense of the answers. */
+/* Inside of thrum-ras: ras_ask.c asks processes, thrum-ras.c makes sense of the answers. */
 #ifndef TOOLS_RAS_H
 #define TOOLS_RAS_H
 
@@ -8,11 +8,10 @@
 #include <stdint.h>
 #include <sys/types.h>
 
-/* A process of this host that has communicators. */
+#include "process.h"
+
 struct ras_process {
-    pid_t pid; /* by its own reckoning */
-    uint64_t space; /* inode of the PID namespace, as of a container, where that is its number */
-    pid_t here; /* its number here; 0: not known, or it cannot be seen from here */
+    struct process who;
     bool is_asked;
     json_t *answer; /* NULL: it gave none; `why` says why */
     const char *why; /* static; "" where it was not asked and is as it should be */

@@ -123,7 +123,7 @@ static const json_t *view_of(const struct group *group, int rank)
 static const char *silence_of(const struct ras_process *processes, size_t n, int64_t pid)
 {
     for (size_t i = 0; i < n; i++)
-        if (processes[i].pid == pid)
+        if (processes[i].who.pid == pid)
             return processes[i].answer ? "" : processes[i].why;
     return "";
 }
@@ -281,7 +281,7 @@ static int print_all(const struct ras_process *processes, size_t n, const struct
     free(groups);
     for (size_t i = 0; i < n; i++)
         if (processes[i].is_asked && !processes[i].answer) {
-            printf("process %d gives no answer: %s\n", (int)processes[i].pid, processes[i].why);
+            printf("process %d gives no answer: %s\n", (int)processes[i].who.pid, processes[i].why);
             good = false;
         }
     return good ? 0 : 1;
@@ -296,7 +296,7 @@ static int print_json(const struct ras_process *processes, size_t n)
         if (processes[i].answer)
             json_array_append(list, processes[i].answer);
         else if (processes[i].is_asked)
-            json_array_append_new(list, json_pack("{s:i, s:s}", "pid", (int)processes[i].pid,
+            json_array_append_new(list, json_pack("{s:i, s:s}", "pid", (int)processes[i].who.pid,
                                                   "error", processes[i].why));
     if (json_dumpf(list, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(6)))
         status = 2;

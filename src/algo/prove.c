@@ -234,12 +234,6 @@ static uint64_t large_count(enum collective collective, int nranks, bool quick)
     return nranks <= 9 ? few : many;
 }
 
-static bool has_root(enum collective collective)
-{
-    return collective == COLL_BROADCAST || collective == COLL_REDUCE || collective == COLL_GATHER ||
-           collective == COLL_SCATTER;
-}
-
 /* Two hosts; two ranks on each; in turn on three; and hosts of any number of ranks, in any order. */
 enum { SPREADS = 4 };
 static thrum_status_t lay_out_hosts(int spread, int nranks, struct plan_layout **layout_out)
@@ -284,7 +278,7 @@ static thrum_status_t prove_load(const struct algo *algo, const struct plan_para
     int n = base->nranks;
     bool sendrecv = algo->collective == COLL_SENDRECV;
     int roots[3] = {0, n - 1, n / 2};
-    int nroots = !has_root(algo->collective) ? 1 : n < 3 ? n : 3;
+    int nroots = !plan_has_root(algo->collective) ? 1 : n < 3 ? n : 3;
     int npatterns = sendrecv ? ALGO_PATTERN_COUNT : 1;
     bool buffers = algo->collective != COLL_BARRIER && !sendrecv;
     for (int mask = 0; mask < 2 * nroots * npatterns; mask++) {

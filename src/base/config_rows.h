@@ -20,8 +20,12 @@ X(INIT_DEADLINE_MS, "THRUM_INIT_DEADLINE_MS", CONFIG_INT, "120000", 10, 86400000
 X(SCRATCH_BYTES, "THRUM_SCRATCH_BYTES", CONFIG_BYTES, "4M", 65536, 1099511627776, "bytes",
   "Device memory per communicator for algorithms that stage data.")
 X(RAS, "THRUM_RAS", CONFIG_BOOL, "1", 0, 0, "",
-  "thrum-ras may ask this process for the state of its communicators; only programs of the same "
-  "user and root's get an answer.")
+  "thrum-ras and thrum-trace may ask this process for the state of its communicators; only "
+  "programs of the same user and root's get an answer.")
+X(TRACE, "THRUM_TRACE", CONFIG_STRING, "", 0, 0, "",
+  "Folder, made if need be, in which every process records its operations, for thrum-trace: when "
+  "each was called, began and ended. thrum-trace alone asks running processes, for which nothing "
+  "need be set.")
 X(LANES, "THRUM_LANES", CONFIG_INT, "1", 1, 4, "", "Lanes that a plan may use.")
 X(REPRODUCIBLE, "THRUM_REPRODUCIBLE", CONFIG_BOOL, "0", 0, 0, "",
   "Reductions give the same bits whatever the message size, algorithm, lanes and hosts.")

@@ -57,6 +57,13 @@ struct call_record {
 
 struct control;
 
+enum control_trace {
+    CONTROL_TRACE_ANNOUNCE, /* somebody new is told: who it is; record from now on */
+    CONTROL_TRACE_ENDED, /* tell of operations that have ended, each once */
+    CONTROL_TRACE_PENDING, /* tell of those that have not, as they are */
+    CONTROL_TRACE_OFF /* record no more */
+};
+
 /*
  * Callbacks of the control plane, on its thread; they must not block or call control_stop.
  */
@@ -85,7 +92,15 @@ struct control_callbacks {
     uint64_t (*question)(void *argument);
     char *(*describe)(void *argument, uint64_t sequence, const struct call_record *records,
                       int64_t now);
+    /* Operations are to be recorded, or no more, or what was is to be told by control_trace. NULL: it has none. */
+    void (*trace)(void *argument, enum control_trace what);
 };
+
+/*
+ * In `trace`, and nowhere else: a frame of base/trace_format.h for everybody who is told. `type` is an enum trace_type; `bytes`
+ * a multiple of 8.
+ */
+void control_trace(uint32_t type, const void *data, uint32_t bytes);
 
 /* Turns the tree's connections into the control plane and starts its thread; bootstrap stays valid for allgather no
  * longer (only bootstrap_close). */

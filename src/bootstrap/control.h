@@ -1,6 +1,6 @@
 /*
  * Inside the control plane: what control.c (links, failures, finalize), query.c (questions), exchange.c (allgather),
- * status.c (thrum-ras) and engine.c (the thread) share. Called by nobody else.
+ * status.c (thrum-ras), trace.c (thrum-trace) and engine.c (the thread) share. Called by nobody else.
  *
  * Locks: engine.lock (start and stop of the thread) before engine.incoming_lock before control->lock; none is held
  * while a callback runs, and none while the thread waits.
@@ -49,6 +49,7 @@ struct control {
     /* under lock: what the thread has found out */
     struct boot_failure failure;
     bool finalized, stopped;
+    bool is_served; /* since it was added, also by trace.c */
     int left_early; /* a rank that left without finalize, -1 none */
 
     /* the thread's */
@@ -103,6 +104,23 @@ void status_serve(struct control *list, bool is_called, int64_t now);
 void status_records(const struct control *control, uint64_t sequence,
                     const struct call_record *records);
 void status_forget(const struct control *control); /* it leaves the list */
+
+/* trace.c, the same way */
+#define TRACE_CALLERS 4 /* at a time; more wait */
+void trace_open(void);
+void trace_close(void);
+void trace_forget_in_child(void);
+bool trace_is_wanted(void); /* any thread */
+size_t trace_poll(struct pollfd *fds); /* 1 + TRACE_CALLERS at most; how many */
+int64_t trace_due(void);
+void trace_serve(struct control *list, const struct pollfd *fds, size_t n, int64_t now);
+void trace_leave(
+    struct control *control); /* it leaves the list; its callbacks can still be called */
+
+/* door.c: the abstract unix socket PREFIX "PID-NAMESPACE"; -1: it cannot be, or is not wanted */
+int door_open(const char *prefix, const char *program);
+/* Who has come, and may; -1: nobody. broken: nobody can be let in for now. */
+int door_admit(int door, bool *broken_out);
 
 /* exchange.c, on the thread */
 void exchange_ask(struct control *control); /* takes control->request up */

@@ -55,18 +55,25 @@ static void let_go(struct control **link)
 
     *link = control->next;
     status_forget(control);
+    trace_leave(control);
     pthread_mutex_lock(&control->lock);
     control->stopped = true;
     pthread_cond_broadcast(&control->changed);
     pthread_mutex_unlock(&control->lock);
 }
 
-/* Whether somebody wants to know how things are. */
-static bool wait_for_events(struct pollfd **fds, size_t *room)
+/* What there was to wait for besides the communicators. */
+struct callers {
+    bool wants_status; /* somebody wants to know how things are */
+    struct pollfd traced[1 + TRACE_CALLERS];
+    size_t ntraced;
+};
+
+static void wait_for_events(struct pollfd **fds, size_t *room, struct callers *callers)
 {
-    int64_t now = now_ns(), due = status_due();
+    int64_t now = now_ns(), due = (int64_t)min_u64((uint64_t)status_due(), (uint64_t)trace_due());
+    size_t n = 3 + TRACE_CALLERS, first_traced;
     uint64_t count;
-    size_t n = 2;
     bool listens;
 
     for (struct control *c = engine.list; c; c = c->next)
@@ -76,14 +83,18 @@ static bool wait_for_events(struct pollfd **fds, size_t *room)
 
         if (!more) { /* look again soon; everything is non-blocking */
             poll(NULL, 0, 5);
-            return false;
+            callers->wants_status = false;
+            callers->ntraced = 0;
+            return;
         }
         *fds = more;
         *room = 2 * n;
     }
     (*fds)[0] = (struct pollfd){.fd = engine.wake, .events = POLLIN};
     listens = status_poll(&(*fds)[1]);
-    n = listens ? 2 : 1;
+    first_traced = listens ? 2 : 1;
+    callers->ntraced = trace_poll(&(*fds)[first_traced]);
+    n = first_traced + callers->ntraced;
     for (struct control *c = engine.list; c; c = c->next) {
         for (int i = 0; i < BOOT_LINKS; i++)
             if (c->links[i].fd >= 0 && !c->links[i].ended)
@@ -94,14 +105,27 @@ static bool wait_for_events(struct pollfd **fds, size_t *room)
     poll(*fds, (nfds_t)n, due == INT64_MAX ? -1 : boot_poll_ms(due, now));
     if ((*fds)[0].revents && read(engine.wake, &count, sizeof count) < 0)
         count = 0; /* another wake has been swallowed already */
-    return listens && (*fds)[1].revents;
+    callers->wants_status = listens && (*fds)[1].revents;
+    memcpy(callers->traced, &(*fds)[first_traced], callers->ntraced * sizeof **fds);
+}
+
+static void note_served(struct control *list)
+{
+    for (struct control *c = list; c; c = c->next) {
+        if (c->is_served)
+            continue;
+        pthread_mutex_lock(&c->lock);
+        c->is_served = true;
+        pthread_cond_broadcast(&c->changed);
+        pthread_mutex_unlock(&c->lock);
+    }
 }
 
 static void *engine_main(void *argument)
 {
     struct pollfd *fds = NULL;
+    struct callers callers = {0};
     size_t room = 0;
-    bool is_called = false;
 
     (void)argument;
     while (take_incoming()) {
@@ -115,8 +139,10 @@ static void *engine_main(void *argument)
             else
                 link = &(*link)->next;
         }
-        status_serve(engine.list, is_called, now);
-        is_called = wait_for_events(&fds, &room);
+        status_serve(engine.list, callers.wants_status, now);
+        trace_serve(engine.list, callers.traced, callers.ntraced, now);
+        note_served(engine.list);
+        wait_for_events(&fds, &room, &callers);
     }
     free(fds);
     return NULL;
@@ -141,6 +167,7 @@ static void forget_in_child(void)
     if (engine.wake >= 0)
         close(engine.wake);
     status_forget_in_child();
+    trace_forget_in_child();
     pthread_mutex_init(&engine.lock, NULL);
     pthread_mutex_init(&engine.incoming_lock, NULL);
     engine.list = engine.incoming = NULL;
@@ -165,9 +192,11 @@ static thrum_status_t start_locked(void)
         return boot_fail_descriptor(errno, "starting the control plane");
     engine.quit = false;
     status_open();
+    trace_open();
     rc = boot_thread_start(engine_main, NULL, false, &thread);
     if (rc) {
         status_close();
+        trace_close();
         close(engine.wake);
         engine.wake = -1;
         errno = rc;
@@ -175,6 +204,15 @@ static thrum_status_t start_locked(void)
     }
     engine.thread = (pthread_t)thread;
     return THRUM_OK;
+}
+
+/* Where somebody records, also the first operations are recorded. */
+static void wait_until_served(struct control *control)
+{
+    pthread_mutex_lock(&control->lock);
+    while (!control->is_served)
+        pthread_cond_wait(&control->changed, &control->lock);
+    pthread_mutex_unlock(&control->lock);
 }
 
 thrum_status_t engine_add(struct control *control)
@@ -193,6 +231,8 @@ thrum_status_t engine_add(struct control *control)
         engine_wake();
     }
     pthread_mutex_unlock(&engine.lock);
+    if (!status && trace_is_wanted())
+        wait_until_served(control);
     return status;
 }
 
@@ -215,6 +255,7 @@ void engine_remove(struct control *control)
         engine_wake();
         pthread_join(engine.thread, NULL);
         status_close();
+        trace_close();
         close(engine.wake);
         engine.wake = -1;
     }

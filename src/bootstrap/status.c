@@ -7,11 +7,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <sys/un.h>
 #include <unistd.h>
 
-#include "base/config.h"
 #include "bootstrap/control.h"
 
 #define ASK_NS (600 * MS_NS) /* for the answers of all ranks of all communicators */
@@ -35,35 +32,9 @@ static struct {
     size_t bytes, told;
 } status = {.door = -1, .caller = -1};
 
-static socklen_t socket_name(struct sockaddr_un *out)
-{
-    struct stat space;
-    int n;
-
-    if (stat("/proc/self/ns/pid", &space))
-        space.st_ino = 0;
-    memset(out, 0, sizeof *out);
-    out->sun_family = AF_UNIX;
-    n = snprintf(out->sun_path + 1, sizeof out->sun_path - 1, STATUS_SOCKET "%d-%llu",
-                 (int)getpid(), (unsigned long long)space.st_ino);
-    return (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + (size_t)n);
-}
-
 void status_open(void)
 {
-    struct sockaddr_un name;
-    socklen_t length = socket_name(&name);
-
-    status.door = thrum_config_int(CFG_RAS) == 0
-                      ? -1
-                      : socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    if (status.door < 0)
-        return;
-    if (bind(status.door, (const struct sockaddr *)&name, length) || listen(status.door, 8)) {
-        thrum_log(LOG_DEBUG, "thrum-ras cannot ask this process: %s", strerror(errno));
-        close(status.door);
-        status.door = -1;
-    }
+    status.door = door_open(STATUS_SOCKET, "thrum-ras");
 }
 
 static void hang_up(void)
@@ -134,19 +105,14 @@ void status_forget(const struct control *control)
 /* Takes a caller; false: there is none that may ask. */
 static bool take_caller(int64_t now)
 {
-    struct ucred who;
-    socklen_t length = sizeof who;
     char byte;
 
-    status.caller = accept4(status.door, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
-    if (status.caller < 0) {
-        status.rests = errno != EAGAIN && errno != EINTR && errno != ECONNABORTED;
+    status.caller = door_admit(status.door, &status.rests);
+    if (status.rests)
         status.due = now + REST_NS;
+    if (status.caller < 0)
         return false;
-    }
-    if (!getsockopt(status.caller, SOL_SOCKET, SO_PEERCRED, &who, &length) &&
-        (who.uid == geteuid() || who.uid == 0) &&
-        recv(status.caller, &byte, 1, MSG_PEEK | MSG_DONTWAIT) != 0) /* 0: gone again */
+    if (recv(status.caller, &byte, 1, MSG_PEEK | MSG_DONTWAIT) != 0) /* 0: gone again */
         return true;
     hang_up();
     return false;

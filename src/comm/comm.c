@@ -221,6 +221,7 @@ static void release(struct thrum_comm *comm)
     for (struct comm_link *link = comm->links; link; link = link->next)
         link->comm = NULL;
     exec_list_destroy(comm->list);
+    free(atomic_load(&comm->trace));
     pthread_mutex_destroy(&comm->retire_lock);
     plan_layout_destroy(comm->layout);
     free(comm->operations);

@@ -261,6 +261,7 @@ struct exec_cache;
 struct p2p_work;
 struct comm_endpoint;
 struct exec_list;
+struct comm_trace;
 
 /* A call record that one thread writes and another reads without a lock: `sequence` is stored last, 0 meanwhile. */
 struct comm_history {
@@ -360,6 +361,7 @@ struct thrum_comm {
     uint64_t operations_mask; /* how many there are, less 1; as `operations` */
     uint64_t stands_at; /* user: where retired_number was last seen to stand still */
     _Atomic uint64_t issued; /* number of the newest operation */
+    _Atomic bool is_traced; /* control writes, user reads: operations are recorded in `trace` */
     _Atomic uint64_t
         retired_number; /* operations up to it have ended and released what they held; under retire_lock */
     pthread_mutex_t retire_lock;
@@ -390,6 +392,7 @@ struct thrum_comm {
     /* control: the deadline's bookkeeping */
     uint64_t stalled_number; /* the oldest pending operation at the last tick */
     int64_t stalled_since_ns, queried_at_ns, failed_since_ns;
+    _Atomic(struct comm_trace *) trace; /* control makes it; NULL: not yet */
     char laggards[320]; /* what the last query found */
     int first_laggard; /* -1: none */
 };

@@ -33,12 +33,6 @@ static void add_text(char *text, size_t bytes, const char *format, ...)
     va_end(arguments);
 }
 
-static bool has_root(enum collective collective)
-{
-    return collective == COLL_BROADCAST || collective == COLL_REDUCE || collective == COLL_GATHER ||
-           collective == COLL_SCATTER;
-}
-
 /* What is not a collective: messages, and one-sided operations. */
 static void describe_pair(const struct call_record *call, char *text, size_t bytes)
 {
@@ -82,7 +76,7 @@ void comm_describe_call(const struct call_record *call, char *text, size_t bytes
         add_text(text, bytes, ", %s", thrum_redop_name((thrum_redop_t)call->redop));
     else if (plan_reduces(collective))
         add_text(text, bytes, ", the caller's op %d", call->redop);
-    if (has_root(collective))
+    if (plan_has_root(collective))
         add_text(text, bytes, ", root=%d", call->root);
     add_text(text, bytes, ")");
 }
@@ -260,7 +254,7 @@ static bool needs(const struct thrum_comm *comm, const struct call_record *call,
 
     if (collective == COLL_SCAN || collective == COLL_EXSCAN)
         return r < comm->rank;
-    return !has_root(collective) || r == call->root || comm->rank == call->root;
+    return !plan_has_root(collective) || r == call->root || comm->rank == call->root;
 }
 
 /* The same where the call is small: a root may send and be done, and so may who sends to a root. */

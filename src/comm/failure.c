@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "base/base.h"
+#include "comm/trace.h"
 #include "exec/exec.h"
 
 #define BROKEN_NS 100000000 /* after which connections are looked at */
@@ -468,4 +469,5 @@ const struct control_callbacks comm_control_callbacks = {
     .records = comm_on_records,
     .question = comm_question,
     .describe = comm_describe,
+    .trace = comm_on_trace,
 };

@@ -5,6 +5,7 @@
 
 #include "base/base.h"
 #include "base/config.h"
+#include "comm/trace.h"
 #include "exec/exec.h"
 
 thrum_status_t thrum_comm_async_error(thrum_comm_t comm, thrum_status_t *status_out,
@@ -77,7 +78,8 @@ static uint64_t works_bytes(const struct thrum_comm *comm)
 static uint64_t host_limit_bytes(int nranks)
 {
     return host_bytes(nranks, COMM_IN_FLIGHT_MOST) + EXEC_CACHE_LIMIT_BYTES + EXEC_BOUNCE_BYTES +
-           EXEC_LIST_KEPT_BYTES + COMM_KEPT_WORKS * COMM_KEPT_WORK_BYTES;
+           EXEC_LIST_KEPT_BYTES + COMM_KEPT_WORKS * COMM_KEPT_WORK_BYTES +
+           sizeof(struct comm_trace);
 }
 
 static thrum_status_t write_memory(struct thrum_comm_memory_info *out,
@@ -109,7 +111,8 @@ thrum_status_t thrum_comm_memory(thrum_comm_t comm, struct thrum_comm_memory_inf
     values.scratch_bytes = comm->scratch_bytes;
     values.host_bytes = host_bytes(comm->nranks, comm->operations_mask + 1) +
                         exec_cache_bytes(comm->cache) + (comm->bounce ? EXEC_BOUNCE_BYTES : 0) +
-                        exec_list_bytes(comm->list) + works_bytes(comm) + kept;
+                        exec_list_bytes(comm->list) + works_bytes(comm) + comm_trace_bytes(comm) +
+                        kept;
     values.host_limit_bytes = host_limit_bytes(comm->nranks) + kept;
     return write_memory(memory_out, &values);
 }

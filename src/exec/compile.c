@@ -423,7 +423,7 @@ thrum_status_t exec_compile(struct thrum_comm *comm, const struct plan *plan,
         if (b.program->nahead) /* now, not in a call that allocates nothing */
             b.status = exec_lane_queue(comm, AHEAD_LANE, &ahead);
         b.program->is_plain = channel == CHANNEL_COLLECTIVE && !plan->params.counts;
-        if (b.program->is_plain) {
+        if (channel == CHANNEL_COLLECTIVE) {
             b.program->send_bytes = plan_send_bytes(&plan->params, comm->rank);
             b.program->recv_bytes = plan_recv_bytes(&plan->params, comm->rank);
         }

@@ -266,11 +266,12 @@ static void number_lane0(struct exec_program *program, uint64_t number)
         number_lanes(program, number);
 }
 
-/* A plan that names its stages has one lane, whose commands come first. */
+/* A plan that names its stages has one lane, whose commands come first: all but the first and the last. */
 static void add_in_parts(struct exec_list *list, const struct exec_program *program,
                          const struct exec_staging *staging)
 {
-    uint32_t at = program->lanes[0].first_command, end = at + program->lanes[0].ncommands;
+    uint32_t first = program->lanes[0].first_command, at = first + 1;
+    uint32_t end = first + program->lanes[0].ncommands - 1;
 
     for (uint32_t i = 0; i < program->npoints; i++) {
         const struct exec_stage_point *point = &program->points[i];
@@ -310,32 +311,45 @@ static inline struct credits bind_credits(struct exec_program *program)
     return credits;
 }
 
-/* Lane 0, its credits, and the copies around or in it, in one submission. */
+static void add_time(struct exec_list *list, thrum_callback_t note,
+                     struct comm_record_of_time *record)
+{
+    const struct thrum_command command = {
+        .opcode = THRUM_CMD_CALLBACK, .callback = note, .argument = record};
+
+    if (record)
+        exec_list_add(list, &command, 1);
+}
+
+/* Lane 0, its credits, the copies around or in it, and the times of a record (NULL: none), in one submission. */
 static thrum_status_t submit_list(struct thrum_comm *comm, struct exec_program *program,
                                   const struct exec_staging *staging, struct thrum_queue *queue,
-                                  struct credits credits, struct comm_operation *operation)
+                                  struct credits credits, struct comm_operation *operation,
+                                  struct comm_record_of_time *record)
 {
     const struct thrum_command *commands = &program->commands[program->lanes[0].first_command];
     uint32_t n = program->lanes[0].ncommands;
     struct exec_list *list;
     thrum_status_t status;
 
-    status = exec_list_begin(comm, staging, n + 1 + 2 * program->ncredits, program->npoints, &list);
+    status = exec_list_begin(comm, staging, n + 3 + 2 * program->ncredits, program->npoints, &list);
     if (status)
         return status;
     if (credits.awaited)
         exec_list_add(list, program->commands, program->ncredits);
+    exec_list_add(list, &commands[0], 1);
+    add_time(list, comm_trace_begun, record);
     if (staging->by_parts) {
         add_in_parts(list, program, staging);
     } else {
-        exec_list_add(list, &commands[0], 1);
         exec_list_add_copies(list, staging->in, staging->nin, true);
         if (staging->prologue)
             exec_list_add(list, staging->prologue, 1);
         exec_list_add(list, &commands[1], n - 2);
         exec_list_add_copies(list, staging->out, staging->nout, false);
-        exec_list_add(list, &commands[n - 1], 1);
     }
+    add_time(list, comm_trace_ended, record);
+    exec_list_add(list, &commands[n - 1], 1);
     if (credits.given)
         exec_list_add(list, &commands[n], program->ncredits);
     /* the program was checked; there is nothing to check in a copy from here to there */
@@ -378,8 +392,10 @@ static thrum_status_t submit_whole(struct thrum_comm *comm, struct exec_program 
 
 static thrum_status_t submit(struct thrum_comm *comm, struct exec_program *program,
                              const struct exec_buffers *buffers, const struct exec_staging *staging,
-                             struct thrum_queue *queue, struct comm_operation *operation)
+                             struct thrum_queue *queue, struct comm_operation *operation,
+                             struct comm_record_of_time *record)
 {
+    static const struct exec_staging nothing = {0};
     struct credits credits = bind_credits(program);
     thrum_status_t status;
 
@@ -389,8 +405,11 @@ static thrum_status_t submit(struct thrum_comm *comm, struct exec_program *progr
         if (credits.awaited && program->nahead)
             credits.awaited = !exec_let_catch_up(comm, program, queue);
     }
-    status = staging ? submit_list(comm, program, staging, queue, credits, operation)
-                     : submit_whole(comm, program, buffers, queue, credits, operation);
+    if (staging || record)
+        status = submit_list(comm, program, staging ? staging : &nothing, queue, credits, operation,
+                             record);
+    else
+        status = submit_whole(comm, program, buffers, queue, credits, operation);
     if (comm->runs_ahead && !status)
         exec_extend_row(&comm->row, program, buffers, operation, credits.awaited);
     return status;
@@ -503,10 +522,10 @@ static void write_down(void *argument)
 }
 
 static inline bool is_quick(const struct thrum_comm *comm, const struct exec_program *program,
-                            const struct exec_staging *staging)
+                            const struct exec_staging *staging, bool is_traced)
 {
     return !staging && program->nlanes == 1 && !program->nmessages && !comm->runs_ahead &&
-           comm->ops->submit_meanwhile;
+           comm->ops->submit_meanwhile && !is_traced;
 }
 
 /* Submits it: its line is soon on its way, and all that can be done later is, while that of the peer is. */
@@ -527,6 +546,9 @@ thrum_status_t exec_run(struct thrum_comm *comm, struct exec_program *program,
                         struct thrum_queue *queue, const struct call_record *call)
 {
     uint64_t number = atomic_load_explicit(&comm->issued, memory_order_relaxed) + 1;
+    bool is_traced = comm_is_traced(comm);
+    int64_t called_ns = is_traced ? now_ns() : 0; /* before it waits for room */
+    struct comm_record_of_time *record = NULL;
     struct comm_operation *operation;
     thrum_status_t status = THRUM_OK;
 
@@ -545,7 +567,7 @@ thrum_status_t exec_run(struct thrum_comm *comm, struct exec_program *program,
     if (status)
         return status;
 
-    if (is_quick(comm, program, staging)) {
+    if (is_quick(comm, program, staging, is_traced)) {
         struct issue issue = {comm, program, queue, call, number, 0};
 
         status = run_quickly(&issue);
@@ -559,11 +581,15 @@ thrum_status_t exec_run(struct thrum_comm *comm, struct exec_program *program,
         status = hand_on_messages(comm, program, operation);
     if (status)
         return status;
-    status = submit(comm, program, buffers, staging, queue, operation);
+    if (is_traced)
+        record = exec_record(comm, program, queue, call, called_ns);
+    status = submit(comm, program, buffers, staging, queue, operation, record);
     if (status) {
         comm_free_operation(operation);
         return status;
     }
+    if (record)
+        comm_trace_add(comm);
     queue_raise(&queue->last_ticket, operation->ticket);
     count_messages(comm, program);
     if (program->nlanes > 1)

@@ -1,7 +1,8 @@
-/* What run.c stands on: queues (queue.c), registrations (region.c), operations ahead of their turn (ahead.c). */
+/* What run.c stands on: queues (queue.c), registrations (region.c), operations ahead of their turn (ahead.c), records (record.c). */
 #ifndef EXEC_RUN_H
 #define EXEC_RUN_H
 
+#include "comm/trace.h"
 #include "exec/exec.h"
 
 /* Lane 0 is on the user's queue; its own is for lines ahead of their turn: nothing of other lanes waits before them. */
@@ -13,6 +14,14 @@ thrum_status_t exec_lane_queue(struct thrum_comm *comm, uint32_t lane, struct th
 /* The fabric registration of the allocation around an address; made when first used. */
 thrum_status_t exec_find_region(struct thrum_comm *comm, uint64_t address,
                                 struct comm_region **region_out);
+
+/*
+ * The record of an operation that is about to be submitted, where they are recorded; NULL: there is no place for it.
+ * comm_trace_add follows.
+ */
+struct comm_record_of_time *exec_record(struct thrum_comm *comm, const struct exec_program *program,
+                                        const struct thrum_queue *queue,
+                                        const struct call_record *call, int64_t called_ns);
 
 /* ---- ahead.c ---- */
 

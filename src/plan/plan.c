@@ -96,6 +96,12 @@ unsigned plan_widening(const struct plan_params *params)
     }
 }
 
+bool plan_has_root(enum collective collective)
+{
+    return collective == COLL_BROADCAST || collective == COLL_REDUCE || collective == COLL_GATHER ||
+           collective == COLL_SCATTER;
+}
+
 bool plan_reduces(enum collective collective)
 {
     switch (collective) {

@@ -281,6 +281,7 @@ unsigned plan_widening(const struct plan_params *params);
 
 /* Does the collective fold contributions? */
 bool plan_reduces(enum collective collective);
+bool plan_has_root(enum collective collective);
 
 /* Whether the operation is one for elements of the type. */
 bool plan_op_takes(thrum_redop_t op, thrum_datatype_t dtype);

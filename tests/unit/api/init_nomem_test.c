@@ -1,13 +1,17 @@
-/* thrum_comm_init_all with every allocation, and each thread, made to fail in turn: an error soon, and nothing left. */
+/* thrum_comm_init_all with every allocation, each thread, and the descriptor of the control plane, made to fail in turn: an error soon, and nothing left. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <stdlib.h>
+#include <sys/wait.h>
 #include <time.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -16,16 +20,19 @@
 #define DEVICES 2
 
 static thrum_device_t devices[DEVICES];
-static atomic_long allocations = -1, threads = -1; /* until one fails; negative: none does */
+static atomic_long allocations = -1, threads = -1,
+                   eventfds = -1; /* until one fails; negative: none does */
 
 void *__real_malloc(size_t bytes);
 void *__real_calloc(size_t n, size_t bytes);
 void *__real_realloc(void *at, size_t bytes);
+int __real_eventfd(unsigned count, int flags);
 int __real_pthread_create(pthread_t *thread, const pthread_attr_t *attributes,
                           void *(*main)(void *), void *argument);
 void *__wrap_malloc(size_t bytes);
 void *__wrap_calloc(size_t n, size_t bytes);
 void *__wrap_realloc(void *at, size_t bytes);
+int __wrap_eventfd(unsigned count, int flags);
 int __wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attributes,
                           void *(*main)(void *), void *argument);
 
@@ -47,6 +54,14 @@ void *__wrap_calloc(size_t n, size_t bytes)
 void *__wrap_realloc(void *at, size_t bytes)
 {
     return fails(&allocations) ? NULL : __real_realloc(at, bytes);
+}
+
+int __wrap_eventfd(unsigned count, int flags)
+{
+    if (!fails(&eventfds))
+        return __real_eventfd(count, flags);
+    errno = EMFILE;
+    return -1;
 }
 
 int __wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attributes,
@@ -114,9 +129,27 @@ static thrum_status_t init(int n, int64_t deadline_ms)
 
     atomic_store(&allocations, -1);
     atomic_store(&threads, -1);
+    atomic_store(&eventfds, -1);
     for (int i = 0; i < DEVICES; i++)
         thrum_comm_destroy(comms[i]);
     return status;
+}
+
+/* The first communicator of the process. A child of fork has what is not the library's all the same. */
+static void without_a_descriptor(void **state)
+{
+    int status = -1;
+    pid_t pid;
+
+    (void)state;
+    atomic_store(&eventfds, 1); /* the first is the service's */
+    assert_int_equal(init(1, 20000), THRUM_ERR_LIMIT);
+    assert_true(fcntl(0, F_GETFD) >= 0);
+    pid = fork();
+    if (!pid)
+        _exit(fcntl(0, F_GETFD) < 0);
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_int_equal(status, 0);
 }
 
 static void without_memory(void **state)
@@ -154,6 +187,7 @@ static void without_threads(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(without_a_descriptor, make, unmake),
         cmocka_unit_test_setup_teardown(without_memory, make, unmake),
         cmocka_unit_test_setup_teardown(without_threads, make, unmake),
     };
