@@ -5,7 +5,8 @@
  * A stream is frames, each a struct trace_frame and then `bytes` of what its type says; readers skip types that they do not
  * know, and what is longer than they know. Words are as the machine has them: x86-64 and arm64 agree. A process comes
  * first, and again where a file is gone on with; a communicator comes before its operations, and may come again. Operations
- * come when they have ended, or when the stream ends before they do.
+ * come when they have ended, or when the stream ends before they do. A collective that takes long may come before it has ended,
+ * too: the last time that it comes holds.
  */
 #ifndef BASE_TRACE_FORMAT_H
 #define BASE_TRACE_FORMAT_H

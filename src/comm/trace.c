@@ -5,6 +5,22 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define EARLY_NS 1000000000 /* what takes so long is told before it ends, if it ever does */
+
+void comm_trace_call(struct trace_operation *operation, const struct call_record *call)
+{
+    enum collective collective = (enum collective)call->collective;
+
+    snprintf(operation->what, sizeof operation->what, "%s%s", collective_name(collective),
+             call->detail ? "v" : "");
+    operation->sequence = call->sequence;
+    operation->count = call->count;
+    operation->dtype = call->dtype;
+    operation->redop = call->redop;
+    operation->root = plan_has_root(collective) ? call->root : -1;
+    operation->peer = -1;
+}
+
 /* ---- the user's thread, and queues ---- */
 
 struct comm_record_of_time *comm_trace_next(struct thrum_comm *comm)
@@ -100,7 +116,33 @@ static void tell(const struct comm_record_of_time *record)
     control_trace(TRACE_OPERATION, &operation, sizeof operation);
 }
 
-static void tell_ended(struct comm_trace *trace)
+static void tell_pending(const struct comm_trace *trace)
+{
+    uint64_t added = atomic_load_explicit(&trace->added, memory_order_acquire);
+    uint64_t freed = atomic_load_explicit(&trace->freed, memory_order_relaxed);
+
+    for (; freed < added; freed++)
+        tell(&trace->records[freed % COMM_TRACE_RECORDS]);
+}
+
+/* A process may be killed while it waits: so that a file has what for. The record `number` is the oldest that has not ended. */
+static void tell_early(const struct thrum_comm *comm, struct comm_trace *trace, uint64_t number)
+{
+    const struct comm_record_of_time *record = &trace->records[(number - 1) % COMM_TRACE_RECORDS];
+    int64_t begun = atomic_load_explicit(&record->begun_ns, memory_order_relaxed);
+
+    if (atomic_load_explicit(&comm->status, memory_order_relaxed)) {
+        if (!trace->told_failed)
+            tell_pending(trace);
+        trace->told_failed = true;
+    } else if (record->operation.sequence && trace->told_early != number && begun &&
+               now_ns() - begun > EARLY_NS) {
+        tell(record);
+        trace->told_early = number;
+    }
+}
+
+static void tell_ended(const struct thrum_comm *comm, struct comm_trace *trace)
 {
     uint64_t added = atomic_load_explicit(&trace->added, memory_order_acquire);
     uint64_t freed = atomic_load_explicit(&trace->freed, memory_order_relaxed);
@@ -114,6 +156,8 @@ static void tell_ended(struct comm_trace *trace)
         tell(record);
         atomic_store_explicit(&trace->freed, freed + 1, memory_order_release);
     }
+    if (freed < added)
+        tell_early(comm, trace, freed + 1);
     if (lost != trace->told_lost) {
         struct trace_lost frame = {.comm = trace->number, .operations = lost - trace->told_lost};
 
@@ -122,13 +166,27 @@ static void tell_ended(struct comm_trace *trace)
     }
 }
 
-static void tell_pending(const struct comm_trace *trace)
+/* A collective that was called before recording began: what is known of it. */
+static void tell_older(struct thrum_comm *comm, const struct comm_trace *trace)
 {
     uint64_t added = atomic_load_explicit(&trace->added, memory_order_acquire);
     uint64_t freed = atomic_load_explicit(&trace->freed, memory_order_relaxed);
+    struct trace_operation operation = {.comm = trace->number};
+    struct comm_pending oldest;
 
-    for (; freed < added; freed++)
-        tell(&trace->records[freed % COMM_TRACE_RECORDS]);
+    if (!comm_oldest_pending(comm, &oldest) || !oldest.operation.call.sequence)
+        return;
+    for (; freed < added; freed++) {
+        uint64_t sequence = trace->records[freed % COMM_TRACE_RECORDS].operation.sequence;
+
+        if (sequence && sequence <= oldest.operation.call.sequence)
+            return;
+    }
+    comm_trace_call(&operation, &oldest.operation.call);
+    operation.queue = (uint64_t)(uintptr_t)oldest.operation.queue;
+    operation.called_ns = operation.begun_ns =
+        comm->stalled_number == oldest.operation.number ? comm->stalled_since_ns : now_ns();
+    control_trace(TRACE_OPERATION, &operation, sizeof operation);
 }
 
 void comm_on_trace(void *argument, enum control_trace what)
@@ -144,9 +202,11 @@ void comm_on_trace(void *argument, enum control_trace what)
     if (!trace)
         return;
     if (what == CONTROL_TRACE_ENDED)
-        tell_ended(trace);
-    else if (what == CONTROL_TRACE_PENDING)
+        tell_ended(comm, trace);
+    if (what == CONTROL_TRACE_PENDING) {
+        tell_older(comm, trace);
         tell_pending(trace);
-    else if (what == CONTROL_TRACE_OFF)
+    }
+    if (what == CONTROL_TRACE_OFF)
         atomic_store_explicit(&comm->is_traced, false, memory_order_relaxed);
 }

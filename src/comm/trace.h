@@ -21,6 +21,9 @@ struct comm_trace {
     _Atomic uint64_t lost; /* user: operations for which there was no place */
     _Atomic uint64_t freed; /* control: places of the first so many are free again */
     uint64_t told_lost; /* control */
+    uint64_t
+        told_early; /* control: the record with this number was told before it ended; the first has 1 */
+    bool told_failed; /* control: what was pending when the communicator failed was told */
     struct comm_record_of_time records[COMM_TRACE_RECORDS];
 };
 
@@ -35,6 +38,9 @@ static inline uint64_t comm_trace_bytes(struct thrum_comm *comm)
 {
     return atomic_load_explicit(&comm->trace, memory_order_relaxed) ? sizeof(struct comm_trace) : 0;
 }
+
+/* Of a collective: what the call says of it. */
+void comm_trace_call(struct trace_operation *operation, const struct call_record *call);
 
 /* The next free place, empty; NULL: there is none, which is noted. user. */
 struct comm_record_of_time *comm_trace_next(struct thrum_comm *comm);

@@ -12,7 +12,6 @@ struct comm_record_of_time *exec_record(struct thrum_comm *comm, const struct ex
                                          [EXEC_PUT] = "put",
                                          [EXEC_SIGNAL] = "signal",
                                          [EXEC_WAIT_SIGNAL] = "wait_signal"};
-    enum collective collective = (enum collective)call->collective;
     struct comm_record_of_time *record = comm_trace_next(comm);
     struct trace_operation *o;
 
@@ -21,20 +20,13 @@ struct comm_record_of_time *exec_record(struct thrum_comm *comm, const struct ex
     o = &record->operation;
     o->called_ns = called_ns;
     o->queue = (uint64_t)(uintptr_t)queue;
-    o->sequence = call->sequence;
-    o->peer = o->root = -1;
     snprintf(o->algorithm, sizeof o->algorithm, "%s", program->algorithm);
     if (call->sequence) {
-        snprintf(o->what, sizeof o->what, "%s%s", collective_name(collective),
-                 call->detail ? "v" : "");
-        o->count = call->count;
+        comm_trace_call(o, call);
         o->bytes = max_u64(program->send_bytes, program->recv_bytes);
-        o->dtype = call->dtype;
-        o->redop = call->redop;
-        if (plan_has_root(collective))
-            o->root = call->root;
         return record;
     }
+    o->root = -1;
     snprintf(o->what, sizeof o->what, "%s", others[call->state & 3]);
     o->peer = call->state != EXEC_MESSAGES || program->nmessages == 1 ? call->root : -1;
     if (call->state == EXEC_PUT)

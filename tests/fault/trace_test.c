@@ -259,7 +259,11 @@ static void parse(struct stream *s)
             assert_int_equal(frame.bytes, sizeof *s->operations);
             memcpy(&s->operations[s->n], s->data + at, sizeof *s->operations);
             assert_true(s->comms && s->operations[s->n].comm <= s->comm);
-            s->n++;
+            if (s->n && s->operations[s->n].sequence && !s->operations[s->n - 1].ended_ns &&
+                s->operations[s->n].sequence == s->operations[s->n - 1].sequence)
+                s->operations[s->n - 1] = s->operations[s->n]; /* the last holds */
+            else
+                s->n++;
             break;
         case TRACE_LOST:
             assert_int_equal(frame.bytes, sizeof lost);
@@ -286,6 +290,17 @@ static void hear_operations(struct stream *s, size_t n)
         assert_true(clock_ms() < end && s->fd >= 0);
         if (poll(&ready, 1, 100) > 0)
             read_some(s);
+    }
+}
+
+/* The same, and the last has ended. */
+static void hear_ended(struct stream *s, size_t n)
+{
+    hear_operations(s, n);
+    while (!s->operations[n - 1].ended_ns) {
+        read_some(s);
+        parse(s);
+        assert_true(s->fd >= 0 && s->n == n);
     }
 }
 
@@ -456,11 +471,56 @@ static void what_has_not_ended_is_told(void **state)
     crew_say(&crew, 1, "sum");
     for (int r = 0; r < 2; r++)
         crew_expect_result(&crew, r, THRUM_OK, NULL);
-    hear_operations(&s, 2); /* and when it has ended it is told as ended */
+    hear_ended(&s, 2); /* and when it has ended it is told as ended */
     assert_true(s.operations[1].ended_ns >= s.operations[1].begun_ns);
     hear_end(&s);
     assert_int_equal(s.n, 2);
     forget(&s);
+    end(&crew);
+}
+
+/* Who begins to listen when it hangs already is told what in, and since when. */
+static void what_hangs_already_is_told(void **state)
+{
+    int64_t limit = clock_ms() + 20000;
+    struct stream s;
+    struct crew crew;
+
+    (void)state;
+    start(&crew, 2, NULL);
+    crew_say_all(&crew, "sum");
+    for (int r = 0; r < 2; r++)
+        crew_expect_result(&crew, r, THRUM_OK, NULL);
+    crew_say(&crew, 0, "sum");
+    for (;;) {
+        poll(NULL, 0, 200);
+        s = listen_to(crew.pids[0]);
+        hear_comm(&s);
+        poll(NULL, 0, 50); /* not from the start of the recording on */
+        hear_end(&s);
+        if (s.n)
+            break;
+        assert_true(clock_ms() < limit);
+        forget(&s); /* it has not called it yet */
+    }
+    assert_int_equal(s.n, 1);
+    assert_string_equal(s.operations[0].what, "allreduce");
+    assert_int_equal(s.operations[0].sequence, 2);
+    assert_int_equal(s.operations[0].count, 10);
+    assert_int_equal(s.operations[0].dtype, THRUM_INT32);
+    assert_int_equal(s.operations[0].root, -1);
+    assert_int_equal(s.operations[0].ended_ns, 0);
+    assert_true(s.operations[0].begun_ns > 0 &&
+                s.operations[0].begun_ns < clock_ms() * 1000000 - 40000000);
+    forget(&s);
+    s = listen_to(crew.pids[1]); /* it waits for nothing */
+    hear_comm(&s);
+    hear_end(&s);
+    assert_int_equal(s.n, 0);
+    forget(&s);
+    crew_say(&crew, 1, "sum");
+    for (int r = 0; r < 2; r++)
+        crew_expect_result(&crew, r, THRUM_OK, NULL);
     end(&crew);
 }
 
@@ -791,6 +851,50 @@ static void files_of_who_leaves(void **state)
     forget(&s);
 }
 
+/* That of a process that hangs, and is killed, has what it hung in. */
+static void files_of_who_hangs(void **state)
+{
+    int64_t limit = clock_ms() + 20000;
+    char setting[128], path[512];
+    struct stream s = {.fd = -1};
+    struct dirent **names;
+    struct crew crew;
+    int found;
+
+    (void)state;
+    snprintf(setting, sizeof setting, "THRUM_TRACE=%s", folder);
+    start(&crew, 2, setting);
+    crew_say_all(&crew, "sums 500");
+    crew_expect_all(&crew, "summed");
+    crew_say(&crew, 0, "sum");
+    snprintf(path, sizeof path, "-%d.trace", (int)crew.pids[0]);
+    while (s.n != 501) {
+        poll(NULL, 0, 100);
+        assert_true(clock_ms() < limit);
+        forget(&s);
+        found = scandir(folder, &names, NULL, NULL);
+        for (int i = 0; i < found; i++) {
+            if (strstr(names[i]->d_name, path))
+                s = read_file(names[i]->d_name);
+            free(names[i]);
+        }
+        free(names);
+    }
+    assert_int_equal(s.operations[500].sequence, 501);
+    assert_int_equal(s.operations[500].ended_ns, 0);
+    assert_true(s.operations[500].begun_ns > 0);
+    forget(&s);
+    for (int r = 0; r < 2; r++)
+        crew_kill(&crew, r, SIGKILL);
+    crew_finish(&crew);
+    s = take_file(path);
+    assert_int_equal(s.n, 501);
+    forget(&s);
+    s = take_file(".trace");
+    assert_int_equal(s.n, 500);
+    forget(&s);
+}
+
 /* What is called as soon as there is a communicator is in it, too. */
 static void files_have_the_first_calls(void **state)
 {
@@ -892,6 +996,7 @@ int main(int argc, char **argv)
         live(operations_are_told_once_and_in_order),
         live(other_calls_are_told),
         live(what_has_not_ended_is_told),
+        live(what_hangs_already_is_told),
         live(recording_stops_and_begins_again),
         live(who_does_not_read_loses_and_holds_up_nobody),
         live(too_many_at_once_are_counted),
@@ -903,6 +1008,7 @@ int main(int argc, char **argv)
         live(more_listeners_wait),
         file(files_have_all),
         file(files_of_who_leaves),
+        file(files_of_who_hangs),
         file(files_have_the_first_calls),
         file(files_end_with_whole_frames),
         file(files_are_taken_away),
