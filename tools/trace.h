@@ -53,6 +53,7 @@ struct op {
     uint32_t kind, member, queue;
     int32_t peer, root;
     uint32_t last; /* member for which it waited longest; NONE */
+    bool counts; /* by trace_match: it has a part in the sums */
 };
 
 /* Different clocks tell different times, and run at different speeds. */

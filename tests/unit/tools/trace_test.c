@@ -473,6 +473,77 @@ static void who_waits_for_whom(void **state)
     }
 }
 
+/* In a scan the last of the lower ranks may be one for which nobody had to wait. */
+static void nobody_is_last_for_whom_nobody_waited(void **state)
+{
+    static const int64_t begins[] = {15 * US, 11 * US, 20 * US, 30 * US};
+    struct trace_operation scan = allreduce;
+    struct bytes streams[4] = {{0}};
+    struct trace trace;
+
+    (void)state;
+    snprintf(scan.what, sizeof scan.what, "scan");
+    for (int r = 0; r < 4; r++) {
+        add_process(&streams[r], 1, 1 + r, "here", 0, 0);
+        add_comm(&streams[r], 42, r, 4, "comm0");
+        add_op(&streams[r], &scan, 1, begins[r], 40 * US);
+        add_end(&streams[r]);
+    }
+    take(&trace, streams, 4);
+    assert_int_equal(trace.comms[0].nmatches, 1);
+    assert_int_equal(trace.members[trace.comms[0].matches[0].last].rank, 0);
+    assert_int_equal(trace.comms[0].matches[0].late, 4 * US);
+    trace_free(&trace);
+    forget(streams, 4);
+}
+
+/* ---- where the time goes ---- */
+
+/* A collective that comes late to its queue, and others on another queue before it; messages beside all. */
+static void overlapping_queues_count_once(void **state)
+{
+    struct trace_operation message = allreduce, late = allreduce;
+    struct bytes streams[2] = {{0}};
+    struct trace trace;
+    struct sums sums;
+
+    (void)state;
+    late.queue = 2;
+    message.queue = 3;
+    message.peer = 0;
+    snprintf(message.what, sizeof message.what, "recv");
+    for (int r = 0; r < 2; r++) {
+        int64_t begun = r ? 10 * MS : 4 * MS;
+
+        add_process(&streams[r], 1, 1 + r, "here", 0, 0);
+        add_comm(&streams[r], 42, r, 2, "comm0");
+        add_op(&streams[r], &late, 1, 90 * MS, 100 * MS);
+        add_op(&streams[r], &allreduce, 2, begun, 20 * MS);
+        late.queue = 4; /* another that waits at the same time, and moves longer */
+        add_op(&streams[r], &late, 3, begun, 30 * MS);
+        late.queue = 2;
+        add_op(&streams[r], &message, 0, 40 * MS, 50 * MS);
+        message.queue = 5;
+        add_op(&streams[r], &message, 0, 1 * MS, 60 * MS);
+        add_op(&streams[r], &message, 0, 25 * MS, 60 * MS);
+        message.queue = 3;
+        add_end(&streams[r]);
+    }
+    take(&trace, streams, 2);
+    sums = trace_sums(&trace, &trace.comms[0]);
+    assert_int_equal(trace.members[0].waiting, 6 * MS);
+    assert_int_equal(trace.members[0].moving, 30 * MS);
+    assert_int_equal(trace.members[0].other, 33 * MS);
+    assert_int_equal(trace.members[1].waiting, 0);
+    assert_int_equal(trace.members[1].moving, 30 * MS);
+    assert_int_equal(trace.members[1].other, 39 * MS);
+    assert_int_equal(trace.members[1].held, trace.members[0].waiting);
+    assert_true(sums.waiting + sums.moving + sums.other <= sums.time);
+    check_timeline(&trace);
+    trace_free(&trace);
+    forget(streams, 2);
+}
+
 /* ---- clocks ---- */
 
 static void check_clocks(const struct job *job, int64_t within)
@@ -1261,6 +1332,8 @@ int main(void)
         cmocka_unit_test(a_rare_but_long_wait_is_named),
         cmocka_unit_test(nobody_is_named_where_nobody_is_late),
         cmocka_unit_test(who_waits_for_whom),
+        cmocka_unit_test(nobody_is_last_for_whom_nobody_waited),
+        cmocka_unit_test(overlapping_queues_count_once),
         cmocka_unit_test(clocks_are_aligned),
         cmocka_unit_test(many_clocks_are_aligned),
         cmocka_unit_test(without_collectives_there_is_the_time_of_day),
