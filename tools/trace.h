@@ -106,7 +106,7 @@ struct match {
     uint64_t sequence;
     uint32_t kind;
     uint32_t last; /* member that came last, for whom others waited; NONE */
-    int64_t late; /* ns after those that waited (median) */
+    int64_t begun, late; /* its begin; ns after those that waited for it (median) */
     int64_t moving; /* from the last begin to the last end */
     int64_t waited, spent; /* of all ranks together; spent: with the waiting */
 };
@@ -258,6 +258,8 @@ struct verdict {
     double share; /* of the collectives, or of the waiting */
     uint64_t times; /* that it was the last */
     int64_t late; /* ns, median */
+    double
+        busy; /* share of the time by which it was late in which it was in other operations itself */
 };
 void trace_judge(const struct trace *trace, const struct comm *comm, struct verdict *out);
 

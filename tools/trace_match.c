@@ -250,7 +250,8 @@ static void add_match(struct comm *comm, size_t *room, const struct meeting *mee
     match.moving = max_i64(0, ended - begun);
     if (last != NONE) {
         match.last = comm->members[last];
-        match.late = max_i64(0, op_of(meeting, last)->begun - trace_quantile(begins, nothers, 0.5));
+        match.begun = op_of(meeting, last)->begun;
+        match.late = max_i64(0, match.begun - trace_quantile(begins, nothers, 0.5));
         meeting->trace->members[match.last].last++;
     }
     comm->matches = trace_room(comm->matches, comm->nmatches, room, sizeof *comm->matches);
@@ -461,6 +462,95 @@ static bool is_dear(const struct comm *comm, const struct member *member, double
             is_far(share, fair, 1 / few));
 }
 
+/* ---- whether it is late because others are ---- */
+
+struct stretch {
+    int64_t from, until;
+};
+
+static int by_from(const void *a, const void *b)
+{
+    const struct stretch *x = a, *y = b;
+
+    return x->from < y->from ? -1 : x->from > y->from;
+}
+
+/* Operations in all communicators are a rank's own if its process has no other rank of this one: devices are not told. */
+static bool has_process(const struct trace *trace, const struct comm *comm, uint32_t member)
+{
+    uint32_t n = 0;
+
+    for (uint32_t i = 0; i < comm->nmembers; i++)
+        n += trace->members[comm->members[i]].proc == trace->members[member].proc;
+    return n == 1;
+}
+
+/* When a rank was in operations, in order, without overlaps. From malloc. */
+static size_t find_busy(const struct trace *trace, const struct comm *comm, uint32_t member,
+                        struct stretch **out)
+{
+    bool all = has_process(trace, comm, member);
+    size_t n = 0, merged = 0, room = 0;
+    struct stretch *busy = NULL;
+
+    for (size_t i = 0; i < trace->nops; i++) {
+        const struct op *op = &trace->ops[i];
+
+        if (op->begun == NEVER || op->ended == NEVER ||
+            (op->member != member &&
+             !(all && trace->members[op->member].proc == trace->members[member].proc)))
+            continue;
+        busy = trace_room(busy, n, &room, sizeof *busy);
+        busy[n++] = (struct stretch){op->begun, op->ended};
+    }
+    if (n)
+        qsort(busy, n, sizeof *busy, by_from);
+    for (size_t i = 0; i < n; i++)
+        if (merged && busy[i].from <= busy[merged - 1].until)
+            busy[merged - 1].until = max_i64(busy[merged - 1].until, busy[i].until);
+        else
+            busy[merged++] = busy[i];
+    *out = busy;
+    return merged;
+}
+
+/* How much of a time was in these. */
+static int64_t within(const struct stretch *busy, size_t n, int64_t from, int64_t until)
+{
+    size_t low = 0, high = n;
+    int64_t time = 0;
+
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+
+        if (busy[middle].until <= from)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    for (; low < n && busy[low].from < until; low++)
+        time += min_i64(until, busy[low].until) - max_i64(from, busy[low].from);
+    return time;
+}
+
+static double busy_share(const struct trace *trace, const struct comm *comm, uint32_t member)
+{
+    struct stretch *busy;
+    size_t n = find_busy(trace, comm, member, &busy);
+    double late = 0, in = 0;
+
+    for (size_t i = 0; i < comm->nmatches; i++) {
+        const struct match *match = &comm->matches[i];
+
+        if (match->last != member)
+            continue;
+        late += (double)match->late;
+        in += (double)within(busy, n, match->begun - match->late, match->begun);
+    }
+    free(busy);
+    return late > 0 ? in / late : 0;
+}
+
 void trace_judge(const struct trace *trace, const struct comm *comm, struct verdict *out)
 {
     double time = (double)(comm->ended - comm->begun) * comm->nmembers, waiting = 0;
@@ -492,4 +582,6 @@ void trace_judge(const struct trace *trace, const struct comm *comm, struct verd
     out->late = median_lateness(comm, out->member);
     if (out->late <= doubt_of(trace, comm))
         out->member = NONE;
+    else
+        out->busy = busy_share(trace, comm, out->member);
 }

@@ -333,12 +333,14 @@ static void print_limits(const struct trace *trace, const struct comm *comm, FIL
     for (uint32_t i = 0; i < comm->nmembers; i++)
         lost += trace->members[comm->members[i]].lost;
     if (n)
-        fprintf(out, "  %" PRIu64 " operations of rank%s %s were not recorded for want of room.\n",
+        fprintf(out,
+                "  %" PRIu64 " operations of rank%s %s were not recorded for want of room:\n  "
+                "their time counts as elsewhere.\n",
                 lost, n > 1 ? "s" : "", ranks);
     if (comm->partial > comm->nmatches / 10)
         fprintf(out,
-                "  %" PRIu64
-                " collectives do not count, of which some rank's part was not recorded.\n",
+                "  %" PRIu64 " collectives do not count, of which some rank's part was not "
+                "recorded:\n  their time counts as elsewhere.\n",
                 comm->partial);
     if (comm->again)
         fprintf(out, "  %zu operations were recorded twice, and count once.\n", comm->again);
@@ -370,6 +372,12 @@ static void print_verdict(const struct trace *trace, const struct comm *comm,
             " of %zu collectives, to which it came %s after the others (median).\n",
             member->rank, proc->pid, proc->host, 100 * verdict->share, verdict->times,
             comm->nmatches, time_text((double)verdict->late, late, sizeof late));
+    if (verdict->member != NONE && verdict->busy >= 0.25)
+        fprintf(out,
+                "  In %.0f %% of the time by which it was late it was in messages or other "
+                "collectives\n"
+                "  itself: it may only pass on that others are late or slow.\n",
+                100 * verdict->busy);
 }
 
 static void print_comm(const struct trace *trace, const struct comm *comm, bool all, FILE *out)

@@ -497,6 +497,56 @@ static void nobody_is_last_for_whom_nobody_waited(void **state)
     forget(streams, 4);
 }
 
+/* Rank 0 computes for long, and rank 2 waits for its message, or in another communicator: all others wait for rank 2. */
+static void who_passes_lateness_on_is_told(void **state)
+{
+    struct trace_operation message = allreduce, other = allreduce;
+
+    (void)state;
+    memset(message.what, 0, sizeof message.what);
+    snprintf(message.what, sizeof message.what, "recv");
+    message.peer = 0;
+    other.comm = 2;
+    for (int what = 0; what < 3; what++) { /* 2: rank 2 computes itself */
+        struct bytes streams[3] = {{0}};
+        struct trace trace;
+        char *text;
+
+        for (int r = 0; r < 3; r++) {
+            struct trace_comm pair = {
+                .id = 43, .rank = r / 2, .nranks = 2, .number = 2, .name = "pair"};
+
+            add_process(&streams[r], 1, 1 + r, "here", 0, 0);
+            add_comm(&streams[r], 42, r, 3, "comm0");
+            if (r != 1)
+                add_frame(&streams[r], TRACE_COMM, &pair, sizeof pair, 0);
+            for (int i = 1; i <= 20; i++) {
+                int64_t from = i * 10 * MS;
+
+                if (r == 2 && what == 0)
+                    add_op(&streams[r], &message, 0, from, from + 8 * MS);
+                if (r == 2 && what == 1)
+                    add_op(&streams[r], &other, (uint64_t)i, from, from + 8 * MS);
+                if (r == 0 && what == 1)
+                    add_op(&streams[r], &other, (uint64_t)i, from + 7 * MS, from + 8 * MS);
+                add_op(&streams[r], &allreduce, (uint64_t)i, from + (r == 2 ? 9 : r + 1) * MS,
+                       from + 10 * MS);
+            }
+            add_end(&streams[r]);
+        }
+        take(&trace, streams, 3);
+        assert_int_equal(named(&trace, 0), 2);
+        text = text_of(&trace);
+        if (what == 2)
+            must_not_say(text, "of the time by which it was late");
+        else
+            must_say(text, "In 86 % of the time by which it was late it was in messages or other");
+        free(text);
+        trace_free(&trace);
+        forget(streams, 3);
+    }
+}
+
 /* ---- where the time goes ---- */
 
 /* A collective that comes late to its queue, and others on another queue before it; messages beside all. */
@@ -928,7 +978,8 @@ static void huge_numbers_are_told(void **state)
 /* Of whichever communicator: what is missing may have been among them. */
 static void losses_are_told(void **state)
 {
-    struct trace_lost lost = {.comm = 0, .operations = 12};
+    struct trace_lost lost = {.comm = 0, .operations = 12},
+                      lost_of_comm = {.comm = 1, .operations = 5};
     struct bytes streams[2] = {{0}};
     struct trace trace;
     char *text;
@@ -938,16 +989,20 @@ static void losses_are_told(void **state)
         add_process(&streams[r], 1, 1 + r, "here", 0, 0);
         add_comm(&streams[r], 42, r, 2, "comm0");
         add_op(&streams[r], &allreduce, 1, MS, 2 * MS);
-        if (r)
+        if (r) {
             add_frame(&streams[r], TRACE_LOST, &lost, sizeof lost, 0);
-        else
+            add_frame(&streams[r], TRACE_LOST, &lost_of_comm, sizeof lost_of_comm, 0);
+        } else {
             add_op(&streams[r], &allreduce, 2, 3 * MS, 0);
+        }
         add_end(&streams[r]);
     }
     take(&trace, streams, 2);
     assert_false(trace.damaged);
     text = text_of(&trace);
     must_say(text, "note: a stream: 12 operations were not recorded for want of room");
+    must_say(text, "5 operations of rank 1 were not recorded for want of room:\n  their time "
+                   "counts as elsewhere");
     must_say(text, "in flight: allreduce #2 since 0: nothing is known of rank 1");
     must_not_say(text, "has not begun it");
     free(text);
@@ -1145,6 +1200,16 @@ static void files_are_read(void **state)
     assert_int_equal(trace_program("%s", path), 1); /* no recording */
     must_say(said, "timeline.json is damaged at byte 0: it is no recording of Thrum");
     assert_int_equal(trace_program("-o %s/no/such %s", folder, folder), 2);
+    must_say(said, "no/such: No such file or directory");
+    assert_int_equal(trace_program("-o /dev/full %s", folder), 2);
+    must_say(
+        said,
+        "comm0, 4 ranks on 1 host: 200 collectives"); /* it may be all there is of a long recording */
+    must_say(said, "/dev/full: No space left on device");
+    assert_int_equal(trace_program("-o %s %s/node-1.trace/x", path, folder), 2);
+    assert_int_equal(stat(path, &about), 0);
+    assert_true(about.st_size >
+                100000); /* what was there is kept until there is something better */
     assert_int_equal(trace_program("%s/absent", folder), 2);
     must_say(said, "absent: No such file or directory");
     assert_int_equal(trace_program("--pid 1 %s", folder), 2);
@@ -1241,13 +1306,20 @@ static void running_processes_are_recorded(void **state)
 {
     struct bytes streams[MOST];
     struct job job = quiet;
-    pid_t pids[5];
+    int64_t begin;
+    pid_t pids[2];
 
     (void)state;
     job.nranks = 2;
     run(&job, streams);
     pids[0] = fake(ANSWERS, &streams[0]);
     pids[1] = fake(ANSWERS, &streams[1]);
+    begin = now_ns();
+    assert_int_equal(trace_program("-s 60 -o /no/such/file"),
+                     2); /* that is told before it records */
+    assert_int_equal(trace_program("-s 60 -p %d", (int)getpid()), 3); /* so is this */
+    must_say(said, "has no communicators here");
+    assert_true(now_ns() - begin < 20 * SECOND);
     assert_int_equal(trace_program("-s 0.2"), 0);
     must_say(said, "comm0, 2 ranks on 1 host: 200 collectives in ");
     finish(pids[0]);
@@ -1309,7 +1381,7 @@ static void running_processes_that_hang_are_recorded(void **state)
         add_end(&streams[r]);
         pids[r] = fake(ANSWERS, &streams[r]);
     }
-    assert_int_equal(trace_program("-s 0.3 -p 2"), 0);
+    assert_int_equal(trace_program("-s 0.3"), 0);
     must_say(said, "in flight: allreduce #2 since 8.");
     must_say(said, "rank 1 has not begun it");
     must_not_say(said, "since 8.0");
@@ -1333,6 +1405,7 @@ int main(void)
         cmocka_unit_test(nobody_is_named_where_nobody_is_late),
         cmocka_unit_test(who_waits_for_whom),
         cmocka_unit_test(nobody_is_last_for_whom_nobody_waited),
+        cmocka_unit_test(who_passes_lateness_on_is_told),
         cmocka_unit_test(overlapping_queues_count_once),
         cmocka_unit_test(clocks_are_aligned),
         cmocka_unit_test(many_clocks_are_aligned),
