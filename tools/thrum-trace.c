@@ -39,7 +39,7 @@ static void usage(FILE *file)
           "  -p, --pid NUMBER       only the communicators of this process\n"
           "  -o, --output FILE      a timeline of all ranks, for ui.perfetto.dev and "
           "chrome://tracing\n"
-          "  -a, --all              list every rank and every kind of collective\n"
+          "  -a, --all              list every communicator, rank and kind of collective\n"
           "  -j, --json             the summary as one object\n"
           "  -h, --help\n"
           "  -V, --version\n"

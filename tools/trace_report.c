@@ -8,6 +8,8 @@
 
 #include "process.h"
 
+#define FEW_COMMS \
+    10 /* of more, only those are listed in which most time is spent, or something hangs */
 #define TABLE_ROWS 20
 #define FEW_RANKS 16 /* of more, only those are listed for which the others wait longest */
 #define MOST_PENDING 5
@@ -445,19 +447,49 @@ static void print_clocks(const struct trace *trace, FILE *out)
     }
 }
 
-void trace_report(const struct trace *trace, bool all, FILE *out)
+struct spent {
+    const struct comm *comm;
+    double time; /* in its operations */
+};
+
+static int by_time(const void *a, const void *b)
 {
-    const char *between = "";
+    const struct spent *x = a, *y = b;
+
+    if (x->time != y->time)
+        return x->time > y->time ? -1 : 1;
+    return x->comm < y->comm ? -1 : x->comm > y->comm;
+}
+
+/* The most time first. */
+static void print_comms(const struct trace *trace, bool all, FILE *out)
+{
+    struct spent *spent = process_must(calloc(trace->ncomms + 1, sizeof *spent));
+    size_t n = 0, shown = 0;
 
     for (size_t i = 0; i < trace->ncomms; i++) {
-        if (trace->comms[i].left_out)
-            continue;
-        fputs(between, out);
-        print_comm(trace, &trace->comms[i], all, out);
-        between = "\n";
+        struct sums sums = trace_sums(trace, &trace->comms[i]);
+
+        if (!trace->comms[i].left_out)
+            spent[n++] = (struct spent){&trace->comms[i], sums.waiting + sums.moving + sums.other};
     }
+    qsort(spent, n, sizeof *spent, by_time);
+    for (size_t i = 0; i < n; i++)
+        if (all || i < FEW_COMMS || spent[i].comm->npending) {
+            fputs(shown++ ? "\n" : "", out);
+            print_comm(trace, spent[i].comm, all, out);
+        }
+    if (shown < n)
+        fprintf(out, "\nand %zu communicator%s, in which less time was spent; --all lists them\n",
+                n - shown, n - shown == 1 ? "" : "s");
+    free(spent);
+}
+
+void trace_report(const struct trace *trace, bool all, FILE *out)
+{
+    print_comms(trace, all, out);
     if (trace->nclocks > 1 || trace->nnotes)
-        fputs(between, out);
+        fputc('\n', out);
     print_clocks(trace, out);
     for (size_t i = 0; i < trace->nnotes && (all || i < TEXT_NOTES); i++)
         fprintf(out, "note: %s\n", trace->notes[i]);

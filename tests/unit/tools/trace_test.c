@@ -1138,6 +1138,42 @@ static void many_kinds_are_folded(void **state)
     forget(&stream, 1);
 }
 
+/* Of many communicators those come first in which time is spent; one in which something hangs is not left out. */
+static void communicators_that_matter_come_first(void **state)
+{
+    struct bytes streams[2] = {{0}};
+    struct trace trace;
+    char *text;
+
+    (void)state;
+    for (int r = 0; r < 2; r++) {
+        add_process(&streams[r], 1, 1 + r, "here", 0, 0);
+        for (uint32_t i = 1; i <= 20; i++) {
+            struct trace_comm comm = {.id = i, .rank = r, .nranks = 2, .number = i};
+            struct trace_operation op = allreduce;
+
+            op.comm = i;
+            snprintf(comm.name, sizeof comm.name, "comm%u", i);
+            add_frame(&streams[r], TRACE_COMM, &comm, sizeof comm, 0);
+            add_op(&streams[r], &op, 1, MS, MS + i * US);
+            if (i == 4)
+                add_op(&streams[r], &op, 2, 3 * MS, 0);
+        }
+        add_end(&streams[r]);
+    }
+    take(&trace, streams, 2);
+    text = text_of(&trace);
+    assert_int_equal(strncmp(text, "comm20, 2 ranks", 15), 0);
+    must_say(text, "\ncomm11, 2 ranks");
+    must_say(text, "\ncomm4, 2 ranks");
+    must_not_say(text, "\ncomm10, ");
+    must_not_say(text, "\ncomm1, ");
+    must_say(text, "\nand 9 communicators, in which less time was spent; --all lists them\n");
+    free(text);
+    trace_free(&trace);
+    forget(streams, 2);
+}
+
 /* ---- the program ---- */
 
 static char said[1 << 16];
@@ -1422,6 +1458,7 @@ int main(void)
         cmocka_unit_test(who_has_not_begun_is_told),
         cmocka_unit_test(timelines_are_sound),
         cmocka_unit_test(many_kinds_are_folded),
+        cmocka_unit_test(communicators_that_matter_come_first),
         cmocka_unit_test(files_are_read),
         cmocka_unit_test(running_processes_are_recorded),
         cmocka_unit_test(bad_processes_hold_nothing_up),
