@@ -254,6 +254,7 @@ void trace_timeline(const struct trace *trace, FILE *out);
 /* Whom the others wait for. */
 struct verdict {
     uint32_t member; /* NONE: nobody */
+    uint32_t suspect; /* who would be, if clocks could be trusted so far; NONE */
     bool often; /* it is often the last; else it has cost most, if rarely */
     double share; /* of the collectives, or of the waiting */
     uint64_t times; /* that it was the last */

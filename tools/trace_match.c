@@ -556,7 +556,7 @@ void trace_judge(const struct trace *trace, const struct comm *comm, struct verd
     double time = (double)(comm->ended - comm->begun) * comm->nmembers, waiting = 0;
     const struct member *often = NULL, *dear = NULL;
 
-    *out = (struct verdict){.member = NONE};
+    *out = (struct verdict){.member = NONE, .suspect = NONE};
     if (!comm->nmatches || comm->nmembers < 2 || !(time > 0))
         return;
     for (uint32_t i = 0; i < comm->nmembers; i++) {
@@ -570,18 +570,22 @@ void trace_judge(const struct trace *trace, const struct comm *comm, struct verd
     }
     if (is_often_last(comm, often, time))
         *out = (struct verdict){.member = (uint32_t)(often - trace->members),
+                                .suspect = NONE,
                                 .often = true,
                                 .share = (double)often->last / (double)comm->nmatches,
                                 .times = often->last};
     else if (is_dear(comm, dear, waiting, time))
         *out = (struct verdict){.member = (uint32_t)(dear - trace->members),
+                                .suspect = NONE,
                                 .share = (double)dear->held / waiting,
                                 .times = dear->last};
     if (out->member == NONE)
         return;
     out->late = median_lateness(comm, out->member);
-    if (out->late <= doubt_of(trace, comm))
+    if (out->late <= doubt_of(trace, comm)) {
+        out->suspect = out->member;
         out->member = NONE;
-    else
-        out->busy = busy_share(trace, comm, out->member);
+        return;
+    }
+    out->busy = busy_share(trace, comm, out->member);
 }

@@ -357,7 +357,13 @@ static void print_verdict(const struct trace *trace, const struct comm *comm,
 
     if (comm->nmembers < 2 || !comm->nmatches)
         return;
-    if (!member)
+    if (verdict->suspect != NONE)
+        fprintf(out,
+                "  No rank is clearly late: rank %d seems to be, by %s (median), but the clocks\n"
+                "  of the hosts are not known so well.\n",
+                trace->members[verdict->suspect].rank,
+                time_text((double)verdict->late, late, sizeof late));
+    else if (!member)
         fprintf(out, percent(sums->waiting, sums->time) < 5
                          ? "  No rank is clearly late, and there is little waiting.\n"
                          : "  No rank is clearly late: they wait for each other by turns.\n");
@@ -406,7 +412,8 @@ static void print_comm(const struct trace *trace, const struct comm *comm, bool 
     }
     if (comm->nmatches)
         print_rows(trace, comm, all, out);
-    print_ranks(trace, comm, &verdict, all, out);
+    if (comm->nmatches || comm->others || comm->npending)
+        print_ranks(trace, comm, &verdict, all, out);
     print_verdict(trace, comm, &verdict, &sums, out);
     print_pending(trace, comm, out);
     print_limits(trace, comm, out);

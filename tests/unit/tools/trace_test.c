@@ -712,6 +712,31 @@ static void digest(const struct bytes *streams, int n)
     trace_free(&trace);
 }
 
+/* Who is late by less than that can be wrong is not named, but all others are not said to be as late. */
+static void suspects_are_told(void **state)
+{
+    struct job job = quiet;
+    struct bytes streams[MOST];
+    struct trace trace;
+    char *text;
+
+    (void)state;
+    job.per_clock = 2;
+    job.what = "allgatherv"; /* which is no proof of the clocks */
+    job.late = 2;
+    job.late_ns = 3 * MS;
+    job.late_percent = 100;
+    run(&job, streams);
+    take(&trace, streams, 4);
+    assert_int_equal(named(&trace, 0), -1);
+    text = text_of(&trace);
+    must_say(text, "No rank is clearly late: rank 2 seems to be, by 3.0");
+    must_not_say(text, "by turns");
+    free(text);
+    trace_free(&trace);
+    forget(streams, 4);
+}
+
 static void cut_streams_are_used(void **state)
 {
     struct job job = quiet;
@@ -1143,6 +1168,24 @@ static void many_kinds_are_folded(void **state)
     forget(&stream, 1);
 }
 
+static void idle_communicators_are_one_line(void **state)
+{
+    struct bytes stream = {0};
+    struct trace trace;
+    char *text;
+
+    (void)state;
+    add_process(&stream, 1, 1, "here", 0, 0);
+    add_comm(&stream, 42, 0, 1, "idle");
+    add_end(&stream);
+    take(&trace, &stream, 1);
+    text = text_of(&trace);
+    assert_string_equal(text, "idle, 1 rank on 1 host: 0 collectives in 0\n");
+    free(text);
+    trace_free(&trace);
+    forget(&stream, 1);
+}
+
 /* Of many communicators those come first in which time is spent; one in which something hangs is not left out. */
 static void communicators_that_matter_come_first(void **state)
 {
@@ -1164,6 +1207,7 @@ static void communicators_that_matter_come_first(void **state)
             if (i == 4)
                 add_op(&streams[r], &op, 2, 3 * MS, 0);
         }
+        add_comm(&streams[r], 42, r, 2, "idle");
         add_end(&streams[r]);
     }
     take(&trace, streams, 2);
@@ -1173,7 +1217,7 @@ static void communicators_that_matter_come_first(void **state)
     must_say(text, "\ncomm4, 2 ranks");
     must_not_say(text, "\ncomm10, ");
     must_not_say(text, "\ncomm1, ");
-    must_say(text, "\nand 9 communicators, in which less time was spent; --all lists them\n");
+    must_say(text, "\nand 10 communicators, in which less time was spent; --all lists them\n");
     free(text);
     trace_free(&trace);
     forget(streams, 2);
@@ -1451,6 +1495,7 @@ int main(void)
         cmocka_unit_test(clocks_are_aligned),
         cmocka_unit_test(many_clocks_are_aligned),
         cmocka_unit_test(without_collectives_there_is_the_time_of_day),
+        cmocka_unit_test(suspects_are_told),
         cmocka_unit_test(cut_streams_are_used),
         cmocka_unit_test(damage_is_named_with_its_place),
         cmocka_unit_test(files_may_be_gone_on_with),
@@ -1463,6 +1508,7 @@ int main(void)
         cmocka_unit_test(who_has_not_begun_is_told),
         cmocka_unit_test(timelines_are_sound),
         cmocka_unit_test(many_kinds_are_folded),
+        cmocka_unit_test(idle_communicators_are_one_line),
         cmocka_unit_test(communicators_that_matter_come_first),
         cmocka_unit_test(files_are_read),
         cmocka_unit_test(running_processes_are_recorded),
