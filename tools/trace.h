@@ -251,6 +251,8 @@ void trace_report(const struct trace *trace, bool all, FILE *out);
 int trace_json(const struct trace *trace, FILE *out); /* 0, or -1 */
 void trace_timeline(const struct trace *trace, FILE *out);
 
+#define TRACE_FEWEST 10 /* collectives, of which somebody is often the last */
+
 /* Whom the others wait for. */
 struct verdict {
     uint32_t member; /* NONE: nobody */

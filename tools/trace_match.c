@@ -6,8 +6,6 @@
 
 #include "process.h"
 
-#define FEWEST 10 /* collectives, of which somebody is often the last */
-
 /* ---- sorting ---- */
 
 static const struct trace *sorted; /* qsort takes no argument */
@@ -446,7 +444,7 @@ static bool is_often_last(const struct comm *comm, const struct member *member, 
 {
     double n = (double)comm->nmatches, share = (double)member->last / n;
 
-    return n >= FEWEST && share >= 0.5 && is_far(share, 1.0 / comm->nmembers, n) &&
+    return n >= TRACE_FEWEST && share >= 0.5 && is_far(share, 1.0 / comm->nmembers, n) &&
            (double)member->held >= 0.05 * time;
 }
 
@@ -455,11 +453,13 @@ static bool is_dear(const struct comm *comm, const struct member *member, double
                     double time)
 {
     double fair = 1.0 / comm->nmembers, share = (double)member->held / waiting;
-    double few = concentration(comm);
+    double few = concentration(comm), tries = 1 / few;
 
-    return waiting >= 0.1 * time && share >= 0.5 + 0.5 * fair &&
-           (few * (double)comm->nmatches >= 10 || comm->nmatches < FEWEST ||
-            is_far(share, fair, 1 / few));
+    if (waiting < 0.1 * time || share < 0.5 + 0.5 * fair)
+        return false;
+    if (comm->nmatches < TRACE_FEWEST) /* of one, somebody is always the last */
+        return tries >= TRACE_FEWEST / 2 && is_far(share, fair, tries);
+    return few * (double)comm->nmatches >= 10 || is_far(share, fair, tries);
 }
 
 /* ---- whether it is late because others are ---- */

@@ -366,6 +366,8 @@ static void print_verdict(const struct trace *trace, const struct comm *comm,
     else if (!member)
         fprintf(out, percent(sums->waiting, sums->time) < 5
                          ? "  No rank is clearly late, and there is little waiting.\n"
+                     : comm->nmatches < TRACE_FEWEST
+                         ? "  No rank is clearly late, in so few collectives: record for longer.\n"
                          : "  No rank is clearly late: they wait for each other by turns.\n");
     else if (verdict->often)
         fprintf(out,

@@ -420,6 +420,37 @@ static void nobody_is_named_where_nobody_is_late(void **state)
         }
 }
 
+/* One is always the last of a few; but who is so in each of eight is not by chance. */
+static void few_collectives_name_nobody_by_chance(void **state)
+{
+    struct bytes streams[MOST];
+    struct trace trace;
+    char *text;
+
+    (void)state;
+    for (unsigned seed = 1; seed < 60; seed++) {
+        struct job job = quiet;
+
+        job.nranks = 4;
+        job.nops = seed < 50 ? 1 + (int)seed % 4 : 8;
+        job.late = seed < 50 ? -1 : 2;
+        job.late_percent = 100;
+        job.late_ns = 3 * MS;
+        job.jitter_ns = 900 * US;
+        job.seed = seed;
+        run(&job, streams);
+        take(&trace, streams, 4);
+        assert_int_equal(named(&trace, 0), job.late);
+        text = text_of(&trace);
+        must_say(text, seed < 50
+                           ? "No rank is clearly late, in so few collectives: record for longer"
+                           : "rank 2");
+        free(text);
+        trace_free(&trace);
+        forget(streams, 4);
+    }
+}
+
 /* A rank that waits for a root only, or for lower ranks, waits for nobody else. */
 static void who_waits_for_whom(void **state)
 {
@@ -1488,6 +1519,7 @@ int main(void)
         cmocka_unit_test(one_late_rank_is_named),
         cmocka_unit_test(a_rare_but_long_wait_is_named),
         cmocka_unit_test(nobody_is_named_where_nobody_is_late),
+        cmocka_unit_test(few_collectives_name_nobody_by_chance),
         cmocka_unit_test(who_waits_for_whom),
         cmocka_unit_test(nobody_is_last_for_whom_nobody_waited),
         cmocka_unit_test(who_passes_lateness_on_is_told),
