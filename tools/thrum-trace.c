@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "process.h"
 
@@ -38,7 +39,7 @@ static void usage(FILE *file)
           "  -p, --pid NUMBER       only the communicators of this process\n"
           "  -o, --output FILE      a timeline of all ranks, for ui.perfetto.dev and "
           "chrome://tracing\n"
-          "  -a, --all              list every rank and every kind of collective\n"
+          "  -a, --all              list every communicator, rank and kind of collective\n"
           "  -j, --json             the summary as one object\n"
           "  -h, --help\n"
           "  -V, --version\n"
@@ -99,13 +100,23 @@ static void read_all(struct trace *trace, char **paths, int n)
     }
 }
 
-static void write_timeline(const struct trace *trace, const char *path)
+/* Before the recording, so that it is not in vain; what is in it stays until there is a timeline. */
+static FILE *open_timeline(const char *path)
 {
-    FILE *file = fopen(path, "we");
+    FILE *file = fopen(path, "ae");
 
     if (!file)
         bad_file(path);
     setvbuf(file, NULL, _IOFBF, 1 << 20);
+    return file;
+}
+
+static void write_timeline(const struct trace *trace, const char *path, FILE *file)
+{
+    struct stat about;
+
+    if (!fstat(fileno(file), &about) && S_ISREG(about.st_mode) && ftruncate(fileno(file), 0))
+        bad_file(path);
     trace_timeline(trace, file);
     if (ferror(file) | fclose(file))
         bad_file(path);
@@ -210,10 +221,13 @@ int main(int argc, char **argv)
 {
     struct options options;
     struct trace trace;
+    FILE *timeline = NULL;
     size_t found = 0;
     int status;
 
     take_options(argc, argv, &options);
+    if (options.timeline)
+        timeline = open_timeline(options.timeline);
     trace_init(&trace);
     if (optind < argc)
         read_all(&trace, argv + optind, argc - optind);
@@ -227,12 +241,13 @@ int main(int argc, char **argv)
         say_nothing(&trace, &options, optind == argc, found);
         status = status ? status : NOTHING;
     } else {
-        if (options.timeline)
-            write_timeline(&trace, options.timeline);
         if (options.json)
             trace_json(&trace, stdout);
         else
             trace_report(&trace, options.all, stdout);
+        fflush(stdout);
+        if (timeline)
+            write_timeline(&trace, options.timeline, timeline);
     }
     trace_free(&trace);
     if (fflush(stdout) || ferror(stdout)) {

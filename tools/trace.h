@@ -53,6 +53,7 @@ struct op {
     uint32_t kind, member, queue;
     int32_t peer, root;
     uint32_t last; /* member for which it waited longest; NONE */
+    bool counts; /* by trace_match: it has a part in the sums */
 };
 
 /* Different clocks tell different times, and run at different speeds. */
@@ -105,7 +106,7 @@ struct match {
     uint64_t sequence;
     uint32_t kind;
     uint32_t last; /* member that came last, for whom others waited; NONE */
-    int64_t late; /* ns after those that waited (median) */
+    int64_t begun, late; /* its begin; ns after those that waited for it (median) */
     int64_t moving; /* from the last begin to the last end */
     int64_t waited, spent; /* of all ranks together; spent: with the waiting */
 };
@@ -250,13 +251,18 @@ void trace_report(const struct trace *trace, bool all, FILE *out);
 int trace_json(const struct trace *trace, FILE *out); /* 0, or -1 */
 void trace_timeline(const struct trace *trace, FILE *out);
 
+#define TRACE_FEWEST 10 /* collectives, of which somebody is often the last */
+
 /* Whom the others wait for. */
 struct verdict {
     uint32_t member; /* NONE: nobody */
+    uint32_t suspect; /* who would be, if clocks could be trusted so far; NONE */
     bool often; /* it is often the last; else it has cost most, if rarely */
     double share; /* of the collectives, or of the waiting */
     uint64_t times; /* that it was the last */
     int64_t late; /* ns, median */
+    double
+        busy; /* share of the time by which it was late in which it was in other operations itself */
 };
 void trace_judge(const struct trace *trace, const struct comm *comm, struct verdict *out);
 

@@ -147,6 +147,7 @@ static json_t *verdict_json(const struct trace *trace, const struct comm *comm)
     set(json, "share", json_real(verdict.share));
     set(json, "calls", whole(verdict.times));
     set(json, "late_us", us((double)verdict.late));
+    set(json, "busy", json_real(verdict.busy));
     return json;
 }
 

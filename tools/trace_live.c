@@ -157,14 +157,18 @@ size_t trace_live(struct trace *trace, pid_t pid, double seconds)
     struct process *found;
     size_t n = process_find(TRACE_SOCKET, &found);
     struct live *lives = process_must(calloc(n + 1, sizeof *lives));
+    bool some = false;
     int64_t ending;
 
-    catch_interrupt();
     for (size_t i = 0; i < n; i++) {
         lives[i].who = found[i];
+        lives[i].fd = -1;
         lives[i].matters = !pid || pid == found[i].pid;
-        call(trace, &lives[i]);
+        some |= lives[i].matters;
     }
+    catch_interrupt();
+    for (size_t i = 0; i < n && some; i++)
+        call(trace, &lives[i]);
     hear_all(trace, lives, n, now_ns() + (int64_t)(seconds * 1e9), false);
     for (size_t i = 0; i < n; i++)
         if (lives[i].fd >= 0)

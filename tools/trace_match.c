@@ -6,8 +6,6 @@
 
 #include "process.h"
 
-#define FEWEST 10 /* collectives, of which somebody is often the last */
-
 /* ---- sorting ---- */
 
 static const struct trace *sorted; /* qsort takes no argument */
@@ -177,75 +175,56 @@ static void wait_for(const struct meeting *meeting, uint32_t i, uint32_t other)
     op->last = op->waited ? meeting->comm->members[other] : NONE;
 }
 
-/* The one of [0, n) that begins last, but for `not`; NONE: there is none. */
-static uint32_t latest(const struct meeting *meeting, uint32_t n, uint32_t not )
+/* The one that begins last, but for `not`; NONE: there is none. */
+static uint32_t latest(const struct meeting *meeting, uint32_t not )
 {
     uint32_t at = NONE;
 
-    for (uint32_t i = 0; i < n; i++)
+    for (uint32_t i = 0; i < meeting->n; i++)
         if (i != not &&(at == NONE || op_of(meeting, i)->begun > op_of(meeting, at)->begun))
             at = i;
     return at;
 }
 
-/* Says how long each waited, and returns the position of the one for which the others did; NONE: nobody had to wait. */
+/* Says how long each waited, and returns the position of the one for which one did longest; NONE: nobody had to wait. */
 static uint32_t find_waits(const struct meeting *meeting)
 {
     const struct trace *trace = meeting->trace;
-    uint32_t last = NONE, root = NONE, before = NONE;
+    uint32_t last = NONE, root = NONE, before = NONE, found = NONE;
     uint32_t needs = trace->kinds[op_of(meeting, 0)->kind].needs;
-    bool some = false;
+    int64_t longest = 0;
 
     switch (needs) {
     case NEEDS_ALL:
-        last = latest(meeting, meeting->n, NONE);
+        last = latest(meeting, NONE);
         break;
     case NEEDS_ROOT:
         last = root_of(meeting);
         break;
     case NEEDS_AT_ROOT:
         root = root_of(meeting);
-        last = root == NONE ? NONE : latest(meeting, meeting->n, root);
-        break;
-    case NEEDS_LOWER:
-        last = latest(meeting, meeting->n - 1, NONE);
+        last = root == NONE ? NONE : latest(meeting, root);
         break;
     default:
         break;
     }
     for (uint32_t i = 0; i < meeting->n; i++) {
-        if (needs == NEEDS_LOWER) {
-            wait_for(meeting, i, before);
-            if (before == NONE || op_of(meeting, i)->begun > op_of(meeting, before)->begun)
-                before = i;
-        } else {
-            wait_for(meeting, i, needs == NEEDS_AT_ROOT && i != root ? NONE : last);
+        uint32_t other = needs == NEEDS_LOWER                  ? before
+                         : needs == NEEDS_AT_ROOT && i != root ? NONE
+                                                               : last;
+
+        wait_for(meeting, i, other);
+        if (op_of(meeting, i)->waited > longest) {
+            longest = op_of(meeting, i)->waited;
+            found = other;
         }
-        some |= op_of(meeting, i)->waited > 0;
+        if (before == NONE || op_of(meeting, i)->begun > op_of(meeting, before)->begun)
+            before = i;
     }
-    return some ? last : NONE;
+    return found;
 }
 
-/* Adds what it took each rank; what overlaps with another counts once. */
-static void add_to_members(const struct meeting *meeting, int64_t *busy, struct match *match)
-{
-    for (uint32_t i = 0; i < meeting->n; i++) {
-        const struct op *op = op_of(meeting, i);
-        struct member *member = &meeting->trace->members[meeting->comm->members[i]];
-        int64_t from = max_i64(op->begun, busy[i]), there = op->begun + op->waited;
-
-        match->waited = added(match->waited, op->waited);
-        match->spent = added(match->spent, op->ended - op->begun);
-        member->waiting += max_i64(0, there - from);
-        member->moving += max_i64(0, op->ended - max_i64(from, there));
-        if (op->last != NONE)
-            meeting->trace->members[op->last].held =
-                added(meeting->trace->members[op->last].held, op->waited);
-        busy[i] = max_i64(busy[i], op->ended);
-    }
-}
-
-static void add_match(struct comm *comm, size_t *room, const struct meeting *meeting, int64_t *busy,
+static void add_match(struct comm *comm, size_t *room, const struct meeting *meeting,
                       int64_t *begins)
 {
     uint32_t last = find_waits(meeting), nothers = 0;
@@ -254,22 +233,25 @@ static void add_match(struct comm *comm, size_t *room, const struct meeting *mee
     int64_t begun = NEVER, ended = NEVER;
 
     for (uint32_t i = 0; i < meeting->n; i++) {
-        const struct op *op = op_of(meeting, i);
+        struct op *op = op_of(meeting, i);
 
+        op->counts = true;
         begun = max_i64(begun, op->begun);
         ended = max_i64(ended, op->ended);
+        match.waited = added(match.waited, op->waited);
+        match.spent = added(match.spent, op->ended - op->begun);
         comm->begun = comm->begun == NEVER ? op->begun : min_i64(comm->begun, op->begun);
-        if (i != last && op->waited)
+        if (last != NONE && op->last == comm->members[last])
             begins[nothers++] = op->begun;
     }
     comm->ended = max_i64(comm->ended, ended);
     match.moving = max_i64(0, ended - begun);
     if (last != NONE) {
         match.last = comm->members[last];
-        match.late = max_i64(0, op_of(meeting, last)->begun - trace_quantile(begins, nothers, 0.5));
+        match.begun = op_of(meeting, last)->begun;
+        match.late = max_i64(0, match.begun - trace_quantile(begins, nothers, 0.5));
         meeting->trace->members[match.last].last++;
     }
-    add_to_members(meeting, busy, &match);
     comm->matches = trace_room(comm->matches, comm->nmatches, room, sizeof *comm->matches);
     comm->matches[comm->nmatches++] = match;
 }
@@ -305,12 +287,9 @@ static void add_pending(const struct trace *trace, struct comm *comm, size_t *ro
 
 static void match_comm(struct trace *trace, struct comm *comm)
 {
-    int64_t *busy = process_must(calloc(comm->nmembers + 1, sizeof *busy));
     int64_t *begins = process_must(calloc(comm->nmembers + 1, sizeof *begins));
     size_t match_room = 0, pending_room = 0;
 
-    for (uint32_t i = 0; i < comm->nmembers; i++)
-        busy[i] = NEVER;
     for (size_t i = 0, next; i < comm->nrefs; i = next) {
         bool all = true;
 
@@ -320,11 +299,10 @@ static void match_comm(struct trace *trace, struct comm *comm)
                    trace->ops[comm->refs[next].op].ended != NEVER;
         if (all && next - i == comm->nmembers)
             add_match(comm, &match_room,
-                      &(struct meeting){trace, comm, comm->refs + i, comm->nmembers}, busy, begins);
+                      &(struct meeting){trace, comm, comm->refs + i, comm->nmembers}, begins);
         else
             add_pending(trace, comm, &pending_room, i, (uint32_t)(next - i));
     }
-    free(busy);
     free(begins);
 }
 
@@ -332,17 +310,70 @@ static void match_comm(struct trace *trace, struct comm *comm)
 static void add_others(struct trace *trace)
 {
     for (size_t i = 0; i < trace->nops; i++) {
-        const struct op *op = &trace->ops[i];
-        struct member *member = &trace->members[op->member];
-        struct comm *comm = &trace->comms[member->comm];
+        struct op *op = &trace->ops[i];
+        struct comm *comm = &trace->comms[trace->members[op->member].comm];
 
         if (op->sequence || op->begun == NEVER || op->ended == NEVER || comm->left_out)
             continue;
+        op->counts = true;
         comm->others++;
-        member->other = added(member->other, op->ended - op->begun);
         comm->begun = comm->begun == NEVER ? op->begun : min_i64(comm->begun, op->begun);
         comm->ended = max_i64(comm->ended, op->ended);
     }
+}
+
+static int by_begin(const void *a, const void *b)
+{
+    const struct op *x = &sorted->ops[*(const uint32_t *)a];
+    const struct op *y = &sorted->ops[*(const uint32_t *)b];
+
+    if (x->member != y->member)
+        return x->member < y->member ? -1 : 1;
+    if (x->begun != y->begun)
+        return x->begun < y->begun ? -1 : 1;
+    return x < y ? -1 : x > y;
+}
+
+/* What of a time comes after *busy, which goes on to its end. */
+static int64_t beyond(int64_t from, int64_t until, int64_t *busy)
+{
+    int64_t time = max_i64(0, until - max_i64(from, *busy));
+
+    *busy = max_i64(*busy, until);
+    return time;
+}
+
+/* Adds what it took each rank. What overlaps counts once: it is in a message only where it is in no collective. */
+static void add_times(struct trace *trace)
+{
+    uint32_t *order = process_must(calloc(trace->nops + 1, sizeof *order)), last = NONE;
+    int64_t collectives = NEVER, all = NEVER; /* until when its last member was busy */
+    size_t n = 0;
+
+    for (uint32_t i = 0; i < trace->nops; i++)
+        if (trace->ops[i].counts)
+            order[n++] = i;
+    sorted = trace;
+    qsort(order, n, sizeof *order, by_begin);
+    for (size_t i = 0; i < n; i++) {
+        const struct op *op = &trace->ops[order[i]];
+        struct member *member = &trace->members[op->member];
+        int64_t waiting = 0, moving = 0;
+
+        if (op->member != last)
+            collectives = all = NEVER;
+        last = op->member;
+        if (op->sequence) {
+            waiting = beyond(op->begun, op->begun + op->waited, &collectives);
+            moving = beyond(op->begun + op->waited, op->ended, &collectives);
+        }
+        member->waiting += waiting;
+        member->moving += moving;
+        member->other += beyond(op->begun, op->ended, &all) - waiting - moving;
+        if (op->last != NONE)
+            trace->members[op->last].held += waiting;
+    }
+    free(order);
 }
 
 void trace_match(struct trace *trace)
@@ -351,6 +382,7 @@ void trace_match(struct trace *trace)
         if (!trace->comms[i].left_out)
             match_comm(trace, &trace->comms[i]);
     add_others(trace);
+    add_times(trace);
 }
 
 /* ---- the verdict ---- */
@@ -412,7 +444,7 @@ static bool is_often_last(const struct comm *comm, const struct member *member, 
 {
     double n = (double)comm->nmatches, share = (double)member->last / n;
 
-    return n >= FEWEST && share >= 0.5 && is_far(share, 1.0 / comm->nmembers, n) &&
+    return n >= TRACE_FEWEST && share >= 0.5 && is_far(share, 1.0 / comm->nmembers, n) &&
            (double)member->held >= 0.05 * time;
 }
 
@@ -421,11 +453,102 @@ static bool is_dear(const struct comm *comm, const struct member *member, double
                     double time)
 {
     double fair = 1.0 / comm->nmembers, share = (double)member->held / waiting;
-    double few = concentration(comm);
+    double few = concentration(comm), tries = 1 / few;
 
-    return waiting >= 0.1 * time && share >= 0.5 + 0.5 * fair &&
-           (few * (double)comm->nmatches >= 10 || comm->nmatches < FEWEST ||
-            is_far(share, fair, 1 / few));
+    if (waiting < 0.1 * time || share < 0.5 + 0.5 * fair)
+        return false;
+    if (comm->nmatches < TRACE_FEWEST) /* of one, somebody is always the last */
+        return tries >= TRACE_FEWEST / 2 && is_far(share, fair, tries);
+    return few * (double)comm->nmatches >= 10 || is_far(share, fair, tries);
+}
+
+/* ---- whether it is late because others are ---- */
+
+struct stretch {
+    int64_t from, until;
+};
+
+static int by_from(const void *a, const void *b)
+{
+    const struct stretch *x = a, *y = b;
+
+    return x->from < y->from ? -1 : x->from > y->from;
+}
+
+/* Operations in all communicators are a rank's own if its process has no other rank of this one: devices are not told. */
+static bool has_process(const struct trace *trace, const struct comm *comm, uint32_t member)
+{
+    uint32_t n = 0;
+
+    for (uint32_t i = 0; i < comm->nmembers; i++)
+        n += trace->members[comm->members[i]].proc == trace->members[member].proc;
+    return n == 1;
+}
+
+/* When a rank was in operations, in order, without overlaps. From malloc. */
+static size_t find_busy(const struct trace *trace, const struct comm *comm, uint32_t member,
+                        struct stretch **out)
+{
+    bool all = has_process(trace, comm, member);
+    size_t n = 0, merged = 0, room = 0;
+    struct stretch *busy = NULL;
+
+    for (size_t i = 0; i < trace->nops; i++) {
+        const struct op *op = &trace->ops[i];
+
+        if (op->begun == NEVER || op->ended == NEVER ||
+            (op->member != member &&
+             !(all && trace->members[op->member].proc == trace->members[member].proc)))
+            continue;
+        busy = trace_room(busy, n, &room, sizeof *busy);
+        busy[n++] = (struct stretch){op->begun, op->ended};
+    }
+    if (n)
+        qsort(busy, n, sizeof *busy, by_from);
+    for (size_t i = 0; i < n; i++)
+        if (merged && busy[i].from <= busy[merged - 1].until)
+            busy[merged - 1].until = max_i64(busy[merged - 1].until, busy[i].until);
+        else
+            busy[merged++] = busy[i];
+    *out = busy;
+    return merged;
+}
+
+/* How much of a time was in these. */
+static int64_t within(const struct stretch *busy, size_t n, int64_t from, int64_t until)
+{
+    size_t low = 0, high = n;
+    int64_t time = 0;
+
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+
+        if (busy[middle].until <= from)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    for (; low < n && busy[low].from < until; low++)
+        time += min_i64(until, busy[low].until) - max_i64(from, busy[low].from);
+    return time;
+}
+
+static double busy_share(const struct trace *trace, const struct comm *comm, uint32_t member)
+{
+    struct stretch *busy;
+    size_t n = find_busy(trace, comm, member, &busy);
+    double late = 0, in = 0;
+
+    for (size_t i = 0; i < comm->nmatches; i++) {
+        const struct match *match = &comm->matches[i];
+
+        if (match->last != member)
+            continue;
+        late += (double)match->late;
+        in += (double)within(busy, n, match->begun - match->late, match->begun);
+    }
+    free(busy);
+    return late > 0 ? in / late : 0;
 }
 
 void trace_judge(const struct trace *trace, const struct comm *comm, struct verdict *out)
@@ -433,7 +556,7 @@ void trace_judge(const struct trace *trace, const struct comm *comm, struct verd
     double time = (double)(comm->ended - comm->begun) * comm->nmembers, waiting = 0;
     const struct member *often = NULL, *dear = NULL;
 
-    *out = (struct verdict){.member = NONE};
+    *out = (struct verdict){.member = NONE, .suspect = NONE};
     if (!comm->nmatches || comm->nmembers < 2 || !(time > 0))
         return;
     for (uint32_t i = 0; i < comm->nmembers; i++) {
@@ -447,16 +570,22 @@ void trace_judge(const struct trace *trace, const struct comm *comm, struct verd
     }
     if (is_often_last(comm, often, time))
         *out = (struct verdict){.member = (uint32_t)(often - trace->members),
+                                .suspect = NONE,
                                 .often = true,
                                 .share = (double)often->last / (double)comm->nmatches,
                                 .times = often->last};
     else if (is_dear(comm, dear, waiting, time))
         *out = (struct verdict){.member = (uint32_t)(dear - trace->members),
+                                .suspect = NONE,
                                 .share = (double)dear->held / waiting,
                                 .times = dear->last};
     if (out->member == NONE)
         return;
     out->late = median_lateness(comm, out->member);
-    if (out->late <= doubt_of(trace, comm))
+    if (out->late <= doubt_of(trace, comm)) {
+        out->suspect = out->member;
         out->member = NONE;
+        return;
+    }
+    out->busy = busy_share(trace, comm, out->member);
 }

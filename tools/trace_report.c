@@ -8,6 +8,8 @@
 
 #include "process.h"
 
+#define FEW_COMMS \
+    10 /* of more, only those are listed in which most time is spent, or something hangs */
 #define TABLE_ROWS 20
 #define FEW_RANKS 16 /* of more, only those are listed for which the others wait longest */
 #define MOST_PENDING 5
@@ -333,12 +335,14 @@ static void print_limits(const struct trace *trace, const struct comm *comm, FIL
     for (uint32_t i = 0; i < comm->nmembers; i++)
         lost += trace->members[comm->members[i]].lost;
     if (n)
-        fprintf(out, "  %" PRIu64 " operations of rank%s %s were not recorded for want of room.\n",
+        fprintf(out,
+                "  %" PRIu64 " operations of rank%s %s were not recorded for want of room:\n  "
+                "their time counts as elsewhere.\n",
                 lost, n > 1 ? "s" : "", ranks);
     if (comm->partial > comm->nmatches / 10)
         fprintf(out,
-                "  %" PRIu64
-                " collectives do not count, of which some rank's part was not recorded.\n",
+                "  %" PRIu64 " collectives do not count, of which some rank's part was not "
+                "recorded:\n  their time counts as elsewhere.\n",
                 comm->partial);
     if (comm->again)
         fprintf(out, "  %zu operations were recorded twice, and count once.\n", comm->again);
@@ -353,9 +357,17 @@ static void print_verdict(const struct trace *trace, const struct comm *comm,
 
     if (comm->nmembers < 2 || !comm->nmatches)
         return;
-    if (!member)
+    if (verdict->suspect != NONE)
+        fprintf(out,
+                "  No rank is clearly late: rank %d seems to be, by %s (median), but the clocks\n"
+                "  of the hosts are not known so well.\n",
+                trace->members[verdict->suspect].rank,
+                time_text((double)verdict->late, late, sizeof late));
+    else if (!member)
         fprintf(out, percent(sums->waiting, sums->time) < 5
                          ? "  No rank is clearly late, and there is little waiting.\n"
+                     : comm->nmatches < TRACE_FEWEST
+                         ? "  No rank is clearly late, in so few collectives: record for longer.\n"
                          : "  No rank is clearly late: they wait for each other by turns.\n");
     else if (verdict->often)
         fprintf(out,
@@ -370,6 +382,12 @@ static void print_verdict(const struct trace *trace, const struct comm *comm,
             " of %zu collectives, to which it came %s after the others (median).\n",
             member->rank, proc->pid, proc->host, 100 * verdict->share, verdict->times,
             comm->nmatches, time_text((double)verdict->late, late, sizeof late));
+    if (verdict->member != NONE && verdict->busy >= 0.25)
+        fprintf(out,
+                "  In %.0f %% of the time by which it was late it was in messages or other "
+                "collectives\n"
+                "  itself: it may only pass on that others are late or slow.\n",
+                100 * verdict->busy);
 }
 
 static void print_comm(const struct trace *trace, const struct comm *comm, bool all, FILE *out)
@@ -396,7 +414,8 @@ static void print_comm(const struct trace *trace, const struct comm *comm, bool 
     }
     if (comm->nmatches)
         print_rows(trace, comm, all, out);
-    print_ranks(trace, comm, &verdict, all, out);
+    if (comm->nmatches || comm->others || comm->npending)
+        print_ranks(trace, comm, &verdict, all, out);
     print_verdict(trace, comm, &verdict, &sums, out);
     print_pending(trace, comm, out);
     print_limits(trace, comm, out);
@@ -437,19 +456,49 @@ static void print_clocks(const struct trace *trace, FILE *out)
     }
 }
 
-void trace_report(const struct trace *trace, bool all, FILE *out)
+struct spent {
+    const struct comm *comm;
+    double time; /* in its operations */
+};
+
+static int by_time(const void *a, const void *b)
 {
-    const char *between = "";
+    const struct spent *x = a, *y = b;
+
+    if (x->time != y->time)
+        return x->time > y->time ? -1 : 1;
+    return x->comm < y->comm ? -1 : x->comm > y->comm;
+}
+
+/* The most time first. */
+static void print_comms(const struct trace *trace, bool all, FILE *out)
+{
+    struct spent *spent = process_must(calloc(trace->ncomms + 1, sizeof *spent));
+    size_t n = 0, shown = 0;
 
     for (size_t i = 0; i < trace->ncomms; i++) {
-        if (trace->comms[i].left_out)
-            continue;
-        fputs(between, out);
-        print_comm(trace, &trace->comms[i], all, out);
-        between = "\n";
+        struct sums sums = trace_sums(trace, &trace->comms[i]);
+
+        if (!trace->comms[i].left_out)
+            spent[n++] = (struct spent){&trace->comms[i], sums.waiting + sums.moving + sums.other};
     }
+    qsort(spent, n, sizeof *spent, by_time);
+    for (size_t i = 0; i < n; i++)
+        if (all || i < FEW_COMMS || spent[i].comm->npending) {
+            fputs(shown++ ? "\n" : "", out);
+            print_comm(trace, spent[i].comm, all, out);
+        }
+    if (shown < n)
+        fprintf(out, "\nand %zu communicator%s, in which less time was spent; --all lists them\n",
+                n - shown, n - shown == 1 ? "" : "s");
+    free(spent);
+}
+
+void trace_report(const struct trace *trace, bool all, FILE *out)
+{
+    print_comms(trace, all, out);
     if (trace->nclocks > 1 || trace->nnotes)
-        fputs(between, out);
+        fputc('\n', out);
     print_clocks(trace, out);
     for (size_t i = 0; i < trace->nnotes && (all || i < TEXT_NOTES); i++)
         fprintf(out, "note: %s\n", trace->notes[i]);

@@ -1,6 +1,6 @@
 /*
- * thrum-trace: a timeline in Chrome's trace event format, for ui.perfetto.dev and chrome://tracing: a process for each rank, a
- * thread for each queue, in it a slice for the time that an operation waited, and one for the time it moved data.
+ * thrum-trace: a timeline in Chrome's trace event format, for ui.perfetto.dev and chrome://tracing: processes, in them a thread
+ * for each queue, in it a slice for the time that an operation waited, and one for the time it moved data.
  */
 #include <inttypes.h>
 #include <stdlib.h>
@@ -14,7 +14,7 @@
 
 /* Where an operation is shown. */
 struct place {
-    uint32_t track, queue, comm; /* thread; comm NONE: the queue has only one */
+    uint32_t queue, member; /* thread; member NONE: the queue has only one */
     uint32_t op;
     int64_t begun;
 };
@@ -24,11 +24,9 @@ struct timeline {
     FILE *out;
     int64_t zero;
     const char *between;
-    uint32_t *track_of; /* members: process of the timeline that shows them */
-    uint32_t *named_by; /* tracks: member whose rank they have */
-    uint32_t ntracks;
-    uint32_t *comm_of_queue; /* NONE: several */
-    bool *split; /* processes: each of their ranks is a process of its own here */
+    uint32_t *named_by; /* processes: member whose rank they have; NONE: none is shown */
+    uint32_t *member_of_queue; /* NONE: several */
+    bool *several; /* processes: they have several ranks of a communicator */
 };
 
 /* ---- writing ---- */
@@ -50,17 +48,17 @@ static void us_json(FILE *out, int64_t ns)
     fprintf(out, "%" PRId64 ".%03" PRId64, ns / 1000, ns % 1000);
 }
 
-static void begin_event(struct timeline *t, const char *phase, uint32_t track, uint64_t thread)
+static void begin_event(struct timeline *t, const char *phase, uint32_t proc, uint64_t thread)
 {
     fprintf(t->out, "%s\n{\"ph\":\"%s\",\"pid\":%" PRIu32 ",\"tid\":%" PRIu64, t->between, phase,
-            track + 1, thread);
+            proc + 1, thread);
     t->between = ",";
 }
 
-static void metadata(struct timeline *t, const char *what, uint32_t track, uint64_t thread,
+static void metadata(struct timeline *t, const char *what, uint32_t proc, uint64_t thread,
                      const char *name, uint64_t index)
 {
-    begin_event(t, "M", track, thread);
+    begin_event(t, "M", proc, thread);
     fprintf(t->out, ",\"name\":\"%s\",\"args\":{", what);
     if (name) {
         fprintf(t->out, "\"name\":");
@@ -71,59 +69,48 @@ static void metadata(struct timeline *t, const char *what, uint32_t track, uint6
     fprintf(t->out, "}}");
 }
 
-/* ---- tracks ---- */
+/* ---- processes and threads ---- */
 
 static const struct comm *comm_of(const struct trace *trace, uint32_t member)
 {
     return &trace->comms[trace->members[member].comm];
 }
 
-/* A process whose name is that of its rank in its largest communicator; where it has several ranks of one, a process for each. */
-static void find_tracks(struct timeline *t)
+/* A process has the name of its rank in its largest communicator, if it has only one there. */
+static void find_names(struct timeline *t)
 {
     const struct trace *trace = t->trace;
-    uint32_t *track_of_proc = process_must(malloc((trace->nprocs + 1) * sizeof *track_of_proc));
-    uint32_t *proc_in_comm = process_must(malloc((trace->nprocs + 1) * sizeof *proc_in_comm));
+    uint32_t *comm_of_proc = process_must(malloc((trace->nprocs + 1) * sizeof *comm_of_proc));
 
     for (size_t i = 0; i < trace->nprocs; i++)
-        track_of_proc[i] = proc_in_comm[i] = NONE;
+        comm_of_proc[i] = t->named_by[i] = NONE;
     for (uint32_t c = 0; c < trace->ncomms; c++)
-        for (uint32_t i = 0; i < trace->comms[c].nmembers; i++) {
-            uint32_t proc = trace->members[trace->comms[c].members[i]].proc;
+        for (uint32_t i = 0; i < trace->comms[c].nmembers && !trace->comms[c].left_out; i++) {
+            uint32_t member = trace->comms[c].members[i], proc = trace->members[member].proc;
+            uint32_t *name = &t->named_by[proc];
 
-            t->split[proc] |= proc_in_comm[proc] == c;
-            proc_in_comm[proc] = c;
+            t->several[proc] |= comm_of_proc[proc] == c;
+            comm_of_proc[proc] = c;
+            if (*name == NONE || trace->comms[c].nranks > comm_of(trace, *name)->nranks)
+                *name = member;
         }
-    for (uint32_t i = 0; i < trace->nmembers; i++) {
-        uint32_t proc = trace->members[i].proc, track = track_of_proc[proc];
-
-        if (comm_of(trace, i)->left_out)
-            continue;
-        if (track == NONE || t->split[proc]) {
-            track = t->ntracks++;
-            track_of_proc[proc] = track;
-            t->named_by[track] = i;
-        } else if (comm_of(trace, i)->nranks > comm_of(trace, t->named_by[track])->nranks) {
-            t->named_by[track] = i;
-        }
-        t->track_of[i] = track;
-    }
-    free(track_of_proc);
-    free(proc_in_comm);
+    free(comm_of_proc);
 }
 
-static void name_tracks(struct timeline *t)
+static void name_processes(struct timeline *t)
 {
-    for (uint32_t i = 0; i < t->ntracks; i++) {
-        const struct member *member = &t->trace->members[t->named_by[i]];
-        const struct proc *proc = &t->trace->procs[member->proc];
+    for (uint32_t i = 0; i < t->trace->nprocs; i++) {
+        const struct proc *proc = &t->trace->procs[i];
         char name[192];
+        int rank;
 
-        snprintf(name, sizeof name, "%s%srank %d, %s (%d)",
-                 t->split[member->proc] ? comm_of(t->trace, t->named_by[i])->name : "",
-                 t->split[member->proc] ? " " : "", member->rank, proc->host, proc->pid);
+        if (t->named_by[i] == NONE)
+            continue;
+        rank = t->trace->members[t->named_by[i]].rank;
+        snprintf(name, sizeof name, "rank%s %d%s, %s (%d)", t->several[i] ? "s" : "", rank,
+                 t->several[i] ? " and others" : "", proc->host, proc->pid);
         metadata(t, "process_name", i, 0, name, 0);
-        metadata(t, "process_sort_index", i, 0, NULL, (uint64_t)member->rank);
+        metadata(t, "process_sort_index", i, 0, NULL, (uint64_t)rank);
     }
 }
 
@@ -131,13 +118,31 @@ static void find_queues(struct timeline *t)
 {
     const struct trace *trace = t->trace;
 
-    memset(t->comm_of_queue, 0xfe, trace->nqueues * sizeof *t->comm_of_queue); /* none yet */
+    memset(t->member_of_queue, 0xfe, trace->nqueues * sizeof *t->member_of_queue); /* none yet */
     for (size_t i = 0; i < trace->nops; i++) {
         const struct op *op = &trace->ops[i];
-        uint32_t *comm = &t->comm_of_queue[op->queue], own = trace->members[op->member].comm;
+        uint32_t *member = &t->member_of_queue[op->queue];
 
-        *comm = *comm == 0xfefefefe || *comm == own ? own : NONE;
+        *member = *member == 0xfefefefe || *member == op->member ? op->member : NONE;
     }
+}
+
+/* "queue 1", and what else there is to tell it from others. */
+static void name_thread(const struct timeline *t, const struct place *place, unsigned lane,
+                        char *name, size_t bytes)
+{
+    const struct trace *trace = t->trace;
+    const struct queue *queue = &trace->queues[place->queue];
+    const struct member *member = &trace->members[trace->ops[place->op].member];
+    bool ranks = t->several[queue->proc];
+    size_t n = (size_t)snprintf(name, bytes, "queue %" PRIu32, queue->number);
+
+    if (ranks || place->member != NONE)
+        n += (size_t)snprintf(name + n, bytes - n, ", %s", trace->comms[member->comm].name);
+    if (ranks)
+        n += (size_t)snprintf(name + n, bytes - n, " rank %d", member->rank);
+    if (lane)
+        snprintf(name + n, bytes - n, " (%u)", lane + 1);
 }
 
 /* ---- operations ---- */
@@ -146,12 +151,10 @@ static int by_place(const void *a, const void *b)
 {
     const struct place *x = a, *y = b;
 
-    if (x->track != y->track)
-        return x->track < y->track ? -1 : 1;
     if (x->queue != y->queue)
         return x->queue < y->queue ? -1 : 1;
-    if (x->comm != y->comm)
-        return x->comm < y->comm ? -1 : 1;
+    if (x->member != y->member)
+        return x->member < y->member ? -1 : 1;
     if (x->begun != y->begun)
         return x->begun < y->begun ? -1 : 1;
     return x->op < y->op ? -1 : x->op > y->op;
@@ -159,7 +162,7 @@ static int by_place(const void *a, const void *b)
 
 static bool is_same_thread(const struct place *a, const struct place *b)
 {
-    return a->track == b->track && a->queue == b->queue && a->comm == b->comm;
+    return a->queue == b->queue && a->member == b->member;
 }
 
 static bool has_type(const struct kind *kind)
@@ -201,10 +204,10 @@ static void write_args(struct timeline *t, const struct op *op, int64_t moved)
     fprintf(out, "}}");
 }
 
-static void write_slice(struct timeline *t, uint32_t track, uint64_t thread, int64_t from,
+static void write_slice(struct timeline *t, uint32_t proc, uint64_t thread, int64_t from,
                         int64_t until)
 {
-    begin_event(t, "X", track, thread);
+    begin_event(t, "X", proc, thread);
     fprintf(t->out, ",\"ts\":");
     us_json(t->out, from - t->zero);
     fprintf(t->out, ",\"dur\":");
@@ -212,9 +215,9 @@ static void write_slice(struct timeline *t, uint32_t track, uint64_t thread, int
     fprintf(t->out, ",\"name\":");
 }
 
-static void write_call(struct timeline *t, const struct op *op, uint32_t track, uint64_t thread)
+static void write_call(struct timeline *t, const struct op *op, uint32_t proc, uint64_t thread)
 {
-    begin_event(t, "i", track, thread);
+    begin_event(t, "i", proc, thread);
     fprintf(t->out, ",\"s\":\"t\",\"ts\":");
     us_json(t->out, op->called - t->zero);
     fprintf(t->out, ",\"name\":\"call of ");
@@ -228,22 +231,22 @@ static int64_t end_of(const struct timeline *t, const struct op *op)
 }
 
 /* From `from`, which is its begin if there was place. */
-static void write_op(struct timeline *t, const struct op *op, uint32_t track, uint64_t thread,
+static void write_op(struct timeline *t, const struct op *op, uint32_t proc, uint64_t thread,
                      int64_t from)
 {
     int64_t until = max_i64(from, end_of(t, op)),
             there = max_i64(from, min_i64(until, op->begun + op->waited));
 
     if (there > from) {
-        write_slice(t, track, thread, from, there);
+        write_slice(t, proc, thread, from, there);
         fprintf(t->out, "\"wait for rank %d\",\"args\":{\"sequence\":%" PRIu64 "}}",
                 t->trace->members[op->last].rank, op->sequence);
     }
-    write_slice(t, track, thread, there, until);
+    write_slice(t, proc, thread, there, until);
     text_json(t->out, t->trace->kinds[op->kind].what);
     write_args(t, op, until - there);
     if (op->begun - op->called > CALLED_BEFORE_NS)
-        write_call(t, op, track, thread);
+        write_call(t, op, proc, thread);
 }
 
 /* The first lane that is free by then; the last one is so a little later, if need be. */
@@ -258,12 +261,12 @@ static unsigned lane_for(int64_t *busy, unsigned *n, int64_t *begun)
     return LANES - 1;
 }
 
-/* Operations of one queue, and one communicator if it has several. */
+/* Operations of one queue, and one rank of a communicator if it has several. */
 static void write_thread(struct timeline *t, const struct place *places, size_t n)
 {
     const struct queue *queue = &t->trace->queues[places->queue];
-    uint64_t thread = ((uint64_t)queue->number * (t->trace->ncomms + 1) +
-                       (places->comm == NONE ? 0 : places->comm + 1)) *
+    uint64_t thread = ((uint64_t)queue->number * (t->trace->nmembers + 1) +
+                       (places->member == NONE ? 0 : places->member + 1)) *
                       LANES;
     int64_t busy[LANES] = {0};
     unsigned lanes = 0;
@@ -276,16 +279,12 @@ static void write_thread(struct timeline *t, const struct place *places, size_t 
         if (lanes > before) {
             char name[128];
 
-            snprintf(name, sizeof name, "queue %" PRIu32 "%s%s", queue->number,
-                     places->comm == NONE ? "" : ", ",
-                     places->comm == NONE ? "" : t->trace->comms[places->comm].name);
-            if (lane)
-                snprintf(name + strlen(name), sizeof name - strlen(name), " (%u)", lane + 1);
-            metadata(t, "thread_name", places->track, thread + lane, name, 0);
-            metadata(t, "thread_sort_index", places->track, thread + lane, NULL, thread + lane);
+            name_thread(t, places, lane, name, sizeof name);
+            metadata(t, "thread_name", queue->proc, thread + lane, name, 0);
+            metadata(t, "thread_sort_index", queue->proc, thread + lane, NULL, thread + lane);
         }
         busy[lane] = max_i64(from, end_of(t, op));
-        write_op(t, op, places->track, thread + lane, from);
+        write_op(t, op, queue->proc, thread + lane, from);
     }
 }
 
@@ -302,9 +301,8 @@ static size_t find_places(struct timeline *t, struct place *places)
         if (op->begun == NEVER || trace->comms[comm].left_out)
             continue;
         t->zero = min_i64(t->zero, min_i64(op->called, op->begun));
-        places[n++] =
-            (struct place){t->track_of[op->member], op->queue,
-                           t->comm_of_queue[op->queue] == NONE ? comm : NONE, i, op->begun};
+        places[n++] = (struct place){
+            op->queue, t->member_of_queue[op->queue] == NONE ? op->member : NONE, i, op->begun};
     }
     qsort(places, n, sizeof *places, by_place);
     return n;
@@ -316,13 +314,12 @@ void trace_timeline(const struct trace *trace, FILE *out)
     struct place *places = process_must(calloc(trace->nops + 1, sizeof *places));
     size_t n;
 
-    t.track_of = process_must(calloc(trace->nmembers + 1, sizeof *t.track_of));
-    t.named_by = process_must(calloc(trace->nmembers + 1, sizeof *t.named_by));
-    t.comm_of_queue = process_must(calloc(trace->nqueues + 1, sizeof *t.comm_of_queue));
-    t.split = process_must(calloc(trace->nprocs + 1, sizeof *t.split));
+    t.named_by = process_must(calloc(trace->nprocs + 1, sizeof *t.named_by));
+    t.member_of_queue = process_must(calloc(trace->nqueues + 1, sizeof *t.member_of_queue));
+    t.several = process_must(calloc(trace->nprocs + 1, sizeof *t.several));
     fprintf(out, "{\"displayTimeUnit\":\"ns\",\"traceEvents\":[");
-    find_tracks(&t);
-    name_tracks(&t);
+    find_names(&t);
+    name_processes(&t);
     find_queues(&t);
     n = find_places(&t, places);
     for (size_t i = 0, next; i < n; i = next) {
@@ -332,8 +329,7 @@ void trace_timeline(const struct trace *trace, FILE *out)
     }
     fprintf(out, "\n]}\n");
     free(places);
-    free(t.track_of);
     free(t.named_by);
-    free(t.comm_of_queue);
-    free(t.split);
+    free(t.member_of_queue);
+    free(t.several);
 }

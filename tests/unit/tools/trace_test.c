@@ -420,6 +420,37 @@ static void nobody_is_named_where_nobody_is_late(void **state)
         }
 }
 
+/* One is always the last of a few; but who is so in each of eight is not by chance. */
+static void few_collectives_name_nobody_by_chance(void **state)
+{
+    struct bytes streams[MOST];
+    struct trace trace;
+    char *text;
+
+    (void)state;
+    for (unsigned seed = 1; seed < 60; seed++) {
+        struct job job = quiet;
+
+        job.nranks = 4;
+        job.nops = seed < 50 ? 1 + (int)seed % 4 : 8;
+        job.late = seed < 50 ? -1 : 2;
+        job.late_percent = 100;
+        job.late_ns = 3 * MS;
+        job.jitter_ns = 900 * US;
+        job.seed = seed;
+        run(&job, streams);
+        take(&trace, streams, 4);
+        assert_int_equal(named(&trace, 0), job.late);
+        text = text_of(&trace);
+        must_say(text, seed < 50
+                           ? "No rank is clearly late, in so few collectives: record for longer"
+                           : "rank 2");
+        free(text);
+        trace_free(&trace);
+        forget(streams, 4);
+    }
+}
+
 /* A rank that waits for a root only, or for lower ranks, waits for nobody else. */
 static void who_waits_for_whom(void **state)
 {
@@ -471,6 +502,127 @@ static void who_waits_for_whom(void **state)
         trace_free(&trace);
         forget(streams, 3);
     }
+}
+
+/* In a scan the last of the lower ranks may be one for which nobody had to wait. */
+static void nobody_is_last_for_whom_nobody_waited(void **state)
+{
+    static const int64_t begins[] = {15 * US, 11 * US, 20 * US, 30 * US};
+    struct trace_operation scan = allreduce;
+    struct bytes streams[4] = {{0}};
+    struct trace trace;
+
+    (void)state;
+    snprintf(scan.what, sizeof scan.what, "scan");
+    for (int r = 0; r < 4; r++) {
+        add_process(&streams[r], 1, 1 + r, "here", 0, 0);
+        add_comm(&streams[r], 42, r, 4, "comm0");
+        add_op(&streams[r], &scan, 1, begins[r], 40 * US);
+        add_end(&streams[r]);
+    }
+    take(&trace, streams, 4);
+    assert_int_equal(trace.comms[0].nmatches, 1);
+    assert_int_equal(trace.members[trace.comms[0].matches[0].last].rank, 0);
+    assert_int_equal(trace.comms[0].matches[0].late, 4 * US);
+    trace_free(&trace);
+    forget(streams, 4);
+}
+
+/* Rank 0 computes for long, and rank 2 waits for its message, or in another communicator: all others wait for rank 2. */
+static void who_passes_lateness_on_is_told(void **state)
+{
+    struct trace_operation message = allreduce, other = allreduce;
+
+    (void)state;
+    memset(message.what, 0, sizeof message.what);
+    snprintf(message.what, sizeof message.what, "recv");
+    message.peer = 0;
+    other.comm = 2;
+    for (int what = 0; what < 3; what++) { /* 2: rank 2 computes itself */
+        struct bytes streams[3] = {{0}};
+        struct trace trace;
+        char *text;
+
+        for (int r = 0; r < 3; r++) {
+            struct trace_comm pair = {
+                .id = 43, .rank = r / 2, .nranks = 2, .number = 2, .name = "pair"};
+
+            add_process(&streams[r], 1, 1 + r, "here", 0, 0);
+            add_comm(&streams[r], 42, r, 3, "comm0");
+            if (r != 1)
+                add_frame(&streams[r], TRACE_COMM, &pair, sizeof pair, 0);
+            for (int i = 1; i <= 20; i++) {
+                int64_t from = i * 10 * MS;
+
+                if (r == 2 && what == 0)
+                    add_op(&streams[r], &message, 0, from, from + 8 * MS);
+                if (r == 2 && what == 1)
+                    add_op(&streams[r], &other, (uint64_t)i, from, from + 8 * MS);
+                if (r == 0 && what == 1)
+                    add_op(&streams[r], &other, (uint64_t)i, from + 7 * MS, from + 8 * MS);
+                add_op(&streams[r], &allreduce, (uint64_t)i, from + (r == 2 ? 9 : r + 1) * MS,
+                       from + 10 * MS);
+            }
+            add_end(&streams[r]);
+        }
+        take(&trace, streams, 3);
+        assert_int_equal(named(&trace, 0), 2);
+        text = text_of(&trace);
+        if (what == 2)
+            must_not_say(text, "of the time by which it was late");
+        else
+            must_say(text, "In 86 % of the time by which it was late it was in messages or other");
+        free(text);
+        trace_free(&trace);
+        forget(streams, 3);
+    }
+}
+
+/* ---- where the time goes ---- */
+
+/* A collective that comes late to its queue, and others on another queue before it; messages beside all. */
+static void overlapping_queues_count_once(void **state)
+{
+    struct trace_operation message = allreduce, late = allreduce;
+    struct bytes streams[2] = {{0}};
+    struct trace trace;
+    struct sums sums;
+
+    (void)state;
+    late.queue = 2;
+    message.queue = 3;
+    message.peer = 0;
+    snprintf(message.what, sizeof message.what, "recv");
+    for (int r = 0; r < 2; r++) {
+        int64_t begun = r ? 10 * MS : 4 * MS;
+
+        add_process(&streams[r], 1, 1 + r, "here", 0, 0);
+        add_comm(&streams[r], 42, r, 2, "comm0");
+        add_op(&streams[r], &late, 1, 90 * MS, 100 * MS);
+        add_op(&streams[r], &allreduce, 2, begun, 20 * MS);
+        late.queue = 4; /* another that waits at the same time, and moves longer */
+        add_op(&streams[r], &late, 3, begun, 30 * MS);
+        late.queue = 2;
+        add_op(&streams[r], &message, 0, 40 * MS, 50 * MS);
+        message.queue = 5;
+        add_op(&streams[r], &message, 0, 1 * MS, 60 * MS);
+        add_op(&streams[r], &message, 0, 25 * MS, 60 * MS);
+        message.queue = 3;
+        add_end(&streams[r]);
+    }
+    take(&trace, streams, 2);
+    sums = trace_sums(&trace, &trace.comms[0]);
+    assert_int_equal(trace.members[0].waiting, 6 * MS);
+    assert_int_equal(trace.members[0].moving, 30 * MS);
+    assert_int_equal(trace.members[0].other, 33 * MS);
+    assert_int_equal(trace.members[1].waiting, 0);
+    assert_int_equal(trace.members[1].moving, 30 * MS);
+    assert_int_equal(trace.members[1].other, 39 * MS);
+    assert_int_equal(trace.members[1].held, trace.members[0].waiting);
+    assert_true(sums.waiting + sums.moving + sums.other <= sums.time);
+    check_timeline(&trace);
+    trace_free(&trace);
+    forget(streams, 2);
 }
 
 /* ---- clocks ---- */
@@ -589,6 +741,31 @@ static void digest(const struct bytes *streams, int n)
     json_decref(json_of(&trace));
     json_decref(timeline_of(&trace));
     trace_free(&trace);
+}
+
+/* Who is late by less than that can be wrong is not named, but all others are not said to be as late. */
+static void suspects_are_told(void **state)
+{
+    struct job job = quiet;
+    struct bytes streams[MOST];
+    struct trace trace;
+    char *text;
+
+    (void)state;
+    job.per_clock = 2;
+    job.what = "allgatherv"; /* which is no proof of the clocks */
+    job.late = 2;
+    job.late_ns = 3 * MS;
+    job.late_percent = 100;
+    run(&job, streams);
+    take(&trace, streams, 4);
+    assert_int_equal(named(&trace, 0), -1);
+    text = text_of(&trace);
+    must_say(text, "No rank is clearly late: rank 2 seems to be, by 3.0");
+    must_not_say(text, "by turns");
+    free(text);
+    trace_free(&trace);
+    forget(streams, 4);
 }
 
 static void cut_streams_are_used(void **state)
@@ -857,7 +1034,8 @@ static void huge_numbers_are_told(void **state)
 /* Of whichever communicator: what is missing may have been among them. */
 static void losses_are_told(void **state)
 {
-    struct trace_lost lost = {.comm = 0, .operations = 12};
+    struct trace_lost lost = {.comm = 0, .operations = 12},
+                      lost_of_comm = {.comm = 1, .operations = 5};
     struct bytes streams[2] = {{0}};
     struct trace trace;
     char *text;
@@ -867,16 +1045,20 @@ static void losses_are_told(void **state)
         add_process(&streams[r], 1, 1 + r, "here", 0, 0);
         add_comm(&streams[r], 42, r, 2, "comm0");
         add_op(&streams[r], &allreduce, 1, MS, 2 * MS);
-        if (r)
+        if (r) {
             add_frame(&streams[r], TRACE_LOST, &lost, sizeof lost, 0);
-        else
+            add_frame(&streams[r], TRACE_LOST, &lost_of_comm, sizeof lost_of_comm, 0);
+        } else {
             add_op(&streams[r], &allreduce, 2, 3 * MS, 0);
+        }
         add_end(&streams[r]);
     }
     take(&trace, streams, 2);
     assert_false(trace.damaged);
     text = text_of(&trace);
     must_say(text, "note: a stream: 12 operations were not recorded for want of room");
+    must_say(text, "5 operations of rank 1 were not recorded for want of room:\n  their time "
+                   "counts as elsewhere");
     must_say(text, "in flight: allreduce #2 since 0: nothing is known of rank 1");
     must_not_say(text, "has not begun it");
     free(text);
@@ -968,9 +1150,14 @@ static void timelines_are_sound(void **state)
     events = json_object_get(json, "traceEvents");
     json_array_foreach(events, i, event)
     {
-        names += !strcmp(json_string_value(json_object_get(event, "name")), "process_name");
+        const char *name = json_string_value(json_object_get(event, "name"));
+
+        names += !strcmp(name, "process_name");
+        if (!strcmp(name, "thread_name")) /* that has several ranks */
+            must_say(json_string_value(json_object_get(json_object_get(event, "args"), "name")),
+                     ", \"quoted\" \\ rank ");
     }
-    assert_int_equal(names, 3); /* a process for each rank */
+    assert_int_equal(names, 1); /* as it is one process */
     json_decref(json);
     trace_free(&trace);
     forget(&stream, 1);
@@ -1010,6 +1197,61 @@ static void many_kinds_are_folded(void **state)
     free(text);
     trace_free(&trace);
     forget(&stream, 1);
+}
+
+static void idle_communicators_are_one_line(void **state)
+{
+    struct bytes stream = {0};
+    struct trace trace;
+    char *text;
+
+    (void)state;
+    add_process(&stream, 1, 1, "here", 0, 0);
+    add_comm(&stream, 42, 0, 1, "idle");
+    add_end(&stream);
+    take(&trace, &stream, 1);
+    text = text_of(&trace);
+    assert_string_equal(text, "idle, 1 rank on 1 host: 0 collectives in 0\n");
+    free(text);
+    trace_free(&trace);
+    forget(&stream, 1);
+}
+
+/* Of many communicators those come first in which time is spent; one in which something hangs is not left out. */
+static void communicators_that_matter_come_first(void **state)
+{
+    struct bytes streams[2] = {{0}};
+    struct trace trace;
+    char *text;
+
+    (void)state;
+    for (int r = 0; r < 2; r++) {
+        add_process(&streams[r], 1, 1 + r, "here", 0, 0);
+        for (uint32_t i = 1; i <= 20; i++) {
+            struct trace_comm comm = {.id = i, .rank = r, .nranks = 2, .number = i};
+            struct trace_operation op = allreduce;
+
+            op.comm = i;
+            snprintf(comm.name, sizeof comm.name, "comm%u", i);
+            add_frame(&streams[r], TRACE_COMM, &comm, sizeof comm, 0);
+            add_op(&streams[r], &op, 1, MS, MS + i * US);
+            if (i == 4)
+                add_op(&streams[r], &op, 2, 3 * MS, 0);
+        }
+        add_comm(&streams[r], 42, r, 2, "idle");
+        add_end(&streams[r]);
+    }
+    take(&trace, streams, 2);
+    text = text_of(&trace);
+    assert_int_equal(strncmp(text, "comm20, 2 ranks", 15), 0);
+    must_say(text, "\ncomm11, 2 ranks");
+    must_say(text, "\ncomm4, 2 ranks");
+    must_not_say(text, "\ncomm10, ");
+    must_not_say(text, "\ncomm1, ");
+    must_say(text, "\nand 10 communicators, in which less time was spent; --all lists them\n");
+    free(text);
+    trace_free(&trace);
+    forget(streams, 2);
 }
 
 /* ---- the program ---- */
@@ -1074,6 +1316,16 @@ static void files_are_read(void **state)
     assert_int_equal(trace_program("%s", path), 1); /* no recording */
     must_say(said, "timeline.json is damaged at byte 0: it is no recording of Thrum");
     assert_int_equal(trace_program("-o %s/no/such %s", folder, folder), 2);
+    must_say(said, "no/such: No such file or directory");
+    assert_int_equal(trace_program("-o /dev/full %s", folder), 2);
+    must_say(
+        said,
+        "comm0, 4 ranks on 1 host: 200 collectives"); /* it may be all there is of a long recording */
+    must_say(said, "/dev/full: No space left on device");
+    assert_int_equal(trace_program("-o %s %s/node-1.trace/x", path, folder), 2);
+    assert_int_equal(stat(path, &about), 0);
+    assert_true(about.st_size >
+                100000); /* what was there is kept until there is something better */
     assert_int_equal(trace_program("%s/absent", folder), 2);
     must_say(said, "absent: No such file or directory");
     assert_int_equal(trace_program("--pid 1 %s", folder), 2);
@@ -1170,13 +1422,20 @@ static void running_processes_are_recorded(void **state)
 {
     struct bytes streams[MOST];
     struct job job = quiet;
-    pid_t pids[5];
+    int64_t begin;
+    pid_t pids[2];
 
     (void)state;
     job.nranks = 2;
     run(&job, streams);
     pids[0] = fake(ANSWERS, &streams[0]);
     pids[1] = fake(ANSWERS, &streams[1]);
+    begin = now_ns();
+    assert_int_equal(trace_program("-s 60 -o /no/such/file"),
+                     2); /* that is told before it records */
+    assert_int_equal(trace_program("-s 60 -p %d", (int)getpid()), 3); /* so is this */
+    must_say(said, "has no communicators here");
+    assert_true(now_ns() - begin < 20 * SECOND);
     assert_int_equal(trace_program("-s 0.2"), 0);
     must_say(said, "comm0, 2 ranks on 1 host: 200 collectives in ");
     finish(pids[0]);
@@ -1238,7 +1497,7 @@ static void running_processes_that_hang_are_recorded(void **state)
         add_end(&streams[r]);
         pids[r] = fake(ANSWERS, &streams[r]);
     }
-    assert_int_equal(trace_program("-s 0.3 -p 2"), 0);
+    assert_int_equal(trace_program("-s 0.3"), 0);
     must_say(said, "in flight: allreduce #2 since 8.");
     must_say(said, "rank 1 has not begun it");
     must_not_say(said, "since 8.0");
@@ -1260,10 +1519,15 @@ int main(void)
         cmocka_unit_test(one_late_rank_is_named),
         cmocka_unit_test(a_rare_but_long_wait_is_named),
         cmocka_unit_test(nobody_is_named_where_nobody_is_late),
+        cmocka_unit_test(few_collectives_name_nobody_by_chance),
         cmocka_unit_test(who_waits_for_whom),
+        cmocka_unit_test(nobody_is_last_for_whom_nobody_waited),
+        cmocka_unit_test(who_passes_lateness_on_is_told),
+        cmocka_unit_test(overlapping_queues_count_once),
         cmocka_unit_test(clocks_are_aligned),
         cmocka_unit_test(many_clocks_are_aligned),
         cmocka_unit_test(without_collectives_there_is_the_time_of_day),
+        cmocka_unit_test(suspects_are_told),
         cmocka_unit_test(cut_streams_are_used),
         cmocka_unit_test(damage_is_named_with_its_place),
         cmocka_unit_test(files_may_be_gone_on_with),
@@ -1276,6 +1540,8 @@ int main(void)
         cmocka_unit_test(who_has_not_begun_is_told),
         cmocka_unit_test(timelines_are_sound),
         cmocka_unit_test(many_kinds_are_folded),
+        cmocka_unit_test(idle_communicators_are_one_line),
+        cmocka_unit_test(communicators_that_matter_come_first),
         cmocka_unit_test(files_are_read),
         cmocka_unit_test(running_processes_are_recorded),
         cmocka_unit_test(bad_processes_hold_nothing_up),
