@@ -87,6 +87,7 @@ struct member {
     int32_t rank;
     bool whole; /* its stream has ended as it should, and nothing was lost */
     uint64_t lost; /* operations */
+    int64_t sure; /* all that it had begun by then is here; NEVER */
     uint64_t newest; /* sequence of its newest collective */
     int64_t until; /* when its recording ended, or the last time in it */
     /* of what counts, by trace_match */
@@ -261,6 +262,7 @@ struct verdict {
     double share; /* of the collectives, or of the waiting */
     uint64_t times; /* that it was the last */
     int64_t late; /* ns, median */
+    const struct match *worst; /* to which it came latest */
     double
         busy; /* share of the time by which it was late in which it was in other operations itself */
 };

@@ -299,6 +299,7 @@ static void apply(struct trace *trace)
     for (size_t i = 0; i < trace->nmembers; i++) {
         struct member *member = &trace->members[i];
 
+        member->sure = mapped(&trace->clocks[trace->procs[member->proc].clock], member->sure);
         member->until = mapped(&trace->clocks[trace->procs[member->proc].clock], member->until);
     }
 }

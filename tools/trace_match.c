@@ -69,15 +69,23 @@ static void sort_members(struct trace *trace, uint32_t **position_out)
     *position_out = position;
 }
 
-static void drop_repeated(struct comm *comm)
+/* One that had not ended when it was told of first may have come again; the last time holds. */
+static void drop_repeated(struct trace *trace, struct comm *comm)
 {
     size_t n = 0;
 
-    for (size_t i = 0; i < comm->nrefs; i++)
-        if (!n || comm->refs[n - 1].sequence != comm->refs[i].sequence ||
-            comm->refs[n - 1].member != comm->refs[i].member)
-            comm->refs[n++] = comm->refs[i];
-    comm->again = comm->nrefs - n;
+    for (size_t i = 0; i < comm->nrefs; i++) {
+        struct ref *ref = &comm->refs[i], *before = n ? &comm->refs[n - 1] : NULL;
+
+        if (!before || before->sequence != ref->sequence || before->member != ref->member) {
+            comm->refs[n++] = *ref;
+        } else if (trace->ops[before->op].ended == NEVER) {
+            trace->ops[before->op].begun = NEVER;
+            *before = *ref;
+        } else {
+            comm->again++;
+        }
+    }
     comm->nrefs = n;
 }
 
@@ -118,7 +126,7 @@ void trace_sort(struct trace *trace)
     for (size_t i = 0; i < trace->ncomms; i++) {
         qsort(trace->comms[i].refs, trace->comms[i].nrefs, sizeof *trace->comms[i].refs,
               by_sequence);
-        drop_repeated(&trace->comms[i]);
+        drop_repeated(trace, &trace->comms[i]);
     }
     free(position);
 }
@@ -419,6 +427,17 @@ static int64_t median_lateness(const struct comm *comm, uint32_t member)
     return median;
 }
 
+/* The collective to which it came latest; it was the last in some. */
+static const struct match *latest_match(const struct comm *comm, uint32_t member)
+{
+    const struct match *worst = NULL;
+
+    for (size_t i = 0; i < comm->nmatches; i++)
+        if (comm->matches[i].last == member && (!worst || comm->matches[i].late > worst->late))
+            worst = &comm->matches[i];
+    return worst;
+}
+
 /* Squares of what was waited in each collective, over the square of all: one over the number of waits that matter. */
 static double concentration(const struct comm *comm)
 {
@@ -582,6 +601,7 @@ void trace_judge(const struct trace *trace, const struct comm *comm, struct verd
     if (out->member == NONE)
         return;
     out->late = median_lateness(comm, out->member);
+    out->worst = latest_match(comm, out->member);
     if (out->late <= doubt_of(trace, comm)) {
         out->suspect = out->member;
         out->member = NONE;

@@ -284,7 +284,7 @@ static bool take_comm(struct stream *stream, const struct trace_comm *said)
     }
     member.proc = stream->proc;
     member.rank = said->rank;
-    member.until = NEVER;
+    member.until = member.sure = NEVER;
     trace->members = trace_room(trace->members, nmembers, &trace->room[5], sizeof *trace->members);
     /* a rank that two processes claim to be is two members, of which trace_sort keeps one */
     at = look_up(&trace->member_table, KEYED(trace->members, comm, whole), &member, true);
@@ -416,6 +416,20 @@ static bool take_lost(struct stream *stream, const struct trace_lost *said)
     return true;
 }
 
+static bool take_time(struct stream *stream, const struct trace_time *said)
+{
+    uint32_t at = member_of(stream, said->comm);
+
+    if (at == NONE)
+        return damage(stream, "a time of communicator number %u, which was not introduced",
+                      said->comm);
+    if (!is_time(said->monotonic_ns))
+        return damage(stream, "an impossible time");
+    stream->trace->members[at].sure = max_i64(stream->trace->members[at].sure, said->monotonic_ns);
+    stream->until = max_i64(stream->until, said->monotonic_ns);
+    return true;
+}
+
 /* Newer ones say when. */
 static bool take_end(struct stream *stream, const int64_t *when, size_t bytes)
 {
@@ -439,6 +453,8 @@ static size_t body_of(uint32_t type)
         return sizeof(struct trace_operation);
     case TRACE_LOST:
         return sizeof(struct trace_lost);
+    case TRACE_TIME:
+        return sizeof(struct trace_time);
     default:
         return 0;
     }
@@ -456,6 +472,8 @@ static bool take_frame(struct stream *stream, uint32_t type, const void *body, s
         return take_operation(stream, body);
     case TRACE_LOST:
         return take_lost(stream, body);
+    case TRACE_TIME:
+        return take_time(stream, body);
     case TRACE_END:
         return take_end(stream, body, bytes);
     default:

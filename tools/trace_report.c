@@ -299,9 +299,12 @@ static void print_pending(const struct trace *trace, const struct comm *comm, FI
         uint32_t nunknown =
             list_members(trace, comm, trace_unknown, pending, unknown, sizeof unknown);
 
-        fprintf(out, "  in flight: %s #%" PRIu64 " since %s: ",
+        fprintf(out, "  in flight: %s #%" PRIu64,
                 trace->kinds[trace->ops[comm->refs[pending->first].op].kind].what,
-                pending->sequence, time_text(trace_age(trace, comm, pending), age, sizeof age));
+                pending->sequence);
+        if (trace_age(trace, comm, pending) > 0)
+            fprintf(out, " since %s", time_text(trace_age(trace, comm, pending), age, sizeof age));
+        fputs(": ", out);
         if (nabsent)
             fprintf(out, "rank%s %s %s not begun it", nabsent > 1 ? "s" : "", absent,
                     nabsent > 1 ? "have" : "has");
@@ -348,6 +351,40 @@ static void print_limits(const struct trace *trace, const struct comm *comm, FIL
         fprintf(out, "  %zu operations were recorded twice, and count once.\n", comm->again);
 }
 
+/* Something hangs that some rank has not begun. */
+static bool is_awaited(const struct trace *trace, const struct comm *comm)
+{
+    for (size_t i = 0; i < comm->npending && i < MOST_PENDING; i++)
+        for (uint32_t k = 0; k < comm->nmembers; k++)
+            if (trace_not_begun(trace, comm, k, &comm->pending[i]))
+                return true;
+    return false;
+}
+
+#define FAR_WORSE 10
+
+static void print_dear(const struct trace *trace, const struct comm *comm,
+                       const struct verdict *verdict, FILE *out)
+{
+    const struct member *member = &trace->members[verdict->member];
+    const struct proc *proc = &trace->procs[member->proc];
+    const struct match *worst = verdict->worst;
+    char late[24];
+
+    fprintf(out, "  Most of the waiting is for rank %d (process %d on %s): %.0f %% of it,\n",
+            member->rank, proc->pid, proc->host, 100 * verdict->share);
+    if (worst->late > FAR_WORSE * verdict->late || verdict->times == 1)
+        fprintf(out,
+                "  above all in %s #%" PRIu64 ", to which it came %s after the others (median).\n",
+                trace->kinds[worst->kind].what, worst->sequence,
+                time_text((double)worst->late, late, sizeof late));
+    else
+        fprintf(
+            out,
+            "  in %" PRIu64 " of %zu collectives, to which it came %s after the others (median).\n",
+            verdict->times, comm->nmatches, time_text((double)verdict->late, late, sizeof late));
+}
+
 static void print_verdict(const struct trace *trace, const struct comm *comm,
                           const struct verdict *verdict, const struct sums *sums, FILE *out)
 {
@@ -363,6 +400,8 @@ static void print_verdict(const struct trace *trace, const struct comm *comm,
                 "  of the hosts are not known so well.\n",
                 trace->members[verdict->suspect].rank,
                 time_text((double)verdict->late, late, sizeof late));
+    else if (!member && is_awaited(trace, comm))
+        return; /* by what hangs */
     else if (!member)
         fprintf(out, percent(sums->waiting, sums->time) < 5
                          ? "  No rank is clearly late, and there is little waiting.\n"
@@ -376,12 +415,7 @@ static void print_verdict(const struct trace *trace, const struct comm *comm,
                 member->rank, proc->pid, proc->host, 100 * verdict->share,
                 time_text((double)verdict->late, late, sizeof late));
     else
-        fprintf(
-            out,
-            "  Most of the waiting is for rank %d (process %d on %s): %.0f %% of it,\n  in %" PRIu64
-            " of %zu collectives, to which it came %s after the others (median).\n",
-            member->rank, proc->pid, proc->host, 100 * verdict->share, verdict->times,
-            comm->nmatches, time_text((double)verdict->late, late, sizeof late));
+        print_dear(trace, comm, verdict, out);
     if (verdict->member != NONE && verdict->busy >= 0.25)
         fprintf(out,
                 "  In %.0f %% of the time by which it was late it was in messages or other "

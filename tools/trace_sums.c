@@ -182,7 +182,9 @@ bool trace_not_begun(const struct trace *trace, const struct comm *comm, uint32_
     const struct op *op = op_in(trace, comm, position, pending);
     const struct member *member = &trace->members[comm->members[position]];
 
-    return op ? op->begun == NEVER : member->whole && member->newest < pending->sequence;
+    return op ? op->begun == NEVER
+              : (member->whole || (member->sure >= pending->since && !member->lost)) &&
+                    member->newest < pending->sequence;
 }
 
 bool trace_unknown(const struct trace *trace, const struct comm *comm, uint32_t position,

@@ -18,7 +18,7 @@
 
 #define TRACE_MAGIC "thrumtr1" /* without the 0 */
 
-enum trace_type { TRACE_PROCESS = 1, TRACE_COMM, TRACE_OPERATION, TRACE_LOST, TRACE_END };
+enum trace_type { TRACE_PROCESS = 1, TRACE_COMM, TRACE_OPERATION, TRACE_LOST, TRACE_END, TRACE_TIME };
 
 struct trace_frame {
     uint32_t type; /* enum trace_type */
@@ -65,6 +65,13 @@ struct trace_lost {
     uint32_t comm; /* 0: of any */
     uint32_t reserved;
     uint64_t operations;
+};
+
+/* Of what a communicator had begun by then all has come. While nothing ends that is all that comes. */
+struct trace_time {
+    uint32_t comm;
+    uint32_t reserved;
+    int64_t monotonic_ns;
 };
 
 /* The process records no more, for now at least. */

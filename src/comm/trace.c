@@ -125,21 +125,39 @@ static void tell_pending(const struct comm_trace *trace)
         tell(&trace->records[freed % COMM_TRACE_RECORDS]);
 }
 
-/* A process may be killed while it waits: so that a file has what for. The record `number` is the oldest that has not ended. */
+/* And that this is all. */
+static void tell_time(const struct comm_trace *trace, int64_t now)
+{
+    struct trace_time time = {.comm = trace->number, .monotonic_ns = now};
+
+    tell_pending(trace);
+    control_trace(TRACE_TIME, &time, sizeof time);
+}
+
+/*
+ * A process may be killed while it waits: so that a file has what for, and since when. The record `number` is the oldest that
+ * has not ended; 0: there is none.
+ */
 static void tell_early(const struct thrum_comm *comm, struct comm_trace *trace, uint64_t number)
 {
     const struct comm_record_of_time *record = &trace->records[(number - 1) % COMM_TRACE_RECORDS];
-    int64_t begun = atomic_load_explicit(&record->begun_ns, memory_order_relaxed);
+    int64_t begun, now = now_ns(), due = EARLY_NS;
 
+    if (trace->told_failed)
+        return;
     if (atomic_load_explicit(&comm->status, memory_order_relaxed)) {
-        if (!trace->told_failed)
-            tell_pending(trace);
+        tell_time(trace, now);
         trace->told_failed = true;
-    } else if (record->operation.sequence && trace->told_early != number && begun &&
-               now_ns() - begun > EARLY_NS) {
-        tell(record);
-        trace->told_early = number;
+        return;
     }
+    begun = number ? atomic_load_explicit(&record->begun_ns, memory_order_relaxed) : 0;
+    if (trace->told_early == number)
+        due = 2 * trace->early_ns;
+    if (!begun || !record->operation.sequence || now - begun < due)
+        return;
+    tell_time(trace, now);
+    trace->told_early = number;
+    trace->early_ns = now - begun;
 }
 
 static void tell_ended(const struct thrum_comm *comm, struct comm_trace *trace)
@@ -156,8 +174,7 @@ static void tell_ended(const struct thrum_comm *comm, struct comm_trace *trace)
         tell(record);
         atomic_store_explicit(&trace->freed, freed + 1, memory_order_release);
     }
-    if (freed < added)
-        tell_early(comm, trace, freed + 1);
+    tell_early(comm, trace, freed < added ? freed + 1 : 0);
     if (lost != trace->told_lost) {
         struct trace_lost frame = {.comm = trace->number, .operations = lost - trace->told_lost};
 

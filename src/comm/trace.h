@@ -23,6 +23,7 @@ struct comm_trace {
     uint64_t told_lost; /* control */
     uint64_t
         told_early; /* control: the record with this number was told before it ended; the first has 1 */
+    int64_t early_ns; /* control: and had taken so long */
     bool told_failed; /* control: what was pending when the communicator failed was told */
     struct comm_record_of_time records[COMM_TRACE_RECORDS];
 };

@@ -170,7 +170,7 @@ struct stream {
     uint8_t *data;
     size_t bytes;
     /* what was found in it */
-    int processes, comms, ends;
+    int processes, comms, ends, times;
     uint32_t comm; /* number of the newest */
     struct trace_comm last_comm;
     struct trace_operation *operations;
@@ -227,7 +227,7 @@ static void parse(struct stream *s)
     free(s->operations);
     s->operations = calloc(s->bytes / sizeof *s->operations + 1, sizeof *s->operations);
     s->n = 0;
-    s->processes = s->comms = s->ends = 0;
+    s->processes = s->comms = s->ends = s->times = 0;
     s->lost = 0;
     while (at + sizeof(struct trace_frame) <= s->bytes) {
         struct trace_frame frame;
@@ -269,6 +269,10 @@ static void parse(struct stream *s)
             assert_int_equal(frame.bytes, sizeof lost);
             memcpy(&lost, s->data + at, sizeof lost);
             s->lost += lost.operations;
+            break;
+        case TRACE_TIME:
+            assert_int_equal(frame.bytes, sizeof(struct trace_time));
+            s->times++;
             break;
         default:
             assert_int_equal(frame.type, TRACE_END);
@@ -844,6 +848,7 @@ static void files_of_who_leaves(void **state)
     forget(&s);
     snprintf(ending, sizeof ending, "-%d.trace", (int)pids[0]);
     s = take_file(ending);
+    assert_int_equal(s.times, 1);
     assert_int_equal(s.n, 501);
     assert_int_equal(s.operations[500].sequence, 501);
     assert_int_equal(s.operations[500].ended_ns, 0);
@@ -883,6 +888,7 @@ static void files_of_who_hangs(void **state)
     assert_int_equal(s.operations[500].sequence, 501);
     assert_int_equal(s.operations[500].ended_ns, 0);
     assert_true(s.operations[500].begun_ns > 0);
+    assert_true(s.times > 0);
     forget(&s);
     for (int r = 0; r < 2; r++)
         crew_kill(&crew, r, SIGKILL);

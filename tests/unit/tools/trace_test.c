@@ -385,6 +385,8 @@ static void a_rare_but_long_wait_is_named(void **state)
     assert_int_equal(named(&trace, 0), 1);
     text = text_of(&trace);
     must_say(text, "Most of the waiting is for rank 1 (process 4712 on node0)");
+    must_say(text, "above all in allreduce #");
+    must_say(text, "to which it came 1.00 s after the others");
     free(text);
     trace_free(&trace);
     forget(streams, 4);
@@ -1059,7 +1061,7 @@ static void losses_are_told(void **state)
     must_say(text, "note: a stream: 12 operations were not recorded for want of room");
     must_say(text, "5 operations of rank 1 were not recorded for want of room:\n  their time "
                    "counts as elsewhere");
-    must_say(text, "in flight: allreduce #2 since 0: nothing is known of rank 1");
+    must_say(text, "in flight: allreduce #2: nothing is known of rank 1");
     must_not_say(text, "has not begun it");
     free(text);
     trace_free(&trace);
@@ -1106,6 +1108,7 @@ static void who_has_not_begun_is_told(void **state)
     text = text_of(&trace);
     must_say(text, "1 collective in ");
     must_say(text, "in flight: allreduce #2 since 3.10 s: rank 2 has not begun it");
+    must_not_say(text, "No rank is clearly late");
     json = json_of(&trace);
     flight = json_array_get(
         json_object_get(json_array_get(json_object_get(json, "communicators"), 0), "in_flight"), 0);
@@ -1115,6 +1118,39 @@ static void who_has_not_begun_is_told(void **state)
     free(text);
     trace_free(&trace);
     forget(streams, 4);
+}
+
+/* Processes that were killed: what takes long was told before, with a time; and once more where it has ended. */
+static void what_was_told_before_its_end_counts_once(void **state)
+{
+    struct bytes streams[3] = {{0}};
+    struct trace trace;
+    char *text;
+
+    (void)state;
+    for (int r = 0; r < 3; r++) {
+        struct trace_time time = {.comm = 1, .monotonic_ns = 107 * SECOND};
+
+        add_process(&streams[r], 1, 1 + r, "here", 100 * SECOND, 0);
+        add_comm(&streams[r], 42, r, 3, "comm0");
+        if (r) {
+            add_op(&streams[r], &allreduce, 1, 101 * SECOND, 0);
+            add_frame(&streams[r], TRACE_TIME, &time, sizeof time, 0);
+        }
+        add_op(&streams[r], &allreduce, 1, (r ? 101 : 103) * SECOND, 104 * SECOND);
+        if (r)
+            add_op(&streams[r], &allreduce, 2, 105 * SECOND, 0);
+        add_frame(&streams[r], TRACE_TIME, &time, sizeof time, 0);
+    }
+    take(&trace, streams, 3);
+    text = text_of(&trace);
+    must_say(text, "1 collective in 3.00 s");
+    must_say(text, "in flight: allreduce #2 since 2.00 s: rank 0 has not begun it");
+    must_not_say(text, "recorded twice");
+    assert_int_equal(check_timeline(&trace), 3 + 2 + 2);
+    free(text);
+    trace_free(&trace);
+    forget(streams, 3);
 }
 
 /* Operations of one queue that overlap, queues that communicators share, and ranks that share a process. */
@@ -1538,6 +1574,7 @@ int main(void)
         cmocka_unit_test(losses_are_told),
         cmocka_unit_test(missing_ranks_are_told),
         cmocka_unit_test(who_has_not_begun_is_told),
+        cmocka_unit_test(what_was_told_before_its_end_counts_once),
         cmocka_unit_test(timelines_are_sound),
         cmocka_unit_test(many_kinds_are_folded),
         cmocka_unit_test(idle_communicators_are_one_line),
