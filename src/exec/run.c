@@ -1,6 +1,6 @@
 /*
  * Binds a program to one call and hands it to the queues. The fast path is exec_run with no staging: patch, submit,
- * count; no lock, no allocation, no system call. Called by api.
+ * count; no allocation, no system call, and a lock once in some 250 calls. Called by api.
  */
 #include "exec/run.h"
 
