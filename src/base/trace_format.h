@@ -18,7 +18,14 @@
 
 #define TRACE_MAGIC "thrumtr1" /* without the 0 */
 
-enum trace_type { TRACE_PROCESS = 1, TRACE_COMM, TRACE_OPERATION, TRACE_LOST, TRACE_END, TRACE_TIME };
+enum trace_type {
+    TRACE_PROCESS = 1,
+    TRACE_COMM,
+    TRACE_OPERATION,
+    TRACE_LOST,
+    TRACE_END,
+    TRACE_TIME
+};
 
 struct trace_frame {
     uint32_t type; /* enum trace_type */
