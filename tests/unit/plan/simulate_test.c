@@ -235,6 +235,19 @@ static void in_lines_and_direct(void **state)
     }
 }
 
+/* Two ranks put halves to each other, fold, and put the results. */
+static void puts_inside_a_host(void **state)
+{
+    const struct simulate_machine *m = &ordinary;
+    double half = 4000;
+
+    (void)state;
+    near(run_one(COLL_ALLREDUCE, "ring", 2, 1, 2000, m).path.us,
+         m->call_us + 3 * m->exchange_us + 6 * m->message_us + 4 * half / m->pass_gbps / 1e3 +
+             3 * half / m->reduce_gbps / 1e3,
+         EXACT);
+}
+
 /* A message between two hosts: what the rank's stream, and what the port, lets through. */
 static void streams_and_ports(void **state)
 {
@@ -288,6 +301,56 @@ static void shared_port(void **state)
             assert_int_equal(result.slowest, 2 * k - 1);
             end(&job);
         }
+}
+
+/* Data that wait for the port are there before what was signalled behind them. */
+static void signals_do_not_overtake(void **state)
+{
+    struct simulate_machine machine = nothing;
+    struct job job = {.params = {.nranks = 4, .lanes = 1, .dtype = THRUM_INT8}};
+
+    (void)state;
+    machine.net_us = 10;
+    machine.port_gbps = 1;
+    for (int r = 0; r < 4; r++) {
+        struct plan *plan = &job.plans[r];
+
+        job.host[r] = r < 2 ? r : 2;
+        job.params.rank = r;
+        plan_init(plan, &job.params);
+        if (r < 2)
+            plan_put(plan, 0, r + 2, plan_at(PLAN_RECV, r + 2, 0), plan_at(PLAN_SEND, r, 0),
+                     r ? 5000 : 90000, 1);
+        if (r == 1)
+            plan_signal(plan, 0, 3, 2); /* its data come behind rank 0's */
+        if (r >= 2)
+            plan_wait(plan, 0, r - 2, (uint64_t)r - 1);
+    }
+    near(run(&job, &machine).path.us, 10 + 95, EXACT);
+    end(&job);
+}
+
+/* Lanes that wait for one line all do. */
+static void lines_of_several_lanes(void **state)
+{
+    struct simulate_machine machine = nothing;
+
+    (void)state;
+    machine.exchange_us = 10;
+    machine.copy_gbps = 1;
+    for (int busy = 0; busy < 2; busy++) {
+        struct job job = {.params = {.nranks = 2, .lanes = 2, .count = 4000}};
+
+        plan_init(&job.plans[0], &job.params);
+        plan_arrive(&job.plans[0], 0, 1);
+        job.params.rank = 1;
+        plan_init(&job.plans[1], &job.params);
+        for (int lane = 0; lane < 2; lane++)
+            plan_wait_arrival(&job.plans[1], lane, 0);
+        plan_copy(&job.plans[1], busy, plan_at(PLAN_RECV, 1, 0), plan_at(PLAN_SEND, 1, 0), 4000);
+        near(run(&job, &machine).path.us, 10 + 8, EXACT);
+        end(&job);
+    }
 }
 
 /* What 16-bit floats are folded in is sent as float32. */
@@ -482,7 +545,7 @@ static void order_of_ranks_does_not_count(void **state)
 
     (void)state;
     for (size_t i = 0; i < thrum_algo_count; i++) {
-        struct simulate_result results[3];
+        struct simulate_result results[3], again;
         double ends[3][N];
         struct job job;
 
@@ -496,7 +559,9 @@ static void order_of_ranks_does_not_count(void **state)
             for (int r = 0; r < N; r++)
                 assert_int_equal(simulate_add(s, &job.plans[r * strides[order] % N]), THRUM_OK);
             assert_int_equal(simulate_run(s, NULL, NULL, &results[order]), THRUM_OK);
-            assert_int_equal(simulate_run(s, NULL, NULL, &results[order]), THRUM_OK); /* again */
+            assert_int_equal(simulate_run(s, NULL, NULL, &again), THRUM_OK);
+            assert_memory_equal(&again.path, &results[order].path, sizeof again.path);
+            assert_int_equal(again.port_bytes, results[order].port_bytes);
             for (int r = 0; r < N; r++)
                 ends[order][r] = simulate_rank_us(s, r);
             simulate_destroy(s);
@@ -644,8 +709,11 @@ int main(void)
         cmocka_unit_test(ring_of_large_messages),
         cmocka_unit_test(trees),
         cmocka_unit_test(in_lines_and_direct),
+        cmocka_unit_test(puts_inside_a_host),
         cmocka_unit_test(streams_and_ports),
         cmocka_unit_test(shared_port),
+        cmocka_unit_test(signals_do_not_overtake),
+        cmocka_unit_test(lines_of_several_lanes),
         cmocka_unit_test(wide_partial_results),
         cmocka_unit_test(every_algorithm_ends),
         cmocka_unit_test(scales),
