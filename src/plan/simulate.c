@@ -35,7 +35,8 @@ struct channel {
     uint32_t kind;
     uint32_t first, last; /* messages that have come and were not waited for */
     uint64_t seen; /* highest value that was */
-    double last_us; /* when the last one came: those of a channel do not overtake each other */
+    double
+        last_us; /* when the last one came: none overtakes another, nor data that tell of nothing */
 };
 
 /* path.us is when it was sent, then when its last byte has left, then when it is seen. */
@@ -393,13 +394,13 @@ static void arrive(struct simulation *s, uint32_t index)
     uint32_t number = m->channel;
     struct channel *c = &s->channels[number];
 
+    if (m->path.us < c->last_us)
+        spend(&m->path, SIMULATE_PORT, c->last_us - m->path.us);
+    c->last_us = m->path.us;
     if (!m->value) {
         free_message(s, index);
         return;
     }
-    if (m->path.us < c->last_us)
-        spend(&m->path, SIMULATE_PORT, c->last_us - m->path.us);
-    c->last_us = m->path.us;
     m->next = NONE;
     if (c->first == NONE)
         c->first = index;
