@@ -10,22 +10,17 @@
 #include "algo/prove.h"
 #include "base/base.h"
 #include "base/config.h"
-#include "topo/topo.h"
+#include "call.h"
 
 enum { EXIT_WRONG = 1, EXIT_USAGE = 2 };
 enum mode { MODE_PRINT, MODE_LIST, MODE_CHECK };
 
 struct options {
     enum mode mode;
-    struct plan_params params;
-    const char *collective, *algorithm; /* NULL: not named */
+    struct call call;
     enum plan_format format;
     enum algo_fault fault;
-    bool quick, ranks_named;
-    uint64_t *counts; /* of --counts, owned; NULL: none */
-    int ncounts;
-    int hosts; /* of --hosts; 0: not said */
-    struct plan_layout *layout; /* owned; NULL: one host */
+    bool quick;
 };
 
 static const char usage[] =
@@ -38,21 +33,7 @@ static const char usage[] =
     "                       reduce, gather, scatter, alltoall, scan, exscan\n"
     "  -a, --algorithm A    one of --list\n"
     "  -n, --ranks N        ranks of the communicator (4); with --check: only this size\n"
-    "  -r, --rank R         whose plan (0)\n"
-    "      --count N        elements, as in the call; K, M, G allowed (1M)\n"
-    "      --counts A,B,..  of allgather, reduce_scatter: elements of each rank's block, instead "
-    "of\n"
-    "                       --count and --ranks\n"
-    "      --dtype T        float32, bfloat16, int8, ... (float32)\n"
-    "      --op O           sum, prod, max, min, avg, band, ... (sum)\n"
-    "      --root R         of broadcast, reduce, gather, scatter (0)\n"
-    "      --ordered        fold in rank order: refuse the algorithms that do not\n"
-    "      --in-place       send and receive buffer are one\n"
-    "      --no-peer-access only puts reach other ranks' memory\n"
-    "      --hosts N        hosts, with as many ranks on each, in order; without it those of\n"
-    "                       THRUM_TOPOLOGY_FILE, else one\n"
-    "      --lanes N        lanes that the plan may use, 1 to 4 (1)\n"
-    "      --scratch BYTES  scratch of each rank; K, M, G allowed (4M)\n"
+    "  -r, --rank R         whose plan (0)\n" CALL_USAGE
     "      --format F       text, json or dot (text)\n"
     "      --list           the algorithms\n"
     "      --check          prove: no deadlock, no race, right result, safe twice in a row\n"
@@ -67,65 +48,6 @@ static const char usage[] =
 
 /* ---- options ----------------------------------------------------------------------------------------------------- */
 
-static int complain(const char *what, const char *value)
-{
-    fprintf(stderr, "thrum-plan: %s: '%s' (see --help)\n", what, value);
-    return EXIT_USAGE;
-}
-
-/* A number with an optional binary suffix. */
-static bool parse_u64(const char *text, uint64_t min, uint64_t max, uint64_t *out)
-{
-    char *end;
-    errno = 0;
-    unsigned long long value = strtoull(text, &end, 10);
-    int shift = 0;
-    if (*end == 'K' || *end == 'k')
-        shift = 10;
-    else if (*end == 'M' || *end == 'm')
-        shift = 20;
-    else if (*end == 'G' || *end == 'g')
-        shift = 30;
-    if (shift > 0)
-        end++;
-    if (end == text || *end || errno || *text == '-' || value > UINT64_MAX >> shift)
-        return false;
-    value <<= shift;
-    if (value < min || value > max)
-        return false;
-    *out = value;
-    return true;
-}
-
-static bool parse_int(const char *text, int min, int max, int *out)
-{
-    uint64_t value;
-    if (!parse_u64(text, (uint64_t)min, (uint64_t)max, &value))
-        return false;
-    *out = (int)value;
-    return true;
-}
-
-static bool parse_dtype(const char *text, thrum_datatype_t *out)
-{
-    for (int i = 0; i < THRUM_DATATYPE_COUNT; i++)
-        if (strcmp(text, thrum_datatype_name((thrum_datatype_t)i)) == 0) {
-            *out = (thrum_datatype_t)i;
-            return true;
-        }
-    return false;
-}
-
-static bool parse_redop(const char *text, thrum_redop_t *out)
-{
-    for (int i = 0; i < THRUM_REDOP_COUNT; i++)
-        if (strcmp(text, thrum_redop_name((thrum_redop_t)i)) == 0) {
-            *out = (thrum_redop_t)i;
-            return true;
-        }
-    return false;
-}
-
 static bool parse_format(const char *text, enum plan_format *out)
 {
     static const char *const names[] = {
@@ -138,16 +60,6 @@ static bool parse_format(const char *text, enum plan_format *out)
     return false;
 }
 
-static bool parse_collective(const char *text, struct options *options)
-{
-    int collective = collective_by_name(text);
-    if (collective < 0)
-        return false;
-    options->params.collective = (enum collective)collective;
-    options->collective = text;
-    return true;
-}
-
 static bool parse_fault(const char *text, enum algo_fault *out)
 {
     int fault = algo_fault_by_name(text);
@@ -157,58 +69,11 @@ static bool parse_fault(const char *text, enum algo_fault *out)
     return true;
 }
 
-/* "3,0,2" */
-static bool parse_counts(const char *text, struct options *options)
-{
-    char *copy = strdup(text), *rest = copy;
-    bool good = copy != NULL;
-    options->ncounts = 0;
-    for (char *word = strsep(&rest, ","); good && word; word = strsep(&rest, ",")) {
-        uint64_t *more =
-            realloc(options->counts, ((size_t)options->ncounts + 1) * sizeof(*options->counts));
-        if (more)
-            options->counts = more;
-        good = more && parse_u64(word, 0, UINT64_MAX, &options->counts[options->ncounts++]);
-    }
-    free(copy);
-    return good;
-}
-
-enum {
-    OPT_COUNT = 256,
-    OPT_COUNTS,
-    OPT_DTYPE,
-    OPT_OP,
-    OPT_ROOT,
-    OPT_ORDERED,
-    OPT_IN_PLACE,
-    OPT_NO_PEER_ACCESS,
-    OPT_HOSTS,
-    OPT_LANES,
-    OPT_SCRATCH,
-    OPT_FORMAT,
-    OPT_LIST,
-    OPT_CHECK,
-    OPT_QUICK,
-    OPT_PLANT
-};
+enum { OPT_FORMAT = CALL_END, OPT_LIST, OPT_CHECK, OPT_QUICK, OPT_PLANT };
 
 static const struct option long_options[] = {
-    {"collective", required_argument, NULL, 'c'},
-    {"algorithm", required_argument, NULL, 'a'},
-    {"ranks", required_argument, NULL, 'n'},
+    CALL_OPTIONS,
     {"rank", required_argument, NULL, 'r'},
-    {"count", required_argument, NULL, OPT_COUNT},
-    {"counts", required_argument, NULL, OPT_COUNTS},
-    {"dtype", required_argument, NULL, OPT_DTYPE},
-    {"op", required_argument, NULL, OPT_OP},
-    {"root", required_argument, NULL, OPT_ROOT},
-    {"ordered", no_argument, NULL, OPT_ORDERED},
-    {"in-place", no_argument, NULL, OPT_IN_PLACE},
-    {"no-peer-access", no_argument, NULL, OPT_NO_PEER_ACCESS},
-    {"hosts", required_argument, NULL, OPT_HOSTS},
-    {"lanes", required_argument, NULL, OPT_LANES},
-    {"scratch", required_argument, NULL, OPT_SCRATCH},
     {"format", required_argument, NULL, OPT_FORMAT},
     {"list", no_argument, NULL, OPT_LIST},
     {"check", no_argument, NULL, OPT_CHECK},
@@ -222,43 +87,9 @@ static const struct option long_options[] = {
 /* Takes one option; false if its value is no good. */
 static bool take(struct options *options, int option, const char *value)
 {
-    struct plan_params *params = &options->params;
     switch (option) {
-    case 'c':
-        return parse_collective(value, options);
-    case 'a':
-        options->algorithm = value;
-        return true;
-    case 'n':
-        options->ranks_named = true;
-        return parse_int(value, 1, 1 << 20, &params->nranks);
     case 'r':
-        return parse_int(value, 0, (1 << 20) - 1, &params->rank);
-    case OPT_COUNT:
-        return parse_u64(value, 0, UINT64_MAX, &params->count);
-    case OPT_COUNTS:
-        return parse_counts(value, options);
-    case OPT_DTYPE:
-        return parse_dtype(value, &params->dtype);
-    case OPT_OP:
-        return parse_redop(value, &params->redop);
-    case OPT_ROOT:
-        return parse_int(value, 0, (1 << 20) - 1, &params->root);
-    case OPT_ORDERED:
-        params->ordered = true;
-        return true;
-    case OPT_IN_PLACE:
-        params->in_place = true;
-        return true;
-    case OPT_NO_PEER_ACCESS:
-        params->peer_access = false;
-        return true;
-    case OPT_HOSTS:
-        return parse_int(value, 1, 1 << 20, &options->hosts);
-    case OPT_LANES:
-        return parse_int(value, 1, PLAN_MAX_LANES, &params->lanes);
-    case OPT_SCRATCH:
-        return parse_u64(value, 0, UINT64_MAX, &params->scratch_bytes);
+        return call_parse_int(value, 0, (1 << 20) - 1, &options->call.params.rank);
     case OPT_FORMAT:
         return parse_format(value, &options->format);
     case OPT_LIST:
@@ -270,26 +101,12 @@ static bool take(struct options *options, int option, const char *value)
     case OPT_QUICK:
         options->quick = true;
         return true;
-    default: /* OPT_PLANT */
+    case OPT_PLANT:
         options->mode = MODE_CHECK;
         return parse_fault(value, &options->fault);
+    default:
+        return call_take(&options->call, option, value);
     }
-}
-
-/* Blocks of their own sizes: as many as ranks. */
-static bool take_counts(struct options *options)
-{
-    struct plan_params *params = &options->params;
-    if (!options->collective ||
-        (params->collective != COLL_ALLGATHER && params->collective != COLL_REDUCE_SCATTER) ||
-        (options->ranks_named && params->nranks != options->ncounts))
-        return false;
-    params->nranks = options->ncounts;
-    params->counts = options->counts;
-    params->count = 0;
-    for (int i = 0; i < options->ncounts; i++)
-        params->count = max_u64(params->count, options->counts[i]);
-    return true;
 }
 
 /* -1: go on; else the exit status. */
@@ -308,26 +125,12 @@ static int parse_options(int argc, char **argv, struct options *options)
         }
         if (option == '?')
             return EXIT_USAGE;
-        if (!take(options, option, optarg)) {
-            char what[64];
-            if (option < OPT_COUNT)
-                snprintf(what, sizeof(what), "no such or bad value of -%c", option);
-            else
-                snprintf(what, sizeof(what), "no such or bad value of --%s",
-                         long_options[index].name);
-            return complain(what, optarg);
-        }
+        if (!take(options, option, optarg))
+            return call_complain_option(option, index < 0 ? "" : long_options[index].name, optarg);
     }
     if (optind < argc)
-        return complain("unexpected argument", argv[optind]);
-    if (options->counts && !take_counts(options))
-        return complain("--counts needs as many numbers as --ranks, and a collective with blocks",
-                        options->collective ? options->collective : "");
-    if (options->algorithm && !options->collective)
-        return complain("--algorithm needs --collective", options->algorithm);
-    if (options->algorithm && !algo_find(options->params.collective, options->algorithm))
-        return complain("no such algorithm of this collective", options->algorithm);
-    return -1;
+        return call_complain("unexpected argument", argv[optind]);
+    return call_check(&options->call);
 }
 
 /* ---- list and check ---------------------------------------------------------------------------------------------- */
@@ -336,7 +139,7 @@ static int list(const struct options *options)
 {
     for (size_t i = 0; i < thrum_algo_count; i++) {
         const struct algo *algo = &thrum_algos[i];
-        if (options->collective && algo->collective != options->params.collective)
+        if (options->call.collective && algo->collective != options->call.params.collective)
             continue;
         printf("%-15s %-18s %s%s%s%s\n", collective_name(algo->collective), algo->name, algo->help,
                algo->flags & ALGO_NEEDS_PEER_ACCESS ? "; needs peer access" : "",
@@ -348,14 +151,14 @@ static int list(const struct options *options)
 
 static bool named(const struct options *options, const struct algo *algo)
 {
-    return (!options->collective || algo->collective == options->params.collective) &&
-           (!options->algorithm || strcmp(algo->name, options->algorithm) == 0);
+    return (!options->call.collective || algo->collective == options->call.params.collective) &&
+           (!options->call.algorithm || strcmp(algo->name, options->call.algorithm) == 0);
 }
 
 static int check(const struct options *options)
 {
     struct algo_sweep sweep = {
-        .nranks = options->ranks_named ? options->params.nranks : 0,
+        .nranks = options->call.ranks_named ? options->call.params.nranks : 0,
         .quick = options->quick,
         .fault = options->fault,
     };
@@ -386,27 +189,11 @@ static int check(const struct options *options)
 
 /* ---- print ------------------------------------------------------------------------------------------------------- */
 
-/* What the library's interface would refuse too. */
-static const char *refuse(const struct plan_params *params)
-{
-    size_t bytes;
-    if (params->rank >= params->nranks)
-        return "--rank is not below --ranks";
-    if (params->root >= params->nranks)
-        return "--root is not below --ranks";
-    if (!plan_op_takes(params->redop, params->dtype))
-        return "--op is not defined for this --dtype";
-    if (mul_overflows(params->count, thrum_datatype_size(params->dtype), &bytes) ||
-        mul_overflows(bytes, (size_t)params->nranks, &bytes))
-        return "--count is too large";
-    return NULL;
-}
-
 static thrum_status_t print_plan(const struct algo *algo, const struct options *options)
 {
     struct plan plan;
     struct plan_dump dump;
-    plan_init(&plan, &options->params);
+    plan_init(&plan, &options->call.params);
     plan.algorithm = algo->name;
     plan_dump_begin(&plan, &dump, stdout, options->format);
     algo->build(&plan);
@@ -416,63 +203,32 @@ static thrum_status_t print_plan(const struct algo *algo, const struct options *
     return status;
 }
 
-/* Ranks on several hosts: by --hosts, or by THRUM_TOPOLOGY_FILE. */
-static thrum_status_t lay_out(struct options *options)
-{
-    struct plan_params *params = &options->params;
-    struct topo *topo = NULL;
-    const char *path = thrum_config_string(CFG_TOPOLOGY_FILE);
-    int *hosts = malloc((size_t)params->nranks * sizeof(*hosts));
-    thrum_status_t status = hosts ? THRUM_OK : THRUM_ERR_NO_MEMORY;
-    if (!status && !options->hosts && *path)
-        status = topo_read(path, &topo);
-    for (int r = 0; r < params->nranks && options->hosts && !status; r++)
-        hosts[r] = (int)((int64_t)r * options->hosts / params->nranks);
-    if (!status && topo)
-        status = topo_place(topo, params->nranks, hosts);
-    if (!status && (topo || options->hosts))
-        status = plan_layout_create(hosts, params->nranks, &options->layout);
-    topo_free(topo);
-    free(hosts);
-    if (!options->layout || options->layout->nhosts == 1)
-        return status;
-    params->layout = params->peer_access ? options->layout : NULL;
-    params->peer_access = false;
-    return status;
-}
-
 static int print(struct options *options)
 {
-    struct plan_params *params = &options->params;
+    struct plan_params *params = &options->call.params;
     struct plan_p2p p2p[2];
-    if (!options->algorithm) {
+    if (!options->call.algorithm) {
         fputs("thrum-plan: --collective and --algorithm, --check or --list? (see --help)\n",
               stderr);
         return EXIT_USAGE;
     }
-    const struct algo *algo = algo_find(params->collective, options->algorithm);
-    const char *reason = refuse(params);
+    const struct algo *algo = algo_find(params->collective, options->call.algorithm);
+    const char *reason = call_refuse(params);
+    if (!reason && params->rank >= params->nranks)
+        reason = "--rank is not below --ranks";
     if (reason) {
         fprintf(stderr, "thrum-plan: %s (see --help)\n", reason);
         return EXIT_USAGE;
     }
-    if (lay_out(options)) {
+    if (call_lay_out(&options->call, NULL)) {
         fprintf(stderr, "thrum-plan: %s\n", thrum_last_error());
         return EXIT_WRONG;
     }
-    if (params->collective == COLL_SENDRECV) {
-        /* An example: to the next rank, from the one before. */
-        uint64_t bytes = params->count * thrum_datatype_size(params->dtype);
-        int next = (params->rank + 1) % params->nranks;
-        int before = (params->rank + params->nranks - 1) % params->nranks;
-        p2p[0] = (struct plan_p2p){.peer = next, .is_send = true, .bytes = bytes, .offset = 0};
-        p2p[1] = (struct plan_p2p){.peer = before, .is_send = false, .bytes = bytes, .offset = 0};
-        params->p2p = p2p;
-        params->np2p = 2;
-    }
+    if (params->collective == COLL_SENDRECV)
+        call_shift(params, p2p);
     reason = algo_refusal(algo, params);
     if (reason) {
-        fprintf(stderr, "thrum-plan: %s %s: %s\n", options->collective, algo->name, reason);
+        fprintf(stderr, "thrum-plan: %s %s: %s\n", options->call.collective, algo->name, reason);
         return EXIT_WRONG;
     }
     thrum_status_t status = print_plan(algo, options);
@@ -485,15 +241,9 @@ static int print(struct options *options)
 
 int main(int argc, char **argv)
 {
-    struct options options = {
-        .params = {.nranks = 4,
-                   .count = 1 << 20,
-                   .dtype = THRUM_FLOAT32,
-                   .peer_access = true,
-                   .lanes = 1,
-                   .scratch_bytes = 4 << 20},
-    };
+    struct options options = {.mode = MODE_PRINT};
     int status;
+    call_init(&options.call);
     if (thrum_config_load() != THRUM_OK) {
         fprintf(stderr, "thrum-plan: %s\n", thrum_last_error());
         return EXIT_WRONG;
@@ -503,8 +253,7 @@ int main(int argc, char **argv)
         status = options.mode == MODE_LIST    ? list(&options)
                  : options.mode == MODE_CHECK ? check(&options)
                                               : print(&options);
-    free(options.counts);
-    plan_layout_destroy(options.layout);
+    call_fini(&options.call);
     if (fflush(stdout) != 0 || ferror(stdout)) {
         fprintf(stderr, "thrum-plan: cannot write: %s\n", strerror(errno));
         return EXIT_WRONG;

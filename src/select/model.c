@@ -107,33 +107,44 @@ static double turns(const struct algo *algo, const struct algo_cost *cost)
     return is_one_way(algo, cost) ? ONE_WAY_LINE_TURNS * cost->steps : cost->steps;
 }
 
+struct select_rates select_rates(const struct select_figures *f, const struct plan_params *params)
+{
+    bool loads = params->peer_access || params->layout;
+    double share = params->ranks_per_core > 1 ? params->ranks_per_core : 1;
+    double touched = 2 * share * (double)select_call_bytes(params);
+    double beyond = touched > f->cache_bytes ? 1 - f->cache_bytes / touched : 0;
+    double pass = blend(f->pass_gbps, f->copy_memory_gbps, beyond);
+
+    return (struct select_rates){
+        .exchange_us = loads ? f->exchange_us : f->put_us,
+        .message_us = loads ? f->message_us : f->message_us * f->put_us / f->exchange_us,
+        .copy_gbps = blend(f->copy_gbps, f->copy_memory_gbps, beyond),
+        .pass_gbps = loads ? pass : f->put_gbps,
+        .reduce_gbps = blend(f->reduce_gbps, f->reduce_memory_gbps, beyond),
+    };
+}
+
 double select_predict_us(const struct select_figures *f, const struct algo *algo,
                          const struct plan_params *params)
 {
     struct plan_params of_rank0 = *params; /* costs are the same on all ranks */
-    double share = params->ranks_per_core > 1 ? params->ranks_per_core : 1;
+    double share = params->ranks_per_core > 1 ? params->ranks_per_core : 1, others = 0;
     bool loads = params->peer_access || params->layout;
-    double exchange = loads ? f->exchange_us : f->put_us;
-    double message = loads ? f->message_us : f->message_us * f->put_us / f->exchange_us;
-    double touched, beyond, copy, reduce, pass, others = 0;
+    struct select_rates rates;
     struct algo_cost cost;
 
     if (params->collective != COLL_SENDRECV)
         of_rank0.rank = 0;
+    rates = select_rates(f, &of_rank0);
     cost = algo->cost(&of_rank0);
     split_by_hosts(algo, params, &cost);
-    touched = 2 * share * (double)select_call_bytes(&of_rank0);
-    beyond = touched > f->cache_bytes ? 1 - f->cache_bytes / touched : 0;
-    copy = blend(f->copy_gbps, f->copy_memory_gbps, beyond);
-    pass = blend(f->pass_gbps, f->copy_memory_gbps, beyond);
-    reduce = blend(f->reduce_gbps, f->reduce_memory_gbps, beyond);
-    if (!loads)
-        copy = pass = f->put_gbps;
     if (share > 1) /* the others' turns; what is said meanwhile is there when the own turn comes */
         others = turns(algo, &cost) * share * f->switch_us;
     /* Ranks of one core find in its cache what the others of it have written. */
-    return f->call_us * share + net_us(f, algo, &cost, share) + cost.steps * exchange + others +
-           cost.passed_bytes / pass / 1000 +
-           share * (cost.messages * message +
-                    (cost.copied_bytes / copy + cost.reduced_bytes / reduce) / 1000);
+    return f->call_us * share + net_us(f, algo, &cost, share) + cost.steps * rates.exchange_us +
+           others + cost.passed_bytes / rates.pass_gbps / 1000 +
+           share * (cost.messages * rates.message_us +
+                    (cost.copied_bytes / (loads ? rates.copy_gbps : f->put_gbps) +
+                     cost.reduced_bytes / rates.reduce_gbps) /
+                        1000);
 }

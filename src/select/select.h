@@ -1,6 +1,6 @@
 /*
  * select: chooses the algorithm of a call: by the user's rules first, then the one that the cost model says is fastest.
- * Called by api (on a plan-cache miss), comm (which makes the policy) and thrum-info --why.
+ * Called by api (on a plan-cache miss), comm (which makes the policy), thrum-info --why and thrum-sim.
  *
  * The model: each algorithm says how many exchanges, messages and bytes a call takes its busiest rank (struct algo_cost);
  * the figures say what each of them takes on this machine. They are built in, or measured by thrum-tune and kept in a
@@ -93,6 +93,14 @@ thrum_status_t select_explain(const struct select_policy *policy, const struct p
                               struct select_candidate *out, size_t max, size_t *n_out);
 
 /* ---- model.c ---- */
+
+/* What the figures come to for the data of a call inside hosts: by peer access or puts, in the cache or beyond. */
+struct select_rates {
+    double exchange_us, message_us;
+    double copy_gbps, reduce_gbps, pass_gbps;
+};
+struct select_rates select_rates(const struct select_figures *figures,
+                                 const struct plan_params *params);
 
 /* Time of a call by the model, the same whichever rank params is of. */
 double select_predict_us(const struct select_figures *figures, const struct algo *algo,

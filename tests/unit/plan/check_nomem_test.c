@@ -1,4 +1,4 @@
-/* plan_check and appending with every allocation made to fail in turn: NO_MEMORY, nothing leaked, nothing broken. */
+/* plan_check, simulate and appending with every allocation made to fail in turn: NO_MEMORY, nothing leaked, nothing broken. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -8,6 +8,7 @@
 #include <cmocka.h>
 
 #include "base/base.h"
+#include "plan/simulate.h"
 #include "samples.h"
 
 static long left = -1; /* allocations until one fails; negative: none does */
@@ -84,6 +85,47 @@ static void checking(void **state)
     check_with(sample_ring, 4);
 }
 
+static thrum_status_t simulate(const struct sample *s, const int *host)
+{
+    const struct simulate_machine machine = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
+    struct simulate_result result;
+    struct simulation *simulation;
+    thrum_status_t status = simulate_create(&machine, s->n, host, 1000, &simulation);
+
+    if (status)
+        return status;
+    for (int r = 0; r < s->n && !status; r++)
+        status = simulate_add(simulation, &s->plans[r]);
+    if (!status)
+        status = simulate_run(simulation, NULL, NULL, &result);
+    simulate_destroy(simulation);
+    return status;
+}
+
+static void simulating(void **state)
+{
+    const int host[SAMPLE_MAX_RANKS] = {0, 1, 2, 3};
+
+    (void)state;
+    for (int between_hosts = 0; between_hosts < 2; between_hosts++) {
+        thrum_status_t status = THRUM_ERR_NO_MEMORY;
+        struct sample s;
+        long before, failures;
+
+        sample_ring(&s, 4);
+        before = live;
+        for (failures = 0; status == THRUM_ERR_NO_MEMORY; failures++) {
+            left = failures;
+            status = simulate(&s, between_hosts ? host : NULL);
+            left = -1;
+            assert_int_equal(live, before);
+        }
+        assert_int_equal(status, THRUM_OK);
+        assert_true(failures > 10);
+        sample_fini(&s);
+    }
+}
+
 static void appending(void **state)
 {
     struct plan_params params = {
@@ -113,6 +155,7 @@ int main(void)
 
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(checking),
+        cmocka_unit_test(simulating),
         cmocka_unit_test(appending),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
