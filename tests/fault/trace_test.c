@@ -848,7 +848,7 @@ static void files_of_who_leaves(void **state)
     forget(&s);
     snprintf(ending, sizeof ending, "-%d.trace", (int)pids[0]);
     s = take_file(ending);
-    assert_int_equal(s.times, 1);
+    assert_true(s.times >= 1); /* a second one where the other took its time to leave */
     assert_int_equal(s.n, 501);
     assert_int_equal(s.operations[500].sequence, 501);
     assert_int_equal(s.operations[500].ended_ns, 0);
