@@ -19,6 +19,18 @@ void *process_must(void *memory)
     exit(2);
 }
 
+pid_t process_pid_option(const char *text)
+{
+    char *end;
+    long value = strtol(text, &end, 10);
+
+    if (*text && !*end && value > 0 && value <= INT32_MAX)
+        return (pid_t)value;
+    fprintf(stderr, "%s: --pid %s: the number of a process is wanted\n",
+            program_invocation_short_name, text);
+    exit(2);
+}
+
 const char *process_state(const struct process *process)
 {
     char path[48], line[512] = "", *state;

@@ -16,6 +16,9 @@ struct process {
 /* The memory; ends the program where there is none. */
 void *process_must(void *memory);
 
+/* The argument of --pid; ends the program, with status 2, where it is no number of a process. */
+pid_t process_pid_option(const char *text);
+
 /* Those that listen at `name`, such as STATUS_SOCKET, each once. Returns how many there are; *out is from malloc. */
 size_t process_find(const char *name, struct process **out);
 

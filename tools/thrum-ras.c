@@ -340,17 +340,6 @@ static double seconds_option(const char *name, const char *text)
     exit(2);
 }
 
-static pid_t pid_option(const char *text)
-{
-    char *end;
-    long value = strtol(text, &end, 10);
-
-    if (*text && !*end && value > 0 && value <= INT32_MAX)
-        return (pid_t)value;
-    fprintf(stderr, "thrum-ras: --pid %s: the number of a process is wanted\n", text);
-    exit(2);
-}
-
 static void take_options(int argc, char **argv, struct options *out)
 {
     static const struct option table[] = {
@@ -368,7 +357,7 @@ static void take_options(int argc, char **argv, struct options *out)
             out->all = true;
             break;
         case 'p':
-            out->pid = pid_option(optarg);
+            out->pid = process_pid_option(optarg);
             break;
         case 'l':
             out->limit = seconds_option("limit", optarg);

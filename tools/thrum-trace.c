@@ -135,17 +135,6 @@ static double seconds_option(const char *text)
     exit(BAD);
 }
 
-static pid_t pid_option(const char *text)
-{
-    char *end;
-    long value = strtol(text, &end, 10);
-
-    if (*text && !*end && value > 0 && value <= INT32_MAX)
-        return (pid_t)value;
-    fprintf(stderr, "thrum-trace: --pid %s: the number of a process is wanted\n", text);
-    exit(BAD);
-}
-
 static void take_options(int argc, char **argv, struct options *out)
 {
     static const struct option table[] = {
@@ -164,7 +153,7 @@ static void take_options(int argc, char **argv, struct options *out)
             out->live_only = true;
             break;
         case 'p':
-            out->pid = pid_option(optarg);
+            out->pid = process_pid_option(optarg);
             out->live_only = true;
             break;
         case 'o':

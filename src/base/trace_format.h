@@ -74,14 +74,14 @@ struct trace_lost {
     uint64_t operations;
 };
 
-/* Of what a communicator had begun by then all has come. While nothing ends that is all that comes. */
+/* At this time everything that was pending in the communicator has come, as it is: how long it has been, where nothing ends. */
 struct trace_time {
     uint32_t comm;
     uint32_t reserved;
     int64_t monotonic_ns;
 };
 
-/* The process records no more, for now at least. */
+/* The stream ends here; that of a file may go on, with a process again, where there are communicators again. */
 struct trace_end {
     int64_t monotonic_ns;
 };

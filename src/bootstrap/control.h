@@ -119,7 +119,10 @@ void trace_leave(
 
 /* door.c: the abstract unix socket PREFIX "PID-NAMESPACE"; -1: it cannot be, or is not wanted */
 int door_open(const char *prefix, const char *program);
-/* Who has come, and may; -1: nobody. broken: nobody can be let in for now. */
+/*
+ * Accepts one caller, of the same user or root; -1: there is none, or it was another's. *broken_out: none can be accepted for
+ * now, as where there are no descriptors.
+ */
 int door_admit(int door, bool *broken_out);
 
 /* exchange.c, on the thread */
