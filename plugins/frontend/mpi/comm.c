@@ -5,6 +5,9 @@
  * in the same order, and may wait for each other there, which they may not in a nonblocking call. The calls are counted
  * alike on all ranks, so nothing has to be said. Either all ranks have a Thrum communicator afterwards or none.
  *
+ * Making one takes milliseconds, and programs may have hundreds that live for a few calls. So but for the first one the
+ * ranks ask each other there whether they have lived long enough for it, and where one has not, again after as many calls.
+ *
  * When it goes: with the MPI communicator, by the delete callback of an attribute, or with the last request that the program
  * has left on it; at the latest when MPI_Finalize begins,
  * which MPI tells by deleting the attributes of MPI_COMM_SELF before anything else.
@@ -12,6 +15,7 @@
 #include "frontend.h"
 
 #include <fcntl.h>
+#include <limits.h>
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -22,6 +26,8 @@
 
 #define DEADLINE_DEFAULT "300000" /* of THRUM_DEADLINE_MS */
 #define FEW_FOR_LINES 4 /* ranks, to each of which a line is written */
+#define SHARE \
+    16 /* of a program's time, and of a communicator's life, may go into making them: one part in so many */
 #define DEADLINE_LONGEST_MS 86400000 /* MPI has no deadlines: as long as a communicator can have */
 
 struct tmpi_state tmpi = {.self = MPI_COMM_NULL};
@@ -242,6 +248,7 @@ static void read_settings(void)
     tmpi.stage_bytes = bytes_of(thrum_plugin_config("THRUM_STAGE_BYTES"));
     tmpi.after = (unsigned)strtoul(thrum_plugin_config("THRUM_MPI_AFTER"), NULL, 10);
     tmpi.deadline_ms = deadline_of(thrum_plugin_config("THRUM_DEADLINE_MS"));
+    tmpi.begun_ns = tmpi_now_ns();
     tmpi.works = tmpi_policy_init(); /* else this rank says so when a communicator is to be made */
 }
 
@@ -304,8 +311,23 @@ enum {
     SAID_SETTINGS_NEGATIVE,
     SAID_STAGE,
     SAID_UNCROWDED,
+    SAID_AFFORDS,
     SAID
 };
+
+/* Whether what another one takes is little beside the time that has passed. The first one, mostly MPI_COMM_WORLD's, always is. */
+static bool affords(const struct tmpi_comm *comm)
+{
+    int64_t now = tmpi_now_ns(), each, all;
+
+    if (!tmpi.after || tmpi_policy_all() || atomic_load(&tmpi.device_used))
+        return true;
+    pthread_mutex_lock(&lock);
+    each = tmpi.nmade ? tmpi.making_ns / tmpi.nmade : 0;
+    all = tmpi.making_ns + each;
+    pthread_mutex_unlock(&lock);
+    return now - comm->since_ns >= SHARE * each && now - tmpi.begun_ns >= SHARE * all;
+}
 
 static enum tmpi_reason agree(struct tmpi_comm *comm)
 {
@@ -318,8 +340,11 @@ static enum tmpi_reason agree(struct tmpi_comm *comm)
     mine[SAID_SETTINGS_NEGATIVE] = -(int64_t)tmpi.settings;
     mine[SAID_STAGE] = (int64_t)tmpi.stage_bytes;
     mine[SAID_UNCROWDED] = tmpi.world_size <= sysconf(_SC_NPROCESSORS_ONLN);
+    mine[SAID_AFFORDS] = affords(comm);
     if (PMPI_Allreduce(mine, least, SAID, MPI_INT64_T, MPI_MIN, comm->handle) || !least[SAID_WORKS])
         return TMPI_FAILED;
+    if (!least[SAID_AFFORDS])
+        return TMPI_EARLY;
     if (least[SAID_SETTINGS] != -least[SAID_SETTINGS_NEGATIVE])
         return TMPI_CONFIG;
     if (least[SAID_HOST] != -least[SAID_HOST_NEGATIVE] && !tmpi_policy_all())
@@ -395,6 +420,7 @@ static enum tmpi_reason make(struct tmpi_comm *comm)
         struct thrum_unique_id id;
     } start;
     enum tmpi_reason why = agree(comm);
+    int64_t begin_ns = tmpi_now_ns();
     int good, all_good;
 
     if (why)
@@ -412,13 +438,19 @@ static enum tmpi_reason make(struct tmpi_comm *comm)
         leave(comm);
         return TMPI_FAILED;
     }
+    pthread_mutex_lock(&lock);
+    tmpi.making_ns += tmpi_now_ns() - begin_ns;
+    tmpi.nmade++;
+    pthread_mutex_unlock(&lock);
     return TMPI_TAKEN;
 }
 
 void tmpi_comm_make(struct tmpi_comm *comm)
 {
     comm->why = make(comm);
-    comm->made = true;
+    comm->made = comm->why != TMPI_EARLY;
+    if (!comm->made)
+        comm->after = comm->after < UINT_MAX / 2 ? 2 * comm->after : UINT_MAX;
     atomic_fetch_add(&tmpi_generation, 1);
 }
 
@@ -436,6 +468,8 @@ static struct tmpi_comm *learn(MPI_Comm handle)
     comm->handle = handle;
     comm->size = size;
     comm->rank = rank;
+    comm->after = tmpi.after;
+    comm->since_ns = tmpi_now_ns();
     comm->made = inter || size == 1;
     comm->why = inter ? TMPI_INTERCOMM : TMPI_ONE_RANK;
     pthread_mutex_init(&comm->lock, NULL);
@@ -467,7 +501,7 @@ static const struct tmpi_policy *policy_of(const struct tmpi_comm *comm)
     if (tmpi_reporting || atomic_load(&tmpi.device_used))
         return &tmpi_none_passes;
     if (!comm->made)
-        return comm->calls < tmpi.after ? &tmpi_none_passes : &tmpi_nonblocking_pass;
+        return comm->calls < comm->after ? &tmpi_none_passes : &tmpi_nonblocking_pass;
     return comm->why ? &tmpi_all_pass : comm->policy;
 }
 

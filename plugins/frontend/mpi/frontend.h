@@ -18,6 +18,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <time.h>
 
 #include <mpi.h>
 #ifdef HAVE_MPIX_PERSISTENT
@@ -213,6 +214,8 @@ struct tmpi_comm {
     bool made; /* `why` is final */
     enum tmpi_reason why; /* TAKEN: `thrum` is there */
     unsigned calls; /* collectives so far: alike on all ranks */
+    unsigned after; /* when there have been so many it is made, or is found too dear for now */
+    int64_t since_ns; /* when this rank first called one */
     const struct tmpi_policy *policy; /* see take.c */
     bool crowded; /* more ranks than cores */
     uint64_t stage_bytes; /* the least THRUM_STAGE_BYTES of all ranks */
@@ -249,6 +252,10 @@ struct tmpi_state {
     unsigned after; /* THRUM_MPI_AFTER */
     int64_t deadline_ms;
     int world_rank, world_size;
+    int64_t begun_ns; /* when the library did */
+    int64_t
+        making_ns; /* how long all Thrum communicators took. Under the library's lock, as is the next one */
+    unsigned nmade;
 };
 extern struct tmpi_state tmpi;
 
@@ -292,6 +299,14 @@ static inline const struct tmpi_memory *tmpi_remember(MPI_Comm handle)
                : NULL;
 }
 
+static inline int64_t tmpi_now_ns(void)
+{
+    struct timespec t;
+
+    (void)clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
 /* The state of a communicator, made when first asked for; NULL for one that MPI does not know, or without memory. */
 struct tmpi_comm *tmpi_comm_learn(MPI_Comm comm);
 static inline struct tmpi_comm *tmpi_comm_of(MPI_Comm handle)
@@ -301,7 +316,7 @@ static inline struct tmpi_comm *tmpi_comm_of(MPI_Comm handle)
     return memory ? memory->comm : tmpi_comm_learn(handle);
 }
 /*
- * Makes the Thrum communicator, on all ranks or on none: sets comm->why. Collective, blocks. Called inside a blocking
+ * Makes the Thrum communicator, on all ranks or on none, or puts it off: sets comm->why. Collective, blocks. Called inside a blocking
  * collective or the initialisation of a persistent one.
  */
 void tmpi_comm_make(struct tmpi_comm *comm);

@@ -100,6 +100,9 @@ void tmpi_report_print(void)
     if (!called)
         fputs("thrum-mpi: no collective was called\n", stream);
     fputs(trials, stream);
+    if (tmpi.nmade)
+        fprintf(stream, "thrum-mpi: %u Thrum communicator%s, made in %.1f ms\n", tmpi.nmade,
+                tmpi.nmade == 1 ? "" : "s", (double)tmpi.making_ns / 1e6);
     fclose(stream);
     fputs(text, stderr);
     fflush(stderr);

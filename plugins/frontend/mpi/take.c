@@ -381,7 +381,7 @@ enum tmpi_reason tmpi_decide(const struct tmpi_call *call, enum tmpi_mode mode,
     if (call->comm == MPI_COMM_NULL || !(comm = tmpi_comm_of(call->comm)))
         return TMPI_ARGUMENTS;
     if (TMPI_UNLIKELY(!comm->made)) {
-        if (comm->calls < tmpi.after) {
+        if (comm->calls < comm->after) {
             comm->calls++;
             return TMPI_EARLY;
         }

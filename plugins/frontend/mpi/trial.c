@@ -9,7 +9,6 @@
 #include "frontend.h"
 
 #include <stdlib.h>
-#include <time.h>
 
 #include <thrum/plugin.h>
 
@@ -88,21 +87,13 @@ enum tmpi_reason tmpi_trial_decide(struct tmpi_taken *taken, enum tmpi_function 
     return verdict->thrum >> class & 1 ? TMPI_TAKEN : TMPI_POLICY;
 }
 
-static int64_t now(void)
-{
-    struct timespec t;
-
-    (void)clock_gettime(CLOCK_MONOTONIC, &t);
-    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
-}
-
 int tmpi_trial_run(const struct tmpi_call *call, const struct tmpi_taken *taken,
                    enum tmpi_reason reason)
 {
-    int64_t begin = now(), ns;
+    int64_t begin = tmpi_now_ns(), ns;
     int code = reason ? tmpi_fall(call) : tmpi_work_run(call, taken);
 
-    ns = now() - begin;
+    ns = tmpi_now_ns() - begin;
     *taken->sample = ns < UINT32_MAX ? (uint32_t)ns : UINT32_MAX;
     return code;
 }
