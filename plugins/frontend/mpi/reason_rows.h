@@ -2,7 +2,8 @@
 X(TAKEN, "taken")
 X(POLICY, "MPI is faster at this size (or THRUM_MPI_TAKE says so)")
 X(TRIAL, "tried out there, to see which is faster")
-X(EARLY, "the communicator has seen too few calls for a Thrum communicator, or too little time (THRUM_MPI_AFTER)")
+X(EARLY, "the communicator has seen too few calls for a Thrum communicator, or too little time "
+         "(THRUM_MPI_AFTER)")
 X(NOT_MADE, "no blocking collective has been called on the communicator yet")
 X(ONE_RANK, "the communicator has one rank")
 X(INTERCOMM, "intercommunicator")
