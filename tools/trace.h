@@ -249,6 +249,8 @@ const char *trace_clock_host(const struct trace *trace, uint32_t clock);
 /* ---- trace_report.c, trace_json.c, trace_timeline.c ---- */
 
 void trace_report(const struct trace *trace, bool all, FILE *out);
+/* "4 MiB"; returns `text`. */
+const char *trace_size_text(uint64_t size, char *text, size_t bytes);
 int trace_json(const struct trace *trace, FILE *out); /* 0, or -1 */
 void trace_timeline(const struct trace *trace, FILE *out);
 

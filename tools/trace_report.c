@@ -37,7 +37,7 @@ static const char *time_text(double ns, char *text, size_t bytes)
     return text;
 }
 
-static const char *size_text(uint64_t size, char *text, size_t bytes)
+const char *trace_size_text(uint64_t size, char *text, size_t bytes)
 {
     static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB"};
     double value = (double)size;
@@ -72,7 +72,7 @@ static const char *kind_text(const struct kind *kind, char *text, size_t bytes)
                  !reduces(kind)                     ? ""
                  : kind->redop >= THRUM_REDOP_COUNT ? "own"
                                                     : thrum_redop_name((thrum_redop_t)kind->redop),
-                 size_text(kind->bytes, size, sizeof size));
+                 trace_size_text(kind->bytes, size, sizeof size));
     return text;
 }
 

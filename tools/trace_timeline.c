@@ -10,7 +10,7 @@
 #include "trace.h"
 
 #define LANES 8 /* of a queue, where operations overlap */
-#define CALLED_BEFORE_NS 10000 /* a call so long before the begin is shown */
+#define MOST_PIDS (1 << 22) /* of a Linux host */
 
 /* Where an operation is shown. */
 struct place {
@@ -27,6 +27,8 @@ struct timeline {
     uint32_t *named_by; /* processes: member whose rank they have; NONE: none is shown */
     uint32_t *member_of_queue; /* NONE: several */
     bool *several; /* processes: they have several ranks of a communicator */
+    uint32_t *pids; /* processes: their numbers here */
+    uint32_t *threads; /* processes: how many there are */
 };
 
 /* ---- writing ---- */
@@ -48,15 +50,15 @@ static void us_json(FILE *out, int64_t ns)
     fprintf(out, "%" PRId64 ".%03" PRId64, ns / 1000, ns % 1000);
 }
 
-static void begin_event(struct timeline *t, const char *phase, uint32_t proc, uint64_t thread)
+static void begin_event(struct timeline *t, const char *phase, uint32_t proc, uint32_t thread)
 {
-    fprintf(t->out, "%s\n{\"ph\":\"%s\",\"pid\":%" PRIu32 ",\"tid\":%" PRIu64, t->between, phase,
-            proc + 1, thread);
+    fprintf(t->out, "%s\n{\"ph\":\"%s\",\"pid\":%" PRIu32 ",\"tid\":%" PRIu32, t->between, phase,
+            t->pids[proc], thread);
     t->between = ",";
 }
 
-static void metadata(struct timeline *t, const char *what, uint32_t proc, uint64_t thread,
-                     const char *name, uint64_t index)
+static void metadata(struct timeline *t, const char *what, uint32_t proc, uint32_t thread,
+                     const char *name, uint32_t index)
 {
     begin_event(t, "M", proc, thread);
     fprintf(t->out, ",\"name\":\"%s\",\"args\":{", what);
@@ -64,7 +66,7 @@ static void metadata(struct timeline *t, const char *what, uint32_t proc, uint64
         fprintf(t->out, "\"name\":");
         text_json(t->out, name);
     } else {
-        fprintf(t->out, "\"sort_index\":%" PRIu64, index);
+        fprintf(t->out, "\"sort_index\":%" PRIu32, index);
     }
     fprintf(t->out, "}}");
 }
@@ -97,20 +99,49 @@ static void find_names(struct timeline *t)
     free(comm_of_proc);
 }
 
+static int by_pid(const void *a, const void *b)
+{
+    const struct proc *x = *(struct proc *const *)a, *y = *(struct proc *const *)b;
+
+    return x->pid < y->pid ? -1 : x->pid > y->pid;
+}
+
+/* Their own, where no other has it, as on another host; viewers show them. 0 is nobody's there. */
+static void number_processes(struct timeline *t)
+{
+    const struct trace *trace = t->trace;
+    const struct proc **procs = process_must(malloc((trace->nprocs + 1) * sizeof *procs));
+
+    for (size_t i = 0; i < trace->nprocs; i++)
+        procs[i] = &trace->procs[i];
+    qsort(procs, trace->nprocs, sizeof *procs, by_pid);
+    for (size_t i = 0; i < trace->nprocs; i++) {
+        size_t proc = (size_t)(procs[i] - trace->procs);
+        bool own = procs[i]->pid > 0 && procs[i]->pid <= MOST_PIDS &&
+                   (!i || procs[i - 1]->pid != procs[i]->pid) &&
+                   (i + 1 == trace->nprocs || procs[i + 1]->pid != procs[i]->pid);
+
+        t->pids[proc] = own ? (uint32_t)procs[i]->pid : MOST_PIDS + 1 + (uint32_t)proc;
+    }
+    free(procs);
+}
+
 static void name_processes(struct timeline *t)
 {
     for (uint32_t i = 0; i < t->trace->nprocs; i++) {
         const struct proc *proc = &t->trace->procs[i];
-        char name[192];
+        char name[192], number[32] = "";
         int rank;
 
         if (t->named_by[i] == NONE)
             continue;
         rank = t->trace->members[t->named_by[i]].rank;
-        snprintf(name, sizeof name, "rank%s %d%s, %s (%d)", t->several[i] ? "s" : "", rank,
-                 t->several[i] ? " and others" : "", proc->host, proc->pid);
-        metadata(t, "process_name", i, 0, name, 0);
-        metadata(t, "process_sort_index", i, 0, NULL, (uint64_t)rank);
+        if (t->pids[i] > MOST_PIDS)
+            snprintf(number, sizeof number, ", process %d", proc->pid);
+        snprintf(name, sizeof name, "rank%s %d%s (%s%s)", t->several[i] ? "s" : "", rank,
+                 t->several[i] ? " and others" : "", proc->host, number);
+        metadata(t, "process_name", i, 1, name, 0);
+        metadata(t, "process_sort_index", i, 1, NULL, (uint32_t)rank);
     }
 }
 
@@ -170,15 +201,21 @@ static bool has_type(const struct kind *kind)
     return kind->count > 0 && strcmp(kind->what, "barrier") != 0;
 }
 
+static void write_common_args(struct timeline *t, const struct op *op)
+{
+    fprintf(t->out, ",\"args\":{\"communicator\":");
+    text_json(t->out, comm_of(t->trace, op->member)->name);
+    if (op->sequence)
+        fprintf(t->out, ",\"sequence\":%" PRIu64, op->sequence);
+}
+
+/* Of the slice that moves data, which takes so long. */
 static void write_args(struct timeline *t, const struct op *op, int64_t moved)
 {
     const struct kind *kind = &t->trace->kinds[op->kind];
     FILE *out = t->out;
 
-    fprintf(out, ",\"args\":{\"communicator\":");
-    text_json(out, comm_of(t->trace, op->member)->name);
-    if (op->sequence)
-        fprintf(out, ",\"sequence\":%" PRIu64, op->sequence);
+    write_common_args(t, op);
     if (has_type(kind))
         fprintf(out, ",\"count\":%" PRIu64 ",\"type\":\"%s\"", kind->count,
                 thrum_datatype_name((thrum_datatype_t)kind->dtype));
@@ -197,14 +234,16 @@ static void write_args(struct timeline *t, const struct op *op, int64_t moved)
         fprintf(out, ",\"peer\":%d", op->peer);
     if (op->last != NONE)
         fprintf(out, ",\"last to come\":\"rank %d\"", t->trace->members[op->last].rank);
-    if (moved > 0 && kind->bytes)
-        fprintf(out, ",\"GB/s\":%.3f", (double)kind->bytes / (double)moved);
+    fprintf(out, ",\"us from call to begin\":");
+    us_json(out, max_i64(0, op->begun - op->called));
     if (op->ended == NEVER)
         fprintf(out, ",\"ended\":\"not while this was recorded\"");
+    else if (moved > 0 && kind->bytes)
+        fprintf(out, ",\"GB/s\":%.3f", (double)kind->bytes / (double)moved);
     fprintf(out, "}}");
 }
 
-static void write_slice(struct timeline *t, uint32_t proc, uint64_t thread, int64_t from,
+static void write_slice(struct timeline *t, uint32_t proc, uint32_t thread, int64_t from,
                         int64_t until)
 {
     begin_event(t, "X", proc, thread);
@@ -215,38 +254,37 @@ static void write_slice(struct timeline *t, uint32_t proc, uint64_t thread, int6
     fprintf(t->out, ",\"name\":");
 }
 
-static void write_call(struct timeline *t, const struct op *op, uint32_t proc, uint64_t thread)
-{
-    begin_event(t, "i", proc, thread);
-    fprintf(t->out, ",\"s\":\"t\",\"ts\":");
-    us_json(t->out, op->called - t->zero);
-    fprintf(t->out, ",\"name\":\"call of ");
-    fprintf(t->out, "%s\",\"args\":{\"sequence\":%" PRIu64 "}}",
-            op->sequence ? "collective" : "operation", op->sequence);
-}
-
 static int64_t end_of(const struct timeline *t, const struct op *op)
 {
     return op->ended != NEVER ? op->ended : max_i64(op->begun, t->trace->members[op->member].until);
 }
 
-/* From `from`, which is its begin if there was place. */
-static void write_op(struct timeline *t, const struct op *op, uint32_t proc, uint64_t thread,
+/* From `from`, which is its begin if there was place. Colours are chrome://tracing's: ui.perfetto.dev chooses by the names. */
+static void write_op(struct timeline *t, const struct op *op, uint32_t proc, uint32_t thread,
                      int64_t from)
 {
+    const struct kind *kind = &t->trace->kinds[op->kind];
     int64_t until = max_i64(from, end_of(t, op)),
             there = max_i64(from, min_i64(until, op->begun + op->waited));
+    char name[64], size[32];
 
     if (there > from) {
         write_slice(t, proc, thread, from, there);
-        fprintf(t->out, "\"wait for rank %d\",\"args\":{\"sequence\":%" PRIu64 "}}",
-                t->trace->members[op->last].rank, op->sequence);
+        fprintf(t->out, "\"wait for rank %d\",\"cname\":\"grey\"",
+                t->trace->members[op->last].rank);
+        write_common_args(t, op);
+        fprintf(t->out, ",\"in\":");
+        text_json(t->out, kind->what);
+        fprintf(t->out, "}}");
     }
     write_slice(t, proc, thread, there, until);
-    text_json(t->out, t->trace->kinds[op->kind].what);
+    snprintf(name, sizeof name, "%s%s%s%s", kind->what, kind->bytes ? " " : "",
+             kind->bytes ? trace_size_text(kind->bytes, size, sizeof size) : "",
+             op->ended == NEVER ? ", not ended" : "");
+    text_json(t->out, name);
+    if (op->ended == NEVER)
+        fprintf(t->out, ",\"cname\":\"terrible\"");
     write_args(t, op, until - there);
-    if (op->begun - op->called > CALLED_BEFORE_NS)
-        write_call(t, op, proc, thread);
 }
 
 /* The first lane that is free by then; the last one is so a little later, if need be. */
@@ -265,9 +303,7 @@ static unsigned lane_for(int64_t *busy, unsigned *n, int64_t *begun)
 static void write_thread(struct timeline *t, const struct place *places, size_t n)
 {
     const struct queue *queue = &t->trace->queues[places->queue];
-    uint64_t thread = ((uint64_t)queue->number * (t->trace->nmembers + 1) +
-                       (places->member == NONE ? 0 : places->member + 1)) *
-                      LANES;
+    uint32_t *threads = &t->threads[queue->proc], first = *threads + 1;
     int64_t busy[LANES] = {0};
     unsigned lanes = 0;
 
@@ -279,12 +315,13 @@ static void write_thread(struct timeline *t, const struct place *places, size_t 
         if (lanes > before) {
             char name[128];
 
+            ++*threads;
             name_thread(t, places, lane, name, sizeof name);
-            metadata(t, "thread_name", queue->proc, thread + lane, name, 0);
-            metadata(t, "thread_sort_index", queue->proc, thread + lane, NULL, thread + lane);
+            metadata(t, "thread_name", queue->proc, *threads, name, 0);
+            metadata(t, "thread_sort_index", queue->proc, *threads, NULL, *threads);
         }
         busy[lane] = max_i64(from, end_of(t, op));
-        write_op(t, op, queue->proc, thread + lane, from);
+        write_op(t, op, queue->proc, first + lane, from);
     }
 }
 
@@ -317,8 +354,11 @@ void trace_timeline(const struct trace *trace, FILE *out)
     t.named_by = process_must(calloc(trace->nprocs + 1, sizeof *t.named_by));
     t.member_of_queue = process_must(calloc(trace->nqueues + 1, sizeof *t.member_of_queue));
     t.several = process_must(calloc(trace->nprocs + 1, sizeof *t.several));
+    t.pids = process_must(calloc(trace->nprocs + 1, sizeof *t.pids));
+    t.threads = process_must(calloc(trace->nprocs + 1, sizeof *t.threads));
     fprintf(out, "{\"displayTimeUnit\":\"ns\",\"traceEvents\":[");
     find_names(&t);
+    number_processes(&t);
     name_processes(&t);
     find_queues(&t);
     n = find_places(&t, places);
@@ -332,4 +372,6 @@ void trace_timeline(const struct trace *trace, FILE *out)
     free(t.named_by);
     free(t.member_of_queue);
     free(t.several);
+    free(t.pids);
+    free(t.threads);
 }

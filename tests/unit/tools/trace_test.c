@@ -312,7 +312,7 @@ static size_t check_timeline(const struct trace *trace)
 
         assert_non_null(phase);
         assert_true(number(event, "pid") > 0);
-        assert_true(number(event, "tid") >= 0);
+        assert_true(number(event, "tid") > 0); /* 0 is the idle process to ui.perfetto.dev */
         if (strcmp(phase, "X") != 0)
             continue;
         assert_true(number(event, "ts") >= 0);
@@ -1199,6 +1199,74 @@ static void timelines_are_sound(void **state)
     forget(&stream, 1);
 }
 
+/* The event that has this value behind this key; fails if it is not the only one. */
+static json_t *event_of(json_t *timeline, const char *key, const char *value)
+{
+    json_t *event, *found = NULL;
+    size_t i;
+
+    json_array_foreach(json_object_get(timeline, "traceEvents"), i, event)
+    {
+        const char *text = json_string_value(json_object_get(event, key));
+
+        if (!text) /* metadata have their names a level below */
+            continue;
+        if (!strcmp(text, "process_name") || !strcmp(text, "thread_name"))
+            text = json_string_value(json_object_get(json_object_get(event, "args"), "name"));
+        if (strcmp(text, value) != 0)
+            continue;
+        assert_null(found);
+        found = event;
+    }
+    if (!found)
+        fail_msg("no %s \"%s\"", key, value);
+    return found;
+}
+
+/* Processes keep their numbers where they can; what waits, and what has not ended, says so. */
+static void timelines_say_who_and_what(void **state)
+{
+    static const char *const hosts[] = {"node7", "node8", "node8"};
+    static const int pids[] = {4711, 4711, 4712};
+    struct bytes streams[3] = {{0}};
+    struct trace trace;
+    json_t *json, *event, *args;
+
+    (void)state;
+    for (int r = 0; r < 3; r++) {
+        add_process(&streams[r], 1, pids[r], hosts[r], 0, 0);
+        add_comm(&streams[r], 42, r, 3, "comm0");
+        add_op(&streams[r], &allreduce, 1, (r == 1 ? 7 : 5) * MS, 8 * MS);
+        if (!r)
+            add_op(&streams[r], &allreduce, 2, 9 * MS, 0);
+        add_frame(&streams[r], TRACE_TIME, &(struct trace_time){.comm = 1, .monotonic_ns = 20 * MS},
+                  sizeof(struct trace_time), 0);
+        add_end(&streams[r]);
+    }
+    take(&trace, streams, 3);
+    json = timeline_of(&trace);
+    assert_true(number(event_of(json, "name", "rank 2 (node8)"), "pid") == 4712);
+    assert_true(number(event_of(json, "name", "rank 0 (node7, process 4711)"), "pid") !=
+                number(event_of(json, "name", "rank 1 (node8, process 4711)"), "pid"));
+    event = event_of(json, "name", "allreduce 4 MiB, not ended");
+    args = json_object_get(event, "args");
+    assert_true(number(event, "dur") == 11000);
+    assert_true(number(args, "sequence") == 2);
+    assert_true(number(args, "us from call to begin") == 2);
+    assert_null(json_object_get(args, "GB/s"));
+    trace.ops[0].waited = 0; /* rank 2 alone waits */
+    json_decref(json);
+    json = timeline_of(&trace);
+    event = event_of(json, "name", "wait for rank 1");
+    assert_true(number(event, "pid") == 4712 && number(event, "dur") == 2000);
+    args = json_object_get(event, "args");
+    assert_string_equal(json_string_value(json_object_get(args, "in")), "allreduce");
+    assert_true(number(args, "sequence") == 1);
+    json_decref(json);
+    trace_free(&trace);
+    forget(streams, 3);
+}
+
 /* Many sizes: the 20 with the most time, and the rest. */
 static void many_kinds_are_folded(void **state)
 {
@@ -1576,6 +1644,7 @@ int main(void)
         cmocka_unit_test(who_has_not_begun_is_told),
         cmocka_unit_test(what_was_told_before_its_end_counts_once),
         cmocka_unit_test(timelines_are_sound),
+        cmocka_unit_test(timelines_say_who_and_what),
         cmocka_unit_test(many_kinds_are_folded),
         cmocka_unit_test(idle_communicators_are_one_line),
         cmocka_unit_test(communicators_that_matter_come_first),
