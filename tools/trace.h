@@ -122,7 +122,8 @@ struct pending {
 struct comm {
     uint64_t id;
     int32_t nranks;
-    char name[49];
+    char name[49]; /* at its lowest rank: ranks of one process number theirs apart */
+    int32_t namer; /* that rank */
     bool left_out; /* --pid */
     uint32_t *members; /* by rank */
     uint32_t nmembers;

@@ -437,7 +437,9 @@ static void print_comm(const struct trace *trace, const struct comm *comm, bool 
             comm->nmatches == 1 ? "" : "s");
     if (comm->others)
         fprintf(out, ", %" PRIu64 " message%s", comm->others, comm->others == 1 ? "" : "s");
-    fprintf(out, " in %s\n", time_text((double)(comm->ended - comm->begun), span, sizeof span));
+    if (comm->ended > comm->begun)
+        fprintf(out, " in %s", time_text((double)(comm->ended - comm->begun), span, sizeof span));
+    fputc('\n', out);
     if (comm->nmatches || comm->others) {
         fprintf(out, "  %.0f %% of the ranks' time waiting for others, %.0f %% moving data, ",
                 percent(sums.waiting, sums.time), percent(sums.moving, sums.time));

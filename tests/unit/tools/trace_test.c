@@ -1303,6 +1303,27 @@ static void many_kinds_are_folded(void **state)
     forget(&stream, 1);
 }
 
+/* Of as many names as it has ranks: those of one process number theirs apart. */
+static void the_lowest_rank_names_it(void **state)
+{
+    static const int order[] = {2, 0, 1};
+    struct bytes stream = {0};
+    struct trace trace;
+    char name[16];
+
+    (void)state;
+    add_process(&stream, 1, 1, "here", 0, 0);
+    for (int i = 0; i < 3; i++) {
+        snprintf(name, sizeof name, "comm%d", 7 - order[i]);
+        add_comm(&stream, 42, order[i], 3, name);
+    }
+    add_end(&stream);
+    take(&trace, &stream, 1);
+    assert_string_equal(trace.comms[0].name, "comm7");
+    trace_free(&trace);
+    forget(&stream, 1);
+}
+
 static void idle_communicators_are_one_line(void **state)
 {
     struct bytes stream = {0};
@@ -1315,7 +1336,7 @@ static void idle_communicators_are_one_line(void **state)
     add_end(&stream);
     take(&trace, &stream, 1);
     text = text_of(&trace);
-    assert_string_equal(text, "idle, 1 rank on 1 host: 0 collectives in 0\n");
+    assert_string_equal(text, "idle, 1 rank on 1 host: 0 collectives\n");
     free(text);
     trace_free(&trace);
     forget(&stream, 1);
@@ -1646,6 +1667,7 @@ int main(void)
         cmocka_unit_test(timelines_are_sound),
         cmocka_unit_test(timelines_say_who_and_what),
         cmocka_unit_test(many_kinds_are_folded),
+        cmocka_unit_test(the_lowest_rank_names_it),
         cmocka_unit_test(idle_communicators_are_one_line),
         cmocka_unit_test(communicators_that_matter_come_first),
         cmocka_unit_test(files_are_read),
