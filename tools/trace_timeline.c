@@ -14,6 +14,7 @@
 
 /* Where an operation is shown. */
 struct place {
+    int32_t rank; /* where a process has several, their threads are in this order */
     uint32_t queue, member; /* thread; member NONE: the queue has only one */
     uint32_t op;
     int64_t begun;
@@ -27,6 +28,7 @@ struct timeline {
     uint32_t *named_by; /* processes: member whose rank they have; NONE: none is shown */
     uint32_t *member_of_queue; /* NONE: several */
     bool *several; /* processes: they have several ranks of a communicator */
+    int32_t *highest; /* processes: rank in the communicator by which they are named */
     uint32_t *pids; /* processes: their numbers here */
     uint32_t *threads; /* processes: how many there are */
 };
@@ -95,6 +97,8 @@ static void find_names(struct timeline *t)
             comm_of_proc[proc] = c;
             if (*name == NONE || trace->comms[c].nranks > comm_of(trace, *name)->nranks)
                 *name = member;
+            if (comm_of(trace, *name) == &trace->comms[c]) /* by rank */
+                t->highest[proc] = trace->members[member].rank;
         }
     free(comm_of_proc);
 }
@@ -130,7 +134,7 @@ static void name_processes(struct timeline *t)
 {
     for (uint32_t i = 0; i < t->trace->nprocs; i++) {
         const struct proc *proc = &t->trace->procs[i];
-        char name[192], number[32] = "";
+        char name[192], number[32] = "", last[16] = "";
         int rank;
 
         if (t->named_by[i] == NONE)
@@ -138,8 +142,10 @@ static void name_processes(struct timeline *t)
         rank = t->trace->members[t->named_by[i]].rank;
         if (t->pids[i] > MOST_PIDS)
             snprintf(number, sizeof number, ", process %d", proc->pid);
-        snprintf(name, sizeof name, "rank%s %d%s (%s%s)", t->several[i] ? "s" : "", rank,
-                 t->several[i] ? " and others" : "", proc->host, number);
+        if (t->highest[i] > rank)
+            snprintf(last, sizeof last, " to %d", t->highest[i]);
+        snprintf(name, sizeof name, "rank%s %d%s (%s%s)", *last ? "s" : "", rank, last, proc->host,
+                 number);
         metadata(t, "process_name", i, 1, name, 0);
         metadata(t, "process_sort_index", i, 1, NULL, (uint32_t)rank);
     }
@@ -166,12 +172,13 @@ static void name_thread(const struct timeline *t, const struct place *place, uns
     const struct queue *queue = &trace->queues[place->queue];
     const struct member *member = &trace->members[trace->ops[place->op].member];
     bool ranks = t->several[queue->proc];
-    size_t n = (size_t)snprintf(name, bytes, "queue %" PRIu32, queue->number);
+    size_t n = 0;
 
+    if (ranks)
+        n = (size_t)snprintf(name, bytes, "rank %d, ", member->rank);
+    n += (size_t)snprintf(name + n, bytes - n, "queue %" PRIu32, queue->number);
     if (ranks || place->member != NONE)
         n += (size_t)snprintf(name + n, bytes - n, ", %s", trace->comms[member->comm].name);
-    if (ranks)
-        n += (size_t)snprintf(name + n, bytes - n, " rank %d", member->rank);
     if (lane)
         snprintf(name + n, bytes - n, " (%u)", lane + 1);
 }
@@ -182,6 +189,8 @@ static int by_place(const void *a, const void *b)
 {
     const struct place *x = a, *y = b;
 
+    if (x->rank != y->rank)
+        return x->rank < y->rank ? -1 : 1;
     if (x->queue != y->queue)
         return x->queue < y->queue ? -1 : 1;
     if (x->member != y->member)
@@ -223,7 +232,8 @@ static void write_args(struct timeline *t, const struct op *op, int64_t moved)
         fprintf(out, ",\"op\":\"%s\"",
                 kind->redop >= THRUM_REDOP_COUNT ? "own"
                                                  : thrum_redop_name((thrum_redop_t)kind->redop));
-    fprintf(out, ",\"bytes\":%" PRIu64, kind->bytes);
+    if (kind->bytes)
+        fprintf(out, ",\"bytes\":%" PRIu64, kind->bytes);
     if (kind->algorithm[0]) {
         fprintf(out, ",\"algorithm\":");
         text_json(out, kind->algorithm);
@@ -259,6 +269,48 @@ static int64_t end_of(const struct timeline *t, const struct op *op)
     return op->ended != NEVER ? op->ended : max_i64(op->begun, t->trace->members[op->member].until);
 }
 
+static int by_sequence(const void *key, const void *element)
+{
+    const uint64_t *sequence = key;
+    const struct pending *pending = element;
+
+    return *sequence < pending->sequence ? -1 : *sequence > pending->sequence;
+}
+
+/* Of what has not ended: the first rank that is known not to have begun it; -1: there is none. */
+static int awaited_rank(const struct trace *trace, const struct op *op)
+{
+    const struct comm *comm = comm_of(trace, op->member);
+    const struct pending *pending = !comm->npending
+                                        ? NULL
+                                        : bsearch(&op->sequence, comm->pending, comm->npending,
+                                                  sizeof *comm->pending, by_sequence);
+
+    for (uint32_t i = 0; i < comm->nmembers && pending; i++)
+        if (trace_not_begun(trace, comm, i, pending))
+            return trace->members[comm->members[i]].rank;
+    return -1;
+}
+
+/* "allreduce 4 MiB", with what there is to say where it has not ended. */
+static void name_op(const struct trace *trace, const struct op *op, char *name, size_t bytes)
+{
+    const struct kind *kind = &trace->kinds[op->kind];
+    size_t n = (size_t)snprintf(name, bytes, "%s", kind->what);
+    char size[32];
+    int rank;
+
+    if (kind->bytes)
+        n += (size_t)snprintf(name + n, bytes - n, " %s",
+                              trace_size_text(kind->bytes, size, sizeof size));
+    if (op->ended != NEVER)
+        return;
+    n += (size_t)snprintf(name + n, bytes - n, ", not ended");
+    rank = awaited_rank(trace, op);
+    if (rank >= 0)
+        snprintf(name + n, bytes - n, ": rank %d has not begun it", rank);
+}
+
 /* From `from`, which is its begin if there was place. Colours are chrome://tracing's: ui.perfetto.dev chooses by the names. */
 static void write_op(struct timeline *t, const struct op *op, uint32_t proc, uint32_t thread,
                      int64_t from)
@@ -266,7 +318,7 @@ static void write_op(struct timeline *t, const struct op *op, uint32_t proc, uin
     const struct kind *kind = &t->trace->kinds[op->kind];
     int64_t until = max_i64(from, end_of(t, op)),
             there = max_i64(from, min_i64(until, op->begun + op->waited));
-    char name[64], size[32];
+    char name[128];
 
     if (there > from) {
         write_slice(t, proc, thread, from, there);
@@ -278,12 +330,10 @@ static void write_op(struct timeline *t, const struct op *op, uint32_t proc, uin
         fprintf(t->out, "}}");
     }
     write_slice(t, proc, thread, there, until);
-    snprintf(name, sizeof name, "%s%s%s%s", kind->what, kind->bytes ? " " : "",
-             kind->bytes ? trace_size_text(kind->bytes, size, sizeof size) : "",
-             op->ended == NEVER ? ", not ended" : "");
+    name_op(t->trace, op, name, sizeof name);
     text_json(t->out, name);
     if (op->ended == NEVER)
-        fprintf(t->out, ",\"cname\":\"terrible\"");
+        fprintf(t->out, ",\"cname\":\"bad\"");
     write_args(t, op, until - there);
 }
 
@@ -333,13 +383,14 @@ static size_t find_places(struct timeline *t, struct place *places)
     t->zero = INT64_MAX;
     for (uint32_t i = 0; i < trace->nops; i++) {
         const struct op *op = &trace->ops[i];
-        uint32_t comm = trace->members[op->member].comm;
+        const struct member *member = &trace->members[op->member];
 
-        if (op->begun == NEVER || trace->comms[comm].left_out)
+        if (op->begun == NEVER || trace->comms[member->comm].left_out)
             continue;
         t->zero = min_i64(t->zero, min_i64(op->called, op->begun));
-        places[n++] = (struct place){
-            op->queue, t->member_of_queue[op->queue] == NONE ? op->member : NONE, i, op->begun};
+        places[n++] =
+            (struct place){t->several[member->proc] ? member->rank : 0, op->queue,
+                           t->member_of_queue[op->queue] == NONE ? op->member : NONE, i, op->begun};
     }
     qsort(places, n, sizeof *places, by_place);
     return n;
@@ -354,6 +405,7 @@ void trace_timeline(const struct trace *trace, FILE *out)
     t.named_by = process_must(calloc(trace->nprocs + 1, sizeof *t.named_by));
     t.member_of_queue = process_must(calloc(trace->nqueues + 1, sizeof *t.member_of_queue));
     t.several = process_must(calloc(trace->nprocs + 1, sizeof *t.several));
+    t.highest = process_must(calloc(trace->nprocs + 1, sizeof *t.highest));
     t.pids = process_must(calloc(trace->nprocs + 1, sizeof *t.pids));
     t.threads = process_must(calloc(trace->nprocs + 1, sizeof *t.threads));
     fprintf(out, "{\"displayTimeUnit\":\"ns\",\"traceEvents\":[");
@@ -372,6 +424,7 @@ void trace_timeline(const struct trace *trace, FILE *out)
     free(t.named_by);
     free(t.member_of_queue);
     free(t.several);
+    free(t.highest);
     free(t.pids);
     free(t.threads);
 }

@@ -1191,7 +1191,7 @@ static void timelines_are_sound(void **state)
         names += !strcmp(name, "process_name");
         if (!strcmp(name, "thread_name")) /* that has several ranks */
             must_say(json_string_value(json_object_get(json_object_get(event, "args"), "name")),
-                     ", \"quoted\" \\ rank ");
+                     ", \"quoted\" \\");
     }
     assert_int_equal(names, 1); /* as it is one process */
     json_decref(json);
@@ -1248,7 +1248,7 @@ static void timelines_say_who_and_what(void **state)
     assert_true(number(event_of(json, "name", "rank 2 (node8)"), "pid") == 4712);
     assert_true(number(event_of(json, "name", "rank 0 (node7, process 4711)"), "pid") !=
                 number(event_of(json, "name", "rank 1 (node8, process 4711)"), "pid"));
-    event = event_of(json, "name", "allreduce 4 MiB, not ended");
+    event = event_of(json, "name", "allreduce 4 MiB, not ended: rank 1 has not begun it");
     args = json_object_get(event, "args");
     assert_true(number(event, "dur") == 11000);
     assert_true(number(args, "sequence") == 2);
@@ -1303,23 +1303,34 @@ static void many_kinds_are_folded(void **state)
     forget(&stream, 1);
 }
 
-/* Of as many names as it has ranks: those of one process number theirs apart. */
-static void the_lowest_rank_names_it(void **state)
+/* They number their communicators and queues as they happen to come. */
+static void ranks_of_one_process_are_in_order(void **state)
 {
     static const int order[] = {2, 0, 1};
     struct bytes stream = {0};
     struct trace trace;
     char name[16];
+    json_t *json;
 
     (void)state;
     add_process(&stream, 1, 1, "here", 0, 0);
     for (int i = 0; i < 3; i++) {
+        struct trace_operation op = allreduce;
+
+        op.queue = (uint64_t)i;
         snprintf(name, sizeof name, "comm%d", 7 - order[i]);
         add_comm(&stream, 42, order[i], 3, name);
+        add_op(&stream, &op, 1, MS, 2 * MS);
     }
     add_end(&stream);
     take(&trace, &stream, 1);
-    assert_string_equal(trace.comms[0].name, "comm7");
+    assert_string_equal(trace.comms[0].name, "comm7"); /* rank 0's */
+    json = timeline_of(&trace);
+    (void)event_of(json, "name", "ranks 0 to 2 (here)");
+    assert_true(number(event_of(json, "name", "rank 0, queue 1, comm7"), "tid") == 1);
+    assert_true(number(event_of(json, "name", "rank 1, queue 2, comm7"), "tid") == 2);
+    assert_true(number(event_of(json, "name", "rank 2, queue 0, comm7"), "tid") == 3);
+    json_decref(json);
     trace_free(&trace);
     forget(&stream, 1);
 }
@@ -1667,7 +1678,7 @@ int main(void)
         cmocka_unit_test(timelines_are_sound),
         cmocka_unit_test(timelines_say_who_and_what),
         cmocka_unit_test(many_kinds_are_folded),
-        cmocka_unit_test(the_lowest_rank_names_it),
+        cmocka_unit_test(ranks_of_one_process_are_in_order),
         cmocka_unit_test(idle_communicators_are_one_line),
         cmocka_unit_test(communicators_that_matter_come_first),
         cmocka_unit_test(files_are_read),
