@@ -9,8 +9,9 @@
 /* sim_timeline.c: writes slices as trace events, which ui.perfetto.dev shows: a process for each rank and host. */
 struct timeline {
     FILE *out;
-    int nranks, nhosts;
+    int nranks;
     bool *shown; /* ranks; owned */
+    uint32_t *threads; /* by processes: those in use, a bit for each; owned */
     const char *between;
 };
 

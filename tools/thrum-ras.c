@@ -120,6 +120,17 @@ static const json_t *view_of(const struct group *group, int rank)
     return NULL;
 }
 
+/* At its lowest rank here: ranks of one process number theirs apart. */
+static const char *name_of(const struct group *group)
+{
+    const json_t *lowest = group->views[0];
+
+    for (size_t i = 1; i < group->n; i++)
+        if (number_of(group->views[i], "rank") < number_of(lowest, "rank"))
+            lowest = group->views[i];
+    return text_of(lowest, "name");
+}
+
 static const char *silence_of(const struct ras_process *processes, size_t n, int64_t pid)
 {
     for (size_t i = 0; i < n; i++)
@@ -232,7 +243,7 @@ static bool print_group(const struct group *group, const struct options *options
     size_t hosts = count_hosts(json_object_get(view, "ranks"));
     const char *detail = text_of(pending, "detail");
 
-    printf("%s, %lld rank%s", text_of(view, "name"), (long long)number_of(view, "size"),
+    printf("%s, %lld rank%s", name_of(group), (long long)number_of(view, "size"),
            number_of(view, "size") == 1 ? "" : "s");
     if (hosts)
         printf(" on %zu host%s", hosts, hosts == 1 ? "" : "s");

@@ -122,7 +122,8 @@ struct pending {
 struct comm {
     uint64_t id;
     int32_t nranks;
-    char name[49];
+    char name[49]; /* at its lowest rank: ranks of one process number theirs apart */
+    int32_t namer; /* that rank */
     bool left_out; /* --pid */
     uint32_t *members; /* by rank */
     uint32_t nmembers;
@@ -249,6 +250,8 @@ const char *trace_clock_host(const struct trace *trace, uint32_t clock);
 /* ---- trace_report.c, trace_json.c, trace_timeline.c ---- */
 
 void trace_report(const struct trace *trace, bool all, FILE *out);
+/* "4 MiB"; returns `text`. */
+const char *trace_size_text(uint64_t size, char *text, size_t bytes);
 int trace_json(const struct trace *trace, FILE *out); /* 0, or -1 */
 void trace_timeline(const struct trace *trace, FILE *out);
 

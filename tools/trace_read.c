@@ -274,13 +274,21 @@ static bool take_comm(struct stream *stream, const struct trace_comm *said)
     if (member.comm == ncomms) {
         struct comm *comm = &trace->comms[trace->ncomms++];
 
-        *comm =
-            (struct comm){.id = said->id, .nranks = said->nranks, .begun = NEVER, .ended = NEVER};
-        take_text(comm->name, sizeof comm->name, said->name, sizeof said->name);
+        *comm = (struct comm){.id = said->id,
+                              .nranks = said->nranks,
+                              .namer = said->nranks,
+                              .begun = NEVER,
+                              .ended = NEVER};
     } else if (trace->comms[member.comm].nranks != said->nranks) {
         return damage(stream, "%s has %d ranks here, and %d elsewhere",
                       trace->comms[member.comm].name, said->nranks,
                       trace->comms[member.comm].nranks);
+    }
+    if (said->rank < trace->comms[member.comm].namer) {
+        struct comm *comm = &trace->comms[member.comm];
+
+        take_text(comm->name, sizeof comm->name, said->name, sizeof said->name);
+        comm->namer = said->rank;
     }
     member.proc = stream->proc;
     member.rank = said->rank;

@@ -37,7 +37,7 @@ static const char *time_text(double ns, char *text, size_t bytes)
     return text;
 }
 
-static const char *size_text(uint64_t size, char *text, size_t bytes)
+const char *trace_size_text(uint64_t size, char *text, size_t bytes)
 {
     static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB"};
     double value = (double)size;
@@ -72,7 +72,7 @@ static const char *kind_text(const struct kind *kind, char *text, size_t bytes)
                  !reduces(kind)                     ? ""
                  : kind->redop >= THRUM_REDOP_COUNT ? "own"
                                                     : thrum_redop_name((thrum_redop_t)kind->redop),
-                 size_text(kind->bytes, size, sizeof size));
+                 trace_size_text(kind->bytes, size, sizeof size));
     return text;
 }
 
@@ -437,7 +437,9 @@ static void print_comm(const struct trace *trace, const struct comm *comm, bool 
             comm->nmatches == 1 ? "" : "s");
     if (comm->others)
         fprintf(out, ", %" PRIu64 " message%s", comm->others, comm->others == 1 ? "" : "s");
-    fprintf(out, " in %s\n", time_text((double)(comm->ended - comm->begun), span, sizeof span));
+    if (comm->ended > comm->begun)
+        fprintf(out, " in %s", time_text((double)(comm->ended - comm->begun), span, sizeof span));
+    fputc('\n', out);
     if (comm->nmatches || comm->others) {
         fprintf(out, "  %.0f %% of the ranks' time waiting for others, %.0f %% moving data, ",
                 percent(sums.waiting, sums.time), percent(sums.moving, sums.time));

@@ -10,10 +10,11 @@
 #include "trace.h"
 
 #define LANES 8 /* of a queue, where operations overlap */
-#define CALLED_BEFORE_NS 10000 /* a call so long before the begin is shown */
+#define MOST_PIDS (1 << 22) /* of a Linux host */
 
 /* Where an operation is shown. */
 struct place {
+    int32_t rank; /* where a process has several, their threads are in this order */
     uint32_t queue, member; /* thread; member NONE: the queue has only one */
     uint32_t op;
     int64_t begun;
@@ -27,6 +28,9 @@ struct timeline {
     uint32_t *named_by; /* processes: member whose rank they have; NONE: none is shown */
     uint32_t *member_of_queue; /* NONE: several */
     bool *several; /* processes: they have several ranks of a communicator */
+    int32_t *highest; /* processes: rank in the communicator by which they are named */
+    uint32_t *pids; /* processes: their numbers here */
+    uint32_t *threads; /* processes: how many there are */
 };
 
 /* ---- writing ---- */
@@ -48,15 +52,15 @@ static void us_json(FILE *out, int64_t ns)
     fprintf(out, "%" PRId64 ".%03" PRId64, ns / 1000, ns % 1000);
 }
 
-static void begin_event(struct timeline *t, const char *phase, uint32_t proc, uint64_t thread)
+static void begin_event(struct timeline *t, const char *phase, uint32_t proc, uint32_t thread)
 {
-    fprintf(t->out, "%s\n{\"ph\":\"%s\",\"pid\":%" PRIu32 ",\"tid\":%" PRIu64, t->between, phase,
-            proc + 1, thread);
+    fprintf(t->out, "%s\n{\"ph\":\"%s\",\"pid\":%" PRIu32 ",\"tid\":%" PRIu32, t->between, phase,
+            t->pids[proc], thread);
     t->between = ",";
 }
 
-static void metadata(struct timeline *t, const char *what, uint32_t proc, uint64_t thread,
-                     const char *name, uint64_t index)
+static void metadata(struct timeline *t, const char *what, uint32_t proc, uint32_t thread,
+                     const char *name, uint32_t index)
 {
     begin_event(t, "M", proc, thread);
     fprintf(t->out, ",\"name\":\"%s\",\"args\":{", what);
@@ -64,7 +68,7 @@ static void metadata(struct timeline *t, const char *what, uint32_t proc, uint64
         fprintf(t->out, "\"name\":");
         text_json(t->out, name);
     } else {
-        fprintf(t->out, "\"sort_index\":%" PRIu64, index);
+        fprintf(t->out, "\"sort_index\":%" PRIu32, index);
     }
     fprintf(t->out, "}}");
 }
@@ -93,24 +97,57 @@ static void find_names(struct timeline *t)
             comm_of_proc[proc] = c;
             if (*name == NONE || trace->comms[c].nranks > comm_of(trace, *name)->nranks)
                 *name = member;
+            if (comm_of(trace, *name) == &trace->comms[c]) /* by rank */
+                t->highest[proc] = trace->members[member].rank;
         }
     free(comm_of_proc);
+}
+
+static int by_pid(const void *a, const void *b)
+{
+    const struct proc *x = *(struct proc *const *)a, *y = *(struct proc *const *)b;
+
+    return x->pid < y->pid ? -1 : x->pid > y->pid;
+}
+
+/* Their own, where no other has it, as on another host; viewers show them. 0 is nobody's there. */
+static void number_processes(struct timeline *t)
+{
+    const struct trace *trace = t->trace;
+    const struct proc **procs = process_must(malloc((trace->nprocs + 1) * sizeof *procs));
+
+    for (size_t i = 0; i < trace->nprocs; i++)
+        procs[i] = &trace->procs[i];
+    qsort(procs, trace->nprocs, sizeof *procs, by_pid);
+    for (size_t i = 0; i < trace->nprocs; i++) {
+        size_t proc = (size_t)(procs[i] - trace->procs);
+        bool own = procs[i]->pid > 0 && procs[i]->pid <= MOST_PIDS &&
+                   (!i || procs[i - 1]->pid != procs[i]->pid) &&
+                   (i + 1 == trace->nprocs || procs[i + 1]->pid != procs[i]->pid);
+
+        t->pids[proc] = own ? (uint32_t)procs[i]->pid : MOST_PIDS + 1 + (uint32_t)proc;
+    }
+    free(procs);
 }
 
 static void name_processes(struct timeline *t)
 {
     for (uint32_t i = 0; i < t->trace->nprocs; i++) {
         const struct proc *proc = &t->trace->procs[i];
-        char name[192];
+        char name[192], number[32] = "", last[16] = "";
         int rank;
 
         if (t->named_by[i] == NONE)
             continue;
         rank = t->trace->members[t->named_by[i]].rank;
-        snprintf(name, sizeof name, "rank%s %d%s, %s (%d)", t->several[i] ? "s" : "", rank,
-                 t->several[i] ? " and others" : "", proc->host, proc->pid);
-        metadata(t, "process_name", i, 0, name, 0);
-        metadata(t, "process_sort_index", i, 0, NULL, (uint64_t)rank);
+        if (t->pids[i] > MOST_PIDS)
+            snprintf(number, sizeof number, ", process %d", proc->pid);
+        if (t->highest[i] > rank)
+            snprintf(last, sizeof last, " to %d", t->highest[i]);
+        snprintf(name, sizeof name, "rank%s %d%s (%s%s)", *last ? "s" : "", rank, last, proc->host,
+                 number);
+        metadata(t, "process_name", i, 1, name, 0);
+        metadata(t, "process_sort_index", i, 1, NULL, (uint32_t)rank);
     }
 }
 
@@ -135,12 +172,13 @@ static void name_thread(const struct timeline *t, const struct place *place, uns
     const struct queue *queue = &trace->queues[place->queue];
     const struct member *member = &trace->members[trace->ops[place->op].member];
     bool ranks = t->several[queue->proc];
-    size_t n = (size_t)snprintf(name, bytes, "queue %" PRIu32, queue->number);
+    size_t n = 0;
 
+    if (ranks)
+        n = (size_t)snprintf(name, bytes, "rank %d, ", member->rank);
+    n += (size_t)snprintf(name + n, bytes - n, "queue %" PRIu32, queue->number);
     if (ranks || place->member != NONE)
         n += (size_t)snprintf(name + n, bytes - n, ", %s", trace->comms[member->comm].name);
-    if (ranks)
-        n += (size_t)snprintf(name + n, bytes - n, " rank %d", member->rank);
     if (lane)
         snprintf(name + n, bytes - n, " (%u)", lane + 1);
 }
@@ -151,6 +189,8 @@ static int by_place(const void *a, const void *b)
 {
     const struct place *x = a, *y = b;
 
+    if (x->rank != y->rank)
+        return x->rank < y->rank ? -1 : 1;
     if (x->queue != y->queue)
         return x->queue < y->queue ? -1 : 1;
     if (x->member != y->member)
@@ -170,15 +210,21 @@ static bool has_type(const struct kind *kind)
     return kind->count > 0 && strcmp(kind->what, "barrier") != 0;
 }
 
+static void write_common_args(struct timeline *t, const struct op *op)
+{
+    fprintf(t->out, ",\"args\":{\"communicator\":");
+    text_json(t->out, comm_of(t->trace, op->member)->name);
+    if (op->sequence)
+        fprintf(t->out, ",\"sequence\":%" PRIu64, op->sequence);
+}
+
+/* Of the slice that moves data, which takes so long. */
 static void write_args(struct timeline *t, const struct op *op, int64_t moved)
 {
     const struct kind *kind = &t->trace->kinds[op->kind];
     FILE *out = t->out;
 
-    fprintf(out, ",\"args\":{\"communicator\":");
-    text_json(out, comm_of(t->trace, op->member)->name);
-    if (op->sequence)
-        fprintf(out, ",\"sequence\":%" PRIu64, op->sequence);
+    write_common_args(t, op);
     if (has_type(kind))
         fprintf(out, ",\"count\":%" PRIu64 ",\"type\":\"%s\"", kind->count,
                 thrum_datatype_name((thrum_datatype_t)kind->dtype));
@@ -186,7 +232,8 @@ static void write_args(struct timeline *t, const struct op *op, int64_t moved)
         fprintf(out, ",\"op\":\"%s\"",
                 kind->redop >= THRUM_REDOP_COUNT ? "own"
                                                  : thrum_redop_name((thrum_redop_t)kind->redop));
-    fprintf(out, ",\"bytes\":%" PRIu64, kind->bytes);
+    if (kind->bytes)
+        fprintf(out, ",\"bytes\":%" PRIu64, kind->bytes);
     if (kind->algorithm[0]) {
         fprintf(out, ",\"algorithm\":");
         text_json(out, kind->algorithm);
@@ -197,14 +244,16 @@ static void write_args(struct timeline *t, const struct op *op, int64_t moved)
         fprintf(out, ",\"peer\":%d", op->peer);
     if (op->last != NONE)
         fprintf(out, ",\"last to come\":\"rank %d\"", t->trace->members[op->last].rank);
-    if (moved > 0 && kind->bytes)
-        fprintf(out, ",\"GB/s\":%.3f", (double)kind->bytes / (double)moved);
+    fprintf(out, ",\"us from call to begin\":");
+    us_json(out, max_i64(0, op->begun - op->called));
     if (op->ended == NEVER)
         fprintf(out, ",\"ended\":\"not while this was recorded\"");
+    else if (moved > 0 && kind->bytes)
+        fprintf(out, ",\"GB/s\":%.3f", (double)kind->bytes / (double)moved);
     fprintf(out, "}}");
 }
 
-static void write_slice(struct timeline *t, uint32_t proc, uint64_t thread, int64_t from,
+static void write_slice(struct timeline *t, uint32_t proc, uint32_t thread, int64_t from,
                         int64_t until)
 {
     begin_event(t, "X", proc, thread);
@@ -215,38 +264,77 @@ static void write_slice(struct timeline *t, uint32_t proc, uint64_t thread, int6
     fprintf(t->out, ",\"name\":");
 }
 
-static void write_call(struct timeline *t, const struct op *op, uint32_t proc, uint64_t thread)
-{
-    begin_event(t, "i", proc, thread);
-    fprintf(t->out, ",\"s\":\"t\",\"ts\":");
-    us_json(t->out, op->called - t->zero);
-    fprintf(t->out, ",\"name\":\"call of ");
-    fprintf(t->out, "%s\",\"args\":{\"sequence\":%" PRIu64 "}}",
-            op->sequence ? "collective" : "operation", op->sequence);
-}
-
 static int64_t end_of(const struct timeline *t, const struct op *op)
 {
     return op->ended != NEVER ? op->ended : max_i64(op->begun, t->trace->members[op->member].until);
 }
 
-/* From `from`, which is its begin if there was place. */
-static void write_op(struct timeline *t, const struct op *op, uint32_t proc, uint64_t thread,
+static int by_sequence(const void *key, const void *element)
+{
+    const uint64_t *sequence = key;
+    const struct pending *pending = element;
+
+    return *sequence < pending->sequence ? -1 : *sequence > pending->sequence;
+}
+
+/* Of what has not ended: the first rank that is known not to have begun it; -1: there is none. */
+static int awaited_rank(const struct trace *trace, const struct op *op)
+{
+    const struct comm *comm = comm_of(trace, op->member);
+    const struct pending *pending = !comm->npending
+                                        ? NULL
+                                        : bsearch(&op->sequence, comm->pending, comm->npending,
+                                                  sizeof *comm->pending, by_sequence);
+
+    for (uint32_t i = 0; i < comm->nmembers && pending; i++)
+        if (trace_not_begun(trace, comm, i, pending))
+            return trace->members[comm->members[i]].rank;
+    return -1;
+}
+
+/* "allreduce 4 MiB", with what there is to say where it has not ended. */
+static void name_op(const struct trace *trace, const struct op *op, char *name, size_t bytes)
+{
+    const struct kind *kind = &trace->kinds[op->kind];
+    size_t n = (size_t)snprintf(name, bytes, "%s", kind->what);
+    char size[32];
+    int rank;
+
+    if (kind->bytes)
+        n += (size_t)snprintf(name + n, bytes - n, " %s",
+                              trace_size_text(kind->bytes, size, sizeof size));
+    if (op->ended != NEVER)
+        return;
+    n += (size_t)snprintf(name + n, bytes - n, ", not ended");
+    rank = awaited_rank(trace, op);
+    if (rank >= 0)
+        snprintf(name + n, bytes - n, ": rank %d has not begun it", rank);
+}
+
+/* From `from`, which is its begin if there was place. Colours are chrome://tracing's: ui.perfetto.dev chooses by the names. */
+static void write_op(struct timeline *t, const struct op *op, uint32_t proc, uint32_t thread,
                      int64_t from)
 {
+    const struct kind *kind = &t->trace->kinds[op->kind];
     int64_t until = max_i64(from, end_of(t, op)),
             there = max_i64(from, min_i64(until, op->begun + op->waited));
+    char name[128];
 
     if (there > from) {
         write_slice(t, proc, thread, from, there);
-        fprintf(t->out, "\"wait for rank %d\",\"args\":{\"sequence\":%" PRIu64 "}}",
-                t->trace->members[op->last].rank, op->sequence);
+        fprintf(t->out, "\"wait for rank %d\",\"cname\":\"grey\"",
+                t->trace->members[op->last].rank);
+        write_common_args(t, op);
+        fprintf(t->out, ",\"in\":");
+        text_json(t->out, kind->what);
+        fprintf(t->out, "}}");
     }
     write_slice(t, proc, thread, there, until);
-    text_json(t->out, t->trace->kinds[op->kind].what);
+    name_op(t->trace, op, name, sizeof name);
+    text_json(t->out, name);
+    if (op->ended == NEVER)
+        fprintf(t->out, ",\"cname\":\"bad\"");
     write_args(t, op, until - there);
-    if (op->begun - op->called > CALLED_BEFORE_NS)
-        write_call(t, op, proc, thread);
 }
 
 /* The first lane that is free by then; the last one is so a little later, if need be. */
@@ -265,9 +353,7 @@ static unsigned lane_for(int64_t *busy, unsigned *n, int64_t *begun)
 static void write_thread(struct timeline *t, const struct place *places, size_t n)
 {
     const struct queue *queue = &t->trace->queues[places->queue];
-    uint64_t thread = ((uint64_t)queue->number * (t->trace->nmembers + 1) +
-                       (places->member == NONE ? 0 : places->member + 1)) *
-                      LANES;
+    uint32_t *threads = &t->threads[queue->proc], first = *threads + 1;
     int64_t busy[LANES] = {0};
     unsigned lanes = 0;
 
@@ -279,12 +365,13 @@ static void write_thread(struct timeline *t, const struct place *places, size_t 
         if (lanes > before) {
             char name[128];
 
+            ++*threads;
             name_thread(t, places, lane, name, sizeof name);
-            metadata(t, "thread_name", queue->proc, thread + lane, name, 0);
-            metadata(t, "thread_sort_index", queue->proc, thread + lane, NULL, thread + lane);
+            metadata(t, "thread_name", queue->proc, *threads, name, 0);
+            metadata(t, "thread_sort_index", queue->proc, *threads, NULL, *threads);
         }
         busy[lane] = max_i64(from, end_of(t, op));
-        write_op(t, op, queue->proc, thread + lane, from);
+        write_op(t, op, queue->proc, first + lane, from);
     }
 }
 
@@ -296,13 +383,14 @@ static size_t find_places(struct timeline *t, struct place *places)
     t->zero = INT64_MAX;
     for (uint32_t i = 0; i < trace->nops; i++) {
         const struct op *op = &trace->ops[i];
-        uint32_t comm = trace->members[op->member].comm;
+        const struct member *member = &trace->members[op->member];
 
-        if (op->begun == NEVER || trace->comms[comm].left_out)
+        if (op->begun == NEVER || trace->comms[member->comm].left_out)
             continue;
         t->zero = min_i64(t->zero, min_i64(op->called, op->begun));
-        places[n++] = (struct place){
-            op->queue, t->member_of_queue[op->queue] == NONE ? op->member : NONE, i, op->begun};
+        places[n++] =
+            (struct place){t->several[member->proc] ? member->rank : 0, op->queue,
+                           t->member_of_queue[op->queue] == NONE ? op->member : NONE, i, op->begun};
     }
     qsort(places, n, sizeof *places, by_place);
     return n;
@@ -317,8 +405,12 @@ void trace_timeline(const struct trace *trace, FILE *out)
     t.named_by = process_must(calloc(trace->nprocs + 1, sizeof *t.named_by));
     t.member_of_queue = process_must(calloc(trace->nqueues + 1, sizeof *t.member_of_queue));
     t.several = process_must(calloc(trace->nprocs + 1, sizeof *t.several));
+    t.highest = process_must(calloc(trace->nprocs + 1, sizeof *t.highest));
+    t.pids = process_must(calloc(trace->nprocs + 1, sizeof *t.pids));
+    t.threads = process_must(calloc(trace->nprocs + 1, sizeof *t.threads));
     fprintf(out, "{\"displayTimeUnit\":\"ns\",\"traceEvents\":[");
     find_names(&t);
+    number_processes(&t);
     name_processes(&t);
     find_queues(&t);
     n = find_places(&t, places);
@@ -332,4 +424,7 @@ void trace_timeline(const struct trace *trace, FILE *out)
     free(t.named_by);
     free(t.member_of_queue);
     free(t.several);
+    free(t.highest);
+    free(t.pids);
+    free(t.threads);
 }

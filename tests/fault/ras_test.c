@@ -604,6 +604,19 @@ static void control_characters_are_not_shown(void **state)
     must_say("a?[2J?b?c, 1 rank: idle");
 }
 
+/* Ranks of one process number theirs apart: it has the name that it has at its lowest rank. */
+static void the_lowest_rank_names_it(void **state)
+{
+    (void)state;
+    assert_int_equal(ras_of(answer_once("{\"communicators\":["
+                                        "{\"id\":\"1\",\"name\":\"comm1\",\"rank\":1,\"size\":2,"
+                                        "\"status\":\"THRUM_OK\",\"pending\":{\"seconds\":0.5}},"
+                                        "{\"id\":\"1\",\"name\":\"comm0\",\"rank\":0,\"size\":2,"
+                                        "\"status\":\"THRUM_OK\"}]}")),
+                     0);
+    must_say("comm0, 2 ranks: at work");
+}
+
 /* It is not asked any more, and so nothing is wrong with it. */
 static void who_ends_while_it_is_asked_is_left_out(void **state)
 {
@@ -660,6 +673,8 @@ int main(int argc, char **argv)
         cmocka_unit_test_setup_teardown(callers_that_are_gone_cost_nothing, leftovers_before,
                                         leftovers_after),
         cmocka_unit_test_setup_teardown(control_characters_are_not_shown, leftovers_before,
+                                        leftovers_after),
+        cmocka_unit_test_setup_teardown(the_lowest_rank_names_it, leftovers_before,
                                         leftovers_after),
         cmocka_unit_test_setup_teardown(who_ends_while_it_is_asked_is_left_out, leftovers_before,
                                         leftovers_after),

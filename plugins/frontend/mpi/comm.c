@@ -382,9 +382,12 @@ static const char *rules_for(int size, char *text, size_t bytes)
 
 static thrum_status_t join(struct tmpi_comm *comm, const struct thrum_unique_id *id)
 {
-    char rules[512];
+    char rules[512], name[MPI_MAX_OBJECT_NAME] = "";
+    int length = 0; /* of the name, of which messages and tools show 47 characters */
+    bool has_name = !PMPI_Comm_get_name(comm->handle, name, &length) && length > 0;
     struct thrum_comm_config config = {.size = sizeof config,
                                        .deadline_ms = tmpi.deadline_ms,
+                                       .name = has_name ? name : NULL,
                                        .algorithms = rules_for(comm->size, rules, sizeof rules)};
     thrum_status_t status;
 

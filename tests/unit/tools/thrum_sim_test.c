@@ -107,6 +107,37 @@ static void sorted_and_by_the_links(void **state)
     json_decref(json);
 }
 
+/* In a viewer that counts in whole ns no slice begins before the one in front of it has ended; all have names. */
+static void check_slices(const json_t *events)
+{
+    enum { THREADS = 8 }; /* of a process */
+    long long end[32 * THREADS] = {0};
+    bool has_name[32 * THREADS] = {false}; /* thread 0: the process */
+    json_t *event;
+    size_t i;
+
+    json_array_foreach(events, i, event)
+    {
+        const char *phase = json_string_value(json_object_get(event, "ph"));
+        const char *name = json_string_value(json_object_get(event, "name"));
+        json_int_t process = json_integer_value(json_object_get(event, "pid"));
+        json_int_t thread = json_integer_value(json_object_get(event, "tid"));
+        size_t at = (size_t)(process * THREADS + thread);
+        long long from, dur;
+
+        assert_true(process > 0 && process < 32 && thread > 0 && thread < THREADS);
+        has_name[process * THREADS] |= !strcmp(name, "process_name");
+        has_name[at] |= !strcmp(name, "thread_name");
+        if (*phase != 'X')
+            continue;
+        from = llround(json_number_value(json_object_get(event, "ts")) * 1e3);
+        dur = llround(json_number_value(json_object_get(event, "dur")) * 1e3);
+        assert_true(has_name[at] && has_name[process * THREADS]);
+        assert_true(dur >= 0 && from >= end[at]);
+        end[at] = from + dur;
+    }
+}
+
 /* All slices have a rank that is shown, arrows come in pairs. */
 static void timeline(void **state)
 {
@@ -120,7 +151,7 @@ static void timeline(void **state)
     assert_true(fd >= 0);
     close(fd);
     snprintf(options, sizeof options,
-             "-c allreduce -a hosts -n 12 --hosts 3 --count 1K --show 4 -o %s", path);
+             "-c allreduce -a hosts -n 12 --hosts 3 --count 64K --show 4 -o %s", path);
     expect(options, 0, "hosts");
     json = json_load_file(path, 0, NULL);
     assert_non_null(json);
@@ -144,10 +175,12 @@ static void timeline(void **state)
     assert_true(seen[1] && seen[2] && seen[11] && seen[12] && shown <= 5); /* and the slowest */
     assert_true(slices > 30);
     assert_true(begins > 0 && ends > 0);
+    check_slices(json_object_get(json, "traceEvents"));
     json_decref(json);
     snprintf(options, sizeof options, "-c broadcast -a chain -n 3 --hosts 3 --count 1 -o %s", path);
     expect(options, 0, "chain"); /* all are shown: every message is */
     json = json_load_file(path, 0, NULL);
+    check_slices(json_object_get(json, "traceEvents"));
     begins = ends = 0;
     json_array_foreach(json_object_get(json, "traceEvents"), i, event)
     {
