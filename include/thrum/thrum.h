@@ -201,6 +201,12 @@ THRUM_MUST_CHECK thrum_status_t thrum_comm_async_error(thrum_comm_t comm,
                                                        thrum_status_t *status_out,
                                                        const char **message_out);
 
+/*
+ * *rank_out <- the rank that the communicator's first error names, such as the one to exclude from thrum_comm_shrink; -1 if
+ * there is no error, or it names nobody. Where several ranks fail at once, others may have heard of another one first.
+ */
+THRUM_MUST_CHECK thrum_status_t thrum_comm_culprit(thrum_comm_t comm, int *rank_out);
+
 /* This rank's number; how many ranks there are; the device of this rank. Also of a failed or finalized communicator. */
 THRUM_MUST_CHECK thrum_status_t thrum_comm_rank(thrum_comm_t comm, int *rank_out);
 THRUM_MUST_CHECK thrum_status_t thrum_comm_size(thrum_comm_t comm, int *nranks_out);

@@ -483,6 +483,7 @@ static void wrong_arguments(void **state)
     struct thrum_comm_config bad_lanes = {.size = sizeof bad_lanes, .lanes = 5};
     struct thrum_comm_config bad_mode = {.size = sizeof bad_mode, .reproducible = 2};
     thrum_comm_t out = NULL;
+    int culprit;
 
     (void)state;
     assert_int_equal(thrum_comm_split(NULL, 0, 0, NULL, &out), THRUM_ERR_INVALID_COMM);
@@ -502,6 +503,11 @@ static void wrong_arguments(void **state)
     says("599 characters");
     wrong_shrinks(world[0]);
     wrong_grows(world[0]);
+    assert_int_equal(thrum_comm_culprit(NULL, &culprit), THRUM_ERR_INVALID_COMM);
+    assert_int_equal(thrum_comm_culprit(world[0], NULL), THRUM_ERR_INVALID_ARGUMENT);
+    says("rank_out is NULL");
+    ok(thrum_comm_culprit(world[0], &culprit));
+    assert_int_equal(culprit, -1);
     ok(thrum_group_start());
     assert_int_equal(thrum_comm_split(world[0], -7, 0, NULL, &out), THRUM_ERR_INVALID_ARGUMENT);
     assert_int_equal(thrum_group_end(), THRUM_ERR_INVALID_ARGUMENT);
