@@ -148,7 +148,7 @@ THRUM_MUST_CHECK thrum_status_t thrum_comm_dup(thrum_comm_t comm,
  * blocking, and nobody else need live: comm may have failed, or been aborted, and is as it was afterwards. One thread per
  * rank; a group does not collect it. config as in thrum_comm_split. Errors: as thrum_comm_init_rank; INVALID_RANK (a rank
  * outside comm, or the caller's own, is excluded); MISMATCH (ranks exclude different ones); TIMEOUT (names those of the
- * new ranks that did not come).
+ * new ranks that did not come); UNREACHABLE (names the first rank that is left, at whose place they meet).
  */
 THRUM_MUST_CHECK thrum_status_t thrum_comm_shrink(thrum_comm_t comm, const int *excluded,
                                                   int nexcluded,
@@ -169,7 +169,7 @@ THRUM_MUST_CHECK thrum_status_t thrum_comm_get_unique_id(thrum_comm_t comm,
  * have failed, as long as all its ranks live, and is as it was afterwards. One thread per rank; a group does not collect
  * it. config as in thrum_comm_split; the new ranks have to choose the same. Errors: as thrum_comm_init_rank;
  * INVALID_ARGUMENT (nranks is not more than comm's size); MISMATCH (ranks say different nranks, or have not called this
- * equally often); TIMEOUT (names those that did not come, old or new).
+ * equally often); TIMEOUT (names those that did not come, old or new); UNREACHABLE (names rank 0, at whose place they meet).
  */
 THRUM_MUST_CHECK thrum_status_t thrum_comm_grow(thrum_comm_t comm, int nranks,
                                                 const struct thrum_comm_config *config,
