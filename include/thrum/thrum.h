@@ -148,12 +148,32 @@ THRUM_MUST_CHECK thrum_status_t thrum_comm_dup(thrum_comm_t comm,
  * blocking, and nobody else need live: comm may have failed, or been aborted, and is as it was afterwards. One thread per
  * rank; a group does not collect it. config as in thrum_comm_split. Errors: as thrum_comm_init_rank; INVALID_RANK (a rank
  * outside comm, or the caller's own, is excluded); MISMATCH (ranks exclude different ones); TIMEOUT (names those of the
- * new ranks that did not come).
+ * new ranks that did not come); UNREACHABLE (names the first rank that is left, at whose place they meet).
  */
 THRUM_MUST_CHECK thrum_status_t thrum_comm_shrink(thrum_comm_t comm, const int *excluded,
                                                   int nexcluded,
                                                   const struct thrum_comm_config *config,
                                                   thrum_comm_t *comm_out);
+
+/*
+ * The id by which new ranks join when comm grows next; it is for that one call of thrum_comm_grow, also if that fails. Asks
+ * nobody: every rank gets the same one, as often as it likes. Nobody has to listen yet: who has it may join before the
+ * others call, and waits. Errors: INVALID_COMM, INVALID_POINTER.
+ */
+THRUM_MUST_CHECK thrum_status_t thrum_comm_get_unique_id(thrum_comm_t comm,
+                                                         struct thrum_unique_id *id_out);
+
+/*
+ * A communicator of nranks ranks: those of comm, with their old numbers and devices, call this, alike and blocking; new ones,
+ * numbered from comm's size on, join by thrum_comm_init_rank with nranks and the id of thrum_comm_get_unique_id. comm may
+ * have failed, as long as all its ranks live, and is as it was afterwards. One thread per rank; a group does not collect
+ * it. config as in thrum_comm_split; the new ranks have to choose the same. Errors: as thrum_comm_init_rank;
+ * INVALID_ARGUMENT (nranks is not more than comm's size); MISMATCH (ranks say different nranks, or have not called this
+ * equally often); TIMEOUT (names those that did not come, old or new); UNREACHABLE (names rank 0, at whose place they meet).
+ */
+THRUM_MUST_CHECK thrum_status_t thrum_comm_grow(thrum_comm_t comm, int nranks,
+                                                const struct thrum_comm_config *config,
+                                                thrum_comm_t *comm_out);
 
 /*
  * Waits until every operation of this rank has ended and every rank has called finalize; afterwards only destroy and
@@ -180,6 +200,12 @@ THRUM_MUST_CHECK thrum_status_t thrum_comm_abort(thrum_comm_t comm);
 THRUM_MUST_CHECK thrum_status_t thrum_comm_async_error(thrum_comm_t comm,
                                                        thrum_status_t *status_out,
                                                        const char **message_out);
+
+/*
+ * *rank_out <- the rank that the communicator's first error names, such as the one to exclude from thrum_comm_shrink; -1 if
+ * there is no error, or it names nobody. Where several ranks fail at once, others may have heard of another one first.
+ */
+THRUM_MUST_CHECK thrum_status_t thrum_comm_culprit(thrum_comm_t comm, int *rank_out);
 
 /* This rank's number; how many ranks there are; the device of this rank. Also of a failed or finalized communicator. */
 THRUM_MUST_CHECK thrum_status_t thrum_comm_rank(thrum_comm_t comm, int *rank_out);

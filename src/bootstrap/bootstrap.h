@@ -159,6 +159,8 @@ thrum_status_t bootstrap_keep_place(uint8_t *place_out, int *fd_out);
 thrum_status_t control_meeting_id(const struct control *control, const uint8_t *place,
                                   const void *purpose, size_t bytes,
                                   struct thrum_unique_id *id_out);
+/* A service at this process's place that has failed, and goes on to tell latecomers why, ends. */
+void bootstrap_clear_place(const uint8_t *place);
 
 /* ---- launchers ---- */
 

@@ -253,6 +253,8 @@ struct boot_giving_up {
 };
 /* No effect if the service is not in this process, or has ended or failed already. */
 void boot_root_give_up(const struct boot_id *id, const struct boot_giving_up *what);
+/* As bootstrap_clear_place. */
+void boot_root_clear(const struct boot_address *address);
 /* As bootstrap_withdraw, with what to tell those who wait. */
 void boot_withdraw(const struct thrum_unique_id *id, thrum_status_t status, const char *why);
 /* Starts a thread with all signals blocked. */

@@ -1,7 +1,7 @@
 /*
  * Meeting again without a control plane: each rank keeps a port for the time that its communicator lives, and all know
- * the ports. The ranks that are left derive one id from the communicator's secret, and the first of them serves it.
- * Called by comm (shrink.c).
+ * the ports. The ranks that are to meet derive one id from the communicator's secret, and one of them serves it.
+ * Called by comm (meet.c, grow.c).
  */
 #include <errno.h>
 #include <sodium.h>
@@ -50,4 +50,12 @@ thrum_status_t control_meeting_id(const struct control *control, const uint8_t *
     boot_id_encode(&id, id_out);
     sodium_memzero(&id, sizeof id);
     return THRUM_OK;
+}
+
+void bootstrap_clear_place(const uint8_t *place)
+{
+    struct boot_address address;
+
+    if (boot_address_get(place, &address))
+        boot_root_clear(&address);
 }

@@ -8,6 +8,7 @@
 #include <pthread.h>
 #include <signal.h>
 #include <sodium.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -38,6 +39,7 @@ struct root {
     struct boot_failure failure;
     int accept_error; /* errno of the last accept that met a limit; under registry.lock */
     bool withdrawn; /* end without waiting for those who have not come */
+    _Atomic bool is_cleared; /* its place is wanted: once it has failed, it ends. Any thread */
     struct pollfd *fds;
     int nfds_room;
     int wake; /* eventfd: something has been asked */
@@ -421,7 +423,7 @@ static bool finished(const struct root *root, int64_t now)
     if (!root->members)
         return false;
     if (root->failure.status)
-        return root->ntold == root->nranks || now >= root->linger;
+        return root->ntold == root->nranks || now >= root->linger || atomic_load(&root->is_cleared);
     return root->nready == root->nranks;
 }
 
@@ -603,18 +605,40 @@ void boot_root_settle(const struct boot_id *id)
     pthread_mutex_unlock(&registry.lock);
 }
 
-void boot_root_give_up(const struct boot_id *id, const struct boot_giving_up *what)
+static void wake(const struct root *root)
 {
     uint64_t one = 1;
 
+    while (write(root->wake, &one, sizeof one) < 0 && errno == EINTR)
+        ;
+}
+
+void boot_root_give_up(const struct boot_id *id, const struct boot_giving_up *what)
+{
     pthread_mutex_lock(&registry.lock);
     for (struct root *root = registry.first; root; root = root->next)
         if (!root->ending && !root->asked.failure.status &&
             !sodium_memcmp(root->id.secret, id->secret, sizeof id->secret)) {
             root->asked = *what;
-            while (write(root->wake, &one, sizeof one) < 0 && errno == EINTR)
-                ;
+            wake(root);
         }
+    pthread_mutex_unlock(&registry.lock);
+}
+
+void boot_root_clear(const struct boot_address *address)
+{
+    uint8_t wanted[BOOT_ADDRESS_WIRE], held[BOOT_ADDRESS_WIRE];
+
+    boot_address_put(address, wanted);
+    pthread_once(&registry_once, registry_init);
+    pthread_mutex_lock(&registry.lock);
+    for (struct root *root = registry.first; root; root = root->next) {
+        boot_address_put(&root->id.address, held);
+        if (root->ending || memcmp(held, wanted, sizeof held))
+            continue;
+        atomic_store(&root->is_cleared, true);
+        wake(root);
+    }
     pthread_mutex_unlock(&registry.lock);
 }
 

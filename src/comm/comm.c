@@ -192,8 +192,10 @@ static void release(struct thrum_comm *comm)
         comm->shrinks = shrink->next;
         free(shrink);
     }
-    if (comm->place_fd >= 0)
+    if (comm->place_fd >= 0) {
+        bootstrap_clear_place(comm->peers[comm->rank].place);
         close(comm->place_fd);
+    }
     free(comm->regions);
     for (int r = 0; r < comm->nranks; r++)
         if (comm->peers[r].loads && r != comm->rank && comm->peers[r].reachable)
@@ -332,9 +334,9 @@ thrum_status_t thrum_comm_init_rank(const struct thrum_unique_id *id, int nranks
         return thrum_fail(THRUM_ERR_INVALID_ARGUMENT, "id is NULL");
     if (!comm_out)
         return thrum_fail(THRUM_ERR_INVALID_ARGUMENT, "comm_out is NULL");
-    if (nranks < 1 || nranks > 1 << 20)
-        return thrum_fail(THRUM_ERR_INVALID_ARGUMENT, "nranks=%d is not between 1 and 1048576",
-                          nranks);
+    if (nranks < 1 || nranks > COMM_MAX_RANKS)
+        return thrum_fail(THRUM_ERR_INVALID_ARGUMENT, "nranks=%d is not between 1 and %d", nranks,
+                          COMM_MAX_RANKS);
     if (rank < 0 || rank >= nranks)
         return thrum_fail(THRUM_ERR_INVALID_RANK, "rank=%d is not between 0 and %d", rank,
                           nranks - 1);

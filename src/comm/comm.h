@@ -21,6 +21,7 @@
 #include "select/select.h"
 
 #define COMM_MAGIC 0x54434f4du
+#define COMM_MAX_RANKS (1 << 20)
 #define COMM_NAME_BYTES 48
 #define COMM_ALGORITHMS_BYTES 512 /* of config.algorithms, with its end */
 #define COMM_MESSAGE_BYTES 768
@@ -141,7 +142,7 @@ struct comm_peer {
     uint64_t area_key, area_put_offset;
     uint64_t host; /* equal on one host */
     bool probes; /* it may call thrum_probe: rendezvous are announced to it */
-    uint8_t place[BOOTSTRAP_PLACE_BYTES]; /* where it can be met: see shrink.c */
+    uint8_t place[BOOTSTRAP_PLACE_BYTES]; /* where it can be met: see meet.c */
     struct comm_process process;
 };
 
@@ -353,6 +354,7 @@ struct thrum_comm {
     struct thrum_window *windows; /* user: open ones */
     int place_fd; /* fixed: keeps the own place; -1: none */
     struct comm_shrink *shrinks; /* user: of every set of ranks that was excluded */
+    uint64_t grows; /* user: calls of thrum_comm_grow; the same on all ranks */
     uint64_t setups; /* user: splits and calls that open or close windows; the same on all ranks */
 
     /* Operations in flight: user writes that of issued + 1, then `issued`; control reads up to it. */
@@ -423,6 +425,20 @@ thrum_status_t comm_child_config(const struct thrum_comm *parent,
 /* What is wrong with the arguments of a split, if anything. */
 thrum_status_t comm_check_split(const struct thrum_comm *comm, int color,
                                 const struct thrum_comm_config *config);
+
+/* ---- meet.c ---- */
+
+struct comm_meeting {
+    int host; /* old rank, at whose place they meet */
+    int rank, nranks; /* of the new communicator */
+    const void *purpose; /* who gives another one does not get in */
+    size_t purpose_bytes;
+    const char *disagreement; /* what it means if they do: "rank 3 and rank 0 ..." */
+};
+
+/* Makes the communicator of those who meet, with a config from comm_child_config. user; blocks. */
+thrum_status_t comm_meet(struct thrum_comm *comm, const struct comm_meeting *meeting,
+                         const struct thrum_comm_config *config, thrum_comm_t *comm_out);
 
 /* ---- window.c ---- */
 

@@ -32,6 +32,15 @@ static thrum_status_t check_query(thrum_comm_t comm, const void *out, const char
     return THRUM_OK;
 }
 
+thrum_status_t thrum_comm_culprit(thrum_comm_t comm, int *rank_out)
+{
+    thrum_status_t status = check_query(comm, rank_out, "rank_out");
+
+    if (!status)
+        *rank_out = atomic_load_explicit(&comm->status, memory_order_acquire) ? comm->culprit : -1;
+    return status;
+}
+
 thrum_status_t thrum_comm_rank(thrum_comm_t comm, int *rank_out)
 {
     thrum_status_t status = check_query(comm, rank_out, "rank_out");

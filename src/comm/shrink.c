@@ -1,6 +1,6 @@
 /*
  * A new communicator of those ranks that are left, from one whose control plane may have broken with the others: they meet
- * at the port that the first of them has kept since creation (bootstrap/meeting.c). Public entry point.
+ * at the place of the first of them (meet.c). Public entry point.
  */
 #include "comm/comm.h"
 
@@ -8,8 +8,6 @@
 #include <string.h>
 
 #include "base/base.h"
-
-#define SERVE_RETRY_NS 10000000 /* the service of an earlier attempt may still be ending */
 
 /* What all that meet agree on; hashed with the communicator's secret. */
 struct purpose {
@@ -57,42 +55,22 @@ static thrum_status_t count_call(struct thrum_comm *comm, struct purpose *purpos
     return THRUM_OK;
 }
 
-/* The first of the new ranks lets the others in. */
-static thrum_status_t serve(const struct thrum_unique_id *id, int64_t end_ns)
-{
-    const struct timespec pause = {.tv_nsec = SERVE_RETRY_NS};
-    thrum_status_t status;
-
-    while ((status = bootstrap_serve(id)) == THRUM_ERR_BUSY && now_ns() < end_ns)
-        nanosleep(&pause, NULL);
-    return status;
-}
-
 static thrum_status_t meet(struct thrum_comm *comm, const struct purpose *purpose, size_t bytes,
                            const struct thrum_comm_config *config, thrum_comm_t *comm_out)
 {
-    int first = 0, rank = 0, nranks = 0;
-    struct thrum_unique_id id;
-    thrum_status_t status;
+    struct comm_meeting meeting = {
+        .purpose = purpose,
+        .purpose_bytes = bytes,
+        .disagreement =
+            "exclude different ranks, or one has excluded them more often than the other"};
 
-    while (purpose->excluded[first])
-        first++;
+    while (purpose->excluded[meeting.host])
+        meeting.host++;
     for (int r = 0; r < comm->nranks; r++) {
-        nranks += !purpose->excluded[r];
-        rank += r < comm->rank && !purpose->excluded[r];
+        meeting.nranks += !purpose->excluded[r];
+        meeting.rank += r < comm->rank && !purpose->excluded[r];
     }
-    status = control_meeting_id(comm->control, comm->peers[first].place, purpose, bytes, &id);
-    if (!status && first == comm->rank)
-        status = serve(&id, now_ns() + config->init_deadline_ms * 1000000);
-    if (!status)
-        status = comm_create(&id, nranks, rank, comm->device, config, comm_out);
-    if (status == THRUM_ERR_AUTH)
-        status = thrum_fail(THRUM_ERR_MISMATCH,
-                            "%s: rank %d and rank %d exclude different ranks, or one has excluded "
-                            "them more often than the other",
-                            comm->name, comm->rank, first);
-    explicit_bzero(&id, sizeof id);
-    return status;
+    return comm_meet(comm, &meeting, config, comm_out);
 }
 
 thrum_status_t thrum_comm_shrink(thrum_comm_t comm, const int *excluded, int nexcluded,

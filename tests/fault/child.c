@@ -131,37 +131,41 @@ void child_close(struct child *child)
     child->device = NULL;
 }
 
-static void id_to_text(const struct thrum_unique_id *id, char *text)
+void say_id(const struct thrum_unique_id *id)
 {
+    char text[2 * THRUM_UNIQUE_ID_BYTES + 1];
+
     for (size_t i = 0; i < sizeof id->bytes; i++)
         snprintf(text + 2 * i, 3, "%02x", id->bytes[i]);
+    say("id %s", text);
 }
 
-static void id_from_text(const char *text, struct thrum_unique_id *id_out)
+struct thrum_unique_id hear_id(void)
 {
-    for (size_t i = 0; i < sizeof id_out->bytes; i++) {
+    const char *line = hear();
+    struct thrum_unique_id id;
+
+    if (strncmp(line, "id ", 3) != 0)
+        exit(8);
+    for (size_t i = 0; i < sizeof id.bytes; i++) {
         unsigned byte = 0;
-        if (sscanf(text + 2 * i, "%2x", &byte) != 1)
+        if (sscanf(line + 3 + 2 * i, "%2x", &byte) != 1)
             exit(8);
-        id_out->bytes[i] = (uint8_t)byte;
+        id.bytes[i] = (uint8_t)byte;
     }
+    return id;
 }
 
 thrum_comm_t child_join_by_relay(struct child *child, int nranks)
 {
     struct thrum_unique_id id;
-    char text[2 * THRUM_UNIQUE_ID_BYTES + 1];
     thrum_comm_t comm;
 
     if (child->rank == 0) {
         MUST(thrum_get_unique_id(&id));
-        id_to_text(&id, text);
-        say("id %s", text);
+        say_id(&id);
     } else {
-        const char *line = hear();
-        if (strncmp(line, "id ", 3) != 0)
-            exit(8);
-        id_from_text(line + 3, &id);
+        id = hear_id();
     }
     MUST(thrum_comm_init_rank(&id, nranks, child->rank, child->device, NULL, &comm));
     return comm;

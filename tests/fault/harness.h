@@ -87,6 +87,9 @@ void say(const char *format, ...) __attribute__((format(printf, 1, 2)));
 const char *hear(void);
 /* Says "result STATUS message". */
 void say_result(thrum_status_t status);
+/* Says "id HEX"; hears it, and leaves if that is not what comes. */
+void say_id(const struct thrum_unique_id *id);
+struct thrum_unique_id hear_id(void);
 /* Leaves with a message if the status is not OK. */
 #define MUST(call) child_must((call), #call)
 void child_must(thrum_status_t status, const char *call);

@@ -78,6 +78,10 @@ void nccl_comm_put(struct ncclComm *comm);
 /* Takes the handle from the live ones: false if it is none. */
 bool nccl_comm_take(struct ncclComm *comm);
 
+/* ncclCommInitRankConfig under the name of `function`; device -1: the thread's current one. */
+ncclResult_t nccl_init_rank(const char *function, ncclComm_t *out, int nranks, int rank,
+                            const ncclUniqueId *id, const ncclConfig_t *config, int device);
+
 /* A live communicator; a ready one; one that may be given operations. */
 ncclResult_t nccl_comm_check(const char *function, const struct ncclComm *comm);
 ncclResult_t nccl_comm_check_ready(const char *function, struct ncclComm *comm);
@@ -96,7 +100,7 @@ void nccl_comm_settle(struct ncclComm *comm, ncclResult_t result);
 
 /* ---- jobs: what blocks until other ranks come (nccl_job.c) ---- */
 
-enum nccl_job_kind { JOB_INIT, JOB_SPLIT, JOB_SHRINK, JOB_FINALIZE, JOB_DESTROY };
+enum nccl_job_kind { JOB_INIT, JOB_SPLIT, JOB_SHRINK, JOB_GROW, JOB_FINALIZE, JOB_DESTROY };
 
 struct nccl_job {
     struct nccl_job *next;
@@ -110,6 +114,7 @@ struct nccl_job {
     int color, key;
     int *excluded; /* owned */
     int nexcluded;
+    int nranks; /* of what is grown */
     bool blocking; /* the caller waits for it */
     ncclResult_t result;
     char text[NCCL_TEXT_BYTES];

@@ -184,8 +184,8 @@ static ncclResult_t check_place(const char *function, const void *comm_out, int 
     return ncclSuccess;
 }
 
-static ncclResult_t init_rank(const char *function, ncclComm_t *out, int nranks, int rank,
-                              const ncclUniqueId *id, const ncclConfig_t *config, int device)
+ncclResult_t nccl_init_rank(const char *function, ncclComm_t *out, int nranks, int rank,
+                            const ncclUniqueId *id, const ncclConfig_t *config, int device)
 {
     struct nccl_config own;
     struct ncclComm *comm;
@@ -215,14 +215,14 @@ static ncclResult_t init_rank(const char *function, ncclComm_t *out, int nranks,
 
 ncclResult_t ncclCommInitRank(ncclComm_t *comm, int nranks, ncclUniqueId commId, int rank)
 {
-    return init_rank("ncclCommInitRank", comm, nranks, rank, &commId, NULL, -1);
+    return nccl_init_rank("ncclCommInitRank", comm, nranks, rank, &commId, NULL, -1);
 }
 NCCL_TWIN(ncclCommInitRank);
 
 ncclResult_t ncclCommInitRankConfig(ncclComm_t *comm, int nranks, ncclUniqueId commId, int rank,
                                     ncclConfig_t *config)
 {
-    return init_rank("ncclCommInitRankConfig", comm, nranks, rank, &commId, config, -1);
+    return nccl_init_rank("ncclCommInitRankConfig", comm, nranks, rank, &commId, config, -1);
 }
 NCCL_TWIN(ncclCommInitRankConfig);
 
@@ -338,7 +338,7 @@ ncclResult_t ncclCommInitRankScalable(ncclComm_t *newcomm, int nranks, int myran
                                           function, (void *)commIds, nId, nranks));
     for (int i = 1; i < nId; i++)
         end_service(&commIds[i]);
-    return init_rank(function, newcomm, nranks, myrank, &commIds[0], config, -1);
+    return nccl_init_rank(function, newcomm, nranks, myrank, &commIds[0], config, -1);
 }
 NCCL_TWIN(ncclCommInitRankScalable);
 
@@ -370,8 +370,8 @@ ncclResult_t ncclCommInitAll(ncclComm_t *comm, int ndev, const int *devlist)
         return nccl_group_error(result);
     ncclGroupStart();
     for (; made_ranks < ndev && !result; made_ranks++)
-        result = init_rank(function, &comm[made_ranks], ndev, made_ranks, &id, NULL,
-                           devlist ? devlist[made_ranks] : made_ranks);
+        result = nccl_init_rank(function, &comm[made_ranks], ndev, made_ranks, &id, NULL,
+                                devlist ? devlist[made_ranks] : made_ranks);
     end = ncclGroupEnd();
     if (result)
         end_service(&id);

@@ -1,5 +1,5 @@
 /*
- * Communicators from communicators, and their end: split, shrink, finalize, destroy, abort, revoke.
+ * Communicators from communicators, and their end: split, shrink, grow, finalize, destroy, abort, revoke.
  *
  * Finalize and destroy wait for this rank's own operations only, so that one thread may end many ranks one after the
  * other. Abort and revoke end the operations on every rank at once: the others get ncclRemoteError, which names this one.
@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- split and shrink ---- */
+/* ---- split, shrink, grow ---- */
 
 thrum_status_t nccl_split(struct ncclComm *parent, int color, int key,
                           const struct thrum_comm_config *config, thrum_comm_t *made)
@@ -133,6 +133,71 @@ ncclResult_t ncclCommShrink(ncclComm_t comm, int *excludeRanksList, int excludeR
     return derive(&job, comm, true, config);
 }
 NCCL_TWIN(ncclCommShrink);
+
+ncclResult_t ncclCommGetUniqueId(ncclComm_t comm, ncclUniqueId *uniqueId)
+{
+    static const char function[] = "ncclCommGetUniqueId";
+    struct thrum_unique_id id;
+    ncclResult_t result = nccl_comm_check_ready(function, comm);
+
+    if (!result && !uniqueId)
+        result = nccl_fail(ncclInvalidArgument, "%s: uniqueId=NULL", function);
+    if (!result)
+        result = nccl_of_status(function, comm, thrum_comm_get_unique_id(comm->comm, &id));
+    if (!result)
+        memcpy(uniqueId->internal, id.bytes, sizeof id);
+    return result;
+}
+NCCL_TWIN(ncclCommGetUniqueId);
+
+/* Of a rank of the communicator that grows. Who made the id passes it on here, too; the others need none. */
+static ncclResult_t check_grow(const char *function, struct ncclComm *comm, int nranks,
+                               const ncclUniqueId *id, int rank)
+{
+    ncclUniqueId own;
+    ncclResult_t result;
+
+    if (rank != -1)
+        return nccl_fail(ncclInvalidArgument,
+                         "%s, rank %d: rank=%d: a rank of comm keeps its number, and says -1",
+                         function, comm->rank, rank);
+    if (nranks <= comm->nranks)
+        return nccl_fail(ncclInvalidArgument, "%s: nRanks=%d is not more than the %d of comm",
+                         function, nranks, comm->nranks);
+    if (!id)
+        return ncclSuccess;
+    result = ncclCommGetUniqueId(comm, &own);
+    if (!result && memcmp(&own, id, sizeof own))
+        result = nccl_fail(ncclInvalidArgument,
+                           "%s: uniqueId is not that of ncclCommGetUniqueId, or has been used",
+                           function);
+    return result;
+}
+
+ncclResult_t ncclCommGrow(ncclComm_t comm, int nRanks, const ncclUniqueId *uniqueId, int rank,
+                          ncclComm_t *newcomm, ncclConfig_t *config)
+{
+    static const char function[] = "ncclCommGrow";
+    struct nccl_job job = {
+        .kind = JOB_GROW, .function = function, .out = newcomm, .nranks = nRanks};
+    ncclResult_t result = ncclSuccess;
+
+    if (!comm && !uniqueId)
+        result = nccl_fail(ncclInvalidArgument,
+                           "%s: comm=NULL, as of a new rank, and uniqueId=NULL", function);
+    else if (!comm)
+        return nccl_init_rank(function, newcomm, nRanks, rank, uniqueId, config, -1);
+    if (!result)
+        result = nccl_comm_check_ready(function, comm);
+    if (!result && !newcomm)
+        result = nccl_fail(ncclInvalidArgument, "%s: newcomm=NULL", function);
+    if (!result)
+        result = check_grow(function, comm, nRanks, uniqueId, rank);
+    if (result)
+        return nccl_group_error(result);
+    return derive(&job, comm, true, config);
+}
+NCCL_TWIN(ncclCommGrow);
 
 /* ---- end ---- */
 

@@ -44,6 +44,8 @@ static thrum_status_t make(struct nccl_job *job, thrum_comm_t *made)
     case JOB_SPLIT:
         return nccl_split(job->parent, job->comm ? job->color : THRUM_SPLIT_NONE, job->key, &config,
                           made);
+    case JOB_GROW:
+        return thrum_comm_grow(job->parent->comm, job->nranks, &config, made);
     default:
         return thrum_comm_shrink(job->parent->comm, job->excluded, job->nexcluded, &config, made);
     }

@@ -74,6 +74,8 @@ static ncclUniqueId id;
     X(ncclRedOpDestroy, OP | COMM, a->op, a->comm) \
     X(ncclCommSplit, COMM, a->comm, 0, 0, &made, NULL) \
     X(ncclCommShrink, COMM, a->comm, few, 1, &made, NULL, NCCL_SHRINK_ABORT) \
+    X(ncclCommGetUniqueId, COMM, a->comm, &id) \
+    X(ncclCommGrow, COMM, a->comm, 1, NULL, 0, &made, NULL) \
     X(ncclCommFinalize, COMM, a->comm) \
     X(ncclCommDestroy, COMM, a->comm) \
     X(ncclCommAbort, COMM, a->comm) \

@@ -306,6 +306,48 @@ static void shrink(void **state)
     ranks_close(&ranks);
 }
 
+/* Two ranks become four, whose numbers and devices are 2 and 3; one of the two passes its id on. */
+static void grow(void **state)
+{
+    struct ranks ranks, grown = {.n = 4};
+    ncclUniqueId id, other;
+    int rank;
+
+    (void)state;
+    ranks_open(&ranks, 2);
+    for (int round = 0; round < 2; round++) {
+        NCCL_OK(ncclCommGetUniqueId(ranks.comms[1], &id));
+        NCCL_OK(ncclGroupStart());
+        for (int r = 0; r < 4; r++) {
+            CUDA_OK(cudaSetDevice(r));
+            NCCL_OK(ncclCommGrow(r < 2 ? ranks.comms[r] : NULL, 4, r ? &id : NULL, r < 2 ? -1 : r,
+                                 &grown.comms[r], NULL));
+        }
+        NCCL_OK(ncclGroupEnd());
+        for (int r = 0; r < 4; r++) {
+            NCCL_OK(ncclCommUserRank(grown.comms[r], &rank));
+            assert_int_equal(rank, r);
+        }
+        ranks_open_memory(&grown);
+        ranks_check(&grown);
+        ranks_close(&grown);
+    }
+    ranks_check(&ranks);
+    NCCL_FAILS(ncclCommGrow(ranks.comms[1], 3, NULL, 1, &grown.comms[0], NULL), ncclInvalidArgument,
+               "rank=1");
+    NCCL_FAILS(ncclCommGrow(ranks.comms[1], 2, NULL, -1, &grown.comms[0], NULL),
+               ncclInvalidArgument, "nRanks=2");
+    NCCL_FAILS(ncclCommGrow(ranks.comms[1], 3, &id, -1, &grown.comms[0], NULL), ncclInvalidArgument,
+               "has been used");
+    NCCL_OK(ncclCommGetUniqueId(ranks.comms[0], &other));
+    assert_memory_not_equal(&id, &other, sizeof id);
+    NCCL_FAILS(ncclCommGrow(NULL, 3, NULL, 2, &grown.comms[0], NULL), ncclInvalidArgument,
+               "uniqueId=NULL");
+    NCCL_FAILS(ncclCommGrow(NULL, 3, &other, -1, &grown.comms[0], NULL), ncclInvalidArgument,
+               "ncclCommGrow", "rank=-1");
+    ranks_close(&ranks);
+}
+
 /* An operation of two ranks waits for the third, which is given up. */
 static void hang(struct ranks *ranks)
 {
@@ -752,6 +794,7 @@ int main(void)
                                        cmocka_unit_test(split),
                                        cmocka_unit_test(split_twice_in_a_group),
                                        cmocka_unit_test(shrink),
+                                       cmocka_unit_test(grow),
                                        cmocka_unit_test(shrink_while_hanging),
                                        cmocka_unit_test(revoke_while_hanging),
                                        cmocka_unit_test(abort_while_hanging),

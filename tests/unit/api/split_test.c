@@ -2,6 +2,7 @@
  * Communicators made from communicators, with all ranks in one process: from one thread inside a group, and from a thread
  * for each rank. Ranks as processes of their own, and ranks that die, are in tests/fault and tests/mpi.
  */
+#include <limits.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -453,6 +454,27 @@ static void wrong_shrinks(thrum_comm_t comm)
     assert_null(out);
 }
 
+/* Of rank 0. */
+static void wrong_grows(thrum_comm_t comm)
+{
+    struct thrum_comm_config bad_lanes = {.size = sizeof bad_lanes, .lanes = 5};
+    struct thrum_unique_id id;
+    thrum_comm_t out = NULL;
+
+    assert_int_equal(thrum_comm_get_unique_id(NULL, &id), THRUM_ERR_INVALID_COMM);
+    assert_int_equal(thrum_comm_get_unique_id(comm, NULL), THRUM_ERR_INVALID_POINTER);
+    assert_int_equal(thrum_comm_grow(NULL, RANKS + 1, NULL, &out), THRUM_ERR_INVALID_COMM);
+    assert_int_equal(thrum_comm_grow(comm, RANKS + 1, NULL, NULL), THRUM_ERR_INVALID_ARGUMENT);
+    says("comm_out");
+    assert_int_equal(thrum_comm_grow(comm, RANKS, NULL, &out), THRUM_ERR_INVALID_ARGUMENT);
+    says("nranks=5 is not between 6 and 1048576");
+    assert_int_equal(thrum_comm_grow(comm, INT_MAX, NULL, &out), THRUM_ERR_INVALID_ARGUMENT);
+    assert_int_equal(thrum_comm_grow(comm, RANKS + 1, &bad_lanes, &out),
+                     THRUM_ERR_INVALID_ARGUMENT);
+    says("lanes=5");
+    assert_null(out);
+}
+
 static void wrong_arguments(void **state)
 {
     char long_text[600];
@@ -461,6 +483,7 @@ static void wrong_arguments(void **state)
     struct thrum_comm_config bad_lanes = {.size = sizeof bad_lanes, .lanes = 5};
     struct thrum_comm_config bad_mode = {.size = sizeof bad_mode, .reproducible = 2};
     thrum_comm_t out = NULL;
+    int culprit;
 
     (void)state;
     assert_int_equal(thrum_comm_split(NULL, 0, 0, NULL, &out), THRUM_ERR_INVALID_COMM);
@@ -479,6 +502,12 @@ static void wrong_arguments(void **state)
     assert_int_equal(thrum_comm_dup(world[0], &too_long, &out), THRUM_ERR_INVALID_ARGUMENT);
     says("599 characters");
     wrong_shrinks(world[0]);
+    wrong_grows(world[0]);
+    assert_int_equal(thrum_comm_culprit(NULL, &culprit), THRUM_ERR_INVALID_COMM);
+    assert_int_equal(thrum_comm_culprit(world[0], NULL), THRUM_ERR_INVALID_ARGUMENT);
+    says("rank_out is NULL");
+    ok(thrum_comm_culprit(world[0], &culprit));
+    assert_int_equal(culprit, -1);
     ok(thrum_group_start());
     assert_int_equal(thrum_comm_split(world[0], -7, 0, NULL, &out), THRUM_ERR_INVALID_ARGUMENT);
     assert_int_equal(thrum_group_end(), THRUM_ERR_INVALID_ARGUMENT);
@@ -615,6 +644,59 @@ static void many_threads(void **state)
     destroy_all(copies);
 }
 
+struct grower {
+    pthread_t thread;
+    thrum_comm_t comm, made; /* comm NULL: a new rank */
+    int rank;
+    const struct thrum_unique_id *id;
+    thrum_status_t status;
+};
+
+static void *grow(void *argument)
+{
+    struct grower *grower = argument;
+
+    grower->status = grower->comm
+                         ? thrum_comm_grow(grower->comm, RANKS, NULL, &grower->made)
+                         : thrum_comm_init_rank(grower->id, RANKS, grower->rank,
+                                                devices[grower->rank], NULL, &grower->made);
+    return NULL;
+}
+
+/* A pair out of a split becomes as many as all, and again; each of the two knows the id. */
+static void grows(void **state)
+{
+    struct grower growers[RANKS];
+    struct thrum_unique_id ids[2], before[2];
+    thrum_comm_t pair[RANKS], grown[RANKS];
+
+    (void)state;
+    ok(thrum_group_start());
+    for (int r = 0; r < RANKS; r++)
+        ok(thrum_comm_split(world[r], r < 2 ? 0 : THRUM_SPLIT_NONE, 0, NULL, &pair[r]));
+    ok(thrum_group_end());
+    memset(before, 0, sizeof before);
+    for (int round = 0; round < 2; round++) {
+        for (int r = 0; r < 2; r++)
+            ok(thrum_comm_get_unique_id(pair[r], &ids[r]));
+        assert_memory_equal(&ids[0], &ids[1], sizeof ids[0]);
+        assert_memory_not_equal(&ids[0], &before[0], sizeof ids[0]);
+        memcpy(before, ids, sizeof before);
+        for (int r = RANKS - 1; r >= 0; r--) {
+            growers[r] = (struct grower){.comm = pair[r], .rank = r, .id = &ids[r % 2]};
+            assert_int_equal(pthread_create(&growers[r].thread, NULL, grow, &growers[r]), 0);
+        }
+        for (int r = 0; r < RANKS; r++) {
+            pthread_join(growers[r].thread, NULL);
+            assert_int_equal(growers[r].status, THRUM_OK);
+            grown[r] = growers[r].made;
+        }
+        check_sums(grown, everybody);
+        destroy_all(grown);
+    }
+    destroy_all(pair);
+}
+
 /* Somebody destroys the parent without having called: the others need not wait for their deadline. */
 static void one_leaves(void **state)
 {
@@ -704,6 +786,7 @@ int main(void)
         test(rank_0_does_not_come),
         test(one_calls_something_else),
         test(many_threads),
+        test(grows),
         test(one_leaves),
         test(a_hundred),
     };

@@ -1,7 +1,7 @@
 /*
- * NCCL's interface, version 2.28, as libnccl.so.2 of Thrum has it: the same functions, values and layouts, so that
- * programs built with NVIDIA's header run as well. A build that finds that header compares the two. What each function
- * does here, and what differs: docs/nccl.md.
+ * NCCL's interface, version 2.28, with what 2.29 has for communicators that grow, as libnccl.so.2 of Thrum has it: the same
+ * functions, values and layouts, so that programs built with NVIDIA's header run as well. A build that finds that header
+ * compares the two. What each function does here, and what differs: docs/nccl.md.
  */
 #ifndef NCCL_H_
 #define NCCL_H_
@@ -164,6 +164,8 @@ NCCL_FUNCTION(ncclResult_t, ncclCommInitRankScalable, (ncclComm_t *newcomm, int 
 NCCL_FUNCTION(ncclResult_t, ncclCommInitAll, (ncclComm_t *comm, int ndev, const int *devlist));
 NCCL_FUNCTION(ncclResult_t, ncclCommSplit, (ncclComm_t comm, int color, int key, ncclComm_t *newcomm, ncclConfig_t *config));
 NCCL_FUNCTION(ncclResult_t, ncclCommShrink, (ncclComm_t comm, int *excludeRanksList, int excludeRanksCount, ncclComm_t *newcomm, ncclConfig_t *config, int shrinkFlags));
+NCCL_FUNCTION(ncclResult_t, ncclCommGetUniqueId, (ncclComm_t comm, ncclUniqueId *uniqueId));
+NCCL_FUNCTION(ncclResult_t, ncclCommGrow, (ncclComm_t comm, int nRanks, const ncclUniqueId *uniqueId, int rank, ncclComm_t *newcomm, ncclConfig_t *config));
 NCCL_FUNCTION(ncclResult_t, ncclCommFinalize, (ncclComm_t comm));
 NCCL_FUNCTION(ncclResult_t, ncclCommDestroy, (ncclComm_t comm));
 NCCL_FUNCTION(ncclResult_t, ncclCommAbort, (ncclComm_t comm));
