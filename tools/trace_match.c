@@ -458,12 +458,18 @@ static bool is_far(double share, double fair, double tries)
     return share > fair && (share - fair) * (share - fair) * tries > 9 * fair * (1 - fair);
 }
 
+/* Clearly most: three quarters where there are two ranks, hardly more than half where there are many. */
+static double most(const struct comm *comm)
+{
+    return 0.5 + 0.5 / comm->nmembers;
+}
+
 /* It comes last most of the time, and that is worth to speak of. */
 static bool is_often_last(const struct comm *comm, const struct member *member, double time)
 {
     double n = (double)comm->nmatches, share = (double)member->last / n;
 
-    return n >= TRACE_FEWEST && share >= 0.5 && is_far(share, 1.0 / comm->nmembers, n) &&
+    return n >= TRACE_FEWEST && share >= most(comm) && is_far(share, 1.0 / comm->nmembers, n) &&
            (double)member->held >= 0.05 * time;
 }
 
@@ -474,7 +480,7 @@ static bool is_dear(const struct comm *comm, const struct member *member, double
     double fair = 1.0 / comm->nmembers, share = (double)member->held / waiting;
     double few = concentration(comm), tries = 1 / few;
 
-    if (waiting < 0.1 * time || share < 0.5 + 0.5 * fair)
+    if (waiting < 0.1 * time || share < most(comm))
         return false;
     if (comm->nmatches < TRACE_FEWEST) /* of one, somebody is always the last */
         return tries >= TRACE_FEWEST / 2 && is_far(share, fair, tries);

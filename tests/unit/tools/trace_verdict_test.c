@@ -123,6 +123,33 @@ static void few_collectives_name_nobody_by_chance(void **state)
     }
 }
 
+/* Two ranks that take turns do so unevenly: whoever is last in six of ten is not what the other one waits for. */
+static void a_little_more_often_is_by_turns(void **state)
+{
+    struct bytes streams[MOST];
+    struct job job = quiet;
+    struct trace trace;
+    char *text;
+
+    (void)state;
+    job.nranks = 2;
+    job.nops = 1000;
+    job.late = 1;
+    job.late_percent = 20;
+    job.late_ns = 900 * US;
+    job.jitter_ns = 900 * US;
+    job.seed = 7;
+    run(&job, streams);
+    take(&trace, streams, 2);
+    assert_in_range(trace.members[trace.comms[0].members[1]].last, 550, 700);
+    assert_int_equal(named(&trace, 0), -1);
+    text = text_of(&trace);
+    must_say(text, "No rank is clearly late: they wait for each other by turns");
+    free(text);
+    trace_free(&trace);
+    forget(streams, 2);
+}
+
 /* A rank that waits for a root only, or for lower ranks, waits for nobody else. */
 static void who_waits_for_whom(void **state)
 {
@@ -794,6 +821,7 @@ int main(void)
         cmocka_unit_test(a_rare_but_long_wait_is_named),
         cmocka_unit_test(nobody_is_named_where_nobody_is_late),
         cmocka_unit_test(few_collectives_name_nobody_by_chance),
+        cmocka_unit_test(a_little_more_often_is_by_turns),
         cmocka_unit_test(who_waits_for_whom),
         cmocka_unit_test(nobody_is_last_for_whom_nobody_waited),
         cmocka_unit_test(who_passes_lateness_on_is_told),
