@@ -410,7 +410,7 @@ static void row_body(struct node *node)
 
     get_to_know(node);
     /* on a busy machine a row may be torn apart; not each time */
-    for (int round = 1; round <= 20; round++, first += ROW) {
+    for (int round = 1; round <= 200; round++, first += ROW) {
         if (node->index == 0) {
             put_row(node, first);
             together |= held(node) > ROW / 2;
