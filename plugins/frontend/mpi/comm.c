@@ -312,6 +312,7 @@ enum {
     SAID_STAGE,
     SAID_UNCROWDED,
     SAID_AFFORDS,
+    SAID_HOST_MEMORY,
     SAID
 };
 
@@ -320,7 +321,7 @@ static bool affords(const struct tmpi_comm *comm)
 {
     int64_t now = tmpi_now_ns(), each, all;
 
-    if (!tmpi.after || tmpi_policy_all() || atomic_load(&tmpi.device_used))
+    if (!tmpi.after || tmpi_policy_all())
         return true;
     pthread_mutex_lock(&lock);
     each = tmpi.nmade ? tmpi.making_ns / tmpi.nmade : 0;
@@ -341,9 +342,11 @@ static enum tmpi_reason agree(struct tmpi_comm *comm)
     mine[SAID_STAGE] = (int64_t)tmpi.stage_bytes;
     mine[SAID_UNCROWDED] = tmpi.world_size <= sysconf(_SC_NPROCESSORS_ONLN);
     mine[SAID_AFFORDS] = affords(comm);
+    mine[SAID_HOST_MEMORY] = !atomic_load(&tmpi.device_used);
     if (PMPI_Allreduce(mine, least, SAID, MPI_INT64_T, MPI_MIN, comm->handle) || !least[SAID_WORKS])
         return TMPI_FAILED;
-    if (!least[SAID_AFFORDS])
+    /* MPI refuses nonblocking calls with device memory, be it one rank's: that is not to depend on the time */
+    if (!least[SAID_AFFORDS] && least[SAID_HOST_MEMORY])
         return TMPI_EARLY;
     if (least[SAID_SETTINGS] != -least[SAID_SETTINGS_NEGATIVE])
         return TMPI_CONFIG;

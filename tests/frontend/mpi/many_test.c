@@ -6,6 +6,7 @@
 
 #include <dlfcn.h>
 
+#include <thrum/mpi.h>
 #include <thrum/thrum.h>
 
 #define MANY 100
@@ -83,6 +84,23 @@ static void one_that_lives(void)
     check_case("and one that lives on does");
 }
 
+/* MPI would refuse a nonblocking call with device memory of one rank's. */
+static void with_device_memory(void)
+{
+    thrum_device_t device;
+    int before = made;
+    MPI_Comm comm;
+
+    if (check_rank == 0 && thrum_mpi_device(&device))
+        MPI_Abort(MPI_COMM_WORLD, 3);
+    MPI_Comm_dup(MPI_COMM_WORLD, &comm);
+    for (int i = 0; i < CALLS; i++)
+        broadcast(comm, i);
+    check(made == before + 1, "%d Thrum communicators where a rank has the device", made - before);
+    MPI_Comm_free(&comm);
+    check_case("and any one when a rank has asked for the device");
+}
+
 int main(int argc, char **argv)
 {
     MPI_Init(&argc, &argv);
@@ -90,6 +108,7 @@ int main(int argc, char **argv)
     first();
     many();
     one_that_lives();
+    with_device_memory();
     MPI_Finalize();
     return check_end();
 }
