@@ -64,7 +64,7 @@ static void check(thrum_status_t status, const char *what)
     exit(1);
 }
 
-static void fail(const char *what)
+static _Noreturn void fail(const char *what)
 {
     perror(what);
     exit(1);
