@@ -2,7 +2,7 @@
  * Training that outlives its ranks: when one dies, the others go on without it; when a spare one comes, it takes part.
  *
  *   for r in 0 1 2 3; do THRUM_RANK=$r THRUM_SIZE=4 THRUM_ROOT=127.0.0.1:4711 elastic invitation & done
- *   kill -9 $!                       # the last one: the others say so, and go on
+ *   sleep 3; kill -9 $!              # the last one: the others say so, and go on
  *   elastic --join invitation        # and now they are four again
  *
  * The ranks sum their gradients as those of digits.c do, here straight from host memory. A dead rank makes every

@@ -6,6 +6,7 @@
 #ifndef BOOTSTRAP_BOOTSTRAP_H
 #define BOOTSTRAP_BOOTSTRAP_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -154,10 +155,11 @@ thrum_status_t control_open_id(const struct control *control, uint64_t purpose,
 thrum_status_t bootstrap_keep_place(uint8_t *place_out, int *fd_out);
 /*
  * The id by which ranks of this communicator meet at the place, the same for all that give the same purpose; who has the
- * place serves it (bootstrap_serve). Also after the communicator has failed.
+ * place serves it (bootstrap_serve). Also after the communicator has failed. early: who has it may come while the place
+ * still serves another one, and waits for this one until the deadline.
  */
 thrum_status_t control_meeting_id(const struct control *control, const uint8_t *place,
-                                  const void *purpose, size_t bytes,
+                                  const void *purpose, size_t bytes, bool early,
                                   struct thrum_unique_id *id_out);
 /* A service at this process's place that has failed, and goes on to tell latecomers why, ends. */
 void bootstrap_clear_place(const uint8_t *place);

@@ -45,7 +45,8 @@ struct boot_address {
 
 enum {
     BOOT_ID_DERIVED = 1,
-    /* both sides made it from a shared secret */ BOOT_ID_NAMED = 2 /* host given by name */
+    /* both sides made it from a shared secret */ BOOT_ID_NAMED = 2, /* host given by name */
+    BOOT_ID_EARLY = 4 /* who has it may come while its port still serves another id */
 };
 
 struct boot_id {

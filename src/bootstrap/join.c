@@ -53,6 +53,8 @@ static void try_later(struct caller *caller, int64_t now)
         caller->deserted = 0;
     else if (!caller->deserted)
         caller->deserted = now;
+    if (caller->deserted && now - caller->deserted > DESERTED_NS)
+        caller->first_refusal = 0; /* who refused is gone */
     boot_conn_close(&caller->conn);
     caller->backoff = caller->backoff
                           ? (int64_t)min_u64((uint64_t)caller->backoff * 2, BACKOFF_MOST_NS)
@@ -152,22 +154,30 @@ static thrum_status_t register_with_root(struct joining *j, int64_t now)
     return boot_conn_send(&j->root.conn, FRAME_REGISTER, wire, sizeof wire, NULL, 0);
 }
 
+static thrum_status_t other_secret(const struct joining *j)
+{
+    char text[BOOT_ADDRESS_TEXT];
+
+    return thrum_fail(THRUM_ERR_AUTH,
+                      "rank %d and the root service at %s do not know the same secret",
+                      j->b->tree.rank, boot_address_text(&j->root.address, text));
+}
+
 /* AUTH or PROTOCOL from where the root service should be. */
 static thrum_status_t root_refused(struct joining *j, thrum_status_t status, int64_t now)
 {
     char text[BOOT_ADDRESS_TEXT];
 
-    boot_address_text(&j->root.address, text);
     if (status == THRUM_ERR_PROTOCOL)
         return thrum_fail(status, "what listens at %s does not speak version %d of this protocol",
-                          text, BOOT_VERSION);
+                          boot_address_text(&j->root.address, text), BOOT_VERSION);
     /* With a derived id the port may for a moment still serve this job's communicator before this one. */
     if (!j->root.first_refusal)
         j->root.first_refusal = now;
-    if ((j->id.flags & BOOT_ID_DERIVED) && now - j->root.first_refusal < AUTH_RETRY_NS)
+    if ((j->id.flags & BOOT_ID_EARLY) ||
+        ((j->id.flags & BOOT_ID_DERIVED) && now - j->root.first_refusal < AUTH_RETRY_NS))
         return THRUM_IN_PROGRESS;
-    return thrum_fail(status, "rank %d and the root service at %s do not know the same secret",
-                      j->b->tree.rank, text);
+    return other_secret(j);
 }
 
 static thrum_status_t root_frame(struct joining *j, const struct boot_frame *frame)
@@ -301,6 +311,8 @@ static thrum_status_t too_late(const struct joining *j)
     if (!j->root.up && boot_root_accept_error(&j->id))
         return boot_fail_descriptor(boot_root_accept_error(&j->id),
                                     "the root service, in this process, cannot accept");
+    if (!j->root.up && j->root.first_refusal)
+        return other_secret(j);
     if (!j->root.up)
         return thrum_fail(THRUM_ERR_UNREACHABLE,
                           "rank %d could not reach the root service at %s within %lld ms: %s",

@@ -36,7 +36,7 @@ thrum_status_t thrum_comm_get_unique_id(thrum_comm_t comm, struct thrum_unique_i
     if (!id_out)
         return thrum_fail(THRUM_ERR_INVALID_POINTER, "id_out is NULL");
     purpose = purpose_of(comm->grows + 1);
-    return control_meeting_id(comm->control, comm->peers[0].place, &purpose, sizeof purpose,
+    return control_meeting_id(comm->control, comm->peers[0].place, &purpose, sizeof purpose, true,
                               id_out);
 }
 
@@ -65,6 +65,7 @@ thrum_status_t thrum_comm_grow(thrum_comm_t comm, int nranks,
                               .nranks = nranks,
                               .purpose = &purpose,
                               .purpose_bytes = sizeof purpose,
+                              .early = true,
                               .disagreement = "have not called thrum_comm_grow equally often"};
     return comm_meet(comm, &meeting, &effective, comm_out);
 }

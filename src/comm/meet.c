@@ -25,8 +25,9 @@ thrum_status_t comm_meet(struct thrum_comm *comm, const struct comm_meeting *mee
                          const struct thrum_comm_config *config, thrum_comm_t *comm_out)
 {
     struct thrum_unique_id id;
-    thrum_status_t status = control_meeting_id(comm->control, comm->peers[meeting->host].place,
-                                               meeting->purpose, meeting->purpose_bytes, &id);
+    thrum_status_t status =
+        control_meeting_id(comm->control, comm->peers[meeting->host].place, meeting->purpose,
+                           meeting->purpose_bytes, meeting->early, &id);
 
     if (!status && meeting->host == comm->rank) {
         bootstrap_clear_place(comm->peers[comm->rank].place);

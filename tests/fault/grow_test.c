@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 static const char *const with_access[] = {"THRUM_PEER_ACCESS=auto", NULL};
 static const char *const without_access[] = {"THRUM_PEER_ACCESS=none", NULL};
@@ -296,6 +297,37 @@ static void wrong_number(void **state)
     end(&crew);
 }
 
+/*
+ * The first attempt has failed, and waits to tell rank 1 so. A new rank that comes with the next id meanwhile waits, as it
+ * would for ranks that have not called.
+ */
+static void early_after_failure(void **state)
+{
+    const struct timespec pause = {.tv_sec = 3};
+    struct crew crew;
+
+    (void)state;
+    start(&crew, 2, 2, with_access);
+    come(&crew, 2, 2, 4, 0);
+    tell(&crew, 0, "grow 3");
+    crew_expect(&crew, 0, "calling");
+    crew_expect_result(&crew, 0, THRUM_ERR_MISMATCH, "says nranks is", NULL);
+    crew_expect_result(&crew, 2, THRUM_ERR_MISMATCH, "says nranks is", NULL);
+    come(&crew, 3, 2, 3, 0);
+    nanosleep(&pause, NULL);
+    tell(&crew, 1, "grow 3");
+    crew_expect(&crew, 1, "calling");
+    crew_expect_result(&crew, 1, THRUM_ERR_MISMATCH, "says nranks is", NULL);
+    for (int r = 0; r < 2; r++) {
+        tell(&crew, r, "grow 3");
+        crew_expect(&crew, r, "calling");
+    }
+    crew_expect_result(&crew, 3, THRUM_OK, NULL);
+    crew_expect_result(&crew, 0, THRUM_OK, NULL);
+    crew_expect_result(&crew, 1, THRUM_OK, NULL);
+    end(&crew);
+}
+
 /* A new rank may not take the number of an old one. */
 static void wrong_rank(void **state)
 {
@@ -351,6 +383,7 @@ int main(int argc, char **argv)
         cmocka_unit_test_setup_teardown(newcomer_is_dead, leftovers_before, leftovers_after),
         cmocka_unit_test_setup_teardown(newcomer_dies, leftovers_before, leftovers_after),
         cmocka_unit_test_setup_teardown(wrong_number, leftovers_before, leftovers_after),
+        cmocka_unit_test_setup_teardown(early_after_failure, leftovers_before, leftovers_after),
         cmocka_unit_test_setup_teardown(wrong_rank, leftovers_before, leftovers_after),
         cmocka_unit_test_setup_teardown(unequally_often, leftovers_before, leftovers_after),
         cmocka_unit_test_setup_teardown(first_is_dead, leftovers_before, leftovers_after)};

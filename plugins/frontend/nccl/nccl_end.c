@@ -57,16 +57,24 @@ static ncclResult_t derive(struct nccl_job *job, struct ncclComm *comm, bool int
     return nccl_job_submit(job);
 }
 
+/* Of what a new communicator is to be made from. */
+static ncclResult_t check_parent(const char *function, struct ncclComm *comm)
+{
+    ncclResult_t result = nccl_comm_check_ready(function, comm);
+
+    if (!result && atomic_load(&comm->finalized))
+        result = nccl_fail(ncclInvalidArgument, "%s: comm=%p is finalized", function, (void *)comm);
+    return result;
+}
+
 ncclResult_t ncclCommSplit(ncclComm_t comm, int color, int key, ncclComm_t *newcomm,
                            ncclConfig_t *config)
 {
     static const char function[] = "ncclCommSplit";
     struct nccl_job job = {
         .kind = JOB_SPLIT, .function = function, .out = newcomm, .color = color, .key = key};
-    ncclResult_t result = nccl_comm_check_ready(function, comm);
+    ncclResult_t result = check_parent(function, comm);
 
-    if (!result && atomic_load(&comm->finalized))
-        result = nccl_fail(ncclInvalidArgument, "%s: comm=%p is finalized", function, (void *)comm);
     if (!result && !newcomm)
         result = nccl_fail(ncclInvalidArgument, "%s: newcomm=NULL", function);
     if (!result && color < 0 && color != NCCL_SPLIT_NOCOLOR)
@@ -110,7 +118,7 @@ ncclResult_t ncclCommShrink(ncclComm_t comm, int *excludeRanksList, int excludeR
 {
     static const char function[] = "ncclCommShrink";
     struct nccl_job job = {.kind = JOB_SHRINK, .function = function, .out = newcomm};
-    ncclResult_t result = nccl_comm_check_ready(function, comm);
+    ncclResult_t result = check_parent(function, comm);
 
     if (!result && !newcomm)
         result = nccl_fail(ncclInvalidArgument, "%s: newcomm=NULL", function);
@@ -138,7 +146,7 @@ ncclResult_t ncclCommGetUniqueId(ncclComm_t comm, ncclUniqueId *uniqueId)
 {
     static const char function[] = "ncclCommGetUniqueId";
     struct thrum_unique_id id;
-    ncclResult_t result = nccl_comm_check_ready(function, comm);
+    ncclResult_t result = check_parent(function, comm);
 
     if (!result && !uniqueId)
         result = nccl_fail(ncclInvalidArgument, "%s: uniqueId=NULL", function);
@@ -188,7 +196,7 @@ ncclResult_t ncclCommGrow(ncclComm_t comm, int nRanks, const ncclUniqueId *uniqu
     else if (!comm)
         return nccl_init_rank(function, newcomm, nRanks, rank, uniqueId, config, -1);
     if (!result)
-        result = nccl_comm_check_ready(function, comm);
+        result = check_parent(function, comm);
     if (!result && !newcomm)
         result = nccl_fail(ncclInvalidArgument, "%s: newcomm=NULL", function);
     if (!result)

@@ -345,6 +345,10 @@ static void grow(void **state)
                "uniqueId=NULL");
     NCCL_FAILS(ncclCommGrow(NULL, 3, &other, -1, &grown.comms[0], NULL), ncclInvalidArgument,
                "ncclCommGrow", "rank=-1");
+    NCCL_OK(ncclCommFinalize(ranks.comms[0]));
+    NCCL_FAILS(ncclCommGetUniqueId(ranks.comms[0], &other), ncclInvalidArgument, "is finalized");
+    NCCL_FAILS(ncclCommGrow(ranks.comms[0], 3, NULL, -1, &grown.comms[0], NULL),
+               ncclInvalidArgument, "is finalized");
     ranks_close(&ranks);
 }
 
