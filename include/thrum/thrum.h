@@ -158,7 +158,7 @@ THRUM_MUST_CHECK thrum_status_t thrum_comm_shrink(thrum_comm_t comm, const int *
 /*
  * The id by which new ranks join when comm grows next; it is for that one call of thrum_comm_grow, also if that fails. Asks
  * nobody: every rank gets the same one, as often as it likes. Nobody has to listen yet: who has it may join before the
- * others call, and waits. Errors: INVALID_COMM, INVALID_POINTER.
+ * others call, and waits. Errors: INVALID_COMM, INVALID_ARGUMENT (id_out is NULL).
  */
 THRUM_MUST_CHECK thrum_status_t thrum_comm_get_unique_id(thrum_comm_t comm,
                                                          struct thrum_unique_id *id_out);
@@ -204,6 +204,7 @@ THRUM_MUST_CHECK thrum_status_t thrum_comm_async_error(thrum_comm_t comm,
 /*
  * *rank_out <- the rank that the communicator's first error names, such as the one to exclude from thrum_comm_shrink; -1 if
  * there is no error, or it names nobody. Where several ranks fail at once, others may have heard of another one first.
+ * Errors: INVALID_COMM, INVALID_ARGUMENT (rank_out is NULL).
  */
 THRUM_MUST_CHECK thrum_status_t thrum_comm_culprit(thrum_comm_t comm, int *rank_out);
 

@@ -147,10 +147,8 @@ X(MPI_TAKE, "THRUM_MPI_TAKE", CONFIG_STRING, "auto", 0, 0, "",
   "an i in front the nonblocking and persistent forms only. The same on all ranks.")
 X(MPI_AFTER, "THRUM_MPI_AFTER", CONFIG_INT, "8", 0, 1000000, "",
   "Collectives on an MPI communicator before libthrum-mpi makes a Thrum communicator for it; but "
-  "for "
-  "the first one it puts that off while it would take more than a sixteenth of the time. 0: at "
-  "once, "
-  "whatever it takes. The same on all ranks.")
+  "for the first one it puts that off while it would take more than a sixteenth of the time. 0: "
+  "at once, whatever it takes. The same on all ranks.")
 X(MPI_REPORT, "THRUM_MPI_REPORT", CONFIG_CHOICE, "0", 0, 0, "0|1|all",
   "What libthrum-mpi prints when MPI is finalized: which calls Thrum took, which MPI, and why. 1: "
   "of rank 0.")

@@ -34,7 +34,7 @@ thrum_status_t thrum_comm_get_unique_id(thrum_comm_t comm, struct thrum_unique_i
     if (status)
         return status;
     if (!id_out)
-        return thrum_fail(THRUM_ERR_INVALID_POINTER, "id_out is NULL");
+        return thrum_fail(THRUM_ERR_INVALID_ARGUMENT, "id_out is NULL");
     purpose = purpose_of(comm->grows + 1);
     return control_meeting_id(comm->control, comm->peers[0].place, &purpose, sizeof purpose, true,
                               id_out);

@@ -26,8 +26,8 @@
 
 #define DEADLINE_DEFAULT "300000" /* of THRUM_DEADLINE_MS */
 #define FEW_FOR_LINES 4 /* ranks, to each of which a line is written */
-#define SHARE \
-    16 /* of a program's time, and of a communicator's life, may go into making them: one part in so many */
+/* Of a program's time, and of a communicator's life, one part in so many may go into making Thrum communicators. */
+#define SHARE 16
 #define DEADLINE_LONGEST_MS 86400000 /* MPI has no deadlines: as long as a communicator can have */
 
 struct tmpi_state tmpi = {.self = MPI_COMM_NULL};
@@ -440,15 +440,15 @@ static enum tmpi_reason make(struct tmpi_comm *comm)
     if (!good)
         thrum_plugin_log(THRUM_LOG_WARN, "MPI stays below for one communicator: %s",
                          thrum_last_error());
-    if (PMPI_Allreduce(&good, &all_good, 1, MPI_INT, MPI_MIN, comm->handle) || !all_good) {
-        leave(comm);
-        return TMPI_FAILED;
-    }
+    if (PMPI_Allreduce(&good, &all_good, 1, MPI_INT, MPI_MIN, comm->handle))
+        all_good = 0;
     pthread_mutex_lock(&lock);
     tmpi.making_ns += tmpi_now_ns() - begin_ns;
-    tmpi.nmade++;
+    tmpi.nmade += all_good != 0;
     pthread_mutex_unlock(&lock);
-    return TMPI_TAKEN;
+    if (!all_good)
+        leave(comm);
+    return all_good ? TMPI_TAKEN : TMPI_FAILED;
 }
 
 void tmpi_comm_make(struct tmpi_comm *comm)

@@ -214,7 +214,7 @@ struct tmpi_comm {
     bool made; /* `why` is final */
     enum tmpi_reason why; /* TAKEN: `thrum` is there */
     unsigned calls; /* collectives so far: alike on all ranks */
-    unsigned after; /* when there have been so many it is made, or is found too dear for now */
+    unsigned after; /* at so many `thrum` is made, or put off to twice as many */
     int64_t since_ns; /* when this rank first called one */
     const struct tmpi_policy *policy; /* see take.c */
     bool crowded; /* more ranks than cores */
@@ -253,9 +253,9 @@ struct tmpi_state {
     int64_t deadline_ms;
     int world_rank, world_size;
     int64_t begun_ns; /* when the library did */
-    int64_t
-        making_ns; /* how long all Thrum communicators took. Under the library's lock, as is the next one */
-    unsigned nmade;
+    /* Under the library's lock. */
+    int64_t making_ns; /* how long making Thrum communicators took, also where it failed */
+    unsigned nmade; /* those that are, or were, there */
 };
 extern struct tmpi_state tmpi;
 
@@ -316,8 +316,8 @@ static inline struct tmpi_comm *tmpi_comm_of(MPI_Comm handle)
     return memory ? memory->comm : tmpi_comm_learn(handle);
 }
 /*
- * Makes the Thrum communicator, on all ranks or on none, or puts it off: sets comm->why. Collective, blocks. Called inside a blocking
- * collective or the initialisation of a persistent one.
+ * Makes the Thrum communicator, on all ranks or on none, or puts it off: sets comm->why, and comm->made or comm->after.
+ * Collective, blocks. Called inside a blocking collective or the initialisation of a persistent one.
  */
 void tmpi_comm_make(struct tmpi_comm *comm);
 /* No request needs it any more, and MPI has freed the communicator. */

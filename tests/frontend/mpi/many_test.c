@@ -46,7 +46,7 @@ static void first(void)
     check_case("the first communicator gets one after a few calls");
 }
 
-/* They take a sixteenth of the time at most: the rest of it is no more than these calls. */
+/* What these calls take is little beside what a Thrum communicator does: time for a few of them at most. */
 static void many(void)
 {
     MPI_Comm comm;

@@ -462,7 +462,7 @@ static void wrong_grows(thrum_comm_t comm)
     thrum_comm_t out = NULL;
 
     assert_int_equal(thrum_comm_get_unique_id(NULL, &id), THRUM_ERR_INVALID_COMM);
-    assert_int_equal(thrum_comm_get_unique_id(comm, NULL), THRUM_ERR_INVALID_POINTER);
+    assert_int_equal(thrum_comm_get_unique_id(comm, NULL), THRUM_ERR_INVALID_ARGUMENT);
     assert_int_equal(thrum_comm_grow(NULL, RANKS + 1, NULL, &out), THRUM_ERR_INVALID_COMM);
     assert_int_equal(thrum_comm_grow(comm, RANKS + 1, NULL, NULL), THRUM_ERR_INVALID_ARGUMENT);
     says("comm_out");
