@@ -132,14 +132,16 @@ struct thrum_device_ops {
     thrum_status_t (*mem_reserve)(void *device, size_t bytes, uint64_t *address_out);
 
     /*
-     * Optional: submit_checked for a caller that has things to write down which nobody waits for. Unless it refuses, it
-     * calls `meanwhile` once on the caller's thread, with *ticket_out written, before it returns: best when it would
-     * otherwise look on while a command waits. `meanwhile` is short and calls nothing of the device. Without it:
-     * submit_checked, and `meanwhile` after it.
+     * Optional: submit_checked for a caller whose first commands are urgent, and who has things to write that can wait until
+     * these are on their way, the other commands among them. It takes (executes, or copies) commands[0..nfirst), which is at
+     * most n, and nothing else. Then it calls `meanwhile` once on the caller's thread, with *ticket_out written and before
+     * another submission to the queue gets its ticket; that writes the other commands, and anew those that were taken, for
+     * a submission to come. Then it takes the others. `meanwhile` is short and calls nothing of the device. A refusal comes
+     * before all that. Without it the library writes all commands first.
      */
     thrum_status_t (*submit_meanwhile)(void *queue, const struct thrum_command *commands, size_t n,
-                                       uint64_t *ticket_out, void (*meanwhile)(void *argument),
-                                       void *argument);
+                                       size_t nfirst, uint64_t *ticket_out,
+                                       void (*meanwhile)(void *argument), void *argument);
 
     /*
      * Optional, for a device whose runtime has streams of its own: a queue that submits to the stream `native` (a CUstream,

@@ -105,9 +105,7 @@ static thrum_status_t run_program(const struct coll_args *args, const struct cal
 
     comm_record(comm, call);
     status = exec_run(comm, program, buffers, staging, args->queue, call);
-    if (!status)
-        comm->sequence++;
-    else
+    if (status)
         comm_unrecord(comm, call);
     return status;
 }

@@ -346,10 +346,24 @@ static uint32_t count_words(const struct builder *b, const struct exec_patch *pa
     return 0;
 }
 
+/* Words that go with a counter, of commands that go first, or of the others. */
+static void add_counted(struct builder *b, bool first)
+{
+    struct exec_program *p = b->program;
+    uint32_t end = p->lanes[0].first_command + p->nfirst;
+
+    for (uint32_t i = 0; i < p->npatches; i++)
+        if ((p->patches[i].command < end) == first)
+            p->ncounted += count_words(b, &p->patches[i], &p->counted[p->ncounted]);
+    if (first)
+        p->ncounted_first = p->ncounted;
+}
+
 /* Programs are run again and again: what goes with a counter is patched in a few instructions each. */
 static void split_counted(struct builder *b)
 {
     struct exec_program *p = b->program;
+    struct exec_counted none[COUNTED_WORDS];
     uint32_t left = 0;
 
     p->counted = malloc((COUNTED_WORDS * p->npatches + 1u) * sizeof *p->counted);
@@ -357,14 +371,23 @@ static void split_counted(struct builder *b)
         b->status = thrum_fail(THRUM_ERR_NO_MEMORY, "no host memory for a plan");
         return;
     }
-    for (uint32_t i = 0; i < p->npatches; i++) {
-        uint32_t n = count_words(b, &p->patches[i], &p->counted[p->ncounted]);
-
-        if (!n)
+    add_counted(b, true);
+    add_counted(b, false);
+    for (uint32_t i = 0; i < p->npatches; i++)
+        if (!count_words(b, &p->patches[i], none))
             p->patches[left++] = p->patches[i];
-        p->ncounted += n;
-    }
     p->npatches = left;
+}
+
+static uint32_t count_first(const struct exec_program *p)
+{
+    const struct thrum_command *commands = &p->commands[p->lanes[0].first_command];
+    uint32_t n = 1; /* behind the head */
+
+    while (n + 1 < p->lanes[0].ncommands && commands[n].opcode != THRUM_CMD_WAIT &&
+           commands[n].opcode != THRUM_CMD_WAIT_LINE)
+        n++;
+    return n;
 }
 
 static void resolve_operands(struct builder *b)
@@ -375,6 +398,7 @@ static void resolve_operands(struct builder *b)
     if (deltas)
         p->deltas = deltas;
     sort_patches(p);
+    p->nfirst = count_first(p);
     split_counted(b);
     p->head_value = &p->commands[p->lanes[0].first_command].value;
     p->head_again = p->head_value;

@@ -119,8 +119,17 @@ struct exec_program {
     struct exec_lane lanes[PLAN_MAX_LANES];
     uint32_t ncommands, noperands, npatches, ndeltas, nlanes;
     uint32_t nbuffer_patches;
-    struct exec_counted *counted;
-    uint32_t ncounted;
+    struct exec_counted *counted; /* those of the commands that go first come first */
+    uint32_t ncounted, ncounted_first;
+    /*
+     * Of lane 0's commands (credits not counted) so many stand before the first that waits for a peer, or the last: they go
+     * first, and are bound for the next operation as soon as they have gone, if this one was the newest's, too.
+     */
+    uint32_t nfirst;
+    struct exec_credits {
+        bool awaited, given;
+    } credits; /* which of the commands around lane 0 the operation needs; those of peers without one do nothing then */
+    uint64_t bound_for, ran_as; /* number of the operation; 0: of none */
     /*
      * Lines that may be sent ahead of the operation's turn: so many commands behind lane 0's first, which stands once
      * more behind them. 0: none.

@@ -57,21 +57,28 @@ static inline thrum_status_t apply(struct thrum_comm *comm, const struct exec_pr
     }
 }
 
-static inline thrum_status_t bind(struct thrum_comm *comm, struct exec_program *p,
-                                  const struct exec_buffers *buffers)
+static inline void bind_counted(const struct exec_program *p, uint32_t from, uint32_t to)
 {
-    uint32_t i = 0;
-
-    for (uint32_t k = 0; k < p->ncounted; k++) {
-        const struct exec_counted *c = &p->counted[k];
+    for (; from < to; from++) {
+        const struct exec_counted *c = &p->counted[from];
 
         *c->word = c->first + *c->counter * c->stride;
     }
+}
+
+/* All that does not go with a counter. */
+static inline thrum_status_t bind_buffers(struct thrum_comm *comm, struct exec_program *p,
+                                          const struct exec_buffers *buffers)
+{
+    uint32_t i = 0;
+
     if ((p->bound_send || p->bound_recv) && p->bound_send == buffers->send &&
         p->bound_recv == buffers->recv)
         i = p->nbuffer_patches;
     p->bound_send = buffers->send;
     p->bound_recv = buffers->recv;
+    if (p->nbuffer_patches < p->npatches) /* regions are those of addresses */
+        bind_counted(p, 0, p->ncounted);
     for (; i < p->npatches; i++) {
         thrum_status_t status = apply(comm, p, buffers, &p->patches[i]);
         if (status)
@@ -140,8 +147,9 @@ static inline void advance_rendezvous(struct comm_lines *lines)
 }
 
 /* The operation is over for the host. */
-static inline void advance_pairs(const struct exec_program *program)
+static inline void advance(struct thrum_comm *comm, const struct exec_program *program)
 {
+    comm->sequence += program->channel == CHANNEL_COLLECTIVE;
     for (uint32_t i = 0; i < program->ndeltas; i++) {
         const struct exec_delta *delta = &program->deltas[i];
         struct comm_pair *pair = delta->pair;
@@ -256,15 +264,6 @@ static void number_lanes(struct exec_program *program, uint64_t number)
         commands[n - 1 - lane].value = number;
 }
 
-/* Sets the values that order operations and lanes. */
-static void number_lane0(struct exec_program *program, uint64_t number)
-{
-    *program->head_value = number - 1;
-    *program->head_again = number - 1;
-    *program->tail_value = number;
-    if (program->nlanes > 1)
-        number_lanes(program, number);
-}
 
 /* A plan that names its stages has one lane, whose commands come first: all but the first and the last. */
 static void add_in_parts(struct exec_list *list, const struct exec_program *program,
@@ -286,29 +285,43 @@ static void add_in_parts(struct exec_list *list, const struct exec_program *prog
     exec_list_add(list, &program->commands[at], end - at);
 }
 
-/* Which of the credit commands around lane 0 the operation needs. Those of peers without one do nothing then. */
-struct credits {
-    bool awaited, given;
-};
-
-static inline struct credits bind_credits(struct exec_program *program)
+/* What goes first, for the operation of this number; and which credits there are. */
+static inline void bind_first(struct exec_program *program, uint64_t number)
 {
-    struct thrum_command *waits = program->commands;
-    struct thrum_command *gifts = waits + program->ncredits + program->lanes[0].ncommands;
-    struct credits credits = {false, false};
+    bool is_awaited = false, is_given = false;
 
+    bind_counted(program, 0, program->ncounted_first);
+    *program->head_value = number - 1;
     for (uint32_t i = 0; i < program->ncredits; i++) {
         const struct exec_delta *delta = &program->deltas[i];
-        uint64_t awaited = awaited_credit(delta), given = given_credit(delta);
+        uint64_t awaited = awaited_credit(delta);
 
         if (awaited) {
-            waits[i].value = awaited;
-            credits.awaited = true;
+            program->commands[i].value = awaited;
+            is_awaited = true;
         }
-        gifts[i].value = given ? given : delta->pair->in.told; /* if given with others */
-        credits.given |= given != 0;
+        is_given |= given_credit(delta) != 0;
     }
-    return credits;
+    program->credits = (struct exec_credits){is_awaited, is_given};
+    program->bound_for = number;
+}
+
+/* What has to wait for that, before the pairs advance. */
+static inline void bind_rest(struct exec_program *program, uint64_t number)
+{
+    struct thrum_command *gifts =
+        program->commands + program->ncredits + program->lanes[0].ncommands;
+
+    bind_counted(program, program->ncounted_first, program->ncounted);
+    if (program->nahead)
+        *program->head_again = number - 1;
+    *program->tail_value = number;
+    for (uint32_t i = 0; program->credits.given && i < program->ncredits; i++) {
+        const struct exec_delta *delta = &program->deltas[i];
+        uint64_t given = given_credit(delta);
+
+        gifts[i].value = given ? given : delta->pair->in.told; /* if given with others */
+    }
 }
 
 static void add_time(struct exec_list *list, thrum_callback_t note,
@@ -324,7 +337,7 @@ static void add_time(struct exec_list *list, thrum_callback_t note,
 /* Lane 0, its credits, the copies around or in it, and the times of a record (NULL: none), in one submission. */
 static thrum_status_t submit_list(struct thrum_comm *comm, struct exec_program *program,
                                   const struct exec_staging *staging, struct thrum_queue *queue,
-                                  struct credits credits, struct comm_operation *operation,
+                                  struct comm_operation *operation,
                                   struct comm_record_of_time *record)
 {
     const struct thrum_command *commands = &program->commands[program->lanes[0].first_command];
@@ -335,7 +348,7 @@ static thrum_status_t submit_list(struct thrum_comm *comm, struct exec_program *
     status = exec_list_begin(comm, staging, n + 3 + 2 * program->ncredits, program->npoints, &list);
     if (status)
         return status;
-    if (credits.awaited)
+    if (program->credits.awaited)
         exec_list_add(list, program->commands, program->ncredits);
     exec_list_add(list, &commands[0], 1);
     add_time(list, comm_trace_begun, record);
@@ -350,7 +363,7 @@ static thrum_status_t submit_list(struct thrum_comm *comm, struct exec_program *
     }
     add_time(list, comm_trace_ended, record);
     exec_list_add(list, &commands[n - 1], 1);
-    if (credits.given)
+    if (program->credits.given)
         exec_list_add(list, &commands[n], program->ncredits);
     /* the program was checked; there is nothing to check in a copy from here to there */
     status = queue->ops->submit_checked(queue->impl, list->commands, list->n, &operation->ticket);
@@ -363,16 +376,15 @@ static thrum_status_t submit_list(struct thrum_comm *comm, struct exec_program *
 }
 
 /* Lane 0 with the credits around it that are needed: the first command of *n_out. */
-static inline uint32_t whole_commands(const struct exec_program *program, struct credits credits,
-                                      uint32_t *n_out)
+static inline uint32_t whole_commands(const struct exec_program *program, uint32_t *n_out)
 {
     uint32_t first = program->lanes[0].first_command, n = program->lanes[0].ncommands;
 
-    if (credits.awaited) {
+    if (program->credits.awaited) {
         first -= program->ncredits;
         n += program->ncredits;
     }
-    if (credits.given)
+    if (program->credits.given)
         n += program->ncredits;
     *n_out = n;
     return first;
@@ -380,11 +392,11 @@ static inline uint32_t whole_commands(const struct exec_program *program, struct
 
 static thrum_status_t submit_whole(struct thrum_comm *comm, struct exec_program *program,
                                    const struct exec_buffers *buffers, struct thrum_queue *queue,
-                                   struct credits credits, struct comm_operation *operation)
+                                   struct comm_operation *operation)
 {
-    uint32_t n, first = whole_commands(program, credits, &n);
+    uint32_t n, first = whole_commands(program, &n);
 
-    if (program->nahead && !credits.awaited && exec_may_run_ahead(comm, program, buffers, queue))
+    if (program->nahead && !program->credits.awaited && exec_may_run_ahead(comm, program, buffers, queue))
         return exec_submit_ahead(comm, program, queue, first, n, operation);
     return queue->ops->submit_checked(queue->impl, &program->commands[first], n,
                                       &operation->ticket);
@@ -396,22 +408,23 @@ static thrum_status_t submit(struct thrum_comm *comm, struct exec_program *progr
                              struct comm_record_of_time *record)
 {
     static const struct exec_staging nothing = {0};
-    struct credits credits = bind_credits(program);
     thrum_status_t status;
 
-    number_lane0(program, operation->number);
+    bind_first(program, operation->number);
+    bind_rest(program, operation->number);
+    if (program->nlanes > 1)
+        number_lanes(program, operation->number);
     if (comm->runs_ahead) {
         exec_follow_row(comm, program, staging, queue);
-        if (credits.awaited && program->nahead)
-            credits.awaited = !exec_let_catch_up(comm, program, queue);
+        if (program->credits.awaited && program->nahead)
+            program->credits.awaited = !exec_let_catch_up(comm, program, queue);
     }
     if (staging || record)
-        status = submit_list(comm, program, staging ? staging : &nothing, queue, credits, operation,
-                             record);
+        status = submit_list(comm, program, staging ? staging : &nothing, queue, operation, record);
     else
-        status = submit_whole(comm, program, buffers, queue, credits, operation);
+        status = submit_whole(comm, program, buffers, queue, operation);
     if (comm->runs_ahead && !status)
-        exec_extend_row(&comm->row, program, buffers, operation, credits.awaited);
+        exec_extend_row(&comm->row, program, buffers, operation, program->credits.awaited);
     return status;
 }
 
@@ -506,19 +519,25 @@ struct issue {
     uint64_t number, ticket;
 };
 
-/* What there is to write down of it; the device may be done with it before. */
-static void write_down(void *argument)
+/* What can wait until its first commands have gone; the device may be done with it before. */
+static void follow_up(void *argument)
 {
     const struct issue *issue = argument;
     struct thrum_comm *comm = issue->comm;
+    struct exec_program *program = issue->program;
     struct comm_operation *operation = comm_operation_at(comm, issue->number);
 
+    bind_rest(program, issue->number);
     begin_operation(operation, issue->number, issue->queue, issue->call);
     operation->ticket = issue->ticket;
-    queue_raise(&issue->queue->last_ticket, issue->ticket);
-    advance_pairs(issue->program);
+    /* no other submission of the queue has a later ticket yet */
+    atomic_store_explicit(&issue->queue->last_ticket, issue->ticket, memory_order_release);
+    advance(comm, program);
     comm->last_queue = issue->queue;
     atomic_store_explicit(&comm->issued, issue->number, memory_order_release);
+    if (program->ran_as == issue->number - 1)
+        bind_first(program, issue->number + 1);
+    program->ran_as = issue->number;
 }
 
 static inline bool is_quick(const struct thrum_comm *comm, const struct exec_program *program,
@@ -533,12 +552,15 @@ static thrum_status_t run_quickly(struct issue *issue)
 {
     struct exec_program *program = issue->program;
     struct thrum_queue *queue = issue->queue;
-    struct credits credits = bind_credits(program);
-    uint32_t n, first = whole_commands(program, credits, &n);
+    uint32_t n, first;
 
-    number_lane0(program, issue->number);
-    return queue->ops->submit_meanwhile(queue->impl, &program->commands[first], n, &issue->ticket,
-                                        write_down, issue);
+    if (program->bound_for != issue->number)
+        bind_first(program, issue->number);
+    first = whole_commands(program, &n);
+    return queue->ops->submit_meanwhile(
+        queue->impl, &program->commands[first], n,
+        program->nfirst + (program->credits.awaited ? program->ncredits : 0), &issue->ticket,
+        follow_up, issue);
 }
 
 thrum_status_t exec_run(struct thrum_comm *comm, struct exec_program *program,
@@ -563,7 +585,7 @@ thrum_status_t exec_run(struct thrum_comm *comm, struct exec_program *program,
     if (program->channel == CHANNEL_COLLECTIVE && program->arrives)
         status = fill_arrival(comm, &program->arrivals[0], buffers, call);
     if (!status)
-        status = bind(comm, program, buffers);
+        status = bind_buffers(comm, program, buffers);
     if (status)
         return status;
 
@@ -594,7 +616,7 @@ thrum_status_t exec_run(struct thrum_comm *comm, struct exec_program *program,
     count_messages(comm, program);
     if (program->nlanes > 1)
         status = submit_lanes(comm, program, operation);
-    advance_pairs(program);
+    advance(comm, program);
     comm->last_queue = queue;
     atomic_store_explicit(&comm->issued, number, memory_order_release);
     if (status)

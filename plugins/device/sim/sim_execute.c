@@ -719,20 +719,21 @@ bool sim_execute_patiently(struct sim_queue *queue)
 
 /* From command `done` on, which is no simple one. */
 static __attribute__((noinline)) size_t execute_rest(struct sim_queue *queue,
-                                                     const struct thrum_command *commands, size_t n,
-                                                     size_t done, uint64_t ticket, bool unchecked,
+                                                     struct sim_submission *s, size_t done,
                                                      bool quick)
 {
     struct run run = {.queue = queue,
                       .device = queue->device,
-                      .ticket = ticket,
+                      .ticket = s->ticket,
                       .budget = SIM_BUDGET_SUBMIT,
-                      .unchecked = unchecked};
+                      .unchecked = s->unchecked};
 
-    for (; done < n; done++) {
+    while (done < s->n) {
         thrum_status_t status;
 
-        run.command = &commands[done];
+        if (done == s->nfirst)
+            sim_do_meanwhile(s);
+        run.command = &s->commands[done];
         status = step(&run);
         quick = quick && !queue->ending;
         if (status == SIM_RUN_BLOCKED && !quick) {
@@ -741,26 +742,26 @@ static __attribute__((noinline)) size_t execute_rest(struct sim_queue *queue,
         }
         if (status)
             break;
+        done++;
         if (quick)
-            done += sim_execute_near(queue, &commands[done + 1], n - done - 1);
+            done = sim_execute_near(queue, s, done);
     }
     return done;
 }
 
-size_t sim_execute_now(struct sim_queue *queue, const struct thrum_command *commands, size_t n,
-                       uint64_t ticket, bool unchecked)
+size_t sim_execute_now(struct sim_queue *queue, struct sim_submission *s)
 {
-    bool quick = !unchecked && !is_watchful(queue->device) && !queue->ending;
+    bool quick = !s->unchecked && !is_watchful(queue->device) && !queue->ending;
     size_t done = 0;
 
     sim_publish_core(queue->device);
     if (sim_likely(quick))
-        done = sim_execute_near(queue, commands, n);
-    if (sim_unlikely(done < n))
-        done = execute_rest(queue, commands, n, done, ticket, unchecked, quick);
+        done = sim_execute_near(queue, s, 0);
+    if (sim_unlikely(done < s->n))
+        done = execute_rest(queue, s, done, quick);
     sim_count(&queue->commands, done);
     sim_count(&queue->progress, done);
-    if (done == n)
-        end_submission(queue, ticket);
+    if (done == s->n)
+        end_submission(queue, s->ticket);
     return done;
 }

@@ -240,9 +240,6 @@ struct sim_queue {
     bool counted; /* owner: the current command has its command number, faults were looked up */
     unsigned
         patience; /* owner: how often a submission looks again before it leaves a wait to others */
-    void (*meanwhile)(
-        void *argument); /* owner: of the submission that is executed; NULL: none, or done */
-    void *meanwhile_argument;
     uint64_t awaited_writer; /* owner: of the newest wait that took longer, as its command says */
     struct thrum_command current; /* owner: the packet at the head, decoded */
     struct sim_tlb_entry tlb[SIM_TLB_ENTRIES]; /* owner */
@@ -490,7 +487,7 @@ thrum_status_t sim_submit(void *queue, const struct thrum_command *commands, siz
                           uint64_t *ticket_out);
 thrum_status_t sim_check(void *device, const struct thrum_command *commands, size_t n);
 thrum_status_t sim_submit_meanwhile(void *queue, const struct thrum_command *commands, size_t n,
-                                    uint64_t *ticket_out, void (*meanwhile)(void *),
+                                    size_t nfirst, uint64_t *ticket_out, void (*meanwhile)(void *),
                                     void *argument);
 thrum_status_t sim_submit_checked(void *queue, const struct thrum_command *commands, size_t n,
                                   uint64_t *ticket_out);
@@ -604,12 +601,28 @@ enum sim_state {
 enum sim_state sim_execute(struct sim_queue *queue, uint64_t budget_bytes, bool pieces);
 /* Executes what is in the ring, waiting for peers as a submission may. True if nothing is left. Only the owner calls it. */
 bool sim_execute_patiently(struct sim_queue *queue);
+/* See submit_meanwhile: commands from nfirst on are looked at after `meanwhile`, which is NULL once it has been called. */
+struct sim_submission {
+    const struct thrum_command *commands;
+    size_t n, nfirst;
+    uint64_t ticket;
+    bool unchecked;
+    void (*meanwhile)(void *argument);
+    void *argument;
+};
+static inline void sim_do_meanwhile(struct sim_submission *s)
+{
+    void (*meanwhile)(void *) = s->meanwhile;
+
+    s->meanwhile = NULL;
+    if (meanwhile)
+        meanwhile(s->argument);
+}
 /*
  * Executes a submission from the submitter's memory, as far as it goes at once: returns how many commands are done, and
  * has ended the submission if it is all of them. The caller owns the queue, and its ring is empty.
  */
-size_t sim_execute_now(struct sim_queue *queue, const struct thrum_command *commands, size_t n,
-                       uint64_t ticket, bool unchecked);
+size_t sim_execute_now(struct sim_queue *queue, struct sim_submission *s);
 
 /* ---- sim_near.c ------------------------------------------------------------------------------------------------- */
 
@@ -622,17 +635,6 @@ struct sim_patience {
     unsigned tries;
     bool yields;
 };
-/* What the submitter has yet to write down, if it has not been done. */
-static inline void sim_do_meanwhile(struct sim_queue *queue)
-{
-    void (*meanwhile)(void *) = queue->meanwhile;
-
-    if (!meanwhile)
-        return;
-    queue->meanwhile = NULL;
-    meanwhile(queue->meanwhile_argument);
-}
-
 struct sim_patience sim_patience_begin(const struct sim_queue *queue);
 bool sim_patience_again(struct sim_patience *patience);
 void sim_patience_end(struct sim_queue *queue, bool was_in_time);
@@ -646,8 +648,11 @@ static inline bool sim_is_deferred(const struct thrum_command *command)
 {
     return command->opcode == THRUM_CMD_WAIT_LINE && command->flags & THRUM_CMD_FLAG_DEFER;
 }
-/* Executes commands as long as they are simple ones and nothing else asks for attention: how many are done. */
-size_t sim_execute_near(struct sim_queue *queue, const struct thrum_command *commands, size_t n);
+/*
+ * Executes commands of a submission, from `done` on, as long as they are simple ones and nothing else asks for attention:
+ * how many are done then.
+ */
+size_t sim_execute_near(struct sim_queue *queue, struct sim_submission *s, size_t done);
 /* Whether who is to write what the queue waits for was last seen on this core. By the queue's owner. */
 bool sim_writer_is_here(const struct sim_queue *queue);
 /* Tells peers where this process runs; sim_publish_core: where ranks share cores. */

@@ -322,7 +322,6 @@ static bool await_near(struct sim_queue *queue, const struct thrum_command *c, c
 {
     bool came;
 
-    sim_do_meanwhile(queue);
     if (sim_awaits_port(queue, c))
         return sim_ports_progress(queue->device) &&
                (sim_load_word(cpu) & mask) >= (c->value & mask);
@@ -354,8 +353,6 @@ static inline bool wait_line_near(struct sim_queue *queue, const struct thrum_co
     if (sim_unlikely(!entry))
         return false;
     cpu = near_cpu(entry, &c->operands[0]);
-    sim_do_meanwhile(
-        queue); /* looking at once would take the line from him who is about to write it */
     if (sim_load_word(cpu) != c->value &&
         !(await_near(queue, c, cpu, c->mask) && sim_load_word(cpu) == c->value))
         return false;
@@ -383,13 +380,19 @@ static inline bool step_near(struct sim_queue *queue, const struct thrum_command
     }
 }
 
-size_t sim_execute_near(struct sim_queue *queue, const struct thrum_command *commands, size_t n)
+size_t sim_execute_near(struct sim_queue *queue, struct sim_submission *s, size_t done)
 {
-    for (size_t i = 0; i < n; i++)
+    const struct thrum_command *commands = s->commands;
+    size_t n = s->n;
+
+    for (; done < n; done++) {
+        if (done == s->nfirst)
+            sim_do_meanwhile(s);
         if (sim_unlikely(atomic_load_explicit(&queue->attention, memory_order_acquire)) ||
-            !step_near(queue, &commands[i]))
-            return i;
-        else if (commands[i].opcode == THRUM_CMD_WAIT_LINE && i + 1 < n)
-            peek(queue, &commands[i + 1]);
-    return n;
+            !step_near(queue, &commands[done]))
+            break;
+        if (commands[done].opcode == THRUM_CMD_WAIT_LINE && done + 1 < n)
+            peek(queue, &commands[done + 1]);
+    }
+    return done;
 }

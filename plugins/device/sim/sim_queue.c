@@ -343,14 +343,15 @@ static void make_room(struct sim_queue *queue, uint64_t tail, uint64_t slots)
     }
 }
 
-static void encode_all(struct sim_queue *queue, const struct thrum_command *commands, size_t n,
-                       uint64_t ticket)
+/* Commands of a submission into the ring, from `done` on and before `end`. */
+static void encode_part(struct sim_queue *queue, const struct sim_submission *s, size_t done,
+                        size_t end)
 {
     uint64_t tail = atomic_load_explicit(&queue->tail, memory_order_relaxed);
     uint64_t limit = atomic_load_explicit(&queue->head, memory_order_acquire) + queue->depth;
 
-    for (size_t i = 0; i < n; i++) {
-        unsigned slots = sim_packet_slots(&commands[i]);
+    for (; done < end; done++) {
+        unsigned slots = sim_packet_slots(&s->commands[done]);
         uint64_t needed = slots ? slots : 1;
         if (slots > queue->depth)
             slots = 0, needed = 1; /* direct: met as a malformed packet */
@@ -359,10 +360,21 @@ static void encode_all(struct sim_queue *queue, const struct thrum_command *comm
             make_room(queue, tail, needed);
             limit = atomic_load_explicit(&queue->head, memory_order_acquire) + queue->depth;
         }
-        sim_packet_encode(queue, tail, &commands[i], slots, ticket, i + 1 == n);
+        sim_packet_encode(queue, tail, &s->commands[done], slots, s->ticket, done + 1 == s->n);
         tail += needed;
     }
     atomic_store_explicit(&queue->tail, tail, memory_order_release);
+}
+
+static void encode_all(struct sim_queue *queue, struct sim_submission *s, size_t done)
+{
+    if (done < s->nfirst) {
+        encode_part(queue, s, done, s->nfirst);
+        done = s->nfirst;
+    }
+    sim_do_meanwhile(
+        s); /* the caller may be told to cancel what is not in the ring yet: it cancels again after this */
+    encode_part(queue, s, done, s->n);
 }
 
 /* The work of the packet at the head, in bytes. */
@@ -395,44 +407,36 @@ static void execute_small(struct sim_queue *queue)
         sim_engine_notice(queue->device);
 }
 
-static inline thrum_status_t submit(struct sim_queue *queue, const struct thrum_command *commands,
-                                    size_t n, bool unchecked, uint64_t *ticket_out,
-                                    void (*meanwhile)(void *), void *argument)
+static inline thrum_status_t submit(struct sim_queue *queue, struct sim_submission *s,
+                                    uint64_t *ticket_out)
 {
     static const struct thrum_command nop = {.opcode = THRUM_CMD_NOP};
     bool whole = take_whole(queue), owned = whole;
-    uint64_t ticket;
     size_t done = 0;
 
-    if (sim_unlikely(!n)) { /* a ticket all the same, so that it can be waited for */
-        commands = &nop;
-        n = 1;
+    if (sim_unlikely(!s->n)) { /* a ticket all the same, so that it can be waited for */
+        s->commands = &nop;
+        s->n = 1;
     }
     if (sim_unlikely(!whole)) {
         submit_lock(queue);
         owned = sim_queue_try_own(queue);
     }
-    ticket = atomic_load_explicit(&queue->last_ticket, memory_order_relaxed) + 1;
-    atomic_store_explicit(&queue->last_ticket, ticket, memory_order_relaxed);
+    s->ticket = atomic_load_explicit(&queue->last_ticket, memory_order_relaxed) + 1;
+    atomic_store_explicit(&queue->last_ticket, s->ticket, memory_order_relaxed);
     if (ticket_out)
-        *ticket_out = ticket;
+        *ticket_out = s->ticket;
     /* with nothing left in the ring a submission need not go through it: what can be executed now is */
-    if (sim_likely(owned) && (!sim_queue_pending(queue) || sim_execute_patiently(queue))) {
-        queue->meanwhile = meanwhile;
-        queue->meanwhile_argument = argument;
-        done = sim_execute_now(queue, commands, n, ticket, unchecked);
-        sim_do_meanwhile(queue);
-    } else if (meanwhile) {
-        meanwhile(
-            argument); /* the caller may be told to cancel what is not in the ring yet: it cancels again after this */
-    }
-    if (sim_likely(done == n)) {
+    if (sim_likely(owned) && (!sim_queue_pending(queue) || sim_execute_patiently(queue)))
+        done = sim_execute_now(queue, s);
+    if (sim_likely(done == s->n)) {
+        sim_do_meanwhile(s);
         give_whole(queue, SIM_ALIVE);
         return THRUM_OK;
     }
     if (owned)
         give_whole(queue, SIM_ALIVE | SIM_SUBMITTING);
-    encode_all(queue, commands + done, n - done, ticket);
+    encode_all(queue, s, done);
     submit_unlock(queue);
     execute_small(queue);
     return THRUM_OK;
@@ -443,6 +447,7 @@ thrum_status_t sim_submit(void *handle, const struct thrum_command *commands, si
 {
     struct sim_queue *queue = handle;
     bool direct = queue->flags & THRUM_QUEUE_DIRECT;
+    struct sim_submission s = {.commands = commands, .n = n, .unchecked = direct};
     thrum_status_t status =
         (thrum_status_t)atomic_load_explicit(&queue->stopped, memory_order_acquire);
 
@@ -455,25 +460,29 @@ thrum_status_t sim_submit(void *handle, const struct thrum_command *commands, si
         if (status)
             return status;
     }
-    return submit(queue, commands, n, direct, ticket_out, NULL, NULL);
+    return submit(queue, &s, ticket_out);
 }
 
 thrum_status_t sim_submit_meanwhile(void *handle, const struct thrum_command *commands, size_t n,
-                                    uint64_t *ticket_out, void (*meanwhile)(void *), void *argument)
+                                    size_t nfirst, uint64_t *ticket_out, void (*meanwhile)(void *),
+                                    void *argument)
 {
     struct sim_queue *queue = handle;
+    struct sim_submission s = {.commands = commands,
+                               .n = n,
+                               .nfirst = nfirst,
+                               .meanwhile = meanwhile,
+                               .argument = argument};
     thrum_status_t status =
         (thrum_status_t)atomic_load_explicit(&queue->stopped, memory_order_acquire);
 
-    return sim_unlikely(status)
-               ? refuse(queue, status)
-               : submit(queue, commands, n, false, ticket_out, meanwhile, argument);
+    return sim_unlikely(status) ? refuse(queue, status) : submit(queue, &s, ticket_out);
 }
 
 thrum_status_t sim_submit_checked(void *handle, const struct thrum_command *commands, size_t n,
                                   uint64_t *ticket_out)
 {
-    return sim_submit_meanwhile(handle, commands, n, ticket_out, NULL, NULL);
+    return sim_submit_meanwhile(handle, commands, n, 0, ticket_out, NULL, NULL);
 }
 
 /* ---- tickets --------------------------------------------------------------------------------------------------- */

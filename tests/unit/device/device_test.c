@@ -302,7 +302,7 @@ static uint64_t submit_noting(thrum_queue_t queue, uint64_t address, uint64_t va
     uint64_t ticket = 0;
     struct noted noted = {.ticket = &ticket};
 
-    assert_ok(queue->ops->submit_meanwhile(queue->impl, &command, 1, &ticket, note, &noted));
+    assert_ok(queue->ops->submit_meanwhile(queue->impl, &command, 1, 0, &ticket, note, &noted));
     assert_int_equal(noted.calls, 1);
     assert_true(ticket > 0 && noted.seen == ticket);
     return ticket;
@@ -325,13 +325,13 @@ static void test_meanwhile(void **state)
     assert_int_equal(ops->poll(f->queue->impl, waits), THRUM_IN_PROGRESS);
     assert_ok(submit_signal(other, at(f->a), 1, THRUM_CMD_FLAG_SET));
     assert_ok(ops->wait(f->queue->impl, behind, TEST_TIMEOUT_NS));
-    assert_ok(ops->submit_meanwhile(f->queue->impl, NULL, 0, &ticket, note, &noted));
+    assert_ok(ops->submit_meanwhile(f->queue->impl, NULL, 0, 0, &ticket, note, &noted));
     assert_int_equal(noted.calls, 1);
     thrum_queue_destroy(other);
     (void)submit_wait(f->queue, 8, 1); /* no address: the queue stops */
     assert_status(finish(f->queue), THRUM_ERR_FAULT);
     ticket = 7;
-    assert_status(ops->submit_meanwhile(f->queue->impl, &none, 1, &ticket, note, &noted),
+    assert_status(ops->submit_meanwhile(f->queue->impl, &none, 1, 1, &ticket, note, &noted),
                   THRUM_ERR_FAULT);
     assert_int_equal(noted.calls, 1);
     assert_int_equal(ticket, 7);
