@@ -264,7 +264,6 @@ static void number_lanes(struct exec_program *program, uint64_t number)
         commands[n - 1 - lane].value = number;
 }
 
-
 /* A plan that names its stages has one lane, whose commands come first: all but the first and the last. */
 static void add_in_parts(struct exec_list *list, const struct exec_program *program,
                          const struct exec_staging *staging)
@@ -396,7 +395,8 @@ static thrum_status_t submit_whole(struct thrum_comm *comm, struct exec_program 
 {
     uint32_t n, first = whole_commands(program, &n);
 
-    if (program->nahead && !program->credits.awaited && exec_may_run_ahead(comm, program, buffers, queue))
+    if (program->nahead && !program->credits.awaited &&
+        exec_may_run_ahead(comm, program, buffers, queue))
         return exec_submit_ahead(comm, program, queue, first, n, operation);
     return queue->ops->submit_checked(queue->impl, &program->commands[first], n,
                                       &operation->ticket);
@@ -535,7 +535,8 @@ static void follow_up(void *argument)
     advance(comm, program);
     comm->last_queue = issue->queue;
     atomic_store_explicit(&comm->issued, issue->number, memory_order_release);
-    if (program->ran_as == issue->number - 1)
+    if (program->ran_as == issue->number - 1 && !program->arrives &&
+        program->npatches == program->nbuffer_patches)
         bind_first(program, issue->number + 1);
     program->ran_as = issue->number;
 }
@@ -557,10 +558,36 @@ static thrum_status_t run_quickly(struct issue *issue)
     if (program->bound_for != issue->number)
         bind_first(program, issue->number);
     first = whole_commands(program, &n);
-    return queue->ops->submit_meanwhile(
-        queue->impl, &program->commands[first], n,
-        program->nfirst + (program->credits.awaited ? program->ncredits : 0), &issue->ticket,
-        follow_up, issue);
+    return queue->ops->submit_meanwhile(queue->impl, &program->commands[first], n,
+                                        program->nfirst +
+                                            (program->credits.awaited ? program->ncredits : 0),
+                                        &issue->ticket, follow_up, issue);
+}
+
+/* The newest operation was the same, and has left nothing to do before this one is submitted. */
+static inline bool is_ready(const struct thrum_comm *comm, const struct exec_program *program,
+                            const struct exec_buffers *buffers, const struct thrum_queue *queue,
+                            uint64_t number)
+{
+    return program->bound_for == number && program->bound_send == buffers->send &&
+           program->bound_recv == buffers->recv && queue == comm->last_queue &&
+           has_room(comm, number);
+}
+
+/* Whatever may be refused or take time, before anything is submitted. */
+static thrum_status_t make_ready(struct thrum_comm *comm, struct exec_program *program,
+                                 const struct exec_buffers *buffers, struct thrum_queue *queue,
+                                 const struct call_record *call, uint64_t number)
+{
+    thrum_status_t status = THRUM_OK;
+
+    if (!has_room(comm, number))
+        status = reserve(comm);
+    if (!status && queue != comm->last_queue)
+        status = exec_hold_queue(comm, queue);
+    if (!status && program->channel == CHANNEL_COLLECTIVE && program->arrives)
+        status = fill_arrival(comm, &program->arrivals[0], buffers, call);
+    return status ? status : bind_buffers(comm, program, buffers);
 }
 
 thrum_status_t exec_run(struct thrum_comm *comm, struct exec_program *program,
@@ -576,16 +603,8 @@ thrum_status_t exec_run(struct thrum_comm *comm, struct exec_program *program,
 
     if (queue_is_capturing(queue))
         return capture_refuse(queue, "a call that no graph records");
-    if (!has_room(comm, number))
-        status = reserve(comm);
-    if (!status && queue != comm->last_queue)
-        status = exec_hold_queue(comm, queue);
-    if (status)
-        return status;
-    if (program->channel == CHANNEL_COLLECTIVE && program->arrives)
-        status = fill_arrival(comm, &program->arrivals[0], buffers, call);
-    if (!status)
-        status = bind_buffers(comm, program, buffers);
+    if (!is_ready(comm, program, buffers, queue, number))
+        status = make_ready(comm, program, buffers, queue, call, number);
     if (status)
         return status;
 

@@ -718,9 +718,8 @@ bool sim_execute_patiently(struct sim_queue *queue)
 }
 
 /* From command `done` on, which is no simple one. */
-static __attribute__((noinline)) size_t execute_rest(struct sim_queue *queue,
-                                                     struct sim_submission *s, size_t done,
-                                                     bool quick)
+static __attribute__((noinline)) size_t
+execute_rest(struct sim_queue *queue, struct sim_submission *s, size_t done, bool quick)
 {
     struct run run = {.queue = queue,
                       .device = queue->device,

@@ -49,8 +49,6 @@ static SIM_ALWAYS_INLINE void stream_fence(void)
 /* The sizes of small messages without going through memory; zeros after the last byte. */
 static SIM_ALWAYS_INLINE vec vec_load_part(const void *p, size_t bytes)
 {
-    char padded[VEC_BYTES] __attribute__((aligned(VEC_BYTES))) = {0};
-
     if (bytes == 8)
         return _mm256_zextsi128_si256(_mm_loadu_si64(p));
     if (bytes == 16)
@@ -59,8 +57,12 @@ static SIM_ALWAYS_INLINE vec vec_load_part(const void *p, size_t bytes)
         return _mm256_zextsi128_si256(_mm_loadu_si32(p));
     if (bytes == VEC_BYTES)
         return vec_load(VEC_BYTES, p);
-    memcpy(padded, p, bytes);
-    return *(const vec *)padded;
+    {
+        char padded[VEC_BYTES] __attribute__((aligned(VEC_BYTES))) = {0};
+
+        memcpy(padded, p, bytes);
+        return *(const vec *)padded;
+    }
 }
 
 static SIM_ALWAYS_INLINE void vec_store_part(void *to, vec v, size_t bytes)
@@ -69,6 +71,10 @@ static SIM_ALWAYS_INLINE void vec_store_part(void *to, vec v, size_t bytes)
     __m128i low = _mm256_castsi256_si128(v);
     uint64_t rest;
 
+    if (bytes == 8) {
+        _mm_storeu_si64(p, low);
+        return;
+    }
     if (bytes == VEC_BYTES) {
         vec_store(VEC_BYTES, p, v);
         return;

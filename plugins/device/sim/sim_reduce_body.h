@@ -153,16 +153,20 @@ static SIM_ALWAYS_INLINE void reduce(const struct sim_kernel_args *args, enum si
 {
     size_t step = step_bytes(elem, op), bytes = args->bytes, at = 0, head = 0;
     struct sim_division division = {0};
-    bool small = bytes <= part_bytes(elem, op); /* a part and nothing else */
+    bool small = bytes && bytes <= part_bytes(elem, op); /* a part and nothing else */
     uint64_t streamed = small ? 0 : choose_streamed(args, elem_bytes(elem), step, &head);
 
     if (op == THRUM_AVG || op == SIM_AVG_POW2)
         division = sim_division_for(elem, args->divisor);
     division.nsrc = args->nsrc;
+    if (small) {
+        reduce_part(args, elem, op, &division, scalar, 0, bytes);
+        return;
+    }
     /* A head up to the alignment; then blocks, and in parts what they refuse, and what is left. */
     while (at < bytes) {
         size_t end;
-        if (!small && !head && has_blocks(elem, op, &division))
+        if (!head && has_blocks(elem, op, &division))
             at = reduce_shapes(args, elem, op, &division, scalar, at, streamed);
         end = at + (head ? head : min_size(bytes - at, (size_t)block_steps(elem, op) * step));
         while (at < end) {

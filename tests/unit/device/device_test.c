@@ -337,6 +337,63 @@ static void test_meanwhile(void **state)
     assert_int_equal(ticket, 7);
 }
 
+/* Of two words the first is set by what goes first, the second by what `meanwhile` writes, which spoils the first. */
+struct two_words {
+    struct thrum_operand operands[2];
+    struct thrum_command commands[2];
+    uint64_t ticket;
+};
+
+static void write_second(void *argument)
+{
+    struct two_words *w = argument;
+
+    w->commands[0].value = 9;
+    w->commands[1].value = 2;
+}
+
+static void set_two_words(thrum_queue_t queue, uint64_t address)
+{
+    struct two_words w = {.operands = {{.base = address}, {.base = address + 8}}};
+
+    for (int i = 0; i < 2; i++)
+        w.commands[i] = (struct thrum_command){.opcode = THRUM_CMD_SIGNAL,
+                                               .flags = THRUM_CMD_FLAG_SET,
+                                               .ndst = 1,
+                                               .value = i ? 9 : 1,
+                                               .operands = &w.operands[i]};
+    assert_ok(
+        queue->ops->submit_meanwhile(queue->impl, w.commands, 2, 1, &w.ticket, write_second, &w));
+}
+
+static void expect_two_words(const struct fixture *f, uint64_t offset)
+{
+    uint64_t words[2];
+
+    assert_ok(finish(f->queue));
+    assert_ok(thrum_copy_to_host(f->queue, words, f->a + offset, sizeof words));
+    assert_true(words[0] == 1 && words[1] == 2);
+}
+
+/* At once, and behind what waits. */
+static void test_commands_written_meanwhile(void **state)
+{
+    struct fixture *f = of(state);
+    thrum_semaphore_t semaphore;
+    thrum_queue_t other;
+
+    set_two_words(f->queue, at(f->a));
+    expect_two_words(f, 0);
+    assert_ok(thrum_semaphore_create(f->device, 0, &semaphore));
+    assert_ok(thrum_queue_wait(f->queue, semaphore, 1));
+    set_two_words(f->queue, at(f->a) + 64);
+    assert_ok(thrum_queue_create(f->device, THRUM_QUEUE_DEFAULT, &other));
+    assert_ok(thrum_queue_signal(other, semaphore, 1));
+    expect_two_words(f, 64);
+    thrum_queue_destroy(other);
+    thrum_semaphore_destroy(semaphore);
+}
+
 static void test_sim_has_no_streams_to_import(void **state)
 {
     struct fixture *f = of(state);
@@ -674,6 +731,7 @@ int main(void)
         DEVICE_TEST(test_lines),
         DEVICE_TEST(test_tickets),
         DEVICE_TEST(test_meanwhile),
+        DEVICE_TEST(test_commands_written_meanwhile),
         DEVICE_TEST(test_callback),
         DEVICE_TEST(test_sim_has_no_streams_to_import),
         DEVICE_TEST(test_events),
