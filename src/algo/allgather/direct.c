@@ -46,6 +46,9 @@ void algo_allgather_direct_build(struct plan *plan)
 struct algo_cost algo_allgather_direct_cost(const struct plan_params *params)
 {
     double n = params->nranks, bytes = (double)algo_count_bytes(params);
-    double moved = params->peer_access ? (n + 1) * bytes : 2 * n * bytes;
-    return (struct algo_cost){.steps = 2, .messages = 4 * (n - 1), .copied_bytes = moved};
+    double copies = params->layout ? n - 1 : n; /* its own meanwhile */
+    return (struct algo_cost){.steps = 2,
+                              .messages = 4 * (n - 1),
+                              .copied_bytes = (params->peer_access ? n + 1 : 2 * copies) * bytes,
+                              .overlap = algo_overlap(n - 1) / 2}; /* arrivals come before */
 }
