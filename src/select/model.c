@@ -136,7 +136,8 @@ static double turns(const struct algo *algo, const struct algo_cost *cost)
     return is_one_way(algo, cost) ? ONE_WAY_LINE_TURNS * cost->steps : cost->steps;
 }
 
-struct select_rates select_rates(const struct select_figures *f, const struct plan_params *params)
+struct simulate_machine select_machine(const struct select_figures *f,
+                                       const struct plan_params *params)
 {
     bool loads = params->peer_access || params->layout;
     double share = params->ranks_per_core > 1 ? params->ranks_per_core : 1;
@@ -144,12 +145,17 @@ struct select_rates select_rates(const struct select_figures *f, const struct pl
     double beyond = touched > f->cache_bytes ? 1 - f->cache_bytes / touched : 0;
     double pass = blend(f->pass_gbps, f->copy_memory_gbps, beyond);
 
-    return (struct select_rates){
+    return (struct simulate_machine){
+        .call_us = f->call_us,
         .exchange_us = loads ? f->exchange_us : f->put_us,
         .message_us = loads ? f->message_us : f->message_us * f->put_us / f->exchange_us,
         .copy_gbps = blend(f->copy_gbps, f->copy_memory_gbps, beyond),
         .pass_gbps = loads ? pass : f->put_gbps,
         .reduce_gbps = blend(f->reduce_gbps, f->reduce_memory_gbps, beyond),
+        .net_us = f->net_us,
+        .net_message_us = f->net_message_us,
+        .net_gbps = f->net_gbps,
+        .port_gbps = f->port_gbps,
     };
 }
 
@@ -157,7 +163,7 @@ struct select_rates select_rates(const struct select_figures *f, const struct pl
 static double work_us(const struct select_figures *f, const struct algo *algo,
                       const struct plan_params *params, const struct algo_cost *cost, double share)
 {
-    struct select_rates rates = select_rates(f, params);
+    struct simulate_machine rates = select_machine(f, params);
     bool loads = params->peer_access || params->layout;
     double copy_gbps = loads ? rates.copy_gbps : f->put_gbps;
 
@@ -191,6 +197,6 @@ double select_predict_us(const struct select_figures *f, const struct algo *algo
     work = work_us(f, algo, &of_rank0, &cost, share);
     transfer = net_bytes_us(f, &cost, share);
     return f->call_us * share + net_exchanges_us(f, algo, &cost, share) +
-           cost.steps * select_rates(f, &of_rank0).exchange_us + others + work + transfer -
+           cost.steps * select_machine(f, &of_rank0).exchange_us + others + work + transfer -
            (share > 1 ? 0 : cost.overlap) * (work < transfer ? work : transfer);
 }

@@ -91,11 +91,10 @@ void algo_gather_binomial_build(struct plan *plan)
 
 struct algo_cost algo_gather_binomial_cost(const struct plan_params *params)
 {
-    double n = params->nranks, bytes = (double)algo_count_bytes(params);
-    double levels = algo_log2_ceil(params->nranks);
-    return (struct algo_cost){
-        .steps = 1 + algo_log2_floor(params->nranks), /* hops: bits set in a number */
-        .messages = 4 * levels,
-        .passed_bytes = 2 * (n - 1) * bytes,
-        .own_bytes = algo_kept(params, bytes)};
+    double bytes = (double)algo_count_bytes(params);
+    int hops = algo_log2_floor(params->nranks); /* bits set in a number: blocks double with each */
+    return (struct algo_cost){.steps = 1 + hops,
+                              .messages = 4.0 * algo_log2_ceil(params->nranks),
+                              .passed_bytes = 2.0 * ((1 << hops) - 1) * bytes,
+                              .own_bytes = algo_kept(params, bytes)};
 }
