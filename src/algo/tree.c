@@ -361,11 +361,11 @@ static struct span span_of(const struct plan_params *params, const struct tree_j
 
 /*
  * A pipeline of p pieces over d hops takes d hops, latency and all, for the first piece, and for each of the other p - 1
- * what the busiest rank or port has to do for one (Sanders, Speck, Traff 2009, section 2). Only that overlaps.
+ * what the busiest rank or port has to do for one (Sanders, Speck, Traff 2009). Only that overlaps.
  *
- * Two trees do not overlap: in one turn a rank hears from the leaves of one, and they from it in the other, so that each turn
- * goes up both and down one before the next begins: three times the depth. And where ranks share cores, what goes one way only
- * fills while others work.
+ * Two trees do not overlap: a rank inside one waits in a turn for leaves that are inside the other and wait for it there, so
+ * that each piece takes three times the depth in hops, as simulated. And where ranks share cores, what goes one way only fills
+ * while others work.
  */
 struct algo_cost tree_cost(const struct plan_params *params, const struct tree_job *job,
                            tree_of_fn tree_of)
