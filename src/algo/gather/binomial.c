@@ -92,9 +92,11 @@ void algo_gather_binomial_build(struct plan *plan)
 struct algo_cost algo_gather_binomial_cost(const struct plan_params *params)
 {
     double bytes = (double)algo_count_bytes(params);
-    int hops = algo_log2_floor(params->nranks); /* bits set in a number: blocks double with each */
+    int n = params->nranks, hops = algo_log2_floor(n); /* bits set in a number */
+    /* blocks double with each hop; to the root they go at the same time, but where they share its port */
+    int blocks = params->layout ? n - 1 : (1 << hops) - 1;
     return (struct algo_cost){.steps = 1 + hops,
-                              .messages = 4.0 * algo_log2_ceil(params->nranks),
-                              .passed_bytes = 2.0 * ((1 << hops) - 1) * bytes,
+                              .messages = 4.0 * algo_log2_ceil(n),
+                              .passed_bytes = 2.0 * blocks * bytes,
                               .own_bytes = algo_kept(params, bytes)};
 }
