@@ -1,6 +1,7 @@
 /*
  * tree: pipelined reductions up a tree and broadcasts down it, piece after piece. A chain is a tree too, and two trees
- * may each carry a half. Called by allreduce/{chain,double_tree}.c, reduce/{binomial,chain}.c and broadcast/chain.c.
+ * may each carry a half. Called by allreduce/{chain,double_tree}.c, reduce/{binomial,chain}.c and broadcast/chain.c;
+ * scan/chain.c asks what it costs.
  *
  * Time is counted in turns. In turn t a rank folds piece t of what its children have sent with its own contribution and
  * puts it to its parent; and it hands piece t - 2 x depth down, which is complete by then if all ranks go at one pace.
