@@ -226,23 +226,6 @@ static thrum_status_t prepare(struct options *o)
 
 /* ---- one algorithm at one size ----------------------------------------------------------------------------------- */
 
-static struct simulate_machine machine_for(const struct select_figures *f,
-                                           const struct plan_params *params)
-{
-    struct select_rates rates = select_rates(f, params);
-
-    return (struct simulate_machine){.call_us = f->call_us,
-                                     .exchange_us = rates.exchange_us,
-                                     .message_us = rates.message_us,
-                                     .copy_gbps = rates.copy_gbps,
-                                     .reduce_gbps = rates.reduce_gbps,
-                                     .pass_gbps = rates.pass_gbps,
-                                     .net_us = f->net_us,
-                                     .net_message_us = f->net_message_us,
-                                     .net_gbps = f->net_gbps,
-                                     .port_gbps = f->port_gbps};
-}
-
 /* The ops of all ranks, which are told to the simulation as they are made. */
 static thrum_status_t add_ranks(const struct algo *algo, const struct plan_params *params,
                                 struct simulation *simulation)
@@ -299,7 +282,7 @@ static thrum_status_t write_timeline(const struct options *o, const struct algo 
 static thrum_status_t simulate(const struct options *o, const struct plan_params *params,
                                struct row *row)
 {
-    struct simulate_machine machine = machine_for(&o->policy.figures, params);
+    struct simulate_machine machine = select_machine(&o->policy.figures, params);
     struct simulation *simulation = NULL;
     thrum_status_t status =
         simulate_create(&machine, params->nranks, o->host, o->limit, &simulation);

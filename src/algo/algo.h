@@ -19,7 +19,9 @@ enum {
     ALGO_TO_ROOT = 1 << 7,
     ALGO_OF_HOSTS = 1 << 8, /* knows hosts: needs several, of which one has several ranks */
     ALGO_LEADERS = 1 << 9, /* of these: one rank sends for its host, in lines, which must hold it */
-    ALGO_LANES = 1 << 10 /* uses as many lanes as it may, others use one */
+    ALGO_LANES = 1 << 10, /* uses as many lanes as it may, others use one */
+    ALGO_IN_TREE = 1 << 11, /* see ALGO_TO_NEXT */
+    ALGO_FAR_LONG = 1 << 12 /* messages are the longer the farther they go */
 };
 
 /*
@@ -37,13 +39,19 @@ struct algo_cost {
     double
         passed_bytes; /* data that one rank writes and another reads, both counted: lines, and puts of partial results */
     double copied_bytes; /* read and written by other COPYs and PUTs */
+    double own_bytes; /* the same, from a rank's buffers to its own: crosses no hosts */
     double reduced_bytes; /* read and written by REDUCE */
     bool
         lines; /* all that passes goes in lines, out of which each rank copies for itself; INLINE_ONLY: so it is */
-    /* ALGO_OF_HOSTS: what is between hosts, and not counted above. */
+    /* What is between hosts, and not counted above; of algorithms that do not say, the model tells by whom they talk to. */
     double net_steps, net_messages;
     double net_bytes; /* sent to other hosts by the busiest rank */
     double port_bytes; /* and by all ranks of the busiest host */
+    /*
+     * How much of what a rank does, and of what is on its way between hosts meanwhile, is done at the same time: 0: one after
+     * the other, 1: what takes less is hidden. Of m messages one after the other all but one are: algo_overlap.
+     */
+    double overlap;
 };
 typedef struct algo_cost (*algo_cost_fn)(const struct plan_params *params);
 

@@ -10,11 +10,11 @@ X(ALLREDUCE, "recursive_doubling", allreduce_recursive_doubling, ALGO_IN_PAIRS,
   "log2(n) exchanges of everything (Thakur, Rabenseifner, Gropp 2005, section 4.5)")
 X(ALLREDUCE, "ring", allreduce_ring, ALGO_TO_NEXT | ALGO_LANES,
   "reduce-scatter, then allgather, around a ring (Patarasuk, Yuan 2009)")
-X(ALLREDUCE, "rabenseifner", allreduce_rabenseifner, ALGO_IN_PAIRS,
+X(ALLREDUCE, "rabenseifner", allreduce_rabenseifner, ALGO_IN_PAIRS | ALGO_FAR_LONG,
   "recursive halving, then doubling (Thakur, Rabenseifner, Gropp 2005, section 4.5)")
-X(ALLREDUCE, "double_tree", allreduce_double_tree, ALGO_DOUBLING,
+X(ALLREDUCE, "double_tree", allreduce_double_tree, 0,
   "two binary trees, each with half of it, in pieces (Sanders, Speck, Traff 2009)")
-X(ALLREDUCE, "chain", allreduce_chain, ALGO_ORDERED | ALGO_TO_NEXT,
+X(ALLREDUCE, "chain", allreduce_chain, ALGO_ORDERED,
   "partial results along the ranks in order, results back, in pieces")
 X(ALLREDUCE, "pairwise", allreduce_pairwise, ALGO_ORDERED,
   "each rank is put its slice by all, folds them and puts the result to all")
@@ -28,9 +28,9 @@ X(BROADCAST, "direct", broadcast_direct, ALGO_TO_ROOT,
   "every rank reads the root's SEND; without peer access the root puts to every rank")
 X(BROADCAST, "sliced", broadcast_sliced, ALGO_NEEDS_PEER_ACCESS,
   "each rank copies its slice of the root's SEND to every RECV")
-X(BROADCAST, "binomial", broadcast_binomial, ALGO_DOUBLING,
+X(BROADCAST, "binomial", broadcast_binomial, ALGO_IN_TREE,
   "binomial tree, the largest subtree first (Thakur, Rabenseifner, Gropp 2005, section 4.2)")
-X(BROADCAST, "chain", broadcast_chain, ALGO_TO_NEXT, "from neighbour to neighbour, in pieces")
+X(BROADCAST, "chain", broadcast_chain, 0, "from neighbour to neighbour, in pieces")
 X(BROADCAST, "scatter_allgather", broadcast_scatter_allgather, 0,
   "a slice to each rank, each slice to all (Barnett, Gupta, Payne, Shuler, van de Geijn, Watts "
   "1994)")
@@ -41,9 +41,10 @@ X(BROADCAST, "leaders", broadcast_leaders, ALGO_OF_HOSTS | ALGO_LEADERS | ALGO_T
 X(ALLGATHER, "inline", allgather_inline, ALGO_INLINE_ONLY, "a line with the block to every peer")
 X(ALLGATHER, "direct", allgather_direct, 0, "each rank writes its block to every RECV")
 X(ALLGATHER, "ring", allgather_ring, ALGO_TO_NEXT, "blocks travel around a ring, n - 1 steps")
-X(ALLGATHER, "bruck", allgather_bruck, ALGO_DOUBLING,
+X(ALLGATHER, "bruck", allgather_bruck, ALGO_DOUBLING | ALGO_FAR_LONG,
   "ceil(log2(n)) steps of doubling size (Bruck, Ho, Kipnis, Upfal, Weathersby 1997)")
-X(ALLGATHER, "recursive_doubling", allgather_recursive_doubling, ALGO_IN_PAIRS | ALGO_POWER_OF_TWO,
+X(ALLGATHER, "recursive_doubling", allgather_recursive_doubling,
+  ALGO_IN_PAIRS | ALGO_FAR_LONG | ALGO_POWER_OF_TWO,
   "log2(n) exchanges of all that is there (Thakur, Rabenseifner, Gropp 2005, section 4.1)")
 X(ALLGATHER, "hosts", allgather_hosts, ALGO_OF_HOSTS,
   "a block to one rank of each host, which writes it to the others there; in pieces")
@@ -55,7 +56,8 @@ X(REDUCE_SCATTER, "direct", reduce_scatter_direct, ALGO_NEEDS_PEER_ACCESS | ALGO
   "each rank folds its block of every SEND, in rank order")
 X(REDUCE_SCATTER, "ring", reduce_scatter_ring, ALGO_TO_NEXT,
   "partial sums travel around a ring, n - 1 steps (Patarasuk, Yuan 2009)")
-X(REDUCE_SCATTER, "recursive_halving", reduce_scatter_recursive_halving, ALGO_IN_PAIRS,
+X(REDUCE_SCATTER, "recursive_halving", reduce_scatter_recursive_halving,
+  ALGO_IN_PAIRS | ALGO_FAR_LONG,
   "log2(n) exchanges of halving size (Thakur, Rabenseifner, Gropp 2005, section 4.3)")
 X(REDUCE_SCATTER, "pairwise", reduce_scatter_pairwise, ALGO_ORDERED,
   "each rank is put its block by all and folds them (Thakur, Rabenseifner, Gropp 2005, section "
@@ -77,9 +79,9 @@ X(REDUCE, "inline", reduce_inline, ALGO_INLINE_ONLY | ALGO_ORDERED | ALGO_TO_ROO
   "a line with the contribution to the root, which folds them in rank order")
 X(REDUCE, "direct", reduce_direct, ALGO_NEEDS_PEER_ACCESS | ALGO_ORDERED,
   "each rank folds its slice of every SEND and writes it to the root's RECV")
-X(REDUCE, "binomial", reduce_binomial, ALGO_DOUBLING,
+X(REDUCE, "binomial", reduce_binomial, 0,
   "binomial tree, in pieces (Thakur, Rabenseifner, Gropp 2005, section 4.6)")
-X(REDUCE, "chain", reduce_chain, ALGO_ORDERED | ALGO_TO_NEXT,
+X(REDUCE, "chain", reduce_chain, ALGO_ORDERED,
   "partial results along the ranks in order, then to the root, in pieces")
 X(REDUCE, "hosts", reduce_hosts, ALGO_OF_HOSTS,
   "slices folded inside hosts, and at the root's host; in pieces")
@@ -88,13 +90,13 @@ X(REDUCE, "leaders", reduce_leaders, ALGO_OF_HOSTS | ALGO_LEADERS | ALGO_TO_ROOT
 X(GATHER, "inline", gather_inline, ALGO_INLINE_ONLY | ALGO_TO_ROOT,
   "a line with the block to the root")
 X(GATHER, "direct", gather_direct, ALGO_TO_ROOT, "each rank writes its block to the root's RECV")
-X(GATHER, "binomial", gather_binomial, ALGO_DOUBLING,
+X(GATHER, "binomial", gather_binomial, ALGO_IN_TREE | ALGO_FAR_LONG,
   "binomial tree of ranks in Knuth's order (Thakur, Rabenseifner, Gropp 2005, section 4.1)")
 X(SCATTER, "inline", scatter_inline, ALGO_INLINE_ONLY | ALGO_TO_ROOT,
   "a line with its block to every peer")
 X(SCATTER, "direct", scatter_direct, ALGO_TO_ROOT,
   "each rank reads its block of the root's SEND; without peer access the root puts to each")
-X(SCATTER, "binomial", scatter_binomial, ALGO_DOUBLING,
+X(SCATTER, "binomial", scatter_binomial, ALGO_IN_TREE | ALGO_FAR_LONG,
   "binomial tree of ranks in Knuth's order (Thakur, Rabenseifner, Gropp 2005, section 4.2)")
 X(ALLTOALL, "inline", alltoall_inline, ALGO_INLINE_ONLY, "a line with its block to every peer")
 X(ALLTOALL, "direct", alltoall_direct, ALGO_NEEDS_PEER_ACCESS,

@@ -48,6 +48,26 @@ static inline double algo_line_bytes(const struct plan_params *params)
  */
 #define ALGO_TURNS_ONE_WAY 0.25
 
+/* struct algo_cost, of so many messages that a rank sends one after the other. */
+static inline double algo_overlap(double messages)
+{
+    return messages > 1 ? 1 - 1 / messages : 0;
+}
+
+/*
+ * struct algo_cost's own_bytes, of a rank or root that keeps so many: the copy is made while what other hosts get is on its
+ * way. Ranks that share a core were measured with as many as of one rank, and none of a root.
+ */
+static inline double algo_kept(const struct plan_params *params, double bytes)
+{
+    double share = params->ranks_per_core > 1 ? params->ranks_per_core : 1;
+    return params->in_place || params->layout ? 0 : 2 * bytes / share;
+}
+static inline double algo_root_kept(const struct plan_params *params)
+{
+    return params->ranks_per_core > 1 ? 0 : algo_kept(params, (double)algo_count_bytes(params));
+}
+
 /* The rank `distance` places further on the ring of n; distance may be negative, down to -2n. */
 static inline int algo_rank_at(int rank, int64_t distance, int n)
 {

@@ -88,3 +88,19 @@ void ring_give_credit(struct plan *plan, const struct ring *ring, uint64_t m)
     if (m < ring->credits)
         plan_signal(plan, ring->lane, ring->left, credit_value(ring, m));
 }
+
+double ring_message_count(const struct plan_params *params, uint64_t slice_elems, int phases)
+{
+    struct ring ring;
+
+    ring_init(&ring, params, max_u64(slice_elems, 1), phases, 0, 1);
+    return 4 + 2 * (double)(ring.messages + ring.credits);
+}
+
+double ring_overlap(const struct plan_params *params, uint64_t slice_elems)
+{
+    struct ring ring;
+
+    ring_init(&ring, params, max_u64(slice_elems, 1), 1, 0, 1);
+    return algo_overlap((double)ring.ahead);
+}

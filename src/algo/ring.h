@@ -54,6 +54,13 @@ enum ring_area { RING_IN, RING_OUT, RING_AREAS };
 struct plan_operand ring_slot(const struct plan *plan, const struct ring *ring, int rank,
                               uint64_t m, enum ring_area area);
 
+/*
+ * What it costs a rank that messages are many: how many it writes and waits for, arrivals too, and struct algo_cost's overlap.
+ * slice_elems: of the largest slice; 0 counts as 1.
+ */
+double ring_message_count(const struct plan_params *params, uint64_t slice_elems, int phases);
+double ring_overlap(const struct plan_params *params, uint64_t slice_elems);
+
 void ring_wait_data(struct plan *plan, const struct ring *ring, uint64_t m);
 uint64_t ring_data_value(const struct ring *ring, uint64_t m);
 

@@ -268,24 +268,151 @@ void tree_build(struct plan *plan, const struct tree_job *job)
     }
 }
 
-struct algo_cost tree_cost(const struct plan_params *params, const struct tree_job *job,
-                           double passed_bytes, double reduced_bytes)
+/* ---- what it costs ----------------------------------------------------------------------------------------------- */
+
+/* Of a rank, for each piece; [1] where it crosses hosts. */
+struct load {
+    double up[2], down[2]; /* edges over which pieces go; each is a message */
+    double puts[2], gets; /* gets: across hosts only */
+    double folded; /* operands of REDUCE */
+};
+
+/* All ranks, and the way from the root to the farthest leaf. */
+struct span {
+    struct load busiest; /* each the most of any rank */
+    double host_puts; /* across hosts, by all ranks of one or to them, whichever is more */
+    int depth, crossing_edges;
+    double crossing; /* hops of that way between hosts */
+};
+
+static bool crosses(const struct plan_params *params, int a, int b)
 {
-    struct pipeline p;
-    pipeline_init(&p, params, job);
-    bool both = (job->directions & TREE_UP) && (job->directions & TREE_DOWN);
-    double pieces = p.most_pieces > 0 ? (double)p.most_pieces : 1;
-    double turns = pieces + (both ? 2.0 : 1.0) * job->max_depth;
-    double filling = both ? turns / pieces : 1; /* one way, the next call starts meanwhile */
-    return (struct algo_cost){.steps = 1 + turns,
-                              .turns = (both ? 1 : ALGO_TURNS_ONE_WAY) * (1 + turns),
-                              .messages = 4 * turns,
-                              .passed_bytes = passed_bytes * filling,
-                              .reduced_bytes = reduced_bytes * filling};
+    return params->layout && params->layout->host[a] != params->layout->host[b];
 }
 
-struct tree tree_chain(const struct plan_params *params)
+static void add_edge(struct load *load, const struct tree_job *job, bool crosses, bool to_parent)
 {
+    bool up = job->directions & TREE_UP, down = job->directions & TREE_DOWN;
+
+    load->up[crosses] += up;
+    load->down[crosses] += down;
+    load->puts[crosses] += to_parent ? up : down;
+    load->gets += crosses && (to_parent ? down : up);
+}
+
+static struct load load_of(const struct plan_params *params, const struct tree_job *job,
+                           tree_of_fn tree_of, struct span *span)
+{
+    struct load load = {.folded = 0};
+    bool up = job->directions & TREE_UP;
+
+    for (int t = 0; t < job->ntrees; t++) {
+        struct tree tree = tree_of(params, t);
+
+        if (tree.parent >= 0) {
+            bool crossing = crosses(params, params->rank, tree.parent);
+
+            add_edge(&load, job, crossing, true);
+            span->depth = tree.depth > span->depth ? tree.depth : span->depth;
+            span->crossing_edges += crossing;
+        }
+        for (int i = 0; i < tree.nchildren; i++)
+            add_edge(&load, job, crosses(params, params->rank, tree.children[i]), false);
+        load.folded += up && tree.nchildren > 0 ? tree.nchildren + 2 : 0;
+    }
+    return load;
+}
+
+static void most(double *so_far, double value)
+{
+    *so_far = value > *so_far ? value : *so_far;
+}
+
+static struct span span_of(const struct plan_params *params, const struct tree_job *job,
+                           tree_of_fn tree_of)
+{
+    const struct plan_layout *l = params->layout;
+    struct span span = {.depth = 0};
+    double out = 0, in = 0;
+
+    for (int i = 0; i < params->nranks; i++) {
+        struct plan_params of_rank = *params;
+        struct load load;
+
+        of_rank.rank = l ? l->ranks[i] : i;
+        load = load_of(&of_rank, job, tree_of, &span);
+        for (int k = 0; k < 2; k++) {
+            most(&span.busiest.up[k], load.up[k]);
+            most(&span.busiest.down[k], load.down[k]);
+            most(&span.busiest.puts[k], load.puts[k]);
+        }
+        most(&span.busiest.folded, load.folded);
+        if (i > 0 && crosses(params, of_rank.rank, l ? l->ranks[i - 1] : i - 1))
+            out = in = 0; /* of the next host */
+        out += load.puts[1];
+        in += load.gets;
+        most(&span.host_puts, out > in ? out : in);
+    }
+    span.crossing = job->max_children == 1 ? span.crossing_edges
+                    : l                    ? l->crossing[PLAN_TALKS_IN_TREE].steps * span.depth
+                                           : 0;
+    return span;
+}
+
+/*
+ * A pipeline of p pieces over d hops takes d hops, latency and all, for the first piece, and for each of the other p - 1
+ * what the busiest rank or port has to do for one (Sanders, Speck, Traff 2009). Only that overlaps.
+ *
+ * Two trees do not overlap: a rank inside one waits in a turn for leaves that are inside the other and wait for it there, so
+ * that each piece takes three times the depth in hops, as simulated. And where ranks share cores, what goes one way only fills
+ * while others work.
+ */
+struct algo_cost tree_cost(const struct plan_params *params, const struct tree_job *job,
+                           tree_of_fn tree_of)
+{
+    struct span span = span_of(params, job, tree_of);
+    const struct load *busiest = &span.busiest;
+    struct algo_cost cost = {0};
+    struct pipeline p;
+    pipeline_init(&p, params, job);
+    bool both = job->directions == (TREE_UP | TREE_DOWN), up = job->directions & TREE_UP;
+    bool two = job->ntrees > 1, fills = both || params->ranks_per_core <= 1;
+    double pieces = p.most_pieces > 0 ? (double)p.most_pieces : 1, others = pieces - 1;
+    double credits = pieces > TREE_SLOTS ? pieces - TREE_SLOTS : 0;
+    double ways = two ? 3 * pieces : both ? 2 : 1, overlapping = two ? 0 : others;
+    double piece = (double)job->trees[0].bytes / pieces, turns;
+    double messages[2], puts[2], hops[2] = {span.depth - span.crossing, span.crossing};
+    if (job->collector >= 0)
+        hops[crosses(params, params->nranks - 1, job->collector)]++;
+    for (int k = 0; k < 2; k++) {
+        double up_edges = busiest->up[k], edges = both ? up_edges : up_edges + busiest->down[k];
+        messages[k] = 2 * edges + 2 * ways * hops[k] +
+                      overlapping * (busiest->up[k] + busiest->down[k]) + credits * up_edges;
+        puts[k] = ways * (fills || hops[k] < 1 ? hops[k] : 1) + overlapping * busiest->puts[k];
+    }
+    turns = pieces + (both ? 2 : 1) * job->max_depth;
+    cost.steps = ways * hops[0] + (span.crossing == 0);
+    cost.turns = (both ? 1 : ALGO_TURNS_ONE_WAY) * (1 + turns);
+    cost.messages = messages[0];
+    cost.passed_bytes = 2 * piece * puts[0];
+    if (up &&
+        span.depth > 0) /* two operands and a result while it fills, then those of the busiest */
+        cost.reduced_bytes =
+            (two ? 2 : 1) * piece * (3.0 * (fills ? span.depth - 1 : 0) + pieces * busiest->folded);
+    if (span.crossing_edges == 0)
+        return cost;
+    cost.turns *= hops[0] / (hops[0] + hops[1]);
+    cost.net_steps = ways * hops[1] + 1;
+    cost.net_messages = messages[1];
+    cost.net_bytes = piece * puts[1];
+    cost.port_bytes = piece * (ways * hops[1] + others * span.host_puts);
+    cost.overlap = overlapping * busiest->puts[1] / puts[1];
+    return cost;
+}
+
+struct tree tree_chain(const struct plan_params *params, int which)
+{
+    (void)which;
     int rank = params->rank, n = params->nranks;
     return (struct tree){.parent = rank == n - 1 ? -1 : rank + 1,
                          .depth = n - 1 - rank,

@@ -1,6 +1,7 @@
 /*
  * tree: pipelined reductions up a tree and broadcasts down it, piece after piece. A chain is a tree too, and two trees
- * may each carry a half. Called by allreduce/{chain,double_tree}.c, reduce/{binomial,chain}.c and broadcast/chain.c.
+ * may each carry a half. Called by allreduce/{chain,double_tree}.c, reduce/{binomial,chain}.c and broadcast/chain.c;
+ * scan/chain.c asks what it costs.
  *
  * Time is counted in turns. In turn t a rank folds piece t of what its children have sent with its own contribution and
  * puts it to its parent; and it hands piece t - 2 x depth down, which is complete by then if all ranks go at one pace.
@@ -49,14 +50,14 @@ struct tree_job {
 
 void tree_build(struct plan *plan, const struct tree_job *job);
 
-/*
- * What the job costs if a rank passes on and reduces so many bytes in all: as long as it takes the pipeline to fill, bytes
- * count as well.
- */
+/* The place of params->rank in a tree of the job. */
+typedef struct tree (*tree_of_fn)(const struct plan_params *params, int which);
+
+/* What the job costs; looks at the places of all ranks. */
 struct algo_cost tree_cost(const struct plan_params *params, const struct tree_job *job,
-                           double passed_bytes, double reduced_bytes);
+                           tree_of_fn tree_of);
 
 /* The chain that ends at rank n - 1: rank r's child is r - 1. */
-struct tree tree_chain(const struct plan_params *params);
+struct tree tree_chain(const struct plan_params *params, int which);
 
 #endif

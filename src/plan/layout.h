@@ -11,23 +11,26 @@
 #include <thrum/status.h>
 
 /*
- * Whom a rank talks to: its neighbours on a ring; those 1, 2, 4, .. away; those whose number differs in one bit; everyone;
- * the root with everyone.
+ * Whom a rank talks to: its neighbours on a ring; those 1, 2, 4, .. away; those whose number differs in one bit; its parent
+ * and children in a binomial tree below rank 0; everyone; the root with everyone.
  */
 enum plan_talks {
     PLAN_TALKS_TO_ALL,
     PLAN_TALKS_TO_NEXT,
     PLAN_TALKS_DOUBLING,
     PLAN_TALKS_IN_PAIRS,
+    PLAN_TALKS_IN_TREE,
     PLAN_TALKS_TO_ROOT,
     PLAN_TALKS_COUNT
 };
 
 /* Of what ranks that talk so send, how much crosses hosts. */
 struct plan_crossing {
-    double steps; /* share of the exchanges in which some rank's does */
-    double rank; /* share of the messages of the rank of which most do */
-    double host; /* what leaves the busiest host, in units of what a rank sends */
+    double steps; /* share of the exchanges that depend on each other in which some rank's does */
+    double messages; /* share of what a rank sends and receives, of the rank of which most does */
+    double rank,
+        host; /* of what it sends; what leaves the busiest host, in units of what a rank sends */
+    double far_rank, far_host; /* the same where messages are the longer the farther they go */
 };
 
 struct plan_layout {

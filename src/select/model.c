@@ -30,34 +30,60 @@ static bool sends_to_each(const struct algo *algo)
            (algo->collective == COLL_BROADCAST || algo->collective == COLL_SCATTER);
 }
 
+static enum plan_talks talks_of(const struct algo *algo)
+{
+    return algo->flags & ALGO_TO_NEXT    ? PLAN_TALKS_TO_NEXT
+           : algo->flags & ALGO_DOUBLING ? PLAN_TALKS_DOUBLING
+           : algo->flags & ALGO_IN_PAIRS ? PLAN_TALKS_IN_PAIRS
+           : algo->flags & ALGO_IN_TREE  ? PLAN_TALKS_IN_TREE
+           : algo->flags & ALGO_TO_ROOT  ? PLAN_TALKS_TO_ROOT
+                                         : PLAN_TALKS_TO_ALL;
+}
+
+static double max_double(double a, double b)
+{
+    return a > b ? a : b;
+}
+
+/* The root gets from each other rank what that sends. */
+static bool gets_from_each(const struct algo *algo)
+{
+    return algo->flags & ALGO_TO_ROOT &&
+           (algo->collective == COLL_GATHER || algo->collective == COLL_REDUCE);
+}
+
 /* Moves what an algorithm that knows nothing of hosts sends between them to the costs of that. */
 static void split_by_hosts(const struct algo *algo, const struct plan_params *params,
                            struct algo_cost *cost)
 {
-    enum plan_talks talks = algo->flags & ALGO_TO_NEXT    ? PLAN_TALKS_TO_NEXT
-                            : algo->flags & ALGO_DOUBLING ? PLAN_TALKS_DOUBLING
-                            : algo->flags & ALGO_IN_PAIRS ? PLAN_TALKS_IN_PAIRS
-                            : algo->flags & ALGO_TO_ROOT  ? PLAN_TALKS_TO_ROOT
-                                                          : PLAN_TALKS_TO_ALL;
     const struct plan_crossing *crossing;
     bool lines = algo->flags & ALGO_INLINE_ONLY || cost->lines;
+    bool far = algo->flags & ALGO_FAR_LONG;
     double sent = (cost->passed_bytes + (lines ? 0 : cost->copied_bytes)) / 2, inside;
     double n = params->nranks;
 
-    if (!params->layout || algo->flags & ALGO_OF_HOSTS)
+    if (!params->layout || algo->flags & ALGO_OF_HOSTS || cost->net_messages > 0)
         return;
-    crossing = &params->layout->crossing[talks];
-    inside = 1 - crossing->rank;
+    crossing = &params->layout->crossing[talks_of(algo)];
+    inside = 1 - (far ? crossing->far_rank : crossing->rank);
     if (sends_to_each(algo)) /* n - 1 of these by the root, one by another */
         sent = cost->passed_bytes * (n - 1) / n;
+    else if (gets_from_each(algo) && lines) /* the other way round */
+        sent = cost->passed_bytes / n;
     cost->net_steps = crossing->steps * cost->steps;
-    cost->net_messages = crossing->rank * cost->messages;
-    cost->net_bytes = crossing->rank * sent;
-    cost->port_bytes = crossing->host * sent;
+    cost->net_messages = crossing->messages * cost->messages;
+    cost->net_bytes = (1 - inside) * sent;
+    cost->port_bytes = (far ? crossing->far_host : crossing->host) * sent;
+    if (gets_from_each(algo))
+        cost->port_bytes *= n - 1;
     cost->turns *= 1 - crossing->steps;
     cost->steps -= cost->net_steps;
     cost->messages -= cost->net_messages;
-    cost->passed_bytes *= inside;
+    if (algo->flags & ALGO_TO_NEXT && crossing->steps < 1)
+        cost->overlap =
+            max_double(cost->overlap, 1 - crossing->steps); /* some pass all inside, meanwhile */
+    else
+        cost->passed_bytes *= inside;
     if (!lines)
         cost->copied_bytes *= inside;
 }
@@ -84,19 +110,22 @@ static double net_message_us(const struct select_figures *f, const struct algo *
     return together ? TOGETHER_PART * f->net_message_us : f->net_message_us;
 }
 
-/*
- * What is between hosts: a rank sends at its pace, all ranks of a host share its ports. Where ranks take turns one's
- * messages are under way while others work.
- */
-static double net_us(const struct select_figures *f, const struct algo *algo,
-                     const struct algo_cost *cost, double share)
+/* Exchanges between hosts. Where ranks take turns one's messages are under way while others work. */
+static double net_exchanges_us(const struct select_figures *f, const struct algo *algo,
+                               const struct algo_cost *cost, double share)
 {
     double waits = share > 1 && is_one_way(algo, cost) ? ONE_WAY_LINE_TURNS : 1;
-    double exchange = waits * (f->net_us / share + (share > 1 ? share * f->switch_us : 0));
+
+    return waits * cost->net_steps * (f->net_us / share + (share > 1 ? share * f->switch_us : 0));
+}
+
+/* What is on its way between hosts: a rank sends at its pace, all ranks of a host share its ports. */
+static double net_bytes_us(const struct select_figures *f, const struct algo_cost *cost,
+                           double share)
+{
     double rank = cost->net_bytes / f->net_gbps * share, port = cost->port_bytes / f->port_gbps;
 
-    return cost->net_steps * exchange + share * cost->net_messages * net_message_us(f, algo, cost) +
-           (rank > port ? rank : port) / 1000;
+    return (rank > port ? rank : port) / 1000;
 }
 
 /* How often the ranks of a core take turns. */
@@ -107,7 +136,8 @@ static double turns(const struct algo *algo, const struct algo_cost *cost)
     return is_one_way(algo, cost) ? ONE_WAY_LINE_TURNS * cost->steps : cost->steps;
 }
 
-struct select_rates select_rates(const struct select_figures *f, const struct plan_params *params)
+struct simulate_machine select_machine(const struct select_figures *f,
+                                       const struct plan_params *params)
 {
     bool loads = params->peer_access || params->layout;
     double share = params->ranks_per_core > 1 ? params->ranks_per_core : 1;
@@ -115,36 +145,58 @@ struct select_rates select_rates(const struct select_figures *f, const struct pl
     double beyond = touched > f->cache_bytes ? 1 - f->cache_bytes / touched : 0;
     double pass = blend(f->pass_gbps, f->copy_memory_gbps, beyond);
 
-    return (struct select_rates){
+    return (struct simulate_machine){
+        .call_us = f->call_us,
         .exchange_us = loads ? f->exchange_us : f->put_us,
         .message_us = loads ? f->message_us : f->message_us * f->put_us / f->exchange_us,
         .copy_gbps = blend(f->copy_gbps, f->copy_memory_gbps, beyond),
         .pass_gbps = loads ? pass : f->put_gbps,
         .reduce_gbps = blend(f->reduce_gbps, f->reduce_memory_gbps, beyond),
+        .net_us = f->net_us,
+        .net_message_us = f->net_message_us,
+        .net_gbps = f->net_gbps,
+        .port_gbps = f->port_gbps,
     };
 }
 
+/* What a rank itself does, and those that it shares its core with. */
+static double work_us(const struct select_figures *f, const struct algo *algo,
+                      const struct plan_params *params, const struct algo_cost *cost, double share)
+{
+    struct simulate_machine rates = select_machine(f, params);
+    bool loads = params->peer_access || params->layout;
+    double copy_gbps = loads ? rates.copy_gbps : f->put_gbps;
+
+    /* Ranks of one core find in its cache what the others of it have written. */
+    return cost->passed_bytes / rates.pass_gbps / 1000 +
+           share * (cost->messages * rates.message_us +
+                    cost->net_messages * net_message_us(f, algo, cost) +
+                    ((cost->copied_bytes + cost->own_bytes) / copy_gbps +
+                     cost->reduced_bytes / rates.reduce_gbps) /
+                        1000);
+}
+
+/*
+ * Latencies, work and transfers add up (Hockney 1994), but for what a rank does while messages are on their way (the gap and
+ * overhead of LogGP: Alexandrov, Ionescu, Schauser, Scheiman 1995). Ranks that share cores share them with what carries.
+ */
 double select_predict_us(const struct select_figures *f, const struct algo *algo,
                          const struct plan_params *params)
 {
     struct plan_params of_rank0 = *params; /* costs are the same on all ranks */
     double share = params->ranks_per_core > 1 ? params->ranks_per_core : 1, others = 0;
-    bool loads = params->peer_access || params->layout;
-    struct select_rates rates;
+    double work, transfer;
     struct algo_cost cost;
 
     if (params->collective != COLL_SENDRECV)
         of_rank0.rank = 0;
-    rates = select_rates(f, &of_rank0);
     cost = algo->cost(&of_rank0);
     split_by_hosts(algo, params, &cost);
     if (share > 1) /* the others' turns; what is said meanwhile is there when the own turn comes */
         others = turns(algo, &cost) * share * f->switch_us;
-    /* Ranks of one core find in its cache what the others of it have written. */
-    return f->call_us * share + net_us(f, algo, &cost, share) + cost.steps * rates.exchange_us +
-           others + cost.passed_bytes / rates.pass_gbps / 1000 +
-           share * (cost.messages * rates.message_us +
-                    (cost.copied_bytes / (loads ? rates.copy_gbps : f->put_gbps) +
-                     cost.reduced_bytes / rates.reduce_gbps) /
-                        1000);
+    work = work_us(f, algo, &of_rank0, &cost, share);
+    transfer = net_bytes_us(f, &cost, share);
+    return f->call_us * share + net_exchanges_us(f, algo, &cost, share) +
+           cost.steps * select_machine(f, &of_rank0).exchange_us + others + work + transfer -
+           (share > 1 ? 0 : cost.overlap) * (work < transfer ? work : transfer);
 }

@@ -13,6 +13,7 @@
 #include <stdint.h>
 
 #include "algo/algo.h"
+#include "plan/simulate.h"
 
 struct select_figures {
 #define X(name, value, least, most, unit, help) double name;
@@ -94,13 +95,9 @@ thrum_status_t select_explain(const struct select_policy *policy, const struct p
 
 /* ---- model.c ---- */
 
-/* What the figures come to for the data of a call inside hosts: by peer access or puts, in the cache or beyond. */
-struct select_rates {
-    double exchange_us, message_us;
-    double copy_gbps, reduce_gbps, pass_gbps;
-};
-struct select_rates select_rates(const struct select_figures *figures,
-                                 const struct plan_params *params);
+/* What the figures come to for the data of a call: inside hosts by peer access or puts, in the cache or beyond. */
+struct simulate_machine select_machine(const struct select_figures *figures,
+                                       const struct plan_params *params);
 
 /* Time of a call by the model, the same whichever rank params is of. */
 double select_predict_us(const struct select_figures *figures, const struct algo *algo,

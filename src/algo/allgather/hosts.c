@@ -98,5 +98,6 @@ struct algo_cost algo_allgather_hosts_cost(const struct plan_params *params)
                               .net_steps = 2,
                               .net_messages = (carried + n - 1) * (1 + pieces),
                               .net_bytes = (n - 1) * bytes,
-                              .port_bytes = (n - 1) * bytes * local};
+                              .port_bytes = (n - 1) * bytes * local,
+                              .overlap = algo_overlap(pieces)};
 }

@@ -93,6 +93,8 @@ struct algo_cost algo_allgather_recursive_doubling_cost(const struct plan_params
                                   .passed_bytes = 2 * (n - 1) * bytes,
                                   .copied_bytes = 2 * n * bytes,
                                   .lines = true};
-    return (struct algo_cost){
-        .steps = levels + 1, .messages = 4 * levels, .passed_bytes = 2 * n * bytes};
+    return (struct algo_cost){.steps = levels + 1,
+                              .messages = 4 * levels,
+                              .passed_bytes = 2 * (n - 1) * bytes,
+                              .own_bytes = algo_kept(params, bytes)};
 }

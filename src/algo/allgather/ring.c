@@ -32,5 +32,8 @@ void algo_allgather_ring_build(struct plan *plan)
 struct algo_cost algo_allgather_ring_cost(const struct plan_params *params)
 {
     double n = params->nranks, bytes = (double)algo_count_bytes(params);
-    return (struct algo_cost){.steps = n, .messages = 2 * n + 2, .passed_bytes = 2 * n * bytes};
+    return (struct algo_cost){.steps = n,
+                              .messages = 2 * n + 2,
+                              .passed_bytes = 2 * (n - 1) * bytes,
+                              .own_bytes = algo_kept(params, bytes)};
 }

@@ -18,16 +18,14 @@ void algo_allreduce_chain_build(struct plan *plan)
 {
     if (algo_build_alone(plan))
         return;
-    struct tree chain = tree_chain(&plan->params);
+    struct tree chain = tree_chain(&plan->params, 0);
     struct tree_job job = job_of(&plan->params, &chain);
     tree_build(plan, &job);
 }
 
 struct algo_cost algo_allreduce_chain_cost(const struct plan_params *params)
 {
-    double bytes = (double)algo_count_bytes(params);
-    struct tree chain = tree_chain(params);
+    struct tree chain = tree_chain(params, 0);
     struct tree_job job = job_of(params, &chain);
-    /* put (one read, one write) and fold (two reads, one write), and back */
-    return tree_cost(params, &job, 4 * bytes, 3 * bytes);
+    return tree_cost(params, &job, tree_chain);
 }

@@ -73,9 +73,7 @@ void algo_allreduce_double_tree_build(struct plan *plan)
 
 struct algo_cost algo_allreduce_double_tree_cost(const struct plan_params *params)
 {
-    double bytes = (double)algo_count_bytes(params);
     struct tree trees[2] = {tree_of(params, 0), tree_of(params, 1)};
     struct tree_job job = job_of(params, trees);
-    /* inside one tree: half of the bytes are folded of three, put once and handed down twice; a leaf of the other */
-    return tree_cost(params, &job, 5 * bytes, 2 * bytes);
+    return tree_cost(params, &job, tree_of);
 }

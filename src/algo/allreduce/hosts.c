@@ -198,5 +198,6 @@ struct algo_cost algo_allreduce_hosts_cost(const struct plan_params *params)
                               .net_steps = 3,
                               .net_messages = (n - 1) * (2 + 4 * pieces),
                               .net_bytes = 2 * (n - 1) * part,
-                              .port_bytes = 2 * (n - 1) * part * rails};
+                              .port_bytes = 2 * (n - 1) * part * rails,
+                              .overlap = algo_overlap(pieces)};
 }

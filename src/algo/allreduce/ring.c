@@ -121,9 +121,11 @@ struct algo_cost algo_allreduce_ring_cost(const struct plan_params *params)
 {
     double n = params->nranks, slice = (double)algo_count_bytes(params) / n,
            steps = 1 + 2 * (n - 1);
+    uint64_t largest = algo_slice(params->count, params->nranks, 1);
     /* a step: put (read, write), and in the first half the fold (two reads, one write) */
     return (struct algo_cost){.steps = steps,
-                              .messages = 2 * steps,
+                              .messages = ring_message_count(params, largest, 2),
                               .passed_bytes = 4 * (n - 1) * slice,
-                              .reduced_bytes = 3 * (n - 1) * slice};
+                              .reduced_bytes = 3 * (n - 1) * slice,
+                              .overlap = ring_overlap(params, largest)};
 }

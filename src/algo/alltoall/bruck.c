@@ -84,7 +84,9 @@ struct algo_cost algo_alltoall_bruck_cost(const struct plan_params *params)
 {
     double n = params->nranks, bytes = (double)algo_count_bytes(params);
     double levels = algo_log2_ceil(params->nranks);
-    /* half of the blocks collected and put at each level */
-    return (struct algo_cost){
-        .steps = 1 + levels, .messages = 4 * levels, .passed_bytes = (2 * levels + 2) * n * bytes};
+    /* half of the blocks collected and put at each level, and all where they belong at the end */
+    return (struct algo_cost){.steps = 1 + levels,
+                              .messages = 4 * levels,
+                              .passed_bytes = levels * n * bytes,
+                              .own_bytes = (levels + 2) * n * bytes};
 }

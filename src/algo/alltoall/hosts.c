@@ -74,5 +74,6 @@ struct algo_cost algo_alltoall_hosts_cost(const struct plan_params *params)
                               .net_steps = 2,
                               .net_messages = 2 * (carried + n - 1),
                               .net_bytes = carried * local * bytes,
-                              .port_bytes = (params->nranks - least) * local * bytes};
+                              .port_bytes = (params->nranks - least) * local * bytes,
+                              .overlap = algo_overlap(n - 1)};
 }

@@ -125,5 +125,6 @@ struct algo_cost algo_alltoall_leaders_cost(const struct plan_params *params)
                               .net_steps = 1,
                               .net_messages = 2 * (n - 1) / share,
                               .net_bytes = (n - 1) * local * local * bytes / share,
-                              .port_bytes = (n - 1) * local * local * bytes};
+                              .port_bytes = (n - 1) * local * local * bytes,
+                              .overlap = algo_overlap(n - 1)};
 }

@@ -27,5 +27,9 @@ void algo_alltoall_pairwise_build(struct plan *plan)
 struct algo_cost algo_alltoall_pairwise_cost(const struct plan_params *params)
 {
     double n = params->nranks, bytes = (double)algo_count_bytes(params);
-    return (struct algo_cost){.steps = 2, .messages = 4 * (n - 1), .copied_bytes = 2 * n * bytes};
+    double puts = params->layout ? n - 1 : n; /* its own meanwhile */
+    return (struct algo_cost){.steps = 2,
+                              .messages = 4 * (n - 1),
+                              .copied_bytes = 2 * puts * bytes,
+                              .overlap = algo_overlap(n - 1) / 2}; /* arrivals come before */
 }

@@ -62,15 +62,17 @@ void algo_broadcast_binomial_build(struct plan *plan)
 struct algo_cost algo_broadcast_binomial_cost(const struct plan_params *params)
 {
     double levels = algo_log2_ceil(params->nranks), bytes = (double)algo_count_bytes(params);
+    double hops = algo_log2_floor(params->nranks); /* as many as a number has bits set */
     if (bytes <= (double)plan_line_bytes(params))
-        return (struct algo_cost){.steps = levels,
+        return (struct algo_cost){.steps = hops,
                                   .turns = ALGO_TURNS_ONE_WAY * levels,
                                   .messages = levels,
                                   .passed_bytes = 2 * levels * bytes,
                                   .copied_bytes = 2 * bytes,
                                   .lines = true};
-    return (struct algo_cost){.steps = levels + 1,
+    return (struct algo_cost){.steps = hops + 1,
                               .turns = ALGO_TURNS_ONE_WAY * (levels + 1),
                               .messages = 4 * levels,
-                              .passed_bytes = 2 * levels * bytes};
+                              .passed_bytes = 2 * levels * bytes,
+                              .own_bytes = algo_root_kept(params)};
 }

@@ -4,8 +4,9 @@
  */
 #include "algo/tree.h"
 
-static struct tree tree_of(const struct plan_params *params)
+static struct tree tree_of(const struct plan_params *params, int which)
 {
+    (void)which;
     int n = params->nranks, rank = params->rank, number = algo_rank_at(rank, -params->root, n);
     return (struct tree){.parent = number == 0 ? -1 : algo_rank_at(rank, -1, n),
                          .depth = number,
@@ -29,7 +30,7 @@ void algo_broadcast_chain_build(struct plan *plan)
     const struct plan_params *params = &plan->params;
     if (algo_build_alone(plan))
         return;
-    struct tree tree = tree_of(params);
+    struct tree tree = tree_of(params, 0);
     struct tree_job job = job_of(params, &tree);
     tree_build(plan, &job);
     if (tree.parent < 0 && !params->in_place)
@@ -39,7 +40,10 @@ void algo_broadcast_chain_build(struct plan *plan)
 
 struct algo_cost algo_broadcast_chain_cost(const struct plan_params *params)
 {
-    struct tree tree = tree_of(params);
+    struct tree tree = tree_of(params, 0);
     struct tree_job job = job_of(params, &tree);
-    return tree_cost(params, &job, 2 * (double)algo_count_bytes(params), 0);
+    struct algo_cost cost = tree_cost(params, &job, tree_of);
+    if (!params->in_place && params->ranks_per_core <= 1)
+        cost.own_bytes = 2 * (double)algo_count_bytes(params);
+    return cost;
 }

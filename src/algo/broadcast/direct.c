@@ -57,6 +57,9 @@ struct algo_cost algo_broadcast_direct_cost(const struct plan_params *params)
 {
     double n = params->nranks, bytes = (double)algo_count_bytes(params);
     double copies = params->peer_access ? 1 : n - 1;
-    return (struct algo_cost){
-        .steps = 2, .turns = 1, .messages = 2 * (n - 1), .copied_bytes = 2 * copies * bytes};
+    return (struct algo_cost){.steps = 2,
+                              .turns = 1,
+                              .messages = (params->layout ? 3 : 2) * (n - 1),
+                              .copied_bytes = 2 * copies * bytes,
+                              .overlap = algo_overlap(n - 1) / 2}; /* arrivals come before */
 }

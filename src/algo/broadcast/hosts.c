@@ -123,5 +123,6 @@ struct algo_cost algo_broadcast_hosts_cost(const struct plan_params *params)
                               .net_steps = 1 + hops,
                               .net_messages = 2 + 2 * pieces * (p.chain ? 1 : levels),
                               .net_bytes = sent,
-                              .port_bytes = sent * rails};
+                              .port_bytes = sent * rails,
+                              .overlap = algo_overlap(pieces)};
 }

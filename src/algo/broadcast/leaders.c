@@ -50,5 +50,6 @@ struct algo_cost algo_broadcast_leaders_cost(const struct plan_params *params)
                               .net_steps = 1,
                               .net_messages = (n - 1) / hosts_leaders_share(params),
                               .net_bytes = (n - 1) * bytes / hosts_leaders_share(params),
-                              .port_bytes = (n - 1) * bytes};
+                              .port_bytes = (n - 1) * bytes,
+                              .overlap = algo_overlap(n - 1)};
 }

@@ -57,6 +57,8 @@ struct algo_cost algo_broadcast_scatter_allgather_cost(const struct plan_params 
 {
     double n = params->nranks, bytes = (double)algo_count_bytes(params);
     /* the last slice leaves the root when all others have; then its owner puts it to all */
-    return (struct algo_cost){
-        .steps = 3, .messages = 4 * (n - 1), .passed_bytes = 2 * bytes * (2 * n - 1) / n};
+    return (struct algo_cost){.steps = 3,
+                              .messages = 4 * (n - 1),
+                              .passed_bytes = 2 * bytes * (2 * n - 1) / n,
+                              .overlap = algo_overlap(n - 1)};
 }

@@ -91,8 +91,12 @@ void algo_gather_binomial_build(struct plan *plan)
 
 struct algo_cost algo_gather_binomial_cost(const struct plan_params *params)
 {
-    double n = params->nranks, bytes = (double)algo_count_bytes(params);
-    double levels = algo_log2_ceil(params->nranks);
-    return (struct algo_cost){
-        .steps = 1 + levels, .messages = 4 * levels, .passed_bytes = 2 * n * bytes};
+    double bytes = (double)algo_count_bytes(params);
+    int n = params->nranks, hops = algo_log2_floor(n); /* bits set in a number */
+    /* blocks double with each hop; to the root they go at the same time, but where they share its port */
+    int blocks = params->layout ? n - 1 : (1 << hops) - 1;
+    return (struct algo_cost){.steps = 1 + hops,
+                              .messages = 4.0 * algo_log2_ceil(n),
+                              .passed_bytes = 2.0 * blocks * bytes,
+                              .own_bytes = algo_kept(params, bytes)};
 }

@@ -47,6 +47,9 @@ struct algo_cost algo_gather_direct_cost(const struct plan_params *params)
 {
     double n = params->nranks, bytes = (double)algo_count_bytes(params);
     /* each rank its own block, at the same time */
-    return (struct algo_cost){
-        .steps = 2, .turns = 1, .messages = 2 * (n - 1), .copied_bytes = 2 * bytes};
+    return (struct algo_cost){.steps = 2,
+                              .turns = 1,
+                              .messages = 2 * (n - 1),
+                              .copied_bytes = 2 * bytes,
+                              .overlap = algo_overlap(n - 1)};
 }

@@ -4,8 +4,9 @@
  */
 #include "algo/tree.h"
 
-static struct tree tree_of(const struct plan_params *params)
+static struct tree tree_of(const struct plan_params *params, int which)
 {
+    (void)which;
     int n = params->nranks, root = params->root;
     int number = algo_rank_at(params->rank, -root, n);
     int bits = number == 0 ? algo_log2_ceil(n) : __builtin_ctz((unsigned)number);
@@ -36,16 +37,14 @@ void algo_reduce_binomial_build(struct plan *plan)
 {
     if (algo_build_alone(plan))
         return;
-    struct tree tree = tree_of(&plan->params);
+    struct tree tree = tree_of(&plan->params, 0);
     struct tree_job job = job_of(&plan->params, &tree);
     tree_build(plan, &job);
 }
 
 struct algo_cost algo_reduce_binomial_cost(const struct plan_params *params)
 {
-    struct tree tree = tree_of(params);
+    struct tree tree = tree_of(params, 0);
     struct tree_job job = job_of(params, &tree);
-    double levels = algo_log2_ceil(params->nranks), bytes = (double)algo_count_bytes(params);
-    /* the root's children put and it folds all of them */
-    return tree_cost(params, &job, 2 * bytes, (levels + 2) * bytes);
+    return tree_cost(params, &job, tree_of);
 }

@@ -20,17 +20,14 @@ void algo_reduce_chain_build(struct plan *plan)
 {
     if (algo_build_alone(plan))
         return;
-    struct tree chain = tree_chain(&plan->params);
+    struct tree chain = tree_chain(&plan->params, 0);
     struct tree_job job = job_of(&plan->params, &chain);
     tree_build(plan, &job);
 }
 
 struct algo_cost algo_reduce_chain_cost(const struct plan_params *params)
 {
-    double bytes = (double)algo_count_bytes(params);
-    struct tree chain = tree_chain(params);
+    struct tree chain = tree_chain(params, 0);
     struct tree_job job = job_of(params, &chain);
-    struct algo_cost cost = tree_cost(params, &job, 2 * bytes, 3 * bytes);
-    cost.steps += 1; /* from the end of the chain to the root */
-    return cost;
+    return tree_cost(params, &job, tree_chain);
 }

@@ -138,5 +138,6 @@ struct algo_cost algo_reduce_hosts_cost(const struct plan_params *params)
                               .net_steps = 2,
                               .net_messages = (n - 1) * (1 + 1.5 * pieces),
                               .net_bytes = slice,
-                              .port_bytes = (n - 1) * slice * rails};
+                              .port_bytes = (n - 1) * slice * rails,
+                              .overlap = algo_overlap(pieces)};
 }

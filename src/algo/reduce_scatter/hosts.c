@@ -143,12 +143,14 @@ struct algo_cost algo_reduce_scatter_hosts_cost(const struct plan_params *params
     double carried = (n - 1) * (double)hosts_carried(l);
     struct pass p;
     pass_init(&p, params);
-    double pieces = p.pieces > 0 ? (double)p.pieces : 1;
+    double pieces = p.pieces > 0 ? (double)p.pieces : 1,
+           credits = pieces > SETS ? pieces - SETS : 0;
     return (struct algo_cost){.steps = 2,
                               .messages = 4 * (local - 1),
                               .reduced_bytes = (carried * (local + 1) + n + local) * bytes,
                               .net_steps = 2,
-                              .net_messages = (carried + n - 1) * (1 + 1.5 * pieces),
+                              .net_messages = (carried + n - 1) * (1 + pieces + credits),
                               .net_bytes = carried * bytes,
-                              .port_bytes = (params->nranks - l->least_local) * bytes};
+                              .port_bytes = (params->nranks - l->least_local) * bytes,
+                              .overlap = algo_overlap(pieces)};
 }

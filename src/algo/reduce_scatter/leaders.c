@@ -82,5 +82,6 @@ struct algo_cost algo_reduce_scatter_leaders_cost(const struct plan_params *para
                               .net_steps = 1,
                               .net_messages = 2 * (n - 1) / hosts_leaders_share(params),
                               .net_bytes = (n - 1) * local * bytes / hosts_leaders_share(params),
-                              .port_bytes = (n - 1) * local * bytes};
+                              .port_bytes = (n - 1) * local * bytes,
+                              .overlap = algo_overlap(n - 1)};
 }

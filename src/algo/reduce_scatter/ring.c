@@ -84,7 +84,8 @@ struct algo_cost algo_reduce_scatter_ring_cost(const struct plan_params *params)
 {
     double n = params->nranks, block = (double)algo_count_bytes(params);
     return (struct algo_cost){.steps = n,
-                              .messages = 2 * n,
+                              .messages = ring_message_count(params, params->count, 1),
                               .passed_bytes = 2 * (n - 1) * block,
-                              .reduced_bytes = 3 * (n - 1) * block};
+                              .reduced_bytes = 3 * (n - 1) * block,
+                              .overlap = ring_overlap(params, params->count)};
 }

@@ -5,7 +5,7 @@
  * The scratch has SLOTS slots for what comes in and as many for what goes out. Piece q uses slot q % SLOTS; the right
  * neighbour's credit for piece q says that it has read the slot of piece q, which frees both.
  */
-#include "algo/build.h"
+#include "algo/tree.h"
 #include "base/base.h"
 
 #define SLOTS 4
@@ -105,14 +105,21 @@ void algo_scan_chain_build(struct plan *plan)
     }
 }
 
+/* A chain that reduces, whose ranks write what they hand on. */
 struct algo_cost algo_scan_chain_cost(const struct plan_params *params)
 {
-    struct chain c;
-    double bytes = (double)algo_count_bytes(params);
-    chain_init(&c, params);
-    double pieces = c.pieces > 0 ? (double)c.pieces : 1, turns = params->nranks + pieces;
-    return (struct algo_cost){.steps = 1 + turns,
-                              .messages = 4 * turns,
-                              .passed_bytes = 2 * bytes * turns / pieces,
-                              .reduced_bytes = 5 * bytes * turns / pieces};
+    struct plan_params short_pieces = *params;
+    struct tree chain = tree_chain(params, 0);
+    struct tree_job job = {.directions = TREE_UP,
+                           .ntrees = 1,
+                           .trees = &chain,
+                           .max_children = 1,
+                           .max_depth = params->nranks - 1,
+                           .collector = -1};
+    short_pieces.peer_access = true; /* are those of a tree that has it */
+    struct algo_cost cost = tree_cost(&short_pieces, &job, tree_chain);
+    if (params->collective == COLL_EXSCAN && params->nranks == 2) /* nobody folds */
+        cost.reduced_bytes = 0;
+    cost.reduced_bytes += 2 * (double)algo_count_bytes(params);
+    return cost;
 }

@@ -198,9 +198,12 @@ void algo_scan_recursive_doubling_build(struct plan *plan)
 
 struct algo_cost algo_scan_recursive_doubling_cost(const struct plan_params *params)
 {
-    double levels = algo_log2_ceil(params->nranks), bytes = (double)algo_count_bytes(params);
-    return (struct algo_cost){.steps = 1 + levels,
-                              .messages = 4 * levels,
-                              .passed_bytes = (2 * levels + 2) * bytes,
-                              .reduced_bytes = (3 * levels + 2) * bytes};
+    int shifts = params->collective == COLL_EXSCAN; /* and goes on among one rank fewer */
+    double levels = algo_log2_ceil(params->nranks - shifts),
+           bytes = (double)algo_count_bytes(params);
+    return (struct algo_cost){.steps = 1 + levels + shifts,
+                              .messages = 4 * levels + 2 * shifts,
+                              .passed_bytes = 2 * (levels + shifts) * bytes,
+                              .own_bytes = 2 * shifts * bytes,
+                              .reduced_bytes = 3 * levels * bytes};
 }

@@ -80,5 +80,8 @@ struct algo_cost algo_scatter_binomial_cost(const struct plan_params *params)
     double n = params->nranks, bytes = (double)algo_count_bytes(params);
     double levels = algo_log2_ceil(params->nranks);
     return (struct algo_cost){
-        .steps = 1 + levels, .messages = 4 * levels, .passed_bytes = 2 * n * bytes};
+        .steps = 1 + algo_log2_floor(params->nranks), /* hops: bits set in a number */
+        .messages = 4 * levels,
+        .passed_bytes = 2 * (n - 1) * bytes,
+        .own_bytes = algo_kept(params, bytes)};
 }

@@ -48,7 +48,13 @@ void algo_scatter_direct_build(struct plan *plan)
 struct algo_cost algo_scatter_direct_cost(const struct plan_params *params)
 {
     double n = params->nranks, bytes = (double)algo_count_bytes(params);
-    double blocks = params->peer_access ? 1 : n; /* each rank its own, or the root all */
-    return (struct algo_cost){
-        .steps = 2, .turns = 1, .messages = 2 * (n - 1), .copied_bytes = 2 * blocks * bytes};
+    double blocks = params->peer_access ? 1 /* each rank its own */
+                    : params->layout
+                        ? n - 1 /* or the root those of the others, its own meanwhile */
+                        : n;
+    return (struct algo_cost){.steps = 2,
+                              .turns = 1,
+                              .messages = 2 * (n - 1),
+                              .copied_bytes = 2 * blocks * bytes,
+                              .overlap = algo_overlap(n - 1) / 2}; /* arrivals come before */
 }

@@ -356,9 +356,40 @@ static void pairs_cross_by_half(void **state)
         assert_int_equal(l->in_order, i == 0);
         plan_layout_destroy(l);
     }
-    /* 0 is folded away; 1 and 2, 3 and 4 pair up, then 1 and 3, 2 and 4 */
+    /* 0 hands over to 1; 1 and 2, 3 and 4 pair up, then 1 and 3, 2 and 4; and 0 gets back */
     assert_int_equal(plan_layout_create(five, 5, &l), THRUM_OK);
-    assert_float_equal(l->crossing[PLAN_TALKS_IN_PAIRS].steps, 0.5, 1e-9);
+    assert_float_equal(l->crossing[PLAN_TALKS_IN_PAIRS].steps, 0.25, 1e-9);
+    plan_layout_destroy(l);
+}
+
+/* Four hosts of four: what is near stays inside, and what goes far is most of it where messages grow with the distance. */
+static void far_messages_cross(void **state)
+{
+    const struct plan_crossing *c;
+    struct plan_layout *l = NULL;
+    int hosts[16];
+
+    (void)state;
+    for (int r = 0; r < 16; r++)
+        hosts[r] = r / 4;
+    assert_int_equal(plan_layout_create(hosts, 16, &l), THRUM_OK);
+    c = &l->crossing
+             [PLAN_TALKS_TO_NEXT]; /* four of 16 times; who sends to another host hears from its own */
+    assert_float_equal(c->steps, 0.25, 1e-9);
+    assert_float_equal(c->messages, 0.5, 1e-9);
+    assert_float_equal(c->rank, 1, 1e-9);
+    assert_float_equal(c->host, 1, 1e-9);
+    c = &l->crossing[PLAN_TALKS_IN_PAIRS]; /* over 4 and 8 of 1, 2, 4, 8 */
+    assert_float_equal(c->rank, 0.5, 1e-9);
+    assert_float_equal(c->far_rank, 12.0 / 15, 1e-9);
+    assert_float_equal(c->far_host, 4 * 12.0 / 15, 1e-9);
+    c = &l->crossing[PLAN_TALKS_IN_TREE];
+    assert_float_equal(c->steps, 0.5, 1e-9);
+    assert_float_equal(c->far_rank, 12.0 / 15, 1e-9);
+    assert_float_equal(c->far_host, 12.0 / 15, 1e-9); /* rank 0 alone */
+    c = &l->crossing[PLAN_TALKS_DOUBLING]; /* over 1 and 2, too, but for each other's ranks */
+    assert_float_equal(c->steps, 0.75, 1e-9);
+    assert_float_equal(c->messages, 1, 1e-9);
     plan_layout_destroy(l);
 }
 
@@ -374,6 +405,7 @@ int main(void)
         cmocka_unit_test(damage_is_refused_or_harmless),
         cmocka_unit_test(a_layout_orders_hosts_by_first_ranks),
         cmocka_unit_test(pairs_cross_by_half),
+        cmocka_unit_test(far_messages_cross),
     };
     return cmocka_run_group_tests_name("hosts", tests, make_root, remove_root);
 }
