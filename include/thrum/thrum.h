@@ -161,9 +161,8 @@ THRUM_MUST_CHECK thrum_status_t thrum_comm_dup(thrum_comm_t comm,
  * Errors: as thrum_comm_init_rank; ABORTED (see above; it will not be otherwise when called again); TIMEOUT (names ranks that
  * answered, and stopped then: call it again, and they are left out).
  */
-THRUM_MUST_CHECK thrum_status_t
-thrum_comm_shrink_to_survivors(thrum_comm_t comm, const struct thrum_comm_config *config,
-                               thrum_comm_t *comm_out);
+THRUM_MUST_CHECK thrum_status_t thrum_comm_shrink_to_survivors(
+    thrum_comm_t comm, const struct thrum_comm_config *config, thrum_comm_t *comm_out);
 
 /*
  * *parent_rank_out <- the number that rank `rank` of comm had in the communicator that comm was shrunk from; -1: comm was

@@ -180,8 +180,10 @@ struct survivors_call {
     const uint8_t *places; /* nranks of them */
     int rank, nranks;
     int place_fd;
-    uint64_t number; /* of the communicators that are made so, from 1: those who meet say the same */
-    int64_t begun_ns, silent_ns, end_ns; /* from silent_ns on nobody waits for who does not answer */
+    uint64_t
+        number; /* of the communicators that are made so, from 1: those who meet say the same */
+    int64_t begun_ns, silent_ns,
+        end_ns; /* from silent_ns on nobody waits for who does not answer */
 };
 /*
  * alive_out, by rank: whether it lives, and has called this; the same on all ranks to which this returns OK and which then get

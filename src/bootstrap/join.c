@@ -134,10 +134,11 @@ static thrum_status_t serve_root(struct joining *j, int64_t now)
         if (status == THRUM_ERR_AUTH || status == THRUM_ERR_PROTOCOL)
             return root_refused(j, status, now);
         if ((j->id.flags & BOOT_ID_KEPT) && j->root.deserted)
-            return thrum_fail(THRUM_ERR_UNREACHABLE,
-                              "rank %d could not reach the root service at %s: nobody listens there "
-                              "any more: the rank there has died, or destroyed its communicator",
-                              j->b->tree.rank, boot_address_text(&j->root.address, text));
+            return thrum_fail(
+                THRUM_ERR_UNREACHABLE,
+                "rank %d could not reach the root service at %s: nobody listens there "
+                "any more: the rank there has died, or destroyed its communicator",
+                j->b->tree.rank, boot_address_text(&j->root.address, text));
         /* A random id was made after its port was opened: that port does not open again. */
         if (!(j->id.flags & BOOT_ID_DERIVED) && j->root.deserted &&
             now - j->root.deserted > BOOT_DESERTED_NS)

@@ -122,8 +122,7 @@ thrum_status_t control_meeting_id(const struct control *control, const uint8_t *
                                   const void *purpose, size_t bytes, bool early,
                                   struct thrum_unique_id *id_out)
 {
-    struct boot_id id = {.flags = BOOT_ID_DERIVED | BOOT_ID_KEPT |
-                                   (early ? BOOT_ID_EARLY : 0)};
+    struct boot_id id = {.flags = BOOT_ID_DERIVED | BOOT_ID_KEPT | (early ? BOOT_ID_EARLY : 0)};
 
     if (!boot_address_get(place, &id.address))
         return thrum_fail(THRUM_ERR_INTERNAL, "the place to meet at is no address");

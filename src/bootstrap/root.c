@@ -362,8 +362,8 @@ static struct boot_caller *watch(const struct root *root, int rank)
     watch->hello = (struct boot_hello){BOOT_ROLE_ROOT, rank, rank, root->nranks};
     watch->frame_max = BOOT_ROOT_FRAME_MAX;
     watch->is_patient = true;
-    watch->wanted = boot_address_get(root->places + (size_t)rank * BOOT_ADDRESS_WIRE,
-                                     &watch->address);
+    watch->wanted =
+        boot_address_get(root->places + (size_t)rank * BOOT_ADDRESS_WIRE, &watch->address);
     return watch;
 }
 

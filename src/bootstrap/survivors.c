@@ -66,9 +66,9 @@ static thrum_status_t roll_id(const struct control *control, const struct surviv
 {
     static const char purpose[] = "thrum survivors";
     struct thrum_unique_id id;
-    thrum_status_t status = control_meeting_id(
-        control, call->places + (size_t)call->rank * BOOTSTRAP_PLACE_BYTES, purpose, sizeof purpose,
-        false, &id);
+    thrum_status_t status =
+        control_meeting_id(control, call->places + (size_t)call->rank * BOOTSTRAP_PLACE_BYTES,
+                           purpose, sizeof purpose, false, &id);
 
     return status ? status : boot_id_decode(&id, id_out);
 }
@@ -183,8 +183,8 @@ static thrum_status_t begin_call(struct roll *roll, int rank, int64_t now)
     caller->hello = (struct boot_hello){BOOT_ROLE_ROOT, call->rank, rank, call->nranks};
     caller->frame_max = BOOT_ROOT_FRAME_MAX + (size_t)call->nranks / 8;
     caller->is_patient = true;
-    caller->wanted = boot_address_get(call->places + (size_t)rank * BOOTSTRAP_PLACE_BYTES,
-                                      &caller->address);
+    caller->wanted =
+        boot_address_get(call->places + (size_t)rank * BOOTSTRAP_PLACE_BYTES, &caller->address);
     caller->next_try = roll->host == call->rank ? now + CALL_AFTER_NS : now;
     peer->asked_ns = caller->next_try;
     peer->caller = caller;
@@ -322,11 +322,7 @@ static thrum_status_t attend(struct roll *roll, int64_t now)
             if (status)
                 return status;
         }
-        say(roll, peer,
-            r == roll->host ? SAID_COME
-            : is_host       ? SAID_ASK
-                            : SAID_NOTHING,
-            now);
+        say(roll, peer, r == roll->host ? SAID_COME : is_host ? SAID_ASK : SAID_NOTHING, now);
     }
     return THRUM_OK;
 }
@@ -403,8 +399,8 @@ static void wait_for_events(struct roll *roll, int64_t now)
         const struct peer *peer = &roll->peers[r];
 
         if (peer->conn)
-            roll->fds[n++] = (struct pollfd){.fd = peer->conn->fd,
-                                             .events = boot_conn_events(peer->conn)};
+            roll->fds[n++] =
+                (struct pollfd){.fd = peer->conn->fd, .events = boot_conn_events(peer->conn)};
         if (peer->caller)
             boot_caller_poll(peer->caller, roll->fds, &n, &due);
     }

@@ -358,7 +358,8 @@ struct thrum_comm {
     struct thrum_window *windows; /* user: open ones */
     int place_fd; /* fixed: keeps the own place; -1: none */
     struct comm_shrink *shrinks; /* user: of every set of ranks that was excluded */
-    uint64_t survivors; /* user: communicators that thrum_comm_shrink_to_survivors has made of this one */
+    uint64_t
+        survivors; /* user: communicators that thrum_comm_shrink_to_survivors has made of this one */
     uint8_t notices[COMM_NOTICES][BOOTSTRAP_PLACE_BYTES]; /* user; the newest first */
     int nnotices;
     uint64_t grows; /* user: calls of thrum_comm_grow; the same on all ranks */

@@ -142,8 +142,8 @@ static void post_notices(struct thrum_comm *comm, const struct survivors_call *c
 /* One attempt: they agree who they are, and meet. */
 static thrum_status_t meet_survivors(struct thrum_comm *comm, const struct survivors_call *call,
                                      struct purpose *purpose, uint8_t *alive,
-                                     const struct thrum_comm_config *config,
-                                     bool *is_agreed_out, thrum_comm_t *comm_out)
+                                     const struct thrum_comm_config *config, bool *is_agreed_out,
+                                     thrum_comm_t *comm_out)
 {
     struct thrum_comm_config rest = *config;
     thrum_status_t status;
