@@ -199,7 +199,8 @@ THRUM_MUST_CHECK thrum_status_t thrum_comm_get_unique_id(thrum_comm_t comm,
  * have failed, as long as all its ranks live, and is as it was afterwards. One thread per rank; a group does not collect
  * it. config as in thrum_comm_split; the new ranks have to choose the same. Errors: as thrum_comm_init_rank;
  * INVALID_ARGUMENT (nranks is not more than comm's size); MISMATCH (ranks say different nranks, or have not called this
- * equally often); TIMEOUT (names those that did not come, old or new); UNREACHABLE (names rank 0, at whose place they meet).
+ * equally often); TIMEOUT (names those that did not come, old or new); PEER_DEAD (names an old one that has died); UNREACHABLE
+ * (names rank 0, at whose place they meet).
  */
 THRUM_MUST_CHECK thrum_status_t thrum_comm_grow(thrum_comm_t comm, int nranks,
                                                 const struct thrum_comm_config *config,

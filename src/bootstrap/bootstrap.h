@@ -197,7 +197,7 @@ thrum_status_t control_survivors(const struct control *control, const struct sur
  */
 thrum_status_t control_post_notice(const struct control *control, const struct survivors_call *call,
                                    const uint8_t *alive);
-void bootstrap_drop_notice(const uint8_t *place);
+void bootstrap_drop_notice(const uint8_t *place, uint64_t number);
 
 /* ---- launchers ---- */
 

@@ -273,7 +273,8 @@ thrum_status_t boot_root_start(const struct boot_id *id, int listen_fd);
  */
 thrum_status_t boot_root_start_watching(const struct boot_id *id, int listen_fd,
                                         const uint8_t *places, int nplaces);
-/* Only tells survivors' meetings, up to `number`, that they come too late; until boot_root_clear. */
+/* Only tells survivors' meetings, up to `number`, that they come too late; until boot_root_clear or
+ * boot_root_end_notice. */
 thrum_status_t boot_root_start_notice(const struct boot_id *id, int listen_fd, uint64_t number,
                                       const struct boot_failure *failure);
 /* errno where the service of this id, in this process, could not accept for want of descriptors; else 0. */
@@ -293,6 +294,7 @@ struct boot_giving_up {
 void boot_root_give_up(const struct boot_id *id, const struct boot_giving_up *what);
 /* Services at this address that have failed end, and with `notices` those of boot_root_start_notice. */
 void boot_root_clear(const struct boot_address *address, bool notices);
+void boot_root_end_notice(const struct boot_address *address, uint64_t number);
 /* Waits until none of this process listens at the address any more, or until `until`. */
 void boot_root_await_clear(const struct boot_address *address, int64_t until);
 /* As bootstrap_withdraw, with what to tell those who wait. */

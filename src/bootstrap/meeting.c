@@ -143,10 +143,10 @@ void bootstrap_clear_place(const uint8_t *place, int64_t until_ns)
     boot_root_await_clear(&address, until_ns);
 }
 
-void bootstrap_drop_notice(const uint8_t *place)
+void bootstrap_drop_notice(const uint8_t *place, uint64_t number)
 {
     struct boot_address address;
 
     if (boot_address_get(place, &address))
-        boot_root_clear(&address, true);
+        boot_root_end_notice(&address, number);
 }

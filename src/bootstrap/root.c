@@ -785,6 +785,18 @@ void boot_root_clear(const struct boot_address *address, bool notices)
     pthread_mutex_unlock(&registry.lock);
 }
 
+void boot_root_end_notice(const struct boot_address *address, uint64_t number)
+{
+    pthread_mutex_lock(&registry.lock);
+    for (struct root *root = registry.first; root; root = root->next) {
+        if (!is_at(root, address) || !root->is_notice || root->number != number)
+            continue;
+        atomic_store(&root->is_cleared, true);
+        wake(root);
+    }
+    pthread_mutex_unlock(&registry.lock);
+}
+
 static bool is_served(const struct boot_address *address)
 {
     for (const struct root *root = registry.first; root; root = root->next)

@@ -195,7 +195,7 @@ static void release(struct thrum_comm *comm)
     }
     bootstrap_leave_place(comm->peers[comm->rank].place, comm->place_fd);
     for (int i = 0; i < comm->nnotices; i++)
-        bootstrap_drop_notice(comm->notices[i]);
+        bootstrap_drop_notice(comm->notices[i].place, comm->notices[i].number);
     free(comm->regions);
     for (int r = 0; r < comm->nranks; r++)
         if (comm->peers[r].loads && r != comm->rank && comm->peers[r].reachable)

@@ -301,8 +301,12 @@ struct comm_shrink {
     uint8_t excluded[]; /* by rank: 1 or 0 */
 };
 
-/* Places of communicators that this one has survived, where who comes late is told so: see shrink.c. */
+/* At the place of a communicator that this one has survived, who comes late is told so: see shrink.c. */
 #define COMM_NOTICES 8 /* those of the last so many */
+struct comm_notice {
+    uint8_t place[BOOTSTRAP_PLACE_BYTES];
+    uint64_t number; /* of the call */
+};
 
 struct thrum_comm {
     uint32_t magic;
@@ -360,7 +364,7 @@ struct thrum_comm {
     struct comm_shrink *shrinks; /* user: of every set of ranks that was excluded */
     uint64_t
         survivors; /* user: communicators that thrum_comm_shrink_to_survivors has made of this one */
-    uint8_t notices[COMM_NOTICES][BOOTSTRAP_PLACE_BYTES]; /* user; the newest first */
+    struct comm_notice notices[COMM_NOTICES]; /* user; the newest first */
     int nnotices;
     uint64_t grows; /* user: calls of thrum_comm_grow; the same on all ranks */
     uint64_t setups; /* user: splits and calls that open or close windows; the same on all ranks */

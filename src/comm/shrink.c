@@ -128,14 +128,16 @@ static void post_notices(struct thrum_comm *comm, const struct survivors_call *c
                          const uint8_t *alive, struct thrum_comm *made)
 {
     if (!control_post_notice(comm->control, call, alive)) {
-        memcpy(made->notices[0], comm->peers[comm->rank].place, sizeof made->notices[0]);
-        made->nnotices = 1;
+        struct comm_notice *notice = &made->notices[made->nnotices++];
+
+        memcpy(notice->place, comm->peers[comm->rank].place, sizeof notice->place);
+        notice->number = call->number;
     }
     for (int i = 0; i < comm->nnotices; i++)
         if (made->nnotices < COMM_NOTICES)
-            memcpy(made->notices[made->nnotices++], comm->notices[i], sizeof comm->notices[i]);
+            made->notices[made->nnotices++] = comm->notices[i];
         else
-            bootstrap_drop_notice(comm->notices[i]);
+            bootstrap_drop_notice(comm->notices[i].place, comm->notices[i].number);
     comm->nnotices = 0;
 }
 

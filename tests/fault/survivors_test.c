@@ -8,7 +8,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <time.h>
+#include <unistd.h>
 
 static const char *const with_access[] = {"THRUM_PEER_ACCESS=auto", NULL};
 static const char *const without_access[] = {"THRUM_PEER_ACCESS=none", NULL};
@@ -16,7 +18,7 @@ static const char *const short_deadlines[] = {"THRUM_INIT_DEADLINE_MS=4000", NUL
 
 /*
  * "shrink", "exclude R": the first communicator; "again": the one made last. "parents": the old numbers of its ranks. "drop": destroys
- * the first one. "sum": of the one made last; "whole": of the first. Until "end".
+ * the first one. "fork": a child that does nothing. "sum": of the one made last; "whole": of the first. Until "end".
  */
 static void survivor(struct child *child)
 {
@@ -55,6 +57,12 @@ static void survivor(struct child *child)
             say("culprit %d", rank);
         } else if (!strcmp(line, "abort")) {
             say_result(thrum_comm_abort(child->comm));
+        } else if (!strcmp(line, "fork")) {
+            pid_t pid = fork();
+
+            while (!pid)
+                pause();
+            say("forked %d", (int)pid);
         } else if (!strcmp(line, "drop")) {
             thrum_comm_destroy(child->comm);
             child->comm = NULL;
@@ -177,11 +185,32 @@ static void all_but_one(void **state)
     without(4, (int[]){0, 1, 3}, 3, with_access, "parents 2");
 }
 
-/* Their places are those of their host: half of the ranks, and the first. */
+/* As with a host: half of the ranks, and the first. */
 static void half_of_eight(void **state)
 {
     (void)state;
     without(8, (int[]){0, 1, 2, 3}, 4, with_access, "parents 4 5 6 7");
+}
+
+/* Its child lives on, as those that load data do: that does not make it seem alive. */
+static void its_child_lives(void **state)
+{
+    struct crew crew;
+    int64_t begin;
+    int child = 0;
+
+    (void)state;
+    start(&crew, 3, with_access);
+    crew_say(&crew, 0, "fork");
+    assert_int_equal(sscanf(crew_expect(&crew, 0, "forked"), "forked %d", &child), 1);
+    crew_kill(&crew, 0, SIGKILL);
+    begin = clock_ms();
+    call_all(&crew, -1, "shrink");
+    expect_made(&crew, -1, "parents 1 2");
+    assert_true(clock_ms() - begin < 30000);
+    assert_int_equal(kill(child, SIGKILL), 0);
+    assert_int_equal(waitpid(child, NULL, 0), child);
+    end(&crew);
 }
 
 /* While the others wait for it, at its place or another one's. */
@@ -390,13 +419,13 @@ static void again_and_again(void **state)
     end(&crew);
 }
 
-/* Of one communicator, which goes on; who calls the second time early waits for the others. */
+/* Of one communicator, which goes on; who calls early waits for the others. What the last call says to latecomers holds. */
 static void twice_of_one(void **state)
 {
     struct crew crew;
 
     (void)state;
-    start(&crew, 3, with_access);
+    start(&crew, 3, short_deadlines);
     call_all(&crew, -1, "shrink");
     expect_made(&crew, -1, "parents 0 1 2");
     call(&crew, 2, "shrink");
@@ -406,6 +435,17 @@ static void twice_of_one(void **state)
     expect_made(&crew, -1, "parents 0 1 2");
     crew_say_all(&crew, "whole");
     crew_expect_all(&crew, "right 3");
+    crew_kill(&crew, 1, SIGSTOP);
+    crew_say(&crew, 1, "shrink");
+    call_all(&crew, 1, "shrink");
+    expect_made(&crew, 1, "parents 0 2");
+    for (int r = 0; r < 3; r += 2) {
+        crew_say(&crew, r, "drop");
+        crew_expect(&crew, r, "dropped");
+    }
+    crew_kill(&crew, 1, SIGCONT);
+    crew_expect(&crew, 1, "calling");
+    crew_expect_result(&crew, 1, THRUM_ERR_ABORTED, "ranks 0, 2 have gone on", NULL);
     end(&crew);
 }
 
@@ -508,6 +548,7 @@ int main(int argc, char **argv)
                                        TEST(the_first_two),
                                        TEST(all_but_one),
                                        TEST(half_of_eight),
+                                       TEST(its_child_lives),
                                        TEST(one_dies_before_it_comes),
                                        TEST(the_first_dies_before_it_comes),
                                        TEST(a_guest_dies),
