@@ -143,10 +143,12 @@ enum boot_frame_type {
     FRAME_EXCHANGE_UP,
     FRAME_EXCHANGE_DOWN,
     FRAME_EXCHANGE_FAIL,
-    FRAME_MEET, /* survivors.c: which call this is; whether the sender comes, or asks for others */
+    FRAME_MEET, /* survivors.c: which call this is; whether the sender comes, or asks; its patience */
     FRAME_SURVIVORS, /* survivors.c: a bit for each rank */
     FRAME_TYPES
 };
+
+#define BOOT_MEET_BYTES 24
 
 struct boot_frame {
     enum boot_frame_type type;

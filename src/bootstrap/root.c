@@ -260,7 +260,7 @@ static void register_rank(struct root *root, struct boot_conn *conn, const struc
 static void take_latecomer(const struct root *root, struct boot_conn *conn,
                            const struct boot_frame *frame)
 {
-    if (frame->type == FRAME_MEET && frame->bytes == 16 &&
+    if (frame->type == FRAME_MEET && frame->bytes == BOOT_MEET_BYTES &&
         boot_get_u64(frame->payload) <= root->number) {
         boot_conn_pop(conn);
         boot_refuse(conn, &root->failure);

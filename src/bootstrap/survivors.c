@@ -7,7 +7,7 @@
  *
  *   - Who calls goes through the ranks from 0 on. One whose place refuses is gone, for good. One that does not answer may be
  *     late, or stopped, or its host may be lost: it is waited for until `silent_ns`, and passed over then. The first that
- *     answers is the host, or the caller itself where nobody is before it.
+ *     answers is the host, or the caller itself where nobody is before it. Of two clocks the one that began first counts.
  *   - The host calls all that have not come, again and again. Who is called by a host comes to it.
  *   - If a lower rank answers after all, whoever has passed it over, be it a host, goes there. So while all ranks that are awake
  *     reach each other, there is one host.
@@ -55,6 +55,7 @@ struct roll {
     struct peer *peers;
     struct pollfd *fds;
     int host; /* where this rank goes; itself: it is the host */
+    int64_t silent_ns; /* of the first that called, as far as it has been in touch */
     int64_t grace_ns; /* who is called has so long to answer, also after silent_ns */
     bool done; /* `alive` is decided */
     uint8_t *alive;
@@ -113,10 +114,11 @@ static void say_gone_on(struct boot_failure *failure, uint64_t number)
 }
 
 /* False: the connection is not there any more. */
-static bool take_meet(struct roll *roll, struct peer *peer, const struct boot_frame *frame)
+static bool take_meet(struct roll *roll, struct peer *peer, const struct boot_frame *frame,
+                      int64_t now)
 {
-    uint64_t number = frame->bytes == 16 ? boot_get_u64(frame->payload) : 0;
-    uint64_t stance = frame->bytes == 16 ? boot_get_u64(frame->payload + 8) : SAID_NOTHING;
+    uint64_t number = boot_get_u64(frame->payload), stance = boot_get_u64(frame->payload + 8);
+    uint64_t left = boot_get_u64(frame->payload + 16);
     struct boot_failure failure;
 
     boot_conn_pop(peer->conn);
@@ -129,12 +131,14 @@ static bool take_meet(struct roll *roll, struct peer *peer, const struct boot_fr
         drop_conn(peer);
         return false;
     }
+    if (roll->silent_ns > now && left < (uint64_t)(roll->silent_ns - now))
+        roll->silent_ns = now + (int64_t)left;
     peer->asks = stance == SAID_ASK;
     peer->comes = stance == SAID_COME;
     return true;
 }
 
-static void serve_conn(struct roll *roll, struct peer *peer)
+static void serve_conn(struct roll *roll, struct peer *peer, int64_t now)
 {
     struct boot_frame frame;
     thrum_status_t status;
@@ -143,9 +147,9 @@ static void serve_conn(struct roll *roll, struct peer *peer)
         return;
     boot_conn_io(peer->conn);
     while (!(status = boot_conn_peek(peer->conn, &frame))) {
-        if (frame.type != FRAME_MEET)
+        if (frame.type != FRAME_MEET || frame.bytes != BOOT_MEET_BYTES)
             boot_conn_pop(peer->conn);
-        else if (!take_meet(roll, peer, &frame))
+        else if (!take_meet(roll, peer, &frame, now))
             return;
     }
     if (status != THRUM_IN_PROGRESS || peer->conn->ended)
@@ -249,7 +253,7 @@ static thrum_status_t serve_caller(struct roll *roll, int rank, int64_t now)
 
 static void say(struct roll *roll, struct peer *peer, enum stance stance, int64_t now)
 {
-    uint8_t wire[16];
+    uint8_t wire[BOOT_MEET_BYTES];
 
     if (!peer->caller || !peer->caller->up || peer->said == stance)
         return;
@@ -261,6 +265,7 @@ static void say(struct roll *roll, struct peer *peer, enum stance stance, int64_
         return;
     boot_put_u64(wire, roll->call->number);
     boot_put_u64(wire + 8, stance);
+    boot_put_u64(wire + 16, roll->silent_ns > now ? (uint64_t)(roll->silent_ns - now) : 0);
     (void)boot_conn_send(&peer->caller->conn, FRAME_MEET, wire, sizeof wire, NULL, 0);
     peer->said = stance;
 }
@@ -277,7 +282,7 @@ static bool is_silent(const struct roll *roll, const struct peer *peer, int64_t 
 {
     int64_t since = peer->asked_ns > peer->heard_ns ? peer->asked_ns : peer->heard_ns;
 
-    return peer->caller && !answers(peer) && now >= roll->call->silent_ns &&
+    return peer->caller && !answers(peer) && now >= roll->silent_ns &&
            now >= since + roll->grace_ns;
 }
 
@@ -415,7 +420,7 @@ static thrum_status_t run(struct roll *roll)
     for (int64_t now = now_ns(); !status && !roll->done && !roll->failure.status; now = now_ns()) {
         welcome(roll, now);
         for (int r = 0; r < call->nranks && !status; r++) {
-            serve_conn(roll, &roll->peers[r]);
+            serve_conn(roll, &roll->peers[r], now);
             status = serve_caller(roll, r, now);
         }
         if (roll->door.error)
@@ -451,6 +456,7 @@ thrum_status_t control_survivors(const struct control *control, const struct sur
 {
     struct roll roll = {.call = call,
                         .host = -1,
+                        .silent_ns = call->silent_ns,
                         .grace_ns = (call->end_ns - call->begun_ns) / 8,
                         .alive = alive_out};
     size_t n = (size_t)call->nranks;
