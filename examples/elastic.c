@@ -1,13 +1,13 @@
 /*
- * Training that outlives its ranks: when one dies, the others go on without it; when a spare one comes, it takes part.
+ * Training that outlives its ranks: when some die, the others go on without them; when a spare one comes, it takes part.
  *
  *   for r in 0 1 2 3; do THRUM_RANK=$r THRUM_SIZE=4 THRUM_ROOT=127.0.0.1:4711 elastic invitation & done
  *   sleep 3; kill -9 $!              # the last one: the others say so, and go on
  *   elastic --join invitation        # and now they are four again
  *
  * The ranks sum their gradients as those of digits.c do, here straight from host memory. A dead rank makes every
- * operation end with an error that names it: those that are left shrink the communicator around it, take over the model
- * of the first of them, and repeat the epoch. Rank 0 keeps a file with an id by which one more rank can join. Who takes
+ * operation end with an error. Those that are left, whoever they are, shrink the communicator to themselves, take over the
+ * model of the first of them, and repeat the epoch. Rank 0 keeps a file with an id by which one more rank can join. Who takes
  * the file away comes: at the end of the epoch all grow the communicator, and the new rank gets the model by broadcast.
  *
  * To compile it by hand: cc -O2 elastic.c mlp.c dataset.c $(pkg-config --cflags --libs thrum zlib) -lm -o elastic
@@ -144,24 +144,40 @@ static void start(struct job *job, int joins)
     adopt(job, comm);
 }
 
-/* Without the rank that the error names. */
+/* Of the old ranks, those that are not among the new ones. */
+static void print_dead(thrum_comm_t comm, int nold, int nnew)
+{
+    printf("elastic: ");
+    for (int old = 0, rank = 0; old < nold; old++) {
+        int parent = nold;
+
+        if (rank < nnew)
+            check(thrum_comm_parent_rank(comm, rank, &parent), "old rank");
+        if (parent == old)
+            rank++;
+        else
+            printf("rank %d is dead; ", old);
+    }
+    printf("%d ranks go on\n", nnew);
+}
+
+/* With the ranks that live. */
 static void shrink(struct job *job)
 {
+    int nold = job->nranks;
     const char *message;
     thrum_status_t status;
     thrum_comm_t comm;
-    int culprit;
 
     check(thrum_comm_async_error(job->comm, &status, &message), "error");
-    check(thrum_comm_culprit(job->comm, &culprit), "culprit");
     fprintf(stderr, "elastic: rank %d of %d: %s: %s\n", job->rank, job->nranks,
             thrum_status_name(status), message);
-    if (status != THRUM_ERR_PEER_DEAD || culprit < 0)
+    if (status != THRUM_ERR_PEER_DEAD && status != THRUM_ERR_UNREACHABLE)
         exit(1);
-    check(thrum_comm_shrink(job->comm, &culprit, 1, &config, &comm), "shrink");
+    check(thrum_comm_shrink_to_survivors(job->comm, &config, &comm), "shrink");
     adopt(job, comm);
     if (job->rank == 0)
-        printf("elastic: rank %d is dead; %d ranks go on\n", culprit, job->nranks);
+        print_dead(comm, nold, job->nranks);
 }
 
 /* With the one that has taken the invitation; without it if it does not come. */

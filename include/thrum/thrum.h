@@ -144,11 +144,42 @@ THRUM_MUST_CHECK thrum_status_t thrum_comm_dup(thrum_comm_t comm,
                                                thrum_comm_t *comm_out);
 
 /*
+ * A communicator of the ranks that live, in their old order, on the same devices, when nobody knows which have died: what to
+ * call when comm has failed because ranks died, one or a whole host of them, rank 0 among them or not. Every rank that lives
+ * calls it, at its own time, and blocks; comm may also be healthy, and is as it was afterwards. thrum_comm_parent_rank
+ * tells who is in the new one. One thread per rank; a group does not collect it. config as in thrum_comm_split.
+ *
+ * Who is left out: ranks whose process has ended, or that have destroyed comm, at once; ranks that are stopped, or whose host is
+ * lost without a word, or that have not called, when half of the init deadline has passed since the first one called. A rank
+ * that dies meanwhile is left out, too. All that get a communicator get the same. A rank that comes when the others have
+ * gone on gets ABORTED, with their numbers, as long as one of them has the new communicator, or one shrunk from it in the same
+ * way (of the last 8).
+ *
+ * Limits: where the network is cut in two for that long, both sides get a communicator, as either may be the one that is left.
+ * Where a rank dies in the moment when the new communicator is complete, some may get it, which then fails and is to be
+ * shrunk, and others ABORTED or PEER_DEAD.
+ *
+ * Errors: as thrum_comm_init_rank; ABORTED (see above; it will not be otherwise when called again); TIMEOUT (names ranks that
+ * answered, and stopped then: call it again, and they are left out).
+ */
+THRUM_MUST_CHECK thrum_status_t thrum_comm_shrink_to_survivors(
+    thrum_comm_t comm, const struct thrum_comm_config *config, thrum_comm_t *comm_out);
+
+/*
+ * *parent_rank_out <- the number that rank `rank` of comm had in the communicator that comm was shrunk from; -1: comm was
+ * made otherwise. Any thread. Errors: INVALID_COMM, INVALID_RANK (rank is outside comm), INVALID_ARGUMENT (parent_rank_out
+ * is NULL).
+ */
+THRUM_MUST_CHECK thrum_status_t thrum_comm_parent_rank(thrum_comm_t comm, int rank,
+                                                       int *parent_rank_out);
+
+/*
  * A communicator of the ranks that are not excluded, in their old order, on the same devices. Those call it, alike and
  * blocking, and nobody else need live: comm may have failed, or been aborted, and is as it was afterwards. One thread per
  * rank; a group does not collect it. config as in thrum_comm_split. Errors: as thrum_comm_init_rank; INVALID_RANK (a rank
  * outside comm, or the caller's own, is excluded); MISMATCH (ranks exclude different ones); TIMEOUT (names those of the
- * new ranks that did not come); UNREACHABLE (names the first rank that is left, at whose place they meet).
+ * new ranks that did not come); PEER_DEAD (names one of the new ranks that has died before it came); UNREACHABLE (names
+ * the first rank that is left, at whose place they meet).
  */
 THRUM_MUST_CHECK thrum_status_t thrum_comm_shrink(thrum_comm_t comm, const int *excluded,
                                                   int nexcluded,
@@ -169,7 +200,8 @@ THRUM_MUST_CHECK thrum_status_t thrum_comm_get_unique_id(thrum_comm_t comm,
  * have failed, as long as all its ranks live, and is as it was afterwards. One thread per rank; a group does not collect
  * it. config as in thrum_comm_split; the new ranks have to choose the same. Errors: as thrum_comm_init_rank;
  * INVALID_ARGUMENT (nranks is not more than comm's size); MISMATCH (ranks say different nranks, or have not called this
- * equally often); TIMEOUT (names those that did not come, old or new); UNREACHABLE (names rank 0, at whose place they meet).
+ * equally often); TIMEOUT (names those that did not come, old or new); PEER_DEAD (names an old one that has died); UNREACHABLE
+ * (names rank 0, at whose place they meet).
  */
 THRUM_MUST_CHECK thrum_status_t thrum_comm_grow(thrum_comm_t comm, int nranks,
                                                 const struct thrum_comm_config *config,
@@ -202,8 +234,8 @@ THRUM_MUST_CHECK thrum_status_t thrum_comm_async_error(thrum_comm_t comm,
                                                        const char **message_out);
 
 /*
- * *rank_out <- the rank that the communicator's first error names, such as the one to exclude from thrum_comm_shrink; -1 if
- * there is no error, or it names nobody. Where several ranks fail at once, others may have heard of another one first.
+ * *rank_out <- the rank that the communicator's first error names; -1 if there is no error, or it names nobody. Where several
+ * ranks fail at once, others may have heard of another one first: thrum_comm_shrink_to_survivors finds out who is left.
  * Errors: INVALID_COMM, INVALID_ARGUMENT (rank_out is NULL).
  */
 THRUM_MUST_CHECK thrum_status_t thrum_comm_culprit(thrum_comm_t comm, int *rank_out);

@@ -150,19 +150,54 @@ thrum_status_t control_open_id(const struct control *control, uint64_t purpose,
 
 /* ---- meeting again, when the control plane is broken ---- */
 
-/* An address of this rank, of which the port stays its own as long as the descriptor is open. */
+/*
+ * An address of this rank, where connections are let in, though mostly nobody answers, until bootstrap_leave_place: once the
+ * process has ended, they are refused.
+ */
 #define BOOTSTRAP_PLACE_BYTES 20
 thrum_status_t bootstrap_keep_place(uint8_t *place_out, int *fd_out);
+void bootstrap_leave_place(const uint8_t *place, int fd); /* fd -1: nothing */
 /*
  * The id by which ranks of this communicator meet at the place, the same for all that give the same purpose; who has the
- * place serves it (bootstrap_serve). Also after the communicator has failed. early: who has it may come while the place
+ * place serves it (bootstrap_serve_place). Also after the communicator has failed. early: who has it may come while the place
  * still serves another one, and waits for this one until the deadline.
  */
 thrum_status_t control_meeting_id(const struct control *control, const uint8_t *place,
                                   const void *purpose, size_t bytes, bool early,
                                   struct thrum_unique_id *id_out);
-/* A service at this process's place that has failed, and goes on to tell latecomers why, ends. */
-void bootstrap_clear_place(const uint8_t *place);
+/*
+ * Serves it at the own place. `known`: the places of its first nknown ranks; one that has not come and whose place is gone is not
+ * waited for (PEER_DEAD).
+ */
+thrum_status_t bootstrap_serve_place(const struct thrum_unique_id *id, int place_fd,
+                                     const uint8_t *known, int nknown);
+/* What was served at this process's place before, and goes on to tell latecomers why they are, ends; waits for that. */
+void bootstrap_clear_place(const uint8_t *place, int64_t until_ns);
+
+/* ---- who of a communicator's ranks lives: survivors.c ---- */
+
+struct survivors_call {
+    const uint8_t *places; /* nranks of them */
+    int rank, nranks;
+    int place_fd;
+    uint64_t
+        number; /* of the communicators that are made so, from 1: those who meet say the same */
+    int64_t begun_ns, silent_ns,
+        end_ns; /* from silent_ns on nobody waits for who does not answer */
+};
+/*
+ * alive_out, by rank: whether it lives, and has called this; the same on all ranks to which this returns OK and which then get
+ * together. Blocks. Errors: PEER_DEAD (the others have gone on without this rank), TIMEOUT, LIMIT, SYSTEM, NO_MEMORY.
+ */
+thrum_status_t control_survivors(const struct control *control, const struct survivors_call *call,
+                                 uint8_t *alive_out);
+/*
+ * They have got together: from now on, at the own place, who comes to this call is told so. A thread serves the notice, also
+ * after bootstrap_leave_place, until bootstrap_drop_notice or bootstrap_clear_place.
+ */
+thrum_status_t control_post_notice(const struct control *control, const struct survivors_call *call,
+                                   const uint8_t *alive);
+void bootstrap_drop_notice(const uint8_t *place, uint64_t number);
 
 /* ---- launchers ---- */
 

@@ -46,7 +46,8 @@ struct boot_address {
 enum {
     BOOT_ID_DERIVED = 1,
     /* both sides made it from a shared secret */ BOOT_ID_NAMED = 2, /* host given by name */
-    BOOT_ID_EARLY = 4 /* who has it may come while its port still serves another id */
+    BOOT_ID_EARLY = 4, /* who has it may come while its port still serves another id */
+    BOOT_ID_KEPT = 8 /* its port listens as long as the rank lives whose place it is (meeting.c) */
 };
 
 struct boot_id {
@@ -142,8 +143,12 @@ enum boot_frame_type {
     FRAME_EXCHANGE_UP,
     FRAME_EXCHANGE_DOWN,
     FRAME_EXCHANGE_FAIL,
+    FRAME_MEET, /* survivors.c: which call this is; whether the sender comes, or asks; its patience */
+    FRAME_SURVIVORS, /* survivors.c: a bit for each rank */
     FRAME_TYPES
 };
+
+#define BOOT_MEET_BYTES 24
 
 struct boot_frame {
     enum boot_frame_type type;
@@ -215,6 +220,30 @@ bool boot_get_failure(const struct boot_frame *frame, struct boot_failure *out);
 /* Writes what is queued, half-closes, and reads until the peers close, for at most BOOT_LINGER_NS; then closes. */
 void boot_conns_linger(struct boot_conn *conns, int n);
 
+/* ---- connections that are tried until they stand: caller.c ---- */
+
+#define BOOT_DESERTED_NS (2000 * MS_NS)
+struct pollfd;
+
+struct boot_caller {
+    struct boot_conn conn;
+    struct boot_address address;
+    struct boot_hello hello;
+    size_t frame_max;
+    bool wanted, up;
+    bool is_patient; /* the port may be there long before somebody answers */
+    int64_t next_try, backoff;
+    int64_t first_refusal; /* when AUTH was met first; 0 never. join.c */
+    int64_t deserted; /* since when nobody listens there; 0: somebody may */
+    int last_error; /* errno of the last attempt; 0: none, or a handshake that took too long */
+};
+/* OK: it stands since just now. IN_PROGRESS. AUTH and PROTOCOL as the peer said. Else a local error. */
+thrum_status_t boot_caller_step(struct boot_caller *caller, const uint8_t *secret, int64_t now);
+/* Closes the connection, which has failed or ended; it is tried again after a pause. */
+void boot_caller_retry(struct boot_caller *caller, int64_t now);
+/* Appends what is to be polled, and brings *due forward. */
+void boot_caller_poll(const struct boot_caller *caller, struct pollfd *fds, int *n, int64_t *due);
+
 /* ---- accepting: accept.c ---- */
 
 /* Connections that have not proved the secret yet: bounded in number and in time. */
@@ -229,7 +258,6 @@ struct boot_door {
 };
 void boot_door_open(struct boot_door *door, int fd, int most, size_t frame_max);
 void boot_door_close(struct boot_door *door);
-struct pollfd;
 /* Appends what is to be polled; returns how many. fds has room for most + 1. */
 int boot_door_poll(const struct boot_door *door, struct pollfd *fds, int64_t now);
 /* When something has to happen without an event. */
@@ -241,10 +269,22 @@ struct boot_conn *boot_door_next(struct boot_door *door, const uint8_t *secret, 
 /* ---- the root service: root.c ---- */
 
 thrum_status_t boot_root_start(const struct boot_id *id, int listen_fd);
+/*
+ * The same for ranks of which the first `nplaces` have kept places (copied): one that has not come and whose place is gone has
+ * died, and is not waited for.
+ */
+thrum_status_t boot_root_start_watching(const struct boot_id *id, int listen_fd,
+                                        const uint8_t *places, int nplaces);
+/* Only tells survivors' meetings, up to `number`, that they come too late; until boot_root_clear or
+ * boot_root_end_notice. */
+thrum_status_t boot_root_start_notice(const struct boot_id *id, int listen_fd, uint64_t number,
+                                      const struct boot_failure *failure);
 /* errno where the service of this id, in this process, could not accept for want of descriptors; else 0. */
 int boot_root_accept_error(const struct boot_id *id);
 /* Waits a little for the service of this id to end, if it runs in this process and is about to. */
 void boot_root_settle(const struct boot_id *id);
+/* A claimant that cannot be let in: told why, then closed and freed. */
+void boot_refuse(struct boot_conn *conn, const struct boot_failure *failure);
 /* A rank of the service's own process that cannot join: the others, of `nranks`, are told until `until`. nranks 0: the
  * service ends at once. */
 struct boot_giving_up {
@@ -254,12 +294,18 @@ struct boot_giving_up {
 };
 /* No effect if the service is not in this process, or has ended or failed already. */
 void boot_root_give_up(const struct boot_id *id, const struct boot_giving_up *what);
-/* As bootstrap_clear_place. */
-void boot_root_clear(const struct boot_address *address);
+/* Services at this address that have failed end, and with `notices` those of boot_root_start_notice. */
+void boot_root_clear(const struct boot_address *address, bool notices);
+void boot_root_end_notice(const struct boot_address *address, uint64_t number);
+/* Waits until none of this process listens at the address any more, or until `until`. */
+void boot_root_await_clear(const struct boot_address *address, int64_t until);
 /* As bootstrap_withdraw, with what to tell those who wait. */
 void boot_withdraw(const struct thrum_unique_id *id, thrum_status_t status, const char *why);
 /* Starts a thread with all signals blocked. */
 int boot_thread_start(void *(*main)(void *), void *argument, bool detached, uint64_t *thread_out);
+
+/* A descriptor of its own for who serves at a place that is kept: meeting.c. */
+thrum_status_t boot_share_place(int fd, int *fd_out);
 
 /* ---- a joined rank: join.c, allgather.c ---- */
 

@@ -14,99 +14,19 @@
 #include "base/config.h"
 #include "bootstrap/internal.h"
 
-#define BACKOFF_FIRST_NS (2 * MS_NS)
-#define BACKOFF_MOST_NS (250 * MS_NS)
 #define VERDICT_GRACE_NS \
     (300 * MS_NS) /* after the deadline, for the root service to say who is missing */
 #define AUTH_RETRY_NS (2000 * MS_NS)
-#define DESERTED_NS (2000 * MS_NS)
 #define MEMBER_STRANGERS 64
-
-/* A connection that is tried until it stands. */
-struct caller {
-    struct boot_conn conn;
-    struct boot_address address;
-    struct boot_hello hello;
-    size_t frame_max;
-    bool wanted, up;
-    int64_t next_try, backoff;
-    int64_t first_refusal; /* when AUTH was met first; 0 never */
-    int64_t deserted; /* since when nobody listens there; 0: somebody may */
-    int last_error; /* errno of the last attempt; 0: none, or a handshake that took too long */
-};
 
 struct joining {
     struct boot_id id;
     struct bootstrap *b;
-    struct caller root, parent;
+    struct boot_caller root, parent;
     struct boot_door door;
     bool got_parent, ready_sent, go;
     int64_t deadline_ms;
 };
-
-/* ---- outgoing connections ---- */
-
-static void try_later(struct caller *caller, int64_t now)
-{
-    caller->last_error = caller->conn.error;
-    if (caller->last_error != ECONNREFUSED)
-        caller->deserted = 0;
-    else if (!caller->deserted)
-        caller->deserted = now;
-    if (caller->deserted && now - caller->deserted > DESERTED_NS)
-        caller->first_refusal = 0; /* who refused is gone */
-    boot_conn_close(&caller->conn);
-    caller->backoff = caller->backoff
-                          ? (int64_t)min_u64((uint64_t)caller->backoff * 2, BACKOFF_MOST_NS)
-                          : BACKOFF_FIRST_NS;
-    /* Spread, so that many ranks do not come all at once. */
-    caller->next_try =
-        now + caller->backoff / 2 + (int64_t)randombytes_uniform((uint32_t)caller->backoff);
-}
-
-/* OK: it stands since just now. IN_PROGRESS. AUTH and PROTOCOL as the peer said. Else a local error. */
-static thrum_status_t caller_step(struct caller *caller, const uint8_t *secret, int64_t now)
-{
-    thrum_status_t status;
-
-    if (!caller->wanted || caller->up)
-        return THRUM_IN_PROGRESS;
-    if (caller->conn.fd < 0) {
-        if (now < caller->next_try)
-            return THRUM_IN_PROGRESS;
-        status = boot_conn_open(&caller->conn, &caller->address, &caller->hello, caller->frame_max);
-        if (status)
-            return status;
-    }
-    status = caller->conn.ended && caller->conn.shake == SHAKE_CONNECTING
-                 ? THRUM_ERR_UNREACHABLE
-                 : boot_conn_handshake(&caller->conn, secret);
-    if (status == THRUM_OK) {
-        caller->up = true;
-        return THRUM_OK;
-    }
-    if (status == THRUM_IN_PROGRESS && now - caller->conn.since_ns < BOOT_SHAKE_TIMEOUT_NS)
-        return THRUM_IN_PROGRESS;
-    if (status == THRUM_IN_PROGRESS)
-        caller->conn.error = 0;
-    try_later(caller, now);
-    return status == THRUM_ERR_AUTH || status == THRUM_ERR_PROTOCOL ? status : THRUM_IN_PROGRESS;
-}
-
-static void caller_poll(const struct caller *caller, struct pollfd *fds, int *n, int64_t *due)
-{
-    int64_t late = caller->conn.since_ns + BOOT_SHAKE_TIMEOUT_NS;
-
-    if (!caller->wanted)
-        return;
-    if (caller->conn.fd >= 0)
-        fds[(*n)++] =
-            (struct pollfd){.fd = caller->conn.fd, .events = boot_conn_events(&caller->conn)};
-    if (!caller->up && caller->conn.fd < 0 && caller->next_try < *due)
-        *due = caller->next_try;
-    if (!caller->up && caller->conn.fd >= 0 && late < *due)
-        *due = late;
-}
 
 /* ---- the root service ---- */
 
@@ -210,12 +130,18 @@ static thrum_status_t serve_root(struct joining *j, int64_t now)
     thrum_status_t status;
 
     if (!j->root.up) {
-        status = caller_step(&j->root, j->id.secret, now);
+        status = boot_caller_step(&j->root, j->id.secret, now);
         if (status == THRUM_ERR_AUTH || status == THRUM_ERR_PROTOCOL)
             return root_refused(j, status, now);
+        if ((j->id.flags & BOOT_ID_KEPT) && j->root.deserted)
+            return thrum_fail(
+                THRUM_ERR_UNREACHABLE,
+                "rank %d could not reach the root service at %s: nobody listens there "
+                "any more: the rank there has died, or destroyed its communicator",
+                j->b->tree.rank, boot_address_text(&j->root.address, text));
         /* A random id was made after its port was opened: that port does not open again. */
         if (!(j->id.flags & BOOT_ID_DERIVED) && j->root.deserted &&
-            now - j->root.deserted > DESERTED_NS)
+            now - j->root.deserted > BOOT_DESERTED_NS)
             return thrum_fail(THRUM_ERR_UNREACHABLE,
                               "nobody listens at %s any more: the process that made the id has "
                               "ended, or its communicator has been joined or given up already",
@@ -281,7 +207,7 @@ static thrum_status_t serve(struct joining *j, int64_t now)
 
     if (status < 0 || j->go)
         return status;
-    status = caller_step(&j->parent, j->id.secret, now);
+    status = boot_caller_step(&j->parent, j->id.secret, now);
     /* Whoever answers wrongly there has taken the port of a parent that is gone; the root service will say so. */
     if (status < 0 && status != THRUM_ERR_AUTH && status != THRUM_ERR_PROTOCOL)
         return status;
@@ -303,7 +229,7 @@ static thrum_status_t serve(struct joining *j, int64_t now)
 static thrum_status_t too_late(const struct joining *j)
 {
     char text[BOOT_ADDRESS_TEXT], cause[128];
-    const struct caller *caller = j->root.up ? &j->parent : &j->root;
+    const struct boot_caller *caller = j->root.up ? &j->parent : &j->root;
     const char *why = caller->last_error ? strerror_r(caller->last_error, cause, sizeof cause)
                                          : "it does not answer";
 
@@ -343,9 +269,9 @@ static thrum_status_t run(struct joining *j)
             n = boot_door_poll(&j->door, fds, now);
             due = due < boot_door_due(&j->door) ? due : boot_door_due(&j->door);
         }
-        caller_poll(&j->root, fds, &n, &due);
+        boot_caller_poll(&j->root, fds, &n, &due);
         if (!j->parent.up)
-            caller_poll(&j->parent, fds, &n, &due);
+            boot_caller_poll(&j->parent, fds, &n, &due);
         poll(fds, (nfds_t)n, boot_poll_ms(due, now));
         now = now_ns();
     }
@@ -432,6 +358,7 @@ thrum_status_t bootstrap_join(const struct thrum_unique_id *id, int rank, int nr
     if ((status = boot_id_decode(id, &j->id)))
         goto done;
     j->root.address = j->id.address;
+    j->root.is_patient = j->id.flags & BOOT_ID_KEPT;
     deadline_ms = (int64_t)min_u64((uint64_t)deadline_ms, 1ull << 40);
     j->deadline_ms = j->b->deadline_ms = deadline_ms;
     j->b->deadline = now_ns() + deadline_ms * MS_NS;

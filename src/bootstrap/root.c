@@ -1,7 +1,7 @@
 /*
  * The root service: a thread in the process that made the id. It tells every rank where its parent in the tree listens,
  * says "go" when all are connected, and until then is the one who decides that the communicator cannot come about.
- * Started by bootstrap_make_id and bootstrap_serve.
+ * Started by bootstrap_make_id and bootstrap_serve, and by meeting.c.
  */
 #include <errno.h>
 #include <poll.h>
@@ -17,9 +17,11 @@
 #include "bootstrap/internal.h"
 
 #define FLUSH_NS (2000 * MS_NS) /* how long the last words to the ranks may take */
+#define WATCH_AFTER_NS (100 * MS_NS) /* who has not come by then is looked for at its place */
 
 struct member {
     struct boot_conn *conn; /* NULL: not there (yet, or any more) */
+    struct boot_caller *watch; /* at its place, while it has not come; NULL: none */
     bool registered, ready, parent_sent, told;
     struct boot_address listens;
 };
@@ -38,6 +40,11 @@ struct root {
     int64_t waited_ms; /* what the first to give up had granted */
     struct boot_failure failure;
     int accept_error; /* errno of the last accept that met a limit; under registry.lock */
+    uint8_t *places; /* of the first ranks; NULL: none are known */
+    int nplaces;
+    int64_t watch_from;
+    bool is_notice; /* it only tells who comes too late, to calls up to `number` */
+    uint64_t number;
     bool withdrawn; /* end without waiting for those who have not come */
     _Atomic bool is_cleared; /* its place is wanted: once it has failed, it ends. Any thread */
     struct pollfd *fds;
@@ -153,8 +160,7 @@ static void send_parent(struct root *root, int rank)
     (void)boot_conn_send(member->conn, FRAME_PARENT, wire, sizeof wire, NULL, 0);
 }
 
-/* A claimant that cannot be a member: told why, then closed. */
-static void refuse(struct boot_conn *conn, const struct boot_failure *failure)
+void boot_refuse(struct boot_conn *conn, const struct boot_failure *failure)
 {
     boot_send_failure(conn, failure);
     boot_conns_linger(conn, 1);
@@ -170,6 +176,7 @@ static bool first_to_register(struct root *root, const struct boot_hello *hello)
         return false;
     root->nranks = hello->nranks;
     root->first_rank = hello->rank;
+    root->watch_from = now_ns() + WATCH_AFTER_NS;
     return true;
 }
 
@@ -227,7 +234,7 @@ static void register_rank(struct root *root, struct boot_conn *conn, const struc
         /* Who is refused may be of this process, and end it: it comes last. */
         if (!already_failed)
             fail_all(root);
-        refuse(conn, &root->failure);
+        boot_refuse(conn, &root->failure);
         return;
     }
     member = &root->members[hello.rank];
@@ -249,6 +256,20 @@ static void register_rank(struct root *root, struct boot_conn *conn, const struc
         send_parent(root, tree.child[i]);
 }
 
+/* Who calls again, after the one that the notice is about, comes back until his own meeting is there. */
+static void take_latecomer(const struct root *root, struct boot_conn *conn,
+                           const struct boot_frame *frame)
+{
+    if (frame->type == FRAME_MEET && frame->bytes == BOOT_MEET_BYTES &&
+        boot_get_u64(frame->payload) <= root->number) {
+        boot_conn_pop(conn);
+        boot_refuse(conn, &root->failure);
+    } else {
+        boot_conn_close(conn);
+        free(conn);
+    }
+}
+
 /* Connections that proved the secret but have not registered. */
 static void serve_newcomers(struct root *root, int64_t now)
 {
@@ -264,7 +285,9 @@ static void serve_newcomers(struct root *root, int64_t now)
             now - conn->since_ns < 2 * BOOT_SHAKE_TIMEOUT_NS)
             continue;
         root->conns[i--] = root->conns[--root->nconns];
-        if (status == THRUM_OK && frame.type == FRAME_REGISTER) {
+        if (status == THRUM_OK && root->is_notice) {
+            take_latecomer(root, conn, &frame);
+        } else if (status == THRUM_OK && frame.type == FRAME_REGISTER) {
             register_rank(root, conn, &frame);
         } else {
             boot_conn_close(conn);
@@ -318,11 +341,68 @@ static void serve_member(struct root *root, int rank)
     fail_all(root);
 }
 
+/* ---- ranks that do not come ---- */
+
+static void stop_watching(struct member *member)
+{
+    if (!member->watch)
+        return;
+    boot_conn_close(&member->watch->conn);
+    free(member->watch);
+    member->watch = NULL;
+}
+
+static struct boot_caller *watch(const struct root *root, int rank)
+{
+    struct boot_caller *watch = calloc(1, sizeof *watch);
+
+    if (!watch)
+        return NULL;
+    boot_conn_init(&watch->conn);
+    watch->hello = (struct boot_hello){BOOT_ROLE_ROOT, rank, rank, root->nranks};
+    watch->frame_max = BOOT_ROOT_FRAME_MAX;
+    watch->is_patient = true;
+    watch->wanted =
+        boot_address_get(root->places + (size_t)rank * BOOT_ADDRESS_WIRE, &watch->address);
+    return watch;
+}
+
+static bool watches(const struct root *root)
+{
+    return root->places && root->members && !root->failure.status;
+}
+
+/* As long as a rank lives its place lets connections in, though nobody answers. */
+static void watch_missing(struct root *root, int64_t now)
+{
+    int n = root->nplaces < root->nranks ? root->nplaces : root->nranks;
+
+    for (int r = 0; r < n && now >= root->watch_from; r++) {
+        struct member *member = &root->members[r];
+
+        if (member->registered) {
+            stop_watching(member);
+            continue;
+        }
+        if (!member->watch && !(member->watch = watch(root, r)))
+            continue;
+        (void)boot_caller_step(member->watch, root->id.secret, now);
+        if (!member->watch->deserted)
+            continue;
+        boot_failure_set(&root->failure, THRUM_ERR_PEER_DEAD, r,
+                         "rank %d did not join: its process has ended, or has destroyed the "
+                         "communicator",
+                         r);
+        fail_all(root);
+        return;
+    }
+}
+
 /* ---- the thread ---- */
 
 static bool room_for_polls(struct root *root)
 {
-    int needed = BOOT_STRANGERS + 2 + root->nconns + root->nranks;
+    int needed = BOOT_STRANGERS + 2 + root->nconns + 2 * root->nranks;
     struct pollfd *fds;
 
     if (needed <= root->nfds_room)
@@ -358,6 +438,11 @@ static void wait_for_events(struct root *root)
     own = root->failure.status ? root->linger : root->deadline;
     if (root->members && own < due)
         due = own;
+    if (watches(root) && now < root->watch_from && root->watch_from < due)
+        due = root->watch_from;
+    for (int r = 0; r < root->nranks && watches(root); r++)
+        if (root->members[r].watch)
+            boot_caller_poll(root->members[r].watch, root->fds, &n, &due);
     poll(root->fds, (nfds_t)n, due == INT64_MAX ? -1 : boot_poll_ms(due, now));
 }
 
@@ -420,6 +505,8 @@ static bool finished(const struct root *root, int64_t now)
 {
     if (root->withdrawn)
         return true;
+    if (root->is_notice)
+        return atomic_load(&root->is_cleared);
     if (!root->members)
         return false;
     if (root->failure.status)
@@ -458,6 +545,7 @@ static void set_ending(struct root *root)
 {
     pthread_mutex_lock(&registry.lock);
     root->ending = true;
+    pthread_cond_broadcast(&registry.changed);
     pthread_mutex_unlock(&registry.lock);
 }
 
@@ -469,11 +557,14 @@ static void destroy(struct root *root)
         boot_conn_close(root->conns[i]);
         free(root->conns[i]);
     }
-    for (int r = 0; r < root->nranks; r++)
+    for (int r = 0; r < root->nranks; r++) {
+        stop_watching(&root->members[r]);
         if (root->members[r].conn) {
             boot_conn_close(root->members[r].conn);
             free(root->members[r].conn);
         }
+    }
+    free(root->places);
     free(root->conns);
     free(root->members);
     free(root->fds);
@@ -503,12 +594,14 @@ static void *serve(void *argument)
         for (int r = 0; r < root->nranks; r++)
             if (root->members[r].conn)
                 serve_member(root, r);
+        if (watches(root))
+            watch_missing(root, now);
         if (root->members && !root->failure.status && root->nready < root->nranks &&
             now >= root->deadline)
             fail_missing(root);
     }
-    set_ending(root);
     boot_door_close(&root->door); /* first, so that the port is free when ranks go on */
+    set_ending(root);
     if (!root->failure.status)
         for (int r = 0; r < root->nranks; r++)
             (void)boot_conn_send(root->members[r].conn, FRAME_GO, NULL, 0, NULL, 0);
@@ -537,10 +630,11 @@ int boot_thread_start(void *(*main)(void *), void *argument, bool detached, uint
     return rc;
 }
 
-thrum_status_t boot_root_start(const struct boot_id *id, int listen_fd)
+/* Takes listen_fd over. */
+static thrum_status_t make(const struct boot_id *id, int listen_fd, struct root **root_out)
 {
     struct root *root = calloc(1, sizeof *root);
-    int rc;
+    int error;
 
     pthread_once(&registry_once, registry_init);
     if (!root) {
@@ -549,14 +643,22 @@ thrum_status_t boot_root_start(const struct boot_id *id, int listen_fd)
     }
     root->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (root->wake < 0) {
-        rc = errno;
+        error = errno;
         free(root);
         close(listen_fd);
-        return boot_fail_descriptor(rc, "starting the root service");
+        return boot_fail_descriptor(error, "starting the root service");
     }
     root->id = *id;
     root->deadline = INT64_MAX;
     boot_door_open(&root->door, listen_fd, BOOT_STRANGERS, BOOT_ROOT_FRAME_MAX);
+    *root_out = root;
+    return THRUM_OK;
+}
+
+static thrum_status_t start(struct root *root)
+{
+    int rc;
+
     pthread_mutex_lock(&registry.lock);
     root->next = registry.first;
     registry.first = root;
@@ -568,6 +670,41 @@ thrum_status_t boot_root_start(const struct boot_id *id, int listen_fd)
         return thrum_fail_errno(THRUM_ERR_LIMIT, "the root service's thread cannot be started");
     }
     return THRUM_OK;
+}
+
+thrum_status_t boot_root_start(const struct boot_id *id, int listen_fd)
+{
+    return boot_root_start_watching(id, listen_fd, NULL, 0);
+}
+
+thrum_status_t boot_root_start_watching(const struct boot_id *id, int listen_fd,
+                                        const uint8_t *places, int nplaces)
+{
+    size_t bytes = (size_t)nplaces * BOOT_ADDRESS_WIRE;
+    struct root *root;
+    thrum_status_t status = make(id, listen_fd, &root);
+
+    if (status)
+        return status;
+    if (bytes && (root->places = malloc(bytes))) { /* without it they are waited for */
+        memcpy(root->places, places, bytes);
+        root->nplaces = nplaces;
+    }
+    return start(root);
+}
+
+thrum_status_t boot_root_start_notice(const struct boot_id *id, int listen_fd, uint64_t number,
+                                      const struct boot_failure *failure)
+{
+    struct root *root;
+    thrum_status_t status = make(id, listen_fd, &root);
+
+    if (status)
+        return status;
+    root->is_notice = true;
+    root->number = number;
+    root->failure = *failure;
+    return start(root);
 }
 
 int boot_root_accept_error(const struct boot_id *id)
@@ -625,20 +762,57 @@ void boot_root_give_up(const struct boot_id *id, const struct boot_giving_up *wh
     pthread_mutex_unlock(&registry.lock);
 }
 
-void boot_root_clear(const struct boot_address *address)
+/* Under registry.lock. */
+static bool is_at(const struct root *root, const struct boot_address *address)
 {
     uint8_t wanted[BOOT_ADDRESS_WIRE], held[BOOT_ADDRESS_WIRE];
 
     boot_address_put(address, wanted);
+    boot_address_put(&root->id.address, held);
+    return !root->ending && !memcmp(held, wanted, sizeof held);
+}
+
+void boot_root_clear(const struct boot_address *address, bool notices)
+{
     pthread_once(&registry_once, registry_init);
     pthread_mutex_lock(&registry.lock);
     for (struct root *root = registry.first; root; root = root->next) {
-        boot_address_put(&root->id.address, held);
-        if (root->ending || memcmp(held, wanted, sizeof held))
+        if (!is_at(root, address) || (root->is_notice && !notices))
             continue;
         atomic_store(&root->is_cleared, true);
         wake(root);
     }
+    pthread_mutex_unlock(&registry.lock);
+}
+
+void boot_root_end_notice(const struct boot_address *address, uint64_t number)
+{
+    pthread_mutex_lock(&registry.lock);
+    for (struct root *root = registry.first; root; root = root->next) {
+        if (!is_at(root, address) || !root->is_notice || root->number != number)
+            continue;
+        atomic_store(&root->is_cleared, true);
+        wake(root);
+    }
+    pthread_mutex_unlock(&registry.lock);
+}
+
+static bool is_served(const struct boot_address *address)
+{
+    for (const struct root *root = registry.first; root; root = root->next)
+        if (is_at(root, address))
+            return true;
+    return false;
+}
+
+void boot_root_await_clear(const struct boot_address *address, int64_t until)
+{
+    struct timespec due = {.tv_sec = until / 1000000000, .tv_nsec = until % 1000000000};
+
+    pthread_mutex_lock(&registry.lock);
+    while (is_served(address))
+        if (pthread_cond_timedwait(&registry.changed, &registry.lock, &due))
+            break;
     pthread_mutex_unlock(&registry.lock);
 }
 

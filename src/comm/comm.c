@@ -7,7 +7,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "base/base.h"
 #include "base/config.h"
@@ -147,6 +146,8 @@ static struct thrum_comm *allocate(int nranks, int rank, thrum_device_t device,
     }
     comm->magic = COMM_MAGIC;
     comm->place_fd = -1;
+    for (int r = 0; r < nranks; r++)
+        comm->peers[r].parent_rank = -1;
     comm->rank = rank;
     comm->nranks = nranks;
     comm->device = device;
@@ -192,10 +193,9 @@ static void release(struct thrum_comm *comm)
         comm->shrinks = shrink->next;
         free(shrink);
     }
-    if (comm->place_fd >= 0) {
-        bootstrap_clear_place(comm->peers[comm->rank].place);
-        close(comm->place_fd);
-    }
+    bootstrap_leave_place(comm->peers[comm->rank].place, comm->place_fd);
+    for (int i = 0; i < comm->nnotices; i++)
+        bootstrap_drop_notice(comm->notices[i].place, comm->notices[i].number);
     free(comm->regions);
     for (int r = 0; r < comm->nranks; r++)
         if (comm->peers[r].loads && r != comm->rank && comm->peers[r].reachable)

@@ -4,20 +4,35 @@
  */
 #include "comm/comm.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/base.h"
 
-#define SERVE_RETRY_NS 10000000 /* the service of an earlier attempt may still be ending */
+uint8_t *comm_places(const struct thrum_comm *comm, const uint8_t *excluded, int *n_out)
+{
+    uint8_t *places = malloc((size_t)comm->nranks * BOOTSTRAP_PLACE_BYTES);
+    int n = 0;
+
+    for (int r = 0; places && r < comm->nranks; r++)
+        if (!excluded || !excluded[r])
+            memcpy(places + (size_t)n++ * BOOTSTRAP_PLACE_BYTES, comm->peers[r].place,
+                   BOOTSTRAP_PLACE_BYTES);
+    *n_out = n;
+    return places;
+}
 
 /* The rank at whose place they meet lets the others in. */
-static thrum_status_t serve(const struct thrum_unique_id *id, int64_t end_ns)
+static thrum_status_t serve(struct thrum_comm *comm, const struct comm_meeting *meeting,
+                            const struct thrum_unique_id *id, int64_t end_ns)
 {
-    const struct timespec pause = {.tv_nsec = SERVE_RETRY_NS};
     thrum_status_t status;
+    int n;
+    uint8_t *places = comm_places(comm, meeting->excluded, &n);
 
-    while ((status = bootstrap_serve(id)) == THRUM_ERR_BUSY && now_ns() < end_ns)
-        nanosleep(&pause, NULL);
+    bootstrap_clear_place(comm->peers[comm->rank].place, end_ns);
+    status = bootstrap_serve_place(id, comm->place_fd, places, places ? n : 0);
+    free(places);
     return status;
 }
 
@@ -29,10 +44,8 @@ thrum_status_t comm_meet(struct thrum_comm *comm, const struct comm_meeting *mee
         control_meeting_id(comm->control, comm->peers[meeting->host].place, meeting->purpose,
                            meeting->purpose_bytes, meeting->early, &id);
 
-    if (!status && meeting->host == comm->rank) {
-        bootstrap_clear_place(comm->peers[comm->rank].place);
-        status = serve(&id, now_ns() + config->init_deadline_ms * 1000000);
-    }
+    if (!status && meeting->host == comm->rank)
+        status = serve(comm, meeting, &id, now_ns() + config->init_deadline_ms * 1000000);
     if (!status)
         status = comm_create(&id, meeting->nranks, meeting->rank, comm->device, config, comm_out);
     if (status == THRUM_ERR_AUTH)

@@ -50,6 +50,19 @@ thrum_status_t thrum_comm_rank(thrum_comm_t comm, int *rank_out)
     return status;
 }
 
+thrum_status_t thrum_comm_parent_rank(thrum_comm_t comm, int rank, int *parent_rank_out)
+{
+    thrum_status_t status = check_query(comm, parent_rank_out, "parent_rank_out");
+
+    if (status)
+        return status;
+    if (rank < 0 || rank >= comm->nranks)
+        return thrum_fail(THRUM_ERR_INVALID_RANK, "rank=%d is not between 0 and %d", rank,
+                          comm->nranks - 1);
+    *parent_rank_out = comm->peers[rank].parent_rank;
+    return THRUM_OK;
+}
+
 thrum_status_t thrum_comm_size(thrum_comm_t comm, int *nranks_out)
 {
     thrum_status_t status = check_query(comm, nranks_out, "nranks_out");

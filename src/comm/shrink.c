@@ -1,6 +1,6 @@
 /*
  * A new communicator of those ranks that are left, from one whose control plane may have broken with the others: they meet
- * at the place of the first of them (meet.c). Public entry point.
+ * at the place of the first of them (meet.c). Who is left they know, or find out (bootstrap/survivors.c). Public entry points.
  */
 #include "comm/comm.h"
 
@@ -12,17 +12,22 @@
 /* What all that meet agree on; hashed with the communicator's secret. */
 struct purpose {
     char what[16];
-    uint64_t number; /* of the calls that exclude the same ranks */
+    uint64_t number; /* of the calls that exclude the same ranks, or to survivors */
     uint8_t excluded[]; /* by rank: 1 or 0 */
 };
 
-static thrum_status_t check(thrum_comm_t comm, const int *excluded, int n, const thrum_comm_t *out)
+static thrum_status_t check_comm(thrum_comm_t comm, const thrum_comm_t *out)
 {
     if (!comm_is_valid(comm) || comm->finalized)
         return thrum_fail(THRUM_ERR_INVALID_COMM, "comm=%p is %s", (void *)comm,
                           comm_is_valid(comm) ? "finalized" : "not a live communicator");
     if (!out)
         return thrum_fail(THRUM_ERR_INVALID_ARGUMENT, "comm_out is NULL");
+    return THRUM_OK;
+}
+
+static thrum_status_t check_excluded(const struct thrum_comm *comm, const int *excluded, int n)
+{
     if (n < 0 || n >= comm->nranks || (n && !excluded))
         return thrum_fail(THRUM_ERR_INVALID_ARGUMENT,
                           "nexcluded=%d is not between 0 and %d, or excluded is NULL", n,
@@ -55,14 +60,28 @@ static thrum_status_t count_call(struct thrum_comm *comm, struct purpose *purpos
     return THRUM_OK;
 }
 
-static thrum_status_t meet(struct thrum_comm *comm, const struct purpose *purpose, size_t bytes,
+static struct purpose *make_purpose(const struct thrum_comm *comm, const char *what)
+{
+    struct purpose *purpose = calloc(1, sizeof *purpose + (size_t)comm->nranks);
+
+    if (purpose)
+        memcpy(purpose->what, what, strlen(what));
+    else
+        (void)thrum_fail(THRUM_ERR_NO_MEMORY, "no host memory for %d ranks", comm->nranks);
+    return purpose;
+}
+
+static thrum_status_t meet(struct thrum_comm *comm, const struct purpose *purpose,
                            const struct thrum_comm_config *config, thrum_comm_t *comm_out)
 {
     struct comm_meeting meeting = {
         .purpose = purpose,
-        .purpose_bytes = bytes,
+        .purpose_bytes = sizeof *purpose + (size_t)comm->nranks,
+        .excluded = purpose->excluded,
         .disagreement =
             "exclude different ranks, or one has excluded them more often than the other"};
+    thrum_status_t status;
+    int n = 0;
 
     while (purpose->excluded[meeting.host])
         meeting.host++;
@@ -70,7 +89,11 @@ static thrum_status_t meet(struct thrum_comm *comm, const struct purpose *purpos
         meeting.nranks += !purpose->excluded[r];
         meeting.rank += r < comm->rank && !purpose->excluded[r];
     }
-    return comm_meet(comm, &meeting, config, comm_out);
+    status = comm_meet(comm, &meeting, config, comm_out);
+    for (int r = 0; r < comm->nranks && !status; r++)
+        if (!purpose->excluded[r])
+            (*comm_out)->peers[n++].parent_rank = r;
+    return status;
 }
 
 thrum_status_t thrum_comm_shrink(thrum_comm_t comm, const int *excluded, int nexcluded,
@@ -78,23 +101,126 @@ thrum_status_t thrum_comm_shrink(thrum_comm_t comm, const int *excluded, int nex
 {
     struct thrum_comm_config effective;
     struct purpose *purpose;
-    size_t bytes;
-    thrum_status_t status = check(comm, excluded, nexcluded, comm_out);
+    thrum_status_t status = check_comm(comm, comm_out);
+
+    if (!status)
+        status = check_excluded(comm, excluded, nexcluded);
+    if (!status)
+        status = comm_child_config(comm, config, &effective);
+    if (status)
+        return status;
+    purpose = make_purpose(comm, "thrum shrink");
+    if (!purpose)
+        return THRUM_ERR_NO_MEMORY;
+    for (int i = 0; i < nexcluded; i++)
+        purpose->excluded[excluded[i]] = 1;
+    status = count_call(comm, purpose);
+    if (!status)
+        status = meet(comm, purpose, &effective, comm_out);
+    free(purpose);
+    return status;
+}
+
+/* ---- without a list ---- */
+
+/* Who comes late to the old communicators learns so as long as the new one lives, and those made of it. */
+static void post_notices(struct thrum_comm *comm, const struct survivors_call *call,
+                         const uint8_t *alive, struct thrum_comm *made)
+{
+    if (!control_post_notice(comm->control, call, alive)) {
+        struct comm_notice *notice = &made->notices[made->nnotices++];
+
+        memcpy(notice->place, comm->peers[comm->rank].place, sizeof notice->place);
+        notice->number = call->number;
+    }
+    for (int i = 0; i < comm->nnotices; i++)
+        if (made->nnotices < COMM_NOTICES)
+            made->notices[made->nnotices++] = comm->notices[i];
+        else
+            bootstrap_drop_notice(comm->notices[i].place, comm->notices[i].number);
+    comm->nnotices = 0;
+}
+
+/* One attempt: they agree who they are, and meet. */
+static thrum_status_t meet_survivors(struct thrum_comm *comm, const struct survivors_call *call,
+                                     struct purpose *purpose, uint8_t *alive,
+                                     const struct thrum_comm_config *config, bool *is_agreed_out,
+                                     thrum_comm_t *comm_out)
+{
+    struct thrum_comm_config rest = *config;
+    thrum_status_t status;
+
+    bootstrap_clear_place(comm->peers[comm->rank].place, call->end_ns);
+    status = control_survivors(comm->control, call, alive);
+    *is_agreed_out = !status;
+    if (status)
+        return thrum_fail(status, "%s: %s", comm->name, thrum_last_error());
+    for (int r = 0; r < comm->nranks; r++)
+        purpose->excluded[r] = !alive[r];
+    rest.init_deadline_ms = (call->end_ns - now_ns()) / 1000000;
+    if (rest.init_deadline_ms < 1)
+        rest.init_deadline_ms = 1;
+    return meet(comm, purpose, &rest, comm_out);
+}
+
+static thrum_status_t shrink_to_survivors(struct thrum_comm *comm, struct survivors_call *call,
+                                          const struct thrum_comm_config *config,
+                                          thrum_comm_t *comm_out)
+{
+    struct purpose *purpose = make_purpose(comm, "thrum survivors");
+    uint8_t *alive = malloc((size_t)comm->nranks);
+    thrum_status_t status = THRUM_ERR_NO_MEMORY;
+    bool again = purpose && alive;
+
+    if (purpose && !alive)
+        (void)thrum_fail(status, "no host memory for %d ranks", comm->nranks);
+    while (again) {
+        bool is_agreed;
+
+        purpose->number = call->number;
+        status = meet_survivors(comm, call, purpose, alive, config, &is_agreed, comm_out);
+        /* one has died between the agreement and the end of the meeting */
+        again = is_agreed && (status == THRUM_ERR_PEER_DEAD || status == THRUM_ERR_UNREACHABLE) &&
+                now_ns() < call->end_ns;
+    }
+    if (!status) {
+        comm->survivors = call->number;
+        (*comm_out)->init_deadline_ms = config->init_deadline_ms;
+        post_notices(comm, call, alive, *comm_out);
+    }
+    free(alive);
+    free(purpose);
+    return status;
+}
+
+thrum_status_t thrum_comm_shrink_to_survivors(thrum_comm_t comm,
+                                              const struct thrum_comm_config *config,
+                                              thrum_comm_t *comm_out)
+{
+    struct thrum_comm_config effective;
+    struct survivors_call call;
+    thrum_status_t status = check_comm(comm, comm_out);
+    uint8_t *places;
+    int64_t whole;
+    int n;
 
     if (!status)
         status = comm_child_config(comm, config, &effective);
     if (status)
         return status;
-    bytes = sizeof *purpose + (size_t)comm->nranks;
-    purpose = calloc(1, bytes);
-    if (!purpose)
+    places = comm_places(comm, NULL, &n);
+    if (!places)
         return thrum_fail(THRUM_ERR_NO_MEMORY, "no host memory for %d ranks", comm->nranks);
-    memcpy(purpose->what, "thrum shrink", 12);
-    for (int i = 0; i < nexcluded; i++)
-        purpose->excluded[excluded[i]] = 1;
-    status = count_call(comm, purpose);
-    if (!status)
-        status = meet(comm, purpose, bytes, &effective, comm_out);
-    free(purpose);
+    whole = effective.init_deadline_ms * 1000000;
+    call = (struct survivors_call){.places = places,
+                                   .rank = comm->rank,
+                                   .nranks = comm->nranks,
+                                   .place_fd = comm->place_fd,
+                                   .number = comm->survivors + 1,
+                                   .begun_ns = now_ns()};
+    call.silent_ns = call.begun_ns + whole / 2;
+    call.end_ns = call.begun_ns + whole;
+    status = shrink_to_survivors(comm, &call, &effective, comm_out);
+    free(places);
     return status;
 }

@@ -155,7 +155,7 @@ static void another_is_dead(void **state)
     for (int r = 0; r < 3; r++)
         if (r != 1) {
             crew_expect(&crew, r, "calling");
-            crew_expect_result(&crew, r, THRUM_ERR_TIMEOUT, "rank 2", NULL);
+            crew_expect_result(&crew, r, THRUM_ERR_PEER_DEAD, "rank 2", NULL);
         }
     for (int r = 0; r < 3; r++)
         crew_say(&crew, r, "end");

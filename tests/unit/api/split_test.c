@@ -451,7 +451,28 @@ static void wrong_shrinks(thrum_comm_t comm)
     assert_int_equal(thrum_comm_shrink(comm, outside, 1, &bad_lanes, &out),
                      THRUM_ERR_INVALID_ARGUMENT);
     says("lanes=5");
+    assert_int_equal(thrum_comm_shrink_to_survivors(NULL, NULL, &out), THRUM_ERR_INVALID_COMM);
+    assert_int_equal(thrum_comm_shrink_to_survivors(comm, NULL, NULL), THRUM_ERR_INVALID_ARGUMENT);
+    says("comm_out");
+    assert_int_equal(thrum_comm_shrink_to_survivors(comm, &bad_lanes, &out),
+                     THRUM_ERR_INVALID_ARGUMENT);
+    says("lanes=5");
     assert_null(out);
+}
+
+/* Of rank 0 of a communicator that was not made by a shrink. */
+static void wrong_parents(thrum_comm_t comm)
+{
+    int parent = 7;
+
+    assert_int_equal(thrum_comm_parent_rank(NULL, 0, &parent), THRUM_ERR_INVALID_COMM);
+    assert_int_equal(thrum_comm_parent_rank(comm, 0, NULL), THRUM_ERR_INVALID_ARGUMENT);
+    assert_int_equal(thrum_comm_parent_rank(comm, -1, &parent), THRUM_ERR_INVALID_RANK);
+    assert_int_equal(thrum_comm_parent_rank(comm, RANKS, &parent), THRUM_ERR_INVALID_RANK);
+    says("rank=5");
+    assert_int_equal(parent, 7);
+    ok(thrum_comm_parent_rank(comm, 1, &parent));
+    assert_int_equal(parent, -1);
 }
 
 /* Of rank 0. */
@@ -502,6 +523,7 @@ static void wrong_arguments(void **state)
     assert_int_equal(thrum_comm_dup(world[0], &too_long, &out), THRUM_ERR_INVALID_ARGUMENT);
     says("599 characters");
     wrong_shrinks(world[0]);
+    wrong_parents(world[0]);
     wrong_grows(world[0]);
     assert_int_equal(thrum_comm_culprit(NULL, &culprit), THRUM_ERR_INVALID_COMM);
     assert_int_equal(thrum_comm_culprit(world[0], NULL), THRUM_ERR_INVALID_ARGUMENT);
