@@ -75,7 +75,6 @@ thrum_status_t verbs_settings_read(struct verbs_settings *out)
     settings.retries = (uint8_t)number_of("THRUM_VERBS_RETRY");
     settings.qps = (uint8_t)number_of("THRUM_VERBS_QPS");
     settings.stripe_bytes = number_of("THRUM_VERBS_STRIPE_BYTES");
-    settings.piece_bytes = 1u << 20;
     /* An operation shall still say which port it was, not only that its time is over. */
     settings.recovery_ns =
         (int64_t)min_u64(number_of("THRUM_VERBS_RECOVERY_MS"), number_of("THRUM_DEADLINE_MS") / 2) *

@@ -74,7 +74,7 @@ static bool is_striped(const struct verbs_peer *peer, uint64_t bytes)
     const struct verbs_endpoint *endpoint = peer->endpoint;
 
     return bytes >= endpoint->settings.stripe_bytes &&
-           (peer->nlanes > 1 || bytes > endpoint->settings.piece_bytes * 4);
+           (peer->nlanes > 1 || bytes > 4 * VERBS_MOST_PIECE);
 }
 
 static void enqueue(struct verbs_peer *peer, struct verbs_op *op)

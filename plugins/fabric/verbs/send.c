@@ -164,6 +164,15 @@ static bool may_go_ahead(const struct verbs_peer *peer, uint64_t index)
     return true;
 }
 
+/* Each lane has its share of a put that is not many pieces long. */
+static uint64_t piece_bytes(const struct verbs_peer *peer, const struct verbs_op *op)
+{
+    uint64_t share = (op->bytes + peer->nlanes - 1) / peer->nlanes;
+
+    share = (share + VERBS_LEAST_PIECE - 1) / VERBS_LEAST_PIECE * VERBS_LEAST_PIECE;
+    return min_u64(share, VERBS_MOST_PIECE);
+}
+
 /* The next piece that some lane shall take. What a failed lane had comes first. */
 static bool next_piece(struct verbs_peer *peer, struct verbs_piece *piece)
 {
@@ -180,10 +189,10 @@ static bool next_piece(struct verbs_peer *peer, struct verbs_piece *piece)
             continue;
         if (!may_go_ahead(peer, peer->stripe))
             return false;
-        *piece = (struct verbs_piece){
-            .op = peer->stripe,
-            .offset = op->handed,
-            .bytes = min_u64(op->bytes - op->handed, peer->endpoint->settings.piece_bytes)};
+        *piece =
+            (struct verbs_piece){.op = peer->stripe,
+                                 .offset = op->handed,
+                                 .bytes = min_u64(op->bytes - op->handed, piece_bytes(peer, op))};
         op->handed += piece->bytes;
         return true;
     }

@@ -65,6 +65,8 @@
 #define VERBS_CONTROL_SENDS 64 /* buffers of an endpoint, in turn */
 #define VERBS_SCRATCH (VERBS_PORTS * VERBS_CONTROL_RECEIVES + VERBS_CONTROL_SENDS)
 #define VERBS_CONTROL_BUFFERS (VERBS_SCRATCH + 1) /* the last one takes bytes that nobody wants */
+#define VERBS_LEAST_PIECE ((uint64_t)64 << 10) /* of a put that goes over all lanes, but its last */
+#define VERBS_MOST_PIECE ((uint64_t)1 << 20)
 #define VERBS_TEXT_BYTES 256
 #define VERBS_CONNECT_MS 15000
 
@@ -74,7 +76,7 @@ struct verbs_settings {
     int family; /* of the GID: 4, 6, or 0: either */
     enum ibv_mtu mtu; /* 0: the port's */
     uint8_t traffic_class, retries, timeout, qps;
-    uint64_t stripe_bytes, piece_bytes;
+    uint64_t stripe_bytes;
     int64_t recovery_ns;
 };
 
