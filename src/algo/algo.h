@@ -53,6 +53,7 @@ struct algo_cost {
      */
     double overlap;
 };
+/* Of a call out of place, by rank 0: in_place is not to be looked at, since ranks may differ in it. */
 typedef struct algo_cost (*algo_cost_fn)(const struct plan_params *params);
 
 struct algo {

@@ -61,7 +61,7 @@ static inline double algo_overlap(double messages)
 static inline double algo_kept(const struct plan_params *params, double bytes)
 {
     double share = params->ranks_per_core > 1 ? params->ranks_per_core : 1;
-    return params->in_place || params->layout ? 0 : 2 * bytes / share;
+    return params->layout ? 0 : 2 * bytes / share;
 }
 static inline double algo_root_kept(const struct plan_params *params)
 {

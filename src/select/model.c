@@ -183,20 +183,22 @@ static double work_us(const struct select_figures *f, const struct algo *algo,
 double select_predict_us(const struct select_figures *f, const struct algo *algo,
                          const struct plan_params *params)
 {
-    struct plan_params of_rank0 = *params; /* costs are the same on all ranks */
+    struct plan_params of_all =
+        *params; /* nothing in which ranks may differ: they choose without asking */
     double share = params->ranks_per_core > 1 ? params->ranks_per_core : 1, others = 0;
     double work, transfer;
     struct algo_cost cost;
 
     if (params->collective != COLL_SENDRECV)
-        of_rank0.rank = 0;
-    cost = algo->cost(&of_rank0);
-    split_by_hosts(algo, params, &cost);
+        of_all.rank = 0;
+    of_all.in_place = false;
+    cost = algo->cost(&of_all);
+    split_by_hosts(algo, &of_all, &cost);
     if (share > 1) /* the others' turns; what is said meanwhile is there when the own turn comes */
         others = turns(algo, &cost) * share * f->switch_us;
-    work = work_us(f, algo, &of_rank0, &cost, share);
+    work = work_us(f, algo, &of_all, &cost, share);
     transfer = net_bytes_us(f, &cost, share);
     return f->call_us * share + net_exchanges_us(f, algo, &cost, share) +
-           cost.steps * select_machine(f, &of_rank0).exchange_us + others + work + transfer -
+           cost.steps * select_machine(f, &of_all).exchange_us + others + work + transfer -
            (share > 1 ? 0 : cost.overlap) * (work < transfer ? work : transfer);
 }

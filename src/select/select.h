@@ -99,7 +99,7 @@ thrum_status_t select_explain(const struct select_policy *policy, const struct p
 struct simulate_machine select_machine(const struct select_figures *figures,
                                        const struct plan_params *params);
 
-/* Time of a call by the model, the same whichever rank params is of. */
+/* Time of a call by the model, out of place; the same whichever rank params is of. */
 double select_predict_us(const struct select_figures *figures, const struct algo *algo,
                          const struct plan_params *params);
 

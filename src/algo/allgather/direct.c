@@ -46,10 +46,10 @@ void algo_allgather_direct_build(struct plan *plan)
 struct algo_cost algo_allgather_direct_cost(const struct plan_params *params)
 {
     double n = params->nranks, bytes = (double)algo_count_bytes(params);
-    double kept = params->in_place ? 0 : 1, puts = params->layout ? n - 1 : n - 1 + kept;
+    double puts = params->layout ? n - 1 : n;
     /* its block is read once, or for each put; its own copy is made while those to other hosts are on their way */
     return (struct algo_cost){.steps = 2,
                               .messages = 4 * (n - 1),
-                              .copied_bytes = (params->peer_access ? n + kept : 2 * puts) * bytes,
+                              .copied_bytes = (params->peer_access ? n + 1 : 2 * puts) * bytes,
                               .overlap = algo_overlap(n - 1) / 2}; /* arrivals come before */
 }

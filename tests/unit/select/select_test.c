@@ -248,6 +248,34 @@ static void test_hosts_count(void **state)
     plan_layout_destroy(in_turn);
 }
 
+/* Ranks choose without asking each other. A root may work in place, alone or not; so may any other. */
+static void test_all_ranks_choose_the_same(void **state)
+{
+    struct plan_layout *in_turn = four_hosts(true);
+
+    (void)state;
+    for (int i = 0; i < COLL_COUNT * 20 * 8; i++) {
+        int collective = i % COLL_COUNT, size = i / COLL_COUNT % 20, kind = i / COLL_COUNT / 20;
+        struct plan_params params =
+            call((enum collective)collective, kind & 1 ? 32 : 3, UINT64_C(24) << size);
+        const char *by_first;
+
+        if (collective == COLL_SENDRECV)
+            continue;
+        params.layout = kind & 1 ? in_turn : NULL;
+        params.peer_access = kind & 2;
+        params.ranks_per_core = kind & 4 ? 2 : 1;
+        by_first = chosen(params);
+        for (params.rank = 0; params.rank < params.nranks; params.rank++) {
+            assert_string_equal(chosen(params), by_first);
+            params.in_place = collective != COLL_ALLTOALL;
+            assert_string_equal(chosen(params), by_first);
+            params.in_place = false;
+        }
+    }
+    plan_layout_destroy(in_turn);
+}
+
 /* What fits lines: one message between each two hosts, where the ranks of a host are neighbours for all collectives. */
 static void test_leaders_send_small_messages(void **state)
 {
@@ -347,6 +375,7 @@ int main(void)
         cmocka_unit_test_setup(test_small_in_lines_large_direct, reset),
         cmocka_unit_test_setup(test_extreme_figures, reset),
         cmocka_unit_test_setup(test_hosts_count, reset),
+        cmocka_unit_test_setup(test_all_ranks_choose_the_same, reset),
         cmocka_unit_test_setup(test_leaders_send_small_messages, reset),
         cmocka_unit_test_setup(test_messages_count_where_hosts_share_cores, reset),
         cmocka_unit_test_setup(test_explains, reset),
