@@ -158,7 +158,7 @@ static struct verbs_inbound *make_inbound(struct verbs_endpoint *endpoint, uint6
 
 /* Ready to take what the sender's queue pair writes. 0, or errno. */
 static int open_inbound_lane(struct verbs_endpoint *endpoint, struct verbs_inbound_lane *lane,
-                             const struct verbs_message *hello, enum ibv_mtu mtu)
+                             const struct verbs_message *hello, enum ibv_mtu mtu, uint8_t reads)
 {
     const struct verbs_port *port = &endpoint->ports[hello->port];
     struct ibv_qp_init_attr init = {
@@ -170,7 +170,7 @@ static int open_inbound_lane(struct verbs_endpoint *endpoint, struct verbs_inbou
                                .path_mtu = mtu,
                                .dest_qp_num = hello->qpn,
                                .rq_psn = hello->psn,
-                               .max_dest_rd_atomic = VERBS_READS,
+                               .max_dest_rd_atomic = reads,
                                .min_rnr_timer = 12};
 
     lane->ah = verbs_way(endpoint, hello->port, hello->gid, hello->lid);
@@ -225,7 +225,8 @@ static void take_hello(struct verbs_endpoint *endpoint, const struct verbs_messa
         port = &endpoint->ports[hello->port];
         close_inbound_lane(endpoint, lane);
         answer.mtu = (uint8_t)(hello->mtu < port->mtu ? hello->mtu : port->mtu);
-        error = open_inbound_lane(endpoint, lane, hello, answer.mtu);
+        answer.reads = (uint8_t)min_u64(hello->reads, port->device->served_reads);
+        error = open_inbound_lane(endpoint, lane, hello, answer.mtu, answer.reads);
         lane->attempt = hello->attempt;
         lane->ud_qpn = hello->ud_qpn;
         lane->port = hello->port;

@@ -253,6 +253,10 @@ static void look_at_device(struct found_list *list, int index,
             break;
         port->has_dmabuf = dmabuf;
         judge(context, settings, port);
+        if (port->usable && (!attr.max_qp_rd_atom || !attr.max_qp_init_rd_atom)) {
+            snprintf(port->why, sizeof port->why, "has no RDMA reads");
+            port->usable = false;
+        }
     }
     if (context)
         ibv_close_device(context);
@@ -266,6 +270,10 @@ static struct found_list *look(const struct verbs_settings *settings)
 
     if (!list)
         return NULL;
+    /* a process that forks (a data loader) keeps its registered pages; from Linux 5.12 on nothing is to be done */
+    if (ibv_is_fork_initialized() == IBV_FORK_DISABLED && ibv_fork_init())
+        thrum_plugin_log(THRUM_LOG_WARN, "verbs: a fork may take registered memory from this "
+                                         "process: ibv_fork_init has failed");
     list->devices = ibv_get_device_list(&n);
     for (int i = 0; list->devices && i < n; i++)
         look_at_device(list, i, settings);
@@ -393,6 +401,7 @@ static bool has_paging(struct ibv_context *context)
 static thrum_status_t open_device(struct verbs_endpoint *endpoint, struct ibv_device *found,
                                   struct verbs_device **device_out)
 {
+    struct ibv_device_attr attr;
     struct verbs_device *device;
 
     for (unsigned i = 0; i < endpoint->ndevices; i++) {
@@ -406,6 +415,8 @@ static thrum_status_t open_device(struct verbs_endpoint *endpoint, struct ibv_de
     if (!device->context)
         return verbs_fail(errno, "verbs: cannot open %s", ibv_get_device_name(found));
     endpoint->ndevices++;
+    if (ibv_query_device(device->context, &attr))
+        return verbs_fail(errno, "verbs: cannot ask %s what it has", ibv_get_device_name(found));
     set_nonblocking(device->context->async_fd);
     device->pd = ibv_alloc_pd(device->context);
     if (!device->pd)
@@ -413,6 +424,8 @@ static thrum_status_t open_device(struct verbs_endpoint *endpoint, struct ibv_de
     device->passive_cq = ibv_create_cq(device->context, 16, NULL, NULL, 0);
     if (!device->passive_cq)
         return verbs_fail(errno, "verbs: %s: no completion queue", ibv_get_device_name(found));
+    device->reads = (uint8_t)min_u64((uint64_t)attr.max_qp_init_rd_atom, VERBS_READS);
+    device->served_reads = (uint8_t)min_u64((uint64_t)attr.max_qp_rd_atom, VERBS_READS);
     device->has_dmabuf = has_dmabuf(device->pd);
     device->has_paging = has_paging(device->context);
     *device_out = device;

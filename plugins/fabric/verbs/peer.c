@@ -141,7 +141,8 @@ static void send_hello(struct verbs_peer *peer, unsigned index, int64_t now)
                                   .ud_qpn = port->ud->qp_num,
                                   .port = lane->remote_port,
                                   .mtu = (uint8_t)port->mtu,
-                                  .lid = port->lid};
+                                  .lid = port->lid,
+                                  .reads = port->device->reads};
 
     memcpy(hello.gid, port->gid.raw, sizeof hello.gid);
     lane->sent_ns = now;
@@ -216,7 +217,7 @@ static int finish_lane(struct verbs_peer *peer, unsigned index)
                                 .retry_cnt = endpoint->settings.retries,
                                 .rnr_retry = 7,
                                 .sq_psn = lane->psn,
-                                .max_rd_atomic = VERBS_READS};
+                                .max_rd_atomic = welcome->reads};
     if (ibv_modify_qp(lane->qp, &attr,
                       IBV_QP_STATE | IBV_QP_TIMEOUT | IBV_QP_RETRY_CNT | IBV_QP_RNR_RETRY |
                           IBV_QP_SQ_PSN | IBV_QP_MAX_QP_RD_ATOMIC))

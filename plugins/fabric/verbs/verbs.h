@@ -46,7 +46,7 @@
 #include "../common/process.h"
 #include "base/base.h"
 
-#define VERBS_MAGIC 0x3153424556524854u /* "THRVEBS1": plugin and version */
+#define VERBS_MAGIC 0x3253424556524854u /* "THRVEBS2": plugin and version */
 #define VERBS_PORTS 4
 #define VERBS_LANES 8
 #define VERBS_REGIONS 8192 /* entries of the directory */
@@ -57,7 +57,7 @@
 #define VERBS_OPS 256 /* of a connection, in order */
 #define VERBS_DEPTH 512 /* work requests of a lane */
 #define VERBS_PIECES 4 /* of large puts, on their way on one lane */
-#define VERBS_READS 16 /* outstanding reads of a queue pair */
+#define VERBS_READS 16 /* outstanding reads of a queue pair, at most: both adapters have limits, too */
 #define VERBS_REPLAYS 16 /* of the same operation; then it is not the lanes' fault */
 #define VERBS_EVENTS 64
 #define VERBS_ANSWERS 64
@@ -87,6 +87,7 @@ struct verbs_device {
     struct ibv_mr *arena_mr;
     struct ibv_cq
         *passive_cq; /* of queue pairs that only receive writes: nothing completes there */
+    uint8_t reads, served_reads; /* outstanding reads of a queue pair: its own, and the other end's */
     bool has_dmabuf, has_paging;
 };
 
@@ -162,6 +163,7 @@ struct verbs_message {
     uint32_t qpn, psn, ud_qpn;
     uint8_t port, mtu; /* port: index of the one of the receiver of a request */
     uint16_t lid;
+    uint8_t reads, reserved[7]; /* outstanding at once: what is asked for, and what is granted */
     uint8_t gid[16];
     uint64_t directory, words; /* addresses */
     uint32_t arena_rkey[VERBS_PORTS]; /* by port */
