@@ -665,6 +665,7 @@ static thrum_status_t start(struct root *root)
     pthread_mutex_unlock(&registry.lock);
     rc = boot_thread_start(serve, root, true, NULL);
     if (rc) {
+        set_ending(root); /* nobody wakes it any more */
         destroy(root);
         errno = rc;
         return thrum_fail_errno(THRUM_ERR_LIMIT, "the root service's thread cannot be started");
