@@ -381,12 +381,12 @@ static void far_messages_cross(void **state)
     assert_float_equal(c->host, 1, 1e-9);
     c = &l->crossing[PLAN_TALKS_IN_PAIRS]; /* over 4 and 8 of 1, 2, 4, 8 */
     assert_float_equal(c->rank, 0.5, 1e-9);
-    assert_float_equal(c->far_rank, 12.0 / 15, 1e-9);
-    assert_float_equal(c->far_host, 4 * 12.0 / 15, 1e-9);
+    assert_float_equal(c->far_rank, 12.0F / 15, 1e-6);
+    assert_float_equal(c->far_host, 4 * 12.0F / 15, 1e-6);
     c = &l->crossing[PLAN_TALKS_IN_TREE];
     assert_float_equal(c->steps, 0.5, 1e-9);
-    assert_float_equal(c->far_rank, 12.0 / 15, 1e-9);
-    assert_float_equal(c->far_host, 12.0 / 15, 1e-9); /* rank 0 alone */
+    assert_float_equal(c->far_rank, 12.0F / 15, 1e-6);
+    assert_float_equal(c->far_host, 12.0F / 15, 1e-6); /* rank 0 alone */
     c = &l->crossing[PLAN_TALKS_DOUBLING]; /* over 1 and 2, too, but for each other's ranks */
     assert_float_equal(c->steps, 0.75, 1e-9);
     assert_float_equal(c->messages, 1, 1e-9);
