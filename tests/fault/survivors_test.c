@@ -24,13 +24,13 @@ static const char *const longer_deadlines[] = {"THRUM_INIT_DEADLINE_MS=8000", NU
  * Where a rank dies in the midst of a call: at its connect or eventfd of this number, 0: not. A guest connects once to agree, and
  * again to meet; the host makes an eventfd for the service at which they meet. The library calls these.
  */
-static _Atomic int connects_left, eventfds_left;
+static _Atomic int connects_left, eventfds_left, signal_at_connect = SIGKILL;
 
 __attribute__((visibility("default"))) int connect(int fd, const struct sockaddr *address,
                                                    socklen_t length)
 {
     if (connects_left && !--connects_left)
-        raise(SIGKILL);
+        raise(signal_at_connect);
     return (int)syscall(SYS_connect, fd, address, length);
 }
 
@@ -54,7 +54,8 @@ static void survivor(struct child *child)
     child_join(child);
     say("joined");
     while (strcmp(line = hear(), "end")) {
-        thrum_comm_t from = strcmp(line, "again") ? child->comm : made, next = NULL;
+        thrum_comm_t from = strcmp(line, "again") && strcmp(line, "passing") ? child->comm : made,
+                     next = NULL;
         int n = 0, rank = 0;
 
         if (!strcmp(line, "sum") || !strcmp(line, "whole")) {
@@ -91,6 +92,9 @@ static void survivor(struct child *child)
             say("forked %d", (int)pid);
         } else if (sscanf(line, "die at connect %d", &n) == 1) {
             connects_left = n;
+        } else if (sscanf(line, "stop at connect %d", &n) == 1) {
+            signal_at_connect = SIGSTOP;
+            connects_left = n;
         } else if (sscanf(line, "die at eventfd %d", &n) == 1) {
             eventfds_left = n;
         } else if (!strcmp(line, "drop")) {
@@ -104,11 +108,13 @@ static void survivor(struct child *child)
             status = sscanf(line, "exclude %d", &rank) == 1
                          ? thrum_comm_shrink(from, &rank, 1, NULL, &next)
                          : thrum_comm_shrink_to_survivors(from, NULL, &next);
-            say_result(status);
-            if (!status) {
+            if (!status && !strcmp(line, "passing")) {
+                thrum_comm_destroy(next);
+            } else if (!status) {
                 thrum_comm_destroy(made);
                 made = next;
             }
+            say_result(status);
         }
     }
     thrum_comm_destroy(made);
@@ -318,6 +324,26 @@ static void the_host_dies_in_between(void **state)
     dies_in_between(0, "die at eventfd 1", "parents 1 2 3");
 }
 
+/* The same, and another one was stopped in between: when it goes on, the host asks who lives once more, and waits for it. */
+static void a_guest_is_slow_in_between(void **state)
+{
+    struct crew crew;
+    int status;
+
+    (void)state;
+    start(&crew, 4, with_access);
+    crew_say(&crew, 1, "die at connect 2");
+    crew_say(&crew, 3, "stop at connect 2");
+    call_all(&crew, -1, "shrink");
+    crew_wait(&crew, 1);
+    assert_int_equal(waitpid(crew.pids[3], &status, WUNTRACED), crew.pids[3]);
+    assert_true(WIFSTOPPED(status));
+    pause_ms(1500);
+    crew_kill(&crew, 3, SIGCONT);
+    expect_made(&crew, -1, "parents 0 2 3");
+    end(&crew);
+}
+
 /*
  * In the midst of it, at a moment that nobody chooses: it may be in the new communicator, which fails then, and is shrunk again.
  * Where it died in the very moment of completion, some have the new one, and the others an error: they are through.
@@ -522,6 +548,30 @@ static void again_and_again(void **state)
     end(&crew);
 }
 
+/* One more is made of the second, and destroyed, and the second goes on: it still tells who comes late to the first. */
+static void a_passing_one(void **state)
+{
+    struct crew crew;
+
+    (void)state;
+    start(&crew, 3, short_deadlines);
+    crew_kill(&crew, 2, SIGSTOP);
+    crew_say(&crew, 2, "shrink");
+    call_all(&crew, 2, "shrink");
+    expect_made(&crew, 2, "parents 0 1");
+    for (int r = 0; r < 2; r++) {
+        crew_say(&crew, r, "drop");
+        crew_expect(&crew, r, "dropped");
+    }
+    call_all(&crew, 2, "passing");
+    for (int r = 0; r < 2; r++)
+        crew_expect_result(&crew, r, THRUM_OK, NULL);
+    crew_kill(&crew, 2, SIGCONT);
+    crew_expect(&crew, 2, "calling");
+    crew_expect_result(&crew, 2, THRUM_ERR_ABORTED, "have gone on", NULL);
+    end(&crew);
+}
+
 /* Of one communicator, which goes on; who calls early waits for the others. What the last call says to latecomers holds. */
 static void twice_of_one(void **state)
 {
@@ -658,6 +708,7 @@ int main(int argc, char **argv)
                                        TEST(the_host_dies),
                                        TEST(a_guest_dies_in_between),
                                        TEST(the_host_dies_in_between),
+                                       TEST(a_guest_is_slow_in_between),
                                        TEST(at_some_moment),
                                        TEST(one_comes_back),
                                        TEST(the_first_comes_back),
@@ -666,6 +717,7 @@ int main(int argc, char **argv)
                                        TEST(one_clock_for_all),
                                        TEST(the_first_comes_back_in_time),
                                        TEST(again_and_again),
+                                       TEST(a_passing_one),
                                        TEST(twice_of_one),
                                        TEST(culprits_differ),
                                        TEST(at_different_times),
