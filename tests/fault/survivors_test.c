@@ -4,6 +4,7 @@
  */
 #include "harness.h"
 
+#include <arpa/inet.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -39,6 +40,18 @@ __attribute__((visibility("default"))) int eventfd(unsigned value, int flags)
     if (eventfds_left && !--eventfds_left)
         raise(SIGKILL);
     return (int)syscall(SYS_eventfd2, value, flags);
+}
+
+static int place_port; /* of the last that listened: the communicator's place comes last */
+
+__attribute__((visibility("default"))) int listen(int fd, int backlog)
+{
+    struct sockaddr_in address;
+    socklen_t length = sizeof address;
+
+    if (!getsockname(fd, (struct sockaddr *)&address, &length) && address.sin_family == AF_INET)
+        place_port = ntohs(address.sin_port);
+    return (int)syscall(SYS_listen, fd, backlog);
 }
 
 /*
@@ -90,6 +103,8 @@ static void survivor(struct child *child)
             while (!pid)
                 pause();
             say("forked %d", (int)pid);
+        } else if (!strcmp(line, "port")) {
+            say("port %d", place_port);
         } else if (sscanf(line, "die at connect %d", &n) == 1) {
             connects_left = n;
         } else if (sscanf(line, "stop at connect %d", &n) == 1) {
@@ -246,6 +261,55 @@ static void its_child_lives(void **state)
     assert_true(clock_ms() - begin < 30000);
     assert_int_equal(kill(child, SIGKILL), 0);
     assert_int_equal(waitpid(child, NULL, 0), child);
+    end(&crew);
+}
+
+/* Somebody who is no rank, and knows no secret, answers all that connect to the port; from a process of its own. */
+static pid_t start_stranger(int port)
+{
+    static const char words[] =
+        "HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n"
+        "There is nothing here for you, whoever you are, and never was.\r\n";
+    const struct sockaddr_in any = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
+    int fd = socket(AF_INET, SOCK_STREAM, 0), one = 1;
+    pid_t pid;
+
+    assert_true(fd >= 0);
+    assert_int_equal(setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one), 0);
+    assert_int_equal(bind(fd, (const struct sockaddr *)&any, sizeof any), 0);
+    assert_int_equal(listen(fd, 64), 0);
+    pid = fork();
+    while (!pid) {
+        char said[256];
+        int conn = accept(fd, NULL, NULL);
+
+        if (conn < 0)
+            _exit(1);
+        (void)!read(conn, said, sizeof said);
+        (void)!write(conn, words, sizeof words);
+        close(conn);
+    }
+    close(fd);
+    return pid;
+}
+
+/* Its port is another program's by now: that is not taken for it. */
+static void its_port_is_a_strangers(void **state)
+{
+    struct crew crew;
+    pid_t stranger;
+    int port = 0;
+
+    (void)state;
+    start(&crew, 3, short_deadlines);
+    crew_say(&crew, 1, "port");
+    assert_int_equal(sscanf(crew_expect(&crew, 1, "port"), "port %d", &port), 1);
+    crew_kill(&crew, 1, SIGKILL);
+    stranger = start_stranger(port);
+    call_all(&crew, -1, "shrink");
+    expect_made(&crew, -1, "parents 0 2");
+    assert_int_equal(kill(stranger, SIGKILL), 0);
+    assert_int_equal(waitpid(stranger, NULL, 0), stranger);
     end(&crew);
 }
 
@@ -702,6 +766,7 @@ int main(int argc, char **argv)
                                        TEST(all_but_one),
                                        TEST(half_of_eight),
                                        TEST(its_child_lives),
+                                       TEST(its_port_is_a_strangers),
                                        TEST(one_dies_before_it_comes),
                                        TEST(the_first_dies_before_it_comes),
                                        TEST(a_guest_dies),
