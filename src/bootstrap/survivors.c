@@ -69,7 +69,7 @@ static thrum_status_t roll_id(const struct control *control, const struct surviv
     struct thrum_unique_id id;
     thrum_status_t status =
         control_meeting_id(control, call->places + (size_t)call->rank * BOOTSTRAP_PLACE_BYTES,
-                           purpose, sizeof purpose, false, &id);
+                           purpose, sizeof purpose, BOOTSTRAP_A_LITTLE_EARLY, &id);
 
     return status ? status : boot_id_decode(&id, id_out);
 }

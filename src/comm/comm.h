@@ -449,7 +449,7 @@ struct comm_meeting {
     int rank, nranks; /* of the new communicator */
     const void *purpose; /* who gives another one does not get in */
     size_t purpose_bytes;
-    bool early; /* ranks may come before the host serves this meeting */
+    enum bootstrap_early early; /* ranks may come before the host serves this meeting */
     const uint8_t *excluded; /* by old rank: 1 is not to come; NULL: all are */
     const char *disagreement; /* what it means if they do: "rank 3 and rank 0 ..."; NULL: AUTH */
 };

@@ -79,6 +79,8 @@ static thrum_status_t meet(struct thrum_comm *comm, const struct purpose *purpos
     struct comm_meeting meeting = {.purpose = purpose,
                                    .purpose_bytes = sizeof *purpose + (size_t)comm->nranks,
                                    .excluded = purpose->excluded,
+                                   .early = disagreement ? BOOTSTRAP_A_LITTLE_EARLY
+                                                         : BOOTSTRAP_NOT_EARLY,
                                    .disagreement = disagreement};
     thrum_status_t status;
     int n = 0;

@@ -408,6 +408,63 @@ static void a_guest_is_slow_in_between(void **state)
     end(&crew);
 }
 
+/* It comes back at once, and not only when it would be passed over. */
+static void a_guest_is_a_bit_slow(void **state)
+{
+    struct crew crew;
+    int64_t begin;
+    int status;
+
+    (void)state;
+    start(&crew, 4, with_access);
+    crew_say(&crew, 1, "die at connect 2");
+    crew_say(&crew, 3, "stop at connect 2");
+    call_all(&crew, -1, "shrink");
+    crew_wait(&crew, 1);
+    assert_int_equal(waitpid(crew.pids[3], &status, WUNTRACED), crew.pids[3]);
+    pause_ms(500);
+    begin = clock_ms();
+    crew_kill(&crew, 3, SIGCONT);
+    expect_made(&crew, -1, "parents 0 2 3");
+    assert_true(clock_ms() - begin < 1500);
+    end(&crew);
+}
+
+/* So slow that the others have gone on without it. */
+static void a_guest_is_too_slow_in_between(void **state)
+{
+    struct crew crew;
+    int status;
+
+    (void)state;
+    start(&crew, 4, longer_deadlines);
+    crew_say(&crew, 1, "die at connect 2");
+    crew_say(&crew, 3, "stop at connect 2");
+    call_all(&crew, -1, "shrink");
+    crew_wait(&crew, 1);
+    assert_int_equal(waitpid(crew.pids[3], &status, WUNTRACED), crew.pids[3]);
+    expect_made(&crew, 3, "parents 0 2");
+    crew_kill(&crew, 3, SIGCONT);
+    crew_expect_result(&crew, 3, THRUM_ERR_ABORTED, "ranks 0, 2 have gone on", NULL);
+    end(&crew);
+}
+
+/* A list, of a communicator that has a notice at the place of its first rank, which comes last. */
+static void a_list_after_a_notice(void **state)
+{
+    struct crew crew;
+
+    (void)state;
+    start(&crew, 3, with_access);
+    call_all(&crew, -1, "shrink");
+    expect_made(&crew, -1, "parents 0 1 2");
+    call(&crew, 1, "exclude 2");
+    pause_ms(3500);
+    call(&crew, 0, "exclude 2");
+    expect_made(&crew, 2, "parents 0 1");
+    end(&crew);
+}
+
 /*
  * In the midst of it, at a moment that nobody chooses: it may be in the new communicator, which fails then, and is shrunk again.
  * Where it died in the very moment of completion, some have the new one, and the others an error: they are through.
@@ -774,6 +831,9 @@ int main(int argc, char **argv)
                                        TEST(a_guest_dies_in_between),
                                        TEST(the_host_dies_in_between),
                                        TEST(a_guest_is_slow_in_between),
+                                       TEST(a_guest_is_a_bit_slow),
+                                       TEST(a_guest_is_too_slow_in_between),
+                                       TEST(a_list_after_a_notice),
                                        TEST(at_some_moment),
                                        TEST(one_comes_back),
                                        TEST(the_first_comes_back),
