@@ -108,6 +108,7 @@ static bool accept_one(struct boot_door *door, int64_t now)
         return false;
     }
     boot_conn_accepted(conn, fd, &peer, door->frame_max);
+    conn->is_discreet = door->is_discreet;
     door->strangers[door->nstrangers++] = conn;
     return true;
 }

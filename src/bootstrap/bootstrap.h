@@ -159,11 +159,12 @@ thrum_status_t bootstrap_keep_place(uint8_t *place_out, int *fd_out);
 void bootstrap_leave_place(const uint8_t *place, int fd); /* fd -1: nothing */
 /*
  * The id by which ranks of this communicator meet at the place, the same for all that give the same purpose; who has the
- * place serves it (bootstrap_serve_place). Also after the communicator has failed. early: who has it may come while the place
- * still serves another one, and waits for this one until the deadline.
+ * place serves it (bootstrap_serve_place). Also after the communicator has failed. While the place serves another one, who comes
+ * EARLY waits for this one until the deadline, A_LITTLE_EARLY for a moment; NOT_EARLY: it has been served already.
  */
+enum bootstrap_early { BOOTSTRAP_A_LITTLE_EARLY, BOOTSTRAP_EARLY, BOOTSTRAP_NOT_EARLY };
 thrum_status_t control_meeting_id(const struct control *control, const uint8_t *place,
-                                  const void *purpose, size_t bytes, bool early,
+                                  const void *purpose, size_t bytes, enum bootstrap_early early,
                                   struct thrum_unique_id *id_out);
 /*
  * Serves it at the own place. `known`: the places of its first nknown ranks; one that has not come and whose place is gone is not

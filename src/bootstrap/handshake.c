@@ -178,7 +178,8 @@ static thrum_status_t server_proof(struct boot_conn *conn, const uint8_t *secret
     prove(conn, secret, 'C', proof);
     if (sodium_memcmp(proof, wire, sizeof proof)) {
         put_prefix(verdict, CODE_AUTH);
-        queue(conn, verdict, sizeof verdict);
+        if (!conn->is_discreet)
+            queue(conn, verdict, sizeof verdict);
         return THRUM_ERR_AUTH;
     }
     conn->in.begin += BOOT_PROOF_BYTES;

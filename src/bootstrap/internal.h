@@ -47,7 +47,8 @@ enum {
     BOOT_ID_DERIVED = 1,
     /* both sides made it from a shared secret */ BOOT_ID_NAMED = 2, /* host given by name */
     BOOT_ID_EARLY = 4, /* who has it may come while its port still serves another id */
-    BOOT_ID_KEPT = 8 /* its port listens as long as the rank lives whose place it is (meeting.c) */
+    BOOT_ID_KEPT = 8, /* its port listens as long as the rank lives whose place it is (meeting.c) */
+    BOOT_ID_AWAITED = 16 /* who comes when its port serves another id comes too late */
 };
 
 struct boot_id {
@@ -171,6 +172,7 @@ struct boot_conn {
     uint8_t transcript[BOOT_TRANSCRIPT_BYTES];
     uint8_t send_key[32], receive_key[32];
     uint64_t sent, received; /* frames */
+    bool is_discreet; /* as the door */
     bool peeked; /* the frame at the front of `in` has been verified */
 };
 
@@ -253,6 +255,8 @@ struct boot_door {
     struct boot_conn *strangers[BOOT_STRANGERS];
     int nstrangers, most; /* most: how many at once */
     size_t frame_max;
+    bool
+        is_discreet; /* who knows another secret is not told so: what he comes for may be served later */
     int64_t shut_until; /* no accept before: the table is full, or descriptors have run out */
     int error; /* errno of the last failed accept for want of descriptors; 0 none */
 };

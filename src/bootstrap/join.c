@@ -95,7 +95,8 @@ static thrum_status_t root_refused(struct joining *j, thrum_status_t status, int
     if (!j->root.first_refusal)
         j->root.first_refusal = now;
     if ((j->id.flags & BOOT_ID_EARLY) ||
-        ((j->id.flags & BOOT_ID_DERIVED) && now - j->root.first_refusal < AUTH_RETRY_NS))
+        ((j->id.flags & BOOT_ID_DERIVED) && !(j->id.flags & BOOT_ID_AWAITED) &&
+         now - j->root.first_refusal < AUTH_RETRY_NS))
         return THRUM_IN_PROGRESS;
     return other_secret(j);
 }
@@ -139,6 +140,12 @@ static thrum_status_t serve_root(struct joining *j, int64_t now)
                 "rank %d could not reach the root service at %s: nobody listens there "
                 "any more: the rank there has died, or destroyed its communicator",
                 j->b->tree.rank, boot_address_text(&j->root.address, text));
+        if ((j->id.flags & BOOT_ID_AWAITED) && j->root.backoff &&
+            (!j->root.last_error ||
+             j->root.last_error == ECONNRESET)) /* a notice, or it has died */
+            return thrum_fail(THRUM_ERR_UNREACHABLE,
+                              "rank %d came too late to the root service at %s", j->b->tree.rank,
+                              boot_address_text(&j->root.address, text));
         /* A random id was made after its port was opened: that port does not open again. */
         if (!(j->id.flags & BOOT_ID_DERIVED) && j->root.deserted &&
             now - j->root.deserted > BOOT_DESERTED_NS)

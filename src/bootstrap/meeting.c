@@ -119,10 +119,12 @@ thrum_status_t bootstrap_serve_place(const struct thrum_unique_id *id_bytes, int
 }
 
 thrum_status_t control_meeting_id(const struct control *control, const uint8_t *place,
-                                  const void *purpose, size_t bytes, bool early,
+                                  const void *purpose, size_t bytes, enum bootstrap_early early,
                                   struct thrum_unique_id *id_out)
 {
-    struct boot_id id = {.flags = BOOT_ID_DERIVED | BOOT_ID_KEPT | (early ? BOOT_ID_EARLY : 0)};
+    static const unsigned flags[] = {
+        [BOOTSTRAP_EARLY] = BOOT_ID_EARLY, [BOOTSTRAP_NOT_EARLY] = BOOT_ID_AWAITED};
+    struct boot_id id = {.flags = BOOT_ID_DERIVED | BOOT_ID_KEPT | flags[early]};
 
     if (!boot_address_get(place, &id.address))
         return thrum_fail(THRUM_ERR_INTERNAL, "the place to meet at is no address");

@@ -703,6 +703,7 @@ thrum_status_t boot_root_start_notice(const struct boot_id *id, int listen_fd, u
     if (status)
         return status;
     root->is_notice = true;
+    root->door.is_discreet = true;
     root->number = number;
     root->failure = *failure;
     return start(root);

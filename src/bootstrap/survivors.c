@@ -69,7 +69,7 @@ static thrum_status_t roll_id(const struct control *control, const struct surviv
     struct thrum_unique_id id;
     thrum_status_t status =
         control_meeting_id(control, call->places + (size_t)call->rank * BOOTSTRAP_PLACE_BYTES,
-                           purpose, sizeof purpose, false, &id);
+                           purpose, sizeof purpose, BOOTSTRAP_A_LITTLE_EARLY, &id);
 
     return status ? status : boot_id_decode(&id, id_out);
 }
@@ -234,9 +234,9 @@ static thrum_status_t serve_caller(struct roll *roll, int rank, int64_t now)
         return THRUM_OK;
     if (!peer->caller->up) {
         status = boot_caller_step(peer->caller, roll->secret, now);
-        if (status == THRUM_OK || status == THRUM_ERR_AUTH || status == THRUM_ERR_PROTOCOL)
+        if (status == THRUM_OK || status == THRUM_ERR_AUTH)
             peer->heard_ns = now; /* it is there, if only for another meeting */
-        else if (status != THRUM_IN_PROGRESS)
+        else if (status != THRUM_IN_PROGRESS && status != THRUM_ERR_PROTOCOL) /* a stranger's */
             return status;
         if (peer->caller->deserted) {
             thrum_log(LOG_DEBUG, "survivors: rank %d is gone", rank);

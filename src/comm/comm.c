@@ -194,8 +194,7 @@ static void release(struct thrum_comm *comm)
         free(shrink);
     }
     bootstrap_leave_place(comm->peers[comm->rank].place, comm->place_fd);
-    for (int i = 0; i < comm->nnotices; i++)
-        bootstrap_drop_notice(comm->notices[i].place, comm->notices[i].number);
+    comm_drop_notices(comm);
     free(comm->regions);
     for (int r = 0; r < comm->nranks; r++)
         if (comm->peers[r].loads && r != comm->rank && comm->peers[r].reachable)

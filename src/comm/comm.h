@@ -301,9 +301,13 @@ struct comm_shrink {
     uint8_t excluded[]; /* by rank: 1 or 0 */
 };
 
-/* At the place of a communicator that this one has survived, who comes late is told so: see shrink.c. */
+/*
+ * At the place of a communicator that this one has survived, who comes late is told so: see shrink.c. Held by this one, and by those
+ * made of it.
+ */
 #define COMM_NOTICES 8 /* those of the last so many */
 struct comm_notice {
+    _Atomic int holders;
     uint8_t place[BOOTSTRAP_PLACE_BYTES];
     uint64_t number; /* of the call */
 };
@@ -364,7 +368,7 @@ struct thrum_comm {
     struct comm_shrink *shrinks; /* user: of every set of ranks that was excluded */
     uint64_t
         survivors; /* user: communicators that thrum_comm_shrink_to_survivors has made of this one */
-    struct comm_notice notices[COMM_NOTICES]; /* user; the newest first */
+    struct comm_notice *notices[COMM_NOTICES]; /* user; the newest first */
     int nnotices;
     uint64_t grows; /* user: calls of thrum_comm_grow; the same on all ranks */
     uint64_t setups; /* user: splits and calls that open or close windows; the same on all ranks */
@@ -445,13 +449,15 @@ struct comm_meeting {
     int rank, nranks; /* of the new communicator */
     const void *purpose; /* who gives another one does not get in */
     size_t purpose_bytes;
-    bool early; /* ranks may come before the host serves this meeting */
+    enum bootstrap_early early; /* ranks may come before the host serves this meeting */
     const uint8_t *excluded; /* by old rank: 1 is not to come; NULL: all are */
-    const char *disagreement; /* what it means if they do: "rank 3 and rank 0 ..." */
+    const char *disagreement; /* what it means if they do: "rank 3 and rank 0 ..."; NULL: AUTH */
 };
 
 /* The places of all ranks that are not excluded, from malloc; NULL: no memory. */
 uint8_t *comm_places(const struct thrum_comm *comm, const uint8_t *excluded, int *n_out);
+
+void comm_drop_notices(struct thrum_comm *comm);
 
 /* Makes the communicator of those who meet, with a config from comm_child_config. user; blocks. */
 thrum_status_t comm_meet(struct thrum_comm *comm, const struct comm_meeting *meeting,

@@ -36,8 +36,8 @@ thrum_status_t thrum_comm_get_unique_id(thrum_comm_t comm, struct thrum_unique_i
     if (!id_out)
         return thrum_fail(THRUM_ERR_INVALID_ARGUMENT, "id_out is NULL");
     purpose = purpose_of(comm->grows + 1);
-    return control_meeting_id(comm->control, comm->peers[0].place, &purpose, sizeof purpose, true,
-                              id_out);
+    return control_meeting_id(comm->control, comm->peers[0].place, &purpose, sizeof purpose,
+                              BOOTSTRAP_EARLY, id_out);
 }
 
 thrum_status_t thrum_comm_grow(thrum_comm_t comm, int nranks,
@@ -65,7 +65,7 @@ thrum_status_t thrum_comm_grow(thrum_comm_t comm, int nranks,
                               .nranks = nranks,
                               .purpose = &purpose,
                               .purpose_bytes = sizeof purpose,
-                              .early = true,
+                              .early = BOOTSTRAP_EARLY,
                               .disagreement = "have not called thrum_comm_grow equally often"};
     return comm_meet(comm, &meeting, &effective, comm_out);
 }

@@ -48,7 +48,7 @@ thrum_status_t comm_meet(struct thrum_comm *comm, const struct comm_meeting *mee
         status = serve(comm, meeting, &id, now_ns() + config->init_deadline_ms * 1000000);
     if (!status)
         status = comm_create(&id, meeting->nranks, meeting->rank, comm->device, config, comm_out);
-    if (status == THRUM_ERR_AUTH)
+    if (status == THRUM_ERR_AUTH && meeting->disagreement)
         status = thrum_fail(THRUM_ERR_MISMATCH, "%s: rank %d and rank %d %s", comm->name,
                             comm->rank, meeting->host, meeting->disagreement);
     else if (status == THRUM_ERR_UNREACHABLE && meeting->host != comm->rank)

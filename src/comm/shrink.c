@@ -4,6 +4,7 @@
  */
 #include "comm/comm.h"
 
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -72,14 +73,15 @@ static struct purpose *make_purpose(const struct thrum_comm *comm, const char *w
 }
 
 static thrum_status_t meet(struct thrum_comm *comm, const struct purpose *purpose,
-                           const struct thrum_comm_config *config, thrum_comm_t *comm_out)
+                           const char *disagreement, const struct thrum_comm_config *config,
+                           thrum_comm_t *comm_out)
 {
-    struct comm_meeting meeting = {
-        .purpose = purpose,
-        .purpose_bytes = sizeof *purpose + (size_t)comm->nranks,
-        .excluded = purpose->excluded,
-        .disagreement =
-            "exclude different ranks, or one has excluded them more often than the other"};
+    struct comm_meeting meeting = {.purpose = purpose,
+                                   .purpose_bytes = sizeof *purpose + (size_t)comm->nranks,
+                                   .excluded = purpose->excluded,
+                                   .early = disagreement ? BOOTSTRAP_A_LITTLE_EARLY
+                                                         : BOOTSTRAP_NOT_EARLY,
+                                   .disagreement = disagreement};
     thrum_status_t status;
     int n = 0;
 
@@ -116,29 +118,45 @@ thrum_status_t thrum_comm_shrink(thrum_comm_t comm, const int *excluded, int nex
         purpose->excluded[excluded[i]] = 1;
     status = count_call(comm, purpose);
     if (!status)
-        status = meet(comm, purpose, &effective, comm_out);
+        status = meet(comm, purpose,
+                      "exclude different ranks, or one has excluded them more often than the other",
+                      &effective, comm_out);
     free(purpose);
     return status;
 }
 
 /* ---- without a list ---- */
 
+void comm_drop_notices(struct thrum_comm *comm)
+{
+    for (int i = 0; i < comm->nnotices; i++) {
+        struct comm_notice *notice = comm->notices[i];
+
+        if (atomic_fetch_sub(&notice->holders, 1) > 1)
+            continue;
+        bootstrap_drop_notice(notice->place, notice->number);
+        free(notice);
+    }
+}
+
 /* Who comes late to the old communicators learns so as long as the new one lives, and those made of it. */
 static void post_notices(struct thrum_comm *comm, const struct survivors_call *call,
                          const uint8_t *alive, struct thrum_comm *made)
 {
-    if (!control_post_notice(comm->control, call, alive)) {
-        struct comm_notice *notice = &made->notices[made->nnotices++];
+    struct comm_notice *notice = calloc(1, sizeof *notice);
 
+    if (notice && !control_post_notice(comm->control, call, alive)) {
         memcpy(notice->place, comm->peers[comm->rank].place, sizeof notice->place);
         notice->number = call->number;
+        notice->holders = 1;
+        made->notices[made->nnotices++] = notice;
+    } else {
+        free(notice);
     }
-    for (int i = 0; i < comm->nnotices; i++)
-        if (made->nnotices < COMM_NOTICES)
-            made->notices[made->nnotices++] = comm->notices[i];
-        else
-            bootstrap_drop_notice(comm->notices[i].place, comm->notices[i].number);
-    comm->nnotices = 0;
+    for (int i = 0; i < comm->nnotices && made->nnotices < COMM_NOTICES; i++) {
+        atomic_fetch_add(&comm->notices[i]->holders, 1);
+        made->notices[made->nnotices++] = comm->notices[i];
+    }
 }
 
 /* One attempt: they agree who they are, and meet. */
@@ -160,7 +178,7 @@ static thrum_status_t meet_survivors(struct thrum_comm *comm, const struct survi
     rest.init_deadline_ms = (call->end_ns - now_ns()) / 1000000;
     if (rest.init_deadline_ms < 1)
         rest.init_deadline_ms = 1;
-    return meet(comm, purpose, &rest, comm_out);
+    return meet(comm, purpose, NULL, &rest, comm_out);
 }
 
 static thrum_status_t shrink_to_survivors(struct thrum_comm *comm, struct survivors_call *call,
@@ -179,8 +197,10 @@ static thrum_status_t shrink_to_survivors(struct thrum_comm *comm, struct surviv
 
         purpose->number = call->number;
         status = meet_survivors(comm, call, purpose, alive, config, &is_agreed, comm_out);
-        /* one has died between the agreement and the end of the meeting */
-        again = is_agreed && (status == THRUM_ERR_PEER_DEAD || status == THRUM_ERR_UNREACHABLE) &&
+        /* One has died between the agreement and the end of the meeting. AUTH: the host knows that already, and asks again. */
+        again = is_agreed &&
+                (status == THRUM_ERR_PEER_DEAD || status == THRUM_ERR_UNREACHABLE ||
+                 status == THRUM_ERR_AUTH) &&
                 now_ns() < call->end_ns;
     }
     if (!status) {

@@ -4,6 +4,7 @@
  */
 #include "harness.h"
 
+#include <arpa/inet.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -24,13 +25,13 @@ static const char *const longer_deadlines[] = {"THRUM_INIT_DEADLINE_MS=8000", NU
  * Where a rank dies in the midst of a call: at its connect or eventfd of this number, 0: not. A guest connects once to agree, and
  * again to meet; the host makes an eventfd for the service at which they meet. The library calls these.
  */
-static _Atomic int connects_left, eventfds_left;
+static _Atomic int connects_left, eventfds_left, signal_at_connect = SIGKILL;
 
 __attribute__((visibility("default"))) int connect(int fd, const struct sockaddr *address,
                                                    socklen_t length)
 {
     if (connects_left && !--connects_left)
-        raise(SIGKILL);
+        raise(signal_at_connect);
     return (int)syscall(SYS_connect, fd, address, length);
 }
 
@@ -39,6 +40,18 @@ __attribute__((visibility("default"))) int eventfd(unsigned value, int flags)
     if (eventfds_left && !--eventfds_left)
         raise(SIGKILL);
     return (int)syscall(SYS_eventfd2, value, flags);
+}
+
+static int place_port; /* of the last that listened: the communicator's place comes last */
+
+__attribute__((visibility("default"))) int listen(int fd, int backlog)
+{
+    struct sockaddr_in address;
+    socklen_t length = sizeof address;
+
+    if (!getsockname(fd, (struct sockaddr *)&address, &length) && address.sin_family == AF_INET)
+        place_port = ntohs(address.sin_port);
+    return (int)syscall(SYS_listen, fd, backlog);
 }
 
 /*
@@ -54,7 +67,8 @@ static void survivor(struct child *child)
     child_join(child);
     say("joined");
     while (strcmp(line = hear(), "end")) {
-        thrum_comm_t from = strcmp(line, "again") ? child->comm : made, next = NULL;
+        thrum_comm_t from = strcmp(line, "again") && strcmp(line, "passing") ? child->comm : made,
+                     next = NULL;
         int n = 0, rank = 0;
 
         if (!strcmp(line, "sum") || !strcmp(line, "whole")) {
@@ -89,7 +103,12 @@ static void survivor(struct child *child)
             while (!pid)
                 pause();
             say("forked %d", (int)pid);
+        } else if (!strcmp(line, "port")) {
+            say("port %d", place_port);
         } else if (sscanf(line, "die at connect %d", &n) == 1) {
+            connects_left = n;
+        } else if (sscanf(line, "stop at connect %d", &n) == 1) {
+            signal_at_connect = SIGSTOP;
             connects_left = n;
         } else if (sscanf(line, "die at eventfd %d", &n) == 1) {
             eventfds_left = n;
@@ -104,11 +123,13 @@ static void survivor(struct child *child)
             status = sscanf(line, "exclude %d", &rank) == 1
                          ? thrum_comm_shrink(from, &rank, 1, NULL, &next)
                          : thrum_comm_shrink_to_survivors(from, NULL, &next);
-            say_result(status);
-            if (!status) {
+            if (!status && !strcmp(line, "passing")) {
+                thrum_comm_destroy(next);
+            } else if (!status) {
                 thrum_comm_destroy(made);
                 made = next;
             }
+            say_result(status);
         }
     }
     thrum_comm_destroy(made);
@@ -243,6 +264,55 @@ static void its_child_lives(void **state)
     end(&crew);
 }
 
+/* Somebody who is no rank, and knows no secret, answers all that connect to the port; from a process of its own. */
+static pid_t start_stranger(int port)
+{
+    static const char words[] =
+        "HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n"
+        "There is nothing here for you, whoever you are, and never was.\r\n";
+    const struct sockaddr_in any = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
+    int fd = socket(AF_INET, SOCK_STREAM, 0), one = 1;
+    pid_t pid;
+
+    assert_true(fd >= 0);
+    assert_int_equal(setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one), 0);
+    assert_int_equal(bind(fd, (const struct sockaddr *)&any, sizeof any), 0);
+    assert_int_equal(listen(fd, 64), 0);
+    pid = fork();
+    while (!pid) {
+        char said[256];
+        int conn = accept(fd, NULL, NULL);
+
+        if (conn < 0)
+            _exit(1);
+        (void)!read(conn, said, sizeof said);
+        (void)!write(conn, words, sizeof words);
+        close(conn);
+    }
+    close(fd);
+    return pid;
+}
+
+/* Its port is another program's by now: that is not taken for it. */
+static void its_port_is_a_strangers(void **state)
+{
+    struct crew crew;
+    pid_t stranger;
+    int port = 0;
+
+    (void)state;
+    start(&crew, 3, short_deadlines);
+    crew_say(&crew, 1, "port");
+    assert_int_equal(sscanf(crew_expect(&crew, 1, "port"), "port %d", &port), 1);
+    crew_kill(&crew, 1, SIGKILL);
+    stranger = start_stranger(port);
+    call_all(&crew, -1, "shrink");
+    expect_made(&crew, -1, "parents 0 2");
+    assert_int_equal(kill(stranger, SIGKILL), 0);
+    assert_int_equal(waitpid(stranger, NULL, 0), stranger);
+    end(&crew);
+}
+
 /* While the others wait for it, at its place or another one's. */
 static void dies_before_it_comes(int victim, const char *parents)
 {
@@ -316,6 +386,83 @@ static void the_host_dies_in_between(void **state)
 {
     (void)state;
     dies_in_between(0, "die at eventfd 1", "parents 1 2 3");
+}
+
+/* The same, and another one was stopped in between: when it goes on, the host asks who lives once more, and waits for it. */
+static void a_guest_is_slow_in_between(void **state)
+{
+    struct crew crew;
+    int status;
+
+    (void)state;
+    start(&crew, 4, with_access);
+    crew_say(&crew, 1, "die at connect 2");
+    crew_say(&crew, 3, "stop at connect 2");
+    call_all(&crew, -1, "shrink");
+    crew_wait(&crew, 1);
+    assert_int_equal(waitpid(crew.pids[3], &status, WUNTRACED), crew.pids[3]);
+    assert_true(WIFSTOPPED(status));
+    pause_ms(1500);
+    crew_kill(&crew, 3, SIGCONT);
+    expect_made(&crew, -1, "parents 0 2 3");
+    end(&crew);
+}
+
+/* It comes back at once, and not only when it would be passed over. */
+static void a_guest_is_a_bit_slow(void **state)
+{
+    struct crew crew;
+    int64_t begin;
+    int status;
+
+    (void)state;
+    start(&crew, 4, with_access);
+    crew_say(&crew, 1, "die at connect 2");
+    crew_say(&crew, 3, "stop at connect 2");
+    call_all(&crew, -1, "shrink");
+    crew_wait(&crew, 1);
+    assert_int_equal(waitpid(crew.pids[3], &status, WUNTRACED), crew.pids[3]);
+    pause_ms(500);
+    begin = clock_ms();
+    crew_kill(&crew, 3, SIGCONT);
+    expect_made(&crew, -1, "parents 0 2 3");
+    assert_true(clock_ms() - begin < 1500);
+    end(&crew);
+}
+
+/* So slow that the others have gone on without it. */
+static void a_guest_is_too_slow_in_between(void **state)
+{
+    struct crew crew;
+    int status;
+
+    (void)state;
+    start(&crew, 4, longer_deadlines);
+    crew_say(&crew, 1, "die at connect 2");
+    crew_say(&crew, 3, "stop at connect 2");
+    call_all(&crew, -1, "shrink");
+    crew_wait(&crew, 1);
+    assert_int_equal(waitpid(crew.pids[3], &status, WUNTRACED), crew.pids[3]);
+    expect_made(&crew, 3, "parents 0 2");
+    crew_kill(&crew, 3, SIGCONT);
+    crew_expect_result(&crew, 3, THRUM_ERR_ABORTED, "ranks 0, 2 have gone on", NULL);
+    end(&crew);
+}
+
+/* A list, of a communicator that has a notice at the place of its first rank, which comes last. */
+static void a_list_after_a_notice(void **state)
+{
+    struct crew crew;
+
+    (void)state;
+    start(&crew, 3, with_access);
+    call_all(&crew, -1, "shrink");
+    expect_made(&crew, -1, "parents 0 1 2");
+    call(&crew, 1, "exclude 2");
+    pause_ms(3500);
+    call(&crew, 0, "exclude 2");
+    expect_made(&crew, 2, "parents 0 1");
+    end(&crew);
 }
 
 /*
@@ -522,6 +669,30 @@ static void again_and_again(void **state)
     end(&crew);
 }
 
+/* One more is made of the second, and destroyed, and the second goes on: it still tells who comes late to the first. */
+static void a_passing_one(void **state)
+{
+    struct crew crew;
+
+    (void)state;
+    start(&crew, 3, short_deadlines);
+    crew_kill(&crew, 2, SIGSTOP);
+    crew_say(&crew, 2, "shrink");
+    call_all(&crew, 2, "shrink");
+    expect_made(&crew, 2, "parents 0 1");
+    for (int r = 0; r < 2; r++) {
+        crew_say(&crew, r, "drop");
+        crew_expect(&crew, r, "dropped");
+    }
+    call_all(&crew, 2, "passing");
+    for (int r = 0; r < 2; r++)
+        crew_expect_result(&crew, r, THRUM_OK, NULL);
+    crew_kill(&crew, 2, SIGCONT);
+    crew_expect(&crew, 2, "calling");
+    crew_expect_result(&crew, 2, THRUM_ERR_ABORTED, "have gone on", NULL);
+    end(&crew);
+}
+
 /* Of one communicator, which goes on; who calls early waits for the others. What the last call says to latecomers holds. */
 static void twice_of_one(void **state)
 {
@@ -652,12 +823,17 @@ int main(int argc, char **argv)
                                        TEST(all_but_one),
                                        TEST(half_of_eight),
                                        TEST(its_child_lives),
+                                       TEST(its_port_is_a_strangers),
                                        TEST(one_dies_before_it_comes),
                                        TEST(the_first_dies_before_it_comes),
                                        TEST(a_guest_dies),
                                        TEST(the_host_dies),
                                        TEST(a_guest_dies_in_between),
                                        TEST(the_host_dies_in_between),
+                                       TEST(a_guest_is_slow_in_between),
+                                       TEST(a_guest_is_a_bit_slow),
+                                       TEST(a_guest_is_too_slow_in_between),
+                                       TEST(a_list_after_a_notice),
                                        TEST(at_some_moment),
                                        TEST(one_comes_back),
                                        TEST(the_first_comes_back),
@@ -666,6 +842,7 @@ int main(int argc, char **argv)
                                        TEST(one_clock_for_all),
                                        TEST(the_first_comes_back_in_time),
                                        TEST(again_and_again),
+                                       TEST(a_passing_one),
                                        TEST(twice_of_one),
                                        TEST(culprits_differ),
                                        TEST(at_different_times),
