@@ -302,7 +302,6 @@ static inline void bind_first(struct exec_program *program, uint64_t number)
         is_given |= given_credit(delta) != 0;
     }
     program->credits = (struct exec_credits){is_awaited, is_given};
-    program->bound_for = number;
 }
 
 /* What has to wait for that, before the pairs advance. */
@@ -536,8 +535,10 @@ static void follow_up(void *argument)
     comm->last_queue = issue->queue;
     atomic_store_explicit(&comm->issued, issue->number, memory_order_release);
     if (program->ran_as == issue->number - 1 && !program->arrives &&
-        program->npatches == program->nbuffer_patches)
+        program->npatches == program->nbuffer_patches) {
         bind_first(program, issue->number + 1);
+        program->bound_for = issue->number + 1; /* nowhere else: a call may be refused */
+    }
     program->ran_as = issue->number;
 }
 

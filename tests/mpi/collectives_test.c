@@ -1,7 +1,7 @@
 /*
  * Every collective, through the public interface only, under a launcher with any number of ranks: types, operations,
  * roots and kinds of memory, counts from nothing to more than the scratch holds, in place and not. Calls are issued in
- * batches without a wait between them. Each element is compared with an independent reference; so is every byte around
+ * batches without a wait between them, also where ranks differ in what they may differ in. Each element is compared with an independent reference; so is every byte around
  * and between the buffers, and what was sent.
  */
 #include <stdio.h>
@@ -58,6 +58,7 @@ struct call {
 
 struct batch {
     struct job *job;
+    bool mixed; /* each rank has other memory than its neighbours, and is in place where it likes */
     struct buffer send, recv;
     uint8_t *send_image, *recv_image, *expected, *got;
     uint64_t send_used, recv_used;
@@ -69,9 +70,16 @@ struct batch {
 
 static void batch_create(struct batch *batch, struct job *job, enum memory memory)
 {
+    enum memory send = memory, recv = memory;
+
     batch->job = job;
-    buffer_create(job, &batch->send, memory, ARENA_BYTES);
-    buffer_create(job, &batch->recv, memory, ARENA_BYTES);
+    batch->mixed = memory == MEMORY_KINDS;
+    if (batch->mixed) {
+        send = (enum memory)(job->rank % MEMORY_KINDS);
+        recv = (enum memory)((job->rank / 2 + 1) % MEMORY_KINDS);
+    }
+    buffer_create(job, &batch->send, send, ARENA_BYTES);
+    buffer_create(job, &batch->recv, recv, ARENA_BYTES);
     batch->send_image = job_alloc(ARENA_BYTES);
     batch->recv_image = job_alloc(ARENA_BYTES);
     batch->expected = job_alloc(ARENA_BYTES);
@@ -308,6 +316,8 @@ static void batch_add(struct batch *batch, struct call call)
                           : block;
     call.recv_bytes =
         call.kind == ALLGATHER || call.kind == GATHER || call.kind == ALLTOALL ? block * n : block;
+    if (batch->mixed)
+        call.in_place = call.kind != ALLTOALL && (batch->next_seed + rank) % 3 == 0;
     if (has_root(call.kind) && call.kind != BROADCAST && call.root != batch->job->rank)
         call.in_place = false;
     if (batch->ncalls == MAX_CALLS || batch->send_used + call.send_bytes + 512 > ARENA_BYTES ||
@@ -343,9 +353,14 @@ static const uint64_t small_counts[] = {0, 1, 2, 7, 13, 1000};
 #define SMALL_COUNTS (sizeof small_counts / sizeof *small_counts)
 
 /* Host memory is staged, whatever the type; a third of them will do. */
+static bool is_full(const struct batch *batch)
+{
+    return batch->send.memory == MEMORY_DEVICE && !batch->mixed;
+}
+
 static int type_step(const struct batch *batch)
 {
-    return batch->send.memory == MEMORY_DEVICE ? 1 : 3;
+    return is_full(batch) ? 1 : 3;
 }
 
 /* Of all combinations allreduce has each; the others, which are built of the same parts, every so many. */
@@ -353,7 +368,7 @@ static bool is_sampled(const struct batch *batch, enum kind kind, int *at)
 {
     int step = kind == ALLREDUCE ? 1 : kind <= ALLGATHER ? 3 : 5;
 
-    return (*at)++ % (batch->send.memory == MEMORY_DEVICE ? step : 2 * step - 1) == 0;
+    return (*at)++ % (is_full(batch) ? step : 2 * step - 1) == 0;
 }
 
 static void reductions(struct batch *batch, enum kind kind)
@@ -384,7 +399,7 @@ static void large_reductions(struct batch *batch, enum kind kind)
     size_t npicks = sizeof picks / sizeof *picks;
 
     /* with many ranks the reference costs more than what is tested */
-    if (batch->job->nranks > 4 || batch->send.memory != MEMORY_DEVICE || kind > ALLGATHER)
+    if (batch->job->nranks > 4 || !is_full(batch) || kind > ALLGATHER)
         npicks = 3;
     for (size_t i = 0; i < npicks; i++) {
         add_both(batch, kind, 4099 / share + 1, picks[i].dtype, picks[i].op, 0);
@@ -420,11 +435,12 @@ static void large_moves(struct batch *batch, enum kind kind)
 static void run_kind(struct job *job, enum memory memory, enum kind kind)
 {
     char small[80], large[80];
+    const char *name = memory == MEMORY_KINDS ? "mixed" : memory_names[memory];
     struct batch *batch;
 
     snprintf(small, sizeof small, "%s, %s memory: types, operations and roots", kind_names[kind],
-             memory_names[memory]);
-    snprintf(large, sizeof large, "%s, %s memory: large", kind_names[kind], memory_names[memory]);
+             name);
+    snprintf(large, sizeof large, "%s, %s memory: large", kind_names[kind], name);
     if (!job_wants(job, small))
         return;
     batch = job_alloc(sizeof *batch);
@@ -527,7 +543,7 @@ int main(int argc, char **argv)
 
     job_open(&job, argc, argv);
     for (int kind = 0; kind < KINDS; kind++)
-        for (int memory = 0; memory < MEMORY_KINDS; memory++)
+        for (int memory = 0; memory <= MEMORY_KINDS; memory++)
             run_kind(&job, (enum memory)memory, (enum kind)kind);
     repeated(&job);
     barrier_orders(&job);

@@ -1,7 +1,8 @@
 /*
  * What every device plugin must do, tried through its table only. Run by thrum-conformance, for vendors and for our own
  * suite. What a device need not have is tried where its capabilities say that it is there. This file: memory, commands and
- * order; device_conformance_copies.c: copies and folds; device_conformance_errors.c: faults, resets and peers.
+ * order; device_conformance_copies.c: copies and folds; device_conformance_parts.c: submissions in two parts;
+ * device_conformance_errors.c: faults, resets and peers.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -559,6 +560,7 @@ int device_conformance_run(const struct thrum_device_ops *ops, int index)
         cmocka_unit_test(data_is_there_before_its_signal),
         cmocka_unit_test(queues_go_on_while_nobody_waits),
         cmocka_unit_test(threads_share_a_queue),
+        cmocka_unit_test(commands_are_taken_in_two_parts),
         cmocka_unit_test(lines_come_whole),
         cmocka_unit_test(lines_with_another_flag_are_a_mismatch),
         cmocka_unit_test(addresses_are_taken_from_memory),

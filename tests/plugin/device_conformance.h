@@ -11,6 +11,7 @@ int device_conformance_run(const struct thrum_device_ops *ops, int index);
 
 void copies_and_fills_of_every_length(void **state);
 void reductions_of_every_type_and_operation(void **state);
+void commands_are_taken_in_two_parts(void **state);
 void bad_commands_are_not_executed(void **state);
 void bad_addresses_stop_their_queue_only(void **state);
 void freed_memory_cannot_be_reached(void **state);

@@ -282,6 +282,72 @@ static void close_less(void *handle)
         abort();
 }
 
+/* Submissions in two parts, done otherwise. */
+typedef void (*meanwhile_fn)(void *argument);
+static thrum_status_t all_first(void *queue, const struct thrum_command *commands, size_t n,
+                                size_t nfirst, uint64_t *ticket_out, meanwhile_fn meanwhile,
+                                void *argument)
+{
+    thrum_status_t status = good.submit_checked(queue, commands, n, ticket_out);
+
+    (void)nfirst;
+    if (!status)
+        meanwhile(argument);
+    return status;
+}
+
+static thrum_status_t all_afterwards(void *queue, const struct thrum_command *commands, size_t n,
+                                     size_t nfirst, uint64_t *ticket_out, meanwhile_fn meanwhile,
+                                     void *argument)
+{
+    (void)nfirst;
+    return good.submit_meanwhile(queue, commands, n, 0, ticket_out, meanwhile, argument);
+}
+
+static thrum_status_t one_more(void *queue, const struct thrum_command *commands, size_t n,
+                               size_t nfirst, uint64_t *ticket_out, meanwhile_fn meanwhile,
+                               void *argument)
+{
+    return good.submit_meanwhile(queue, commands, n, nfirst < n ? nfirst + 1 : n, ticket_out,
+                                 meanwhile, argument);
+}
+
+static thrum_status_t two_submissions(void *queue, const struct thrum_command *commands, size_t n,
+                                      size_t nfirst, uint64_t *ticket_out, meanwhile_fn meanwhile,
+                                      void *argument)
+{
+    thrum_status_t status = good.submit_checked(queue, commands, nfirst, ticket_out);
+    uint64_t more;
+
+    if (status)
+        return status;
+    meanwhile(argument);
+    return good.submit_checked(queue, commands + nfirst, n - nfirst, &more);
+}
+
+static thrum_status_t call_again(void *queue, const struct thrum_command *commands, size_t n,
+                                 size_t nfirst, uint64_t *ticket_out, meanwhile_fn meanwhile,
+                                 void *argument)
+{
+    thrum_status_t status =
+        good.submit_meanwhile(queue, commands, n, nfirst, ticket_out, meanwhile, argument);
+
+    meanwhile(argument);
+    return status;
+}
+
+static thrum_status_t call_if_refused(void *queue, const struct thrum_command *commands, size_t n,
+                                      size_t nfirst, uint64_t *ticket_out, meanwhile_fn meanwhile,
+                                      void *argument)
+{
+    thrum_status_t status =
+        good.submit_meanwhile(queue, commands, n, nfirst, ticket_out, meanwhile, argument);
+
+    if (status)
+        meanwhile(argument);
+    return status;
+}
+
 static void plant_used(void)
 {
     device.mem_alloc = alloc_used;
@@ -331,6 +397,31 @@ static void plant_less(void)
     device.close = close_less;
 }
 
+static void plant_all_first(void)
+{
+    device.submit_meanwhile = all_first;
+}
+static void plant_all_afterwards(void)
+{
+    device.submit_meanwhile = all_afterwards;
+}
+static void plant_one_more(void)
+{
+    device.submit_meanwhile = one_more;
+}
+static void plant_two(void)
+{
+    device.submit_meanwhile = two_submissions;
+}
+static void plant_again(void)
+{
+    device.submit_meanwhile = call_again;
+}
+static void plant_if_refused(void)
+{
+    device.submit_meanwhile = call_if_refused;
+}
+
 /* ---- the suites, on these ----------------------------------------------------------------------- */
 
 struct plant {
@@ -363,6 +454,12 @@ static const struct plant plants[] = {
     {true, "soft_resets_end_work_and_keep_memory", plant_generation},
     {true, "bad_addresses_stop_their_queue_only", plant_no_news},
     {true, "opens_and_closes_without_a_trace", plant_less},
+    {true, "commands_are_taken_in_two_parts", plant_all_first},
+    {true, "commands_are_taken_in_two_parts", plant_all_afterwards},
+    {true, "commands_are_taken_in_two_parts", plant_one_more},
+    {true, "commands_are_taken_in_two_parts", plant_two},
+    {true, "commands_are_taken_in_two_parts", plant_again},
+    {true, "commands_are_taken_in_two_parts", plant_if_refused},
 };
 
 /* The exit status of a process that runs the one test, without a word. */

@@ -449,6 +449,31 @@ static void nobody_sends(void **unused)
     end();
 }
 
+/* A send that its queue refused leaves nothing behind: the next one of the same length sends its own buffer. */
+static void refused_then_another(void **unused)
+{
+    thrum_queue_t stopped;
+
+    (void)unused;
+    begin(MEMORY_DEVICE, 4, &patient);
+    ok(thrum_queue_create(devices[0], THRUM_QUEUE_DEFAULT, &stopped));
+    meet(0, 1);
+    send_slot(0, 1, 1, 100);
+    ok(thrum_copy(stopped, recvs[0].address, (void *)(uintptr_t)0x1000, 64));
+    assert_int_equal(thrum_queue_synchronize(stopped), THRUM_ERR_FAULT);
+    assert_int_not_equal(
+        thrum_send(sends[0].address + 3 * SLOT, 100, THRUM_UINT8, 1, comms[0], stopped), THRUM_OK);
+    send_slot(0, 1, 2, 100);
+    recv_slot(0, 1, 1, 100);
+    recv_slot(0, 1, 2, 100);
+    ranks_synchronize(N);
+    buffer_read(&recvs[1], image, 4 * SLOT);
+    check_slot(0, 1, 1, 100);
+    check_slot(0, 1, 2, 100);
+    thrum_queue_destroy(stopped);
+    end();
+}
+
 int main(int argc, char **argv)
 {
     static const char *const settings[] = {"THRUM_PEER_ACCESS=auto", "THRUM_PEER_ACCESS=none"};
@@ -463,6 +488,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(the_same_without_its_memory),
         cmocka_unit_test(lengths_that_differ),
         cmocka_unit_test(later_line_is_none),
+        cmocka_unit_test(refused_then_another),
         cmocka_unit_test(probes),
         cmocka_unit_test(nobody_receives),
         cmocka_unit_test(nobody_sends),

@@ -375,7 +375,7 @@ static void expect_two_words(const struct fixture *f, uint64_t offset)
     assert_true(words[0] == 1 && words[1] == 2);
 }
 
-/* At once, and behind what waits. */
+/* At once, behind what waits, and where each command is looked at for a fault that is to come. */
 static void test_commands_written_meanwhile(void **state)
 {
     struct fixture *f = of(state);
@@ -390,6 +390,9 @@ static void test_commands_written_meanwhile(void **state)
     assert_ok(thrum_queue_create(f->device, THRUM_QUEUE_DEFAULT, &other));
     assert_ok(thrum_queue_signal(other, semaphore, 1));
     expect_two_words(f, 64);
+    assert_ok(thrum_ras_inject(f->device, "page-fault@c1000000", 1));
+    set_two_words(f->queue, at(f->a) + 128);
+    expect_two_words(f, 128);
     thrum_queue_destroy(other);
     thrum_semaphore_destroy(semaphore);
 }
