@@ -21,7 +21,7 @@ extern "C" {
 #pragma GCC visibility push(default) /* what is declared here is exported */
 #endif
 
-#define THRUM_DEVICE_ABI_VERSION 1
+#define THRUM_DEVICE_ABI_VERSION 2 /* 1: submit_meanwhile took all commands at once */
 
 /* How peers find a device: opaque bytes, made by the plugin that reads them. Fits in a bootstrap message. */
 struct thrum_device_address {

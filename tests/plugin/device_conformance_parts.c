@@ -1,10 +1,10 @@
 /* Conformance of device plugins: submissions in two parts, where a plugin takes them (submit_meanwhile). */
+#include <pthread.h>
+#include <sched.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <pthread.h>
-#include <sched.h>
 #include <unistd.h>
 
 #include <cmocka.h>

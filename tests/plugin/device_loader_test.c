@@ -122,8 +122,8 @@ static void older_and_newer_tables_are_usable(void **state)
 static void unusable_plugins_are_named_with_the_reason(void **state)
 {
     static const struct skew skews[] = {
-        {"otherabi", {"thrum-device-otherabi.so", "made for device ABI version 2"}},
-        {"refusing", {"thrum-device-refusing.so", "refuses device ABI version 1"}},
+        {"otherabi", {"thrum-device-otherabi.so", "made for device ABI version 3"}},
+        {"refusing", {"thrum-device-refusing.so", "refuses device ABI version 2"}},
         {"nosymbol", {"thrum-device-nosymbol.so", "thrum_device_plugin"}},
         {"stub", {"thrum-device-stub.so", "lacks one of"}},
         {"nowhere", {"thrum-device-nowhere.so", TEST_PLUGIN_DIR}},

@@ -391,7 +391,7 @@ size_t sim_execute_near(struct sim_queue *queue, struct sim_submission *s, size_
         if (sim_unlikely(atomic_load_explicit(&queue->attention, memory_order_acquire)) ||
             !step_near(queue, &commands[done]))
             break;
-        if (commands[done].opcode == THRUM_CMD_WAIT_LINE && done + 1 < n)
+        if (commands[done].opcode == THRUM_CMD_WAIT_LINE && done + 1 < n && done + 1 != s->nfirst)
             peek(queue, &commands[done + 1]);
     }
     return done;

@@ -397,6 +397,39 @@ static void test_commands_written_meanwhile(void **state)
     thrum_semaphore_destroy(semaphore);
 }
 
+static void write_copy(void *argument)
+{
+    struct two_words *w = argument;
+
+    w->commands[1].operands = w->operands;
+    w->commands[1].bytes = 8;
+}
+
+/* What `meanwhile` is to write is not looked at before: not even to see what comes behind a line. */
+static void test_nothing_is_read_ahead(void **state)
+{
+    struct fixture *f = of(state);
+    struct two_words w = {.operands = {{.base = at(f->a) + 512}, {.base = at(f->a)}}};
+    uint64_t word = 0;
+
+    assert_ok(submit_signal(f->queue, at(f->a), 5, THRUM_CMD_FLAG_SET));
+    w.commands[0] = (struct thrum_command){.opcode = THRUM_CMD_WAIT_LINE,
+                                           .nsrc = 1,
+                                           .value = 5,
+                                           .mask = UINT64_MAX,
+                                           .operands = &w.operands[1]};
+    w.commands[1] = (struct thrum_command){.opcode = THRUM_CMD_COPY,
+                                           .ndst = 1,
+                                           .nsrc = 1,
+                                           .bytes = 4096,
+                                           .operands = (struct thrum_operand *)(uintptr_t)8};
+    assert_ok(f->queue->ops->submit_meanwhile(f->queue->impl, w.commands, 2, 1, &w.ticket,
+                                              write_copy, &w));
+    assert_ok(finish(f->queue));
+    assert_ok(thrum_copy_to_host(f->queue, &word, f->a + 512, sizeof word));
+    assert_int_equal(word, 5);
+}
+
 static void test_sim_has_no_streams_to_import(void **state)
 {
     struct fixture *f = of(state);
@@ -735,6 +768,7 @@ int main(void)
         DEVICE_TEST(test_tickets),
         DEVICE_TEST(test_meanwhile),
         DEVICE_TEST(test_commands_written_meanwhile),
+        DEVICE_TEST(test_nothing_is_read_ahead),
         DEVICE_TEST(test_callback),
         DEVICE_TEST(test_sim_has_no_streams_to_import),
         DEVICE_TEST(test_events),
