@@ -57,7 +57,8 @@
 #define VERBS_OPS 256 /* of a connection, in order */
 #define VERBS_DEPTH 512 /* work requests of a lane */
 #define VERBS_PIECES 4 /* of large puts, on their way on one lane */
-#define VERBS_READS 16 /* outstanding reads of a queue pair, at most: both adapters have limits, too */
+#define VERBS_READS \
+    16 /* outstanding reads of a queue pair, at most: both adapters have limits, too */
 #define VERBS_REPLAYS 16 /* of the same operation; then it is not the lanes' fault */
 #define VERBS_EVENTS 64
 #define VERBS_ANSWERS 64
@@ -87,7 +88,8 @@ struct verbs_device {
     struct ibv_mr *arena_mr;
     struct ibv_cq
         *passive_cq; /* of queue pairs that only receive writes: nothing completes there */
-    uint8_t reads, served_reads; /* outstanding reads of a queue pair: its own, and the other end's */
+    uint8_t reads,
+        served_reads; /* outstanding reads of a queue pair: its own, and the other end's */
     bool has_dmabuf, has_paging;
 };
 
