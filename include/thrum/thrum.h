@@ -153,7 +153,7 @@ THRUM_MUST_CHECK thrum_status_t thrum_comm_dup(thrum_comm_t comm,
  * lost without a word, or that have not called, when half of the init deadline has passed since the first one called. A rank
  * that dies meanwhile is left out, too. All that get a communicator get the same. A rank that comes when the others have
  * gone on gets ABORTED, with their numbers, as long as one of them has the new communicator, or one shrunk from it in the same
- * way (of the last 8).
+ * way (of the last 8); if its own deadline has passed meanwhile, TIMEOUT, PEER_DEAD or UNREACHABLE.
  *
  * Limits: where the network is cut in two for that long, both sides get a communicator, as either may be the one that is left.
  * Where a rank dies in the moment when the new communicator is complete, some may get it, which then fails and is to be
