@@ -210,6 +210,7 @@ static thrum_status_t prepare(struct options *o)
     if (status)
         return status;
     select_use_link(&o->policy, link);
+    select_use_adapters(&o->policy, true); /* as it plays it */
     for (int i = 0; i < FIGURE_COUNT; i++)
         if (o->figures[i] > 0)
             *select_figure_at(&o->policy.figures, i) = o->figures[i];

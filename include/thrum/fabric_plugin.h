@@ -138,6 +138,11 @@ struct thrum_fabric_ops {
      * the order in which it accepted them. NULL: the port flushes, and hands on no put before all earlier ones are done.
      */
     thrum_status_t (*flush_mark)(void *peer, uint64_t *mark_inout);
+    /*
+     * Optional: 1 if an adapter moves the data of puts, which no core of either host touches; 0, and without it: cores do. The
+     * same as long as the endpoint is open. The choice of algorithms depends on it.
+     */
+    int (*offloads)(void *endpoint);
 };
 
 typedef const struct thrum_fabric_ops *(*thrum_fabric_plugin_fn)(uint32_t library_abi_version);

@@ -43,6 +43,7 @@ struct exchange_fabric {
     struct thrum_fabric_address address;
     uint64_t area_key, area_put_offset;
     uint64_t max_inline; /* that the endpoint takes */
+    int32_t offloads;
     int32_t status; /* thrum_status_t of opening the endpoint */
     char message[320];
 };
@@ -301,8 +302,10 @@ static thrum_status_t open_endpoint(struct thrum_comm *comm, struct exchange_fab
         status = comm->ops->port_attach(comm->device->impl, comm->fabric, comm->endpoint);
     if (!status)
         status = exec_region(comm, comm->area, &mine->area_key, &mine->area_put_offset);
-    if (!status)
+    if (!status) {
         mine->max_inline = comm->fabric->max_inline(comm->endpoint);
+        mine->offloads = comm->fabric->offloads(comm->endpoint);
+    }
     return status;
 }
 
@@ -311,6 +314,7 @@ thrum_status_t comm_exchange_fabric(struct thrum_comm *comm)
     struct exchange_fabric *all, *mine;
     thrum_status_t status, mine_status;
     uint64_t line_bytes;
+    bool offloads = true;
 
     comm->unit_bytes = comm_used_unit_bytes(comm->peer_access, comm->ranks_per_core, comm->nranks);
     comm->line_bytes = line_bytes = COMM_LINE_UNITS_MAX * comm->unit_bytes;
@@ -336,7 +340,9 @@ thrum_status_t comm_exchange_fabric(struct thrum_comm *comm)
         comm->peers[r].area_key = all[r].area_key;
         comm->peers[r].area_put_offset = all[r].area_put_offset;
         line_bytes = min_u64(line_bytes, all[r].max_inline);
+        offloads = offloads && all[r].offloads;
     }
+    select_use_adapters(&comm->policy, offloads);
     comm->line_bytes = max_u64(PLAN_INLINE_BYTES, line_bytes);
     free(all);
     return status;

@@ -149,6 +149,12 @@ static size_t least_max_inline(void *endpoint)
     return 4096;
 }
 
+static int no_offloads(void *endpoint)
+{
+    (void)endpoint;
+    return 0;
+}
+
 static const struct thrum_fabric_ops defaults = {
     .size = sizeof defaults,
     .abi_version = THRUM_FABRIC_ABI_VERSION,
@@ -170,6 +176,7 @@ static const struct thrum_fabric_ops defaults = {
     .get_events = no_get_events,
     .reaches = no_reaches,
     .max_inline = least_max_inline,
+    .offloads = no_offloads,
 };
 
 /* One line per entry of the table; without it a NULL entry would be called. */
@@ -209,6 +216,8 @@ static void fill_missing(struct thrum_fabric_ops *ops)
         ops->reaches = defaults.reaches;
     if (!ops->max_inline)
         ops->max_inline = defaults.max_inline;
+    if (!ops->offloads)
+        ops->offloads = defaults.offloads;
 }
 
 /* ---- checking and finding ------------------------------------------------------------------------ */

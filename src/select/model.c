@@ -200,5 +200,5 @@ double select_predict_us(const struct select_figures *f, const struct algo *algo
     transfer = net_bytes_us(f, &cost, share);
     return f->call_us * share + net_exchanges_us(f, algo, &cost, share) +
            cost.steps * select_machine(f, &of_all).exchange_us + others + work + transfer -
-           (share > 1 ? 0 : cost.overlap) * (work < transfer ? work : transfer);
+           (share > 1 ? 0 : cost.overlap * f->net_overlap) * (work < transfer ? work : transfer);
 }

@@ -32,6 +32,12 @@ void select_use_link(struct select_policy *policy, double gbytes)
         policy->figures.port_gbps = gbytes;
 }
 
+void select_use_adapters(struct select_policy *policy, bool offloads)
+{
+    if (!(policy->given >> FIGURE_net_overlap & 1))
+        policy->figures.net_overlap = offloads;
+}
+
 uint64_t select_rules_digest(const struct select_policy *policy)
 {
     uint64_t h = 0xcbf29ce484222325u; /* FNV-1a, a word at a time */

@@ -71,6 +71,9 @@ thrum_status_t select_policy_load(const char *algorithms, struct select_policy *
 /* Takes the speed of a host's ports, 0 if it is not known, for the figure port_gbps unless the tuning file has it. */
 void select_use_link(struct select_policy *policy, double gbytes);
 
+/* Whether adapters move what goes between hosts, for the figure net_overlap unless the tuning file has it. */
+void select_use_adapters(struct select_policy *policy, bool offloads);
+
 /* Equal for policies with equal rules; figures do not count. */
 uint64_t select_rules_digest(const struct select_policy *policy);
 

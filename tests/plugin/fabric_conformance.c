@@ -318,6 +318,7 @@ static void inline_body(struct node *node)
     struct thrum_fabric_put put = node_make_put(node, !node->index, 0, most, 1u << 20, 0, 1);
 
     node_expect(node, most >= 4096 && most <= 1u << 20, "max_inline of 4096 and more");
+    node_expect(node, (unsigned)node->ops->offloads(node->endpoint) <= 1, "offloads is 0 or 1");
     put.local_region = NULL;
     put.flags = THRUM_PUT_INLINE;
     fill_pattern(node->memory, most, 6);

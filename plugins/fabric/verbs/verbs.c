@@ -181,6 +181,12 @@ static int wait_fd(void *endpoint)
     return -1;
 }
 
+static int offloads(void *endpoint)
+{
+    (void)endpoint;
+    return 1;
+}
+
 static const struct thrum_fabric_ops ops = {
     .size = sizeof ops,
     .abi_version = THRUM_FABRIC_ABI_VERSION,
@@ -201,6 +207,7 @@ static const struct thrum_fabric_ops ops = {
     .wait_fd = wait_fd,
     .peer_error = verbs_peer_error,
     .get_events = verbs_get_events,
+    .offloads = offloads,
     .reaches = verbs_reaches,
 };
 

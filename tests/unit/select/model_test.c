@@ -23,6 +23,7 @@ static struct select_figures figures_of(bool fast)
     struct select_policy policy;
 
     select_policy_init(&policy);
+    policy.figures.net_overlap = 1; /* adapters move the data of what is simulated */
     if (fast) {
         policy.figures.net_us = 3;
         policy.figures.net_message_us = 0.5;

@@ -248,6 +248,24 @@ static void test_hosts_count(void **state)
     plan_layout_destroy(in_turn);
 }
 
+/* What is on its way costs a rank no time where an adapter moves it: pieces that follow one another gain by that. */
+static void test_adapters_count(void **state)
+{
+    struct plan_layout *in_order = four_hosts(false);
+    struct plan_params params = on_hosts(COLL_BROADCAST, 8 << 20, in_order);
+    double by_cores = predicted(&params, "chain");
+
+    (void)state;
+    select_use_adapters(&policy, true);
+    assert_true(predicted(&params, "chain") < 0.9 * by_cores);
+    select_use_adapters(&policy, false);
+    assert_float_equal(predicted(&params, "chain"), by_cores, 1e-6);
+    policy.given = 1u << FIGURE_net_overlap;
+    select_use_adapters(&policy, true);
+    assert_float_equal(predicted(&params, "chain"), by_cores, 1e-6);
+    plan_layout_destroy(in_order);
+}
+
 /* Ranks choose without asking each other. A root may work in place, alone or not; so may any other. */
 static void test_all_ranks_choose_the_same(void **state)
 {
@@ -375,6 +393,7 @@ int main(void)
         cmocka_unit_test_setup(test_small_in_lines_large_direct, reset),
         cmocka_unit_test_setup(test_extreme_figures, reset),
         cmocka_unit_test_setup(test_hosts_count, reset),
+        cmocka_unit_test_setup(test_adapters_count, reset),
         cmocka_unit_test_setup(test_all_ranks_choose_the_same, reset),
         cmocka_unit_test_setup(test_leaders_send_small_messages, reset),
         cmocka_unit_test_setup(test_messages_count_where_hosts_share_cores, reset),
