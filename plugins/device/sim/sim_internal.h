@@ -322,6 +322,7 @@ struct sim_device {
     _Atomic uint32_t reset_wanted; /* 1 + enum thrum_reset_kind, from the fault script */
     _Atomic bool oversubscribed;
     _Atomic int64_t sleeps_until_ns, sleeps_for_ns; /* waiters do not yield: see sim_wait.c */
+    _Atomic int soon_again; /* so many more yields count as soon after one that took long */
     int64_t spin_ns;
 
     _Atomic uint32_t nports;

@@ -21,7 +21,8 @@
 #define YIELDS_PER_LOOK 16
 #define SPIN_OVERSUBSCRIBED_NS 0
 #define LONG_YIELD_NS 2000000 /* longer than ranks take that take turns */
-#define SLEEPS_MIN_NS 5000000 /* for so long yields are avoided after one that took long */
+#define OFTEN_LONG 16 /* a yield in so many that takes long is no rank that computes for once */
+#define SLEEPS_MIN_NS 5000000 /* for so long yields are avoided then */
 #define SLEEPS_MAX_NS 160000000
 #define SPIN_NS 50000 /* twice what a sleep and a wake cost */
 #define YIELD_NS 1000000
@@ -201,12 +202,14 @@ static void avoid_yields(struct sim_device *device, int64_t now)
 
 /*
  * Passes the core on to who is waited for. A yield that takes long has given it to somebody who does not wait for us, for a whole
- * time slice, and so may the next one: who sleeps comes before them when he is woken.
+ * time slice. Where that comes again at once, it is no rank that has had something to do, and so may the next one: who sleeps
+ * comes before them when he is woken.
  */
 static void pass_core_on(struct waiter *waiter, int64_t before, int64_t left_ns)
 {
     struct sim_device *device = waiter->queue->device;
     int64_t now;
+    int soon;
 
     if (before < atomic_load_explicit(&device->sleeps_until_ns, memory_order_relaxed)) {
         fall_asleep(waiter, left_ns);
@@ -214,8 +217,14 @@ static void pass_core_on(struct waiter *waiter, int64_t before, int64_t left_ns)
     }
     sched_yield();
     now = now_ns();
-    if (now - before > LONG_YIELD_NS)
-        avoid_yields(device, now);
+    soon = atomic_load_explicit(&device->soon_again, memory_order_relaxed);
+    if (now - before > LONG_YIELD_NS) {
+        if (soon)
+            avoid_yields(device, now);
+        atomic_store_explicit(&device->soon_again, OFTEN_LONG, memory_order_relaxed);
+    } else if (soon) {
+        atomic_store_explicit(&device->soon_again, soon - 1, memory_order_relaxed);
+    }
 }
 
 /* After a burst without an end: how to pass the time. now_ns has just been read. */
