@@ -1,6 +1,7 @@
 /*
  * name, default, least, most, unit, help: what the cost model knows of a machine. Included several times by select.h,
- * tuning.c, thrum-info and thrum-tune. The defaults are those of a virtual machine with two cores of a server.
+ * tuning.c, thrum-info and thrum-tune. The defaults are those of a virtual machine with two cores of a server; those of net_*
+ * are of TCP, and select_use_adapters has others.
  */
 X(call_us, 0.1, 0.001, 10000, "us", "a call that exchanges nothing: host and queue")
 X(exchange_us, 0.3, 0.001, 100000, "us",
@@ -20,8 +21,8 @@ X(cache_bytes, 8388608, 4096, 1099511627776, "bytes",
 X(net_us, 15, 0.01, 1000000, "us",
   "one exchange between hosts: until a rank sees what one on another host has put for it")
 X(net_message_us, 5, 0.001, 100000, "us", "putting, or taking, one more message between hosts")
-X(net_gbps, 1, 0.001, 10000, "GB/s", "what one rank sends to other hosts while it receives as much")
-X(port_gbps, 1.25, 0.001, 10000, "GB/s",
+X(net_gbps, 2, 0.001, 10000, "GB/s", "what one rank sends to other hosts while it receives as much")
+X(port_gbps, 2.5, 0.001, 10000, "GB/s",
   "what all ranks of a host send; the speed of its ports, where that is known")
 X(net_overlap, 0, 0, 1, "",
   "of that, what needs none of a rank's time: 0 where the kernel copies, 1 where an adapter does")

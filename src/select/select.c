@@ -26,16 +26,41 @@ thrum_status_t select_policy_load(const char *algorithms, struct select_policy *
     return status;
 }
 
+/* Of an adapter of 100 Gb/s: what its kind is usually said to take, a put and a look at it counted; not measured here. */
+static const struct {
+    enum select_figure figure;
+    double value;
+} of_adapters[] = {{FIGURE_net_us, 3},
+                   {FIGURE_net_message_us, 0.5},
+                   {FIGURE_net_gbps, 12.5},
+                   {FIGURE_port_gbps, 12.5},
+                   {FIGURE_net_overlap, 1}};
+
+static void use_figure(struct select_policy *policy, enum select_figure figure, double value)
+{
+    if (!(policy->given >> figure & 1))
+        *select_figure_at(&policy->figures, (int)figure) = value;
+}
+
 void select_use_link(struct select_policy *policy, double gbytes)
 {
-    if (gbytes > 0 && !(policy->given >> FIGURE_port_gbps & 1))
-        policy->figures.port_gbps = gbytes;
+    policy->link_gbytes = gbytes;
+    if (gbytes > 0)
+        use_figure(policy, FIGURE_port_gbps, gbytes);
 }
 
 void select_use_adapters(struct select_policy *policy, bool offloads)
 {
-    if (!(policy->given >> FIGURE_net_overlap & 1))
-        policy->figures.net_overlap = offloads;
+    for (size_t i = 0; i < sizeof of_adapters / sizeof *of_adapters; i++) {
+        enum select_figure figure = of_adapters[i].figure;
+        double value = offloads ? of_adapters[i].value : select_figure_rows[figure].value;
+
+        /* One rank can fill the ports if an adapter does the work. */
+        if (policy->link_gbytes > 0 &&
+            (figure == FIGURE_port_gbps || (figure == FIGURE_net_gbps && offloads)))
+            value = policy->link_gbytes;
+        use_figure(policy, figure, value);
+    }
 }
 
 uint64_t select_rules_digest(const struct select_policy *policy)

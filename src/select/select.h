@@ -55,6 +55,7 @@ struct select_rule {
 struct select_policy {
     struct select_figures figures;
     uint32_t given; /* bit per figure: from the tuning file, not built in */
+    double link_gbytes; /* a second, of a host's ports; 0: not known */
     struct select_rule rules[SELECT_MAX_RULES]; /* the last that fits holds */
     int nrules;
     char source[SELECT_SOURCE_BYTES]; /* the tuning file; "" if there is none */
@@ -68,10 +69,12 @@ struct select_policy {
  */
 thrum_status_t select_policy_load(const char *algorithms, struct select_policy *policy_out);
 
-/* Takes the speed of a host's ports, 0 if it is not known, for the figure port_gbps unless the tuning file has it. */
+/*
+ * What is known of the network: the speed of a host's ports, 0 if that is not known, for the figure port_gbps; and whether
+ * adapters move what goes between hosts, for all net_* and, where the speed is not known, port_gbps. Figures that the tuning
+ * file has stay. In this order; the second may be left out, or called again.
+ */
 void select_use_link(struct select_policy *policy, double gbytes);
-
-/* Whether adapters move what goes between hosts, for the figure net_overlap unless the tuning file has it. */
 void select_use_adapters(struct select_policy *policy, bool offloads);
 
 /* Equal for policies with equal rules; figures do not count. */

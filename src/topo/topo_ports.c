@@ -83,6 +83,23 @@ static thrum_status_t for_each(const char *folder, struct topo_host *host, visit
     return status;
 }
 
+/*
+ * Whether something stands behind an interface that has a speed: a device, or interfaces below it, as of a bond. Of others,
+ * such as the ends of a veth, the kernel says a number that means nothing.
+ */
+static bool has_speed(const char *own)
+{
+    DIR *folder = opendir(own);
+    struct dirent *entry;
+    bool found = false;
+
+    while (folder && !found && (entry = readdir(folder)))
+        found = !strcmp(entry->d_name, "device") || !strncmp(entry->d_name, "lower_", 6);
+    if (folder)
+        closedir(folder);
+    return found;
+}
+
 static thrum_status_t add_interface(const char *folder, const char *name, struct topo_host *host)
 {
     struct topo_port port = {.numa_node = -1};
@@ -98,7 +115,7 @@ static thrum_status_t add_interface(const char *folder, const char *name, struct
     if ((size_t)snprintf(port.name, sizeof port.name, "%s", name) >= sizeof port.name)
         return THRUM_OK; /* none has so long a name */
     port.up = !strcmp(text, "up") || !strcmp(text, "unknown");
-    mbps = read_number(own, "speed", 0);
+    mbps = has_speed(own) ? read_number(own, "speed", 0) : 0;
     port.gbps = mbps > 0 ? mbps / 1000 : 0;
     port.numa_node = (int)read_number(own, "device/numa_node", -1);
     return add_port(host, &port);

@@ -260,9 +260,18 @@ static void test_adapters_count(void **state)
     assert_true(predicted(&params, "chain") < 0.9 * by_cores);
     select_use_adapters(&policy, false);
     assert_float_equal(predicted(&params, "chain"), by_cores, 1e-6);
-    policy.given = 1u << FIGURE_net_overlap;
+    policy.given = 0x7fffffff;
     select_use_adapters(&policy, true);
     assert_float_equal(predicted(&params, "chain"), by_cores, 1e-6);
+    /* One rank fills the ports, as fast as they are known to be. */
+    policy.given = 0;
+    select_use_link(&policy, 50);
+    select_use_adapters(&policy, true);
+    assert_float_equal(policy.figures.net_gbps, 50, 1e-9);
+    assert_float_equal(policy.figures.port_gbps, 50, 1e-9);
+    select_use_adapters(&policy, false);
+    assert_float_equal(policy.figures.net_gbps, select_figure_rows[FIGURE_net_gbps].value, 1e-9);
+    assert_float_equal(policy.figures.port_gbps, 50, 1e-9);
     plan_layout_destroy(in_order);
 }
 
