@@ -215,7 +215,9 @@ THRUM_MUST_CHECK thrum_status_t thrum_comm_finalize(thrum_comm_t comm);
 
 /*
  * Frees the communicator; without finalize it first waits for this rank's operations. The others may go on with what
- * does not need this rank; what does gets PEER_DEAD. Takes NULL. Other threads must be out of it.
+ * does not need this rank; what does gets PEER_DEAD. Takes NULL. Other threads must be out of it. Of one that has failed it
+ * cancels the operations, and waits up to 2 s for what executes: a reduction of the caller's that takes longer keeps the
+ * communicator's memory for good, with a warning.
  */
 void thrum_comm_destroy(thrum_comm_t comm);
 

@@ -397,29 +397,71 @@ static int64_t left_until(int64_t end)
     return now < end ? end - now : 0;
 }
 
-/* After a failure: waits, bounded in all, until queues are through with this communicator's commands. */
-static void wait_cancelled(struct thrum_comm *comm)
+/* Whether a submission has ended by then, with whatever status: what was cancelled has that of the failure. */
+static bool wait_until(struct thrum_comm *comm, struct thrum_queue *queue, uint64_t ticket,
+                       int64_t end)
+{
+    thrum_status_t status = comm->ops->wait(queue->impl, ticket, left_until(end));
+
+    return status != THRUM_ERR_TIMEOUT ||
+           comm->ops->poll(queue->impl, ticket) != THRUM_IN_PROGRESS;
+}
+
+/*
+ * After a failure: waits, bounded in all, until queues are through with this communicator's commands. False: one of them still
+ * executes, as a reduction of the user's may.
+ */
+static bool wait_cancelled(struct thrum_comm *comm)
 {
     uint64_t issued = atomic_load(&comm->issued);
     int64_t end = now_ns() + CANCEL_WAIT_NS;
+    bool all = true;
 
     for (uint64_t number = atomic_load(&comm->retired_number) + 1; number <= issued; number++) {
         struct comm_operation *operation = comm_operation_at(comm, number);
-        thrum_status_t status =
-            comm->ops->wait(operation->queue->impl, operation->ticket, left_until(end));
-        (void)status;
+        bool ended = wait_until(comm, operation->queue, operation->ticket, end);
+
         for (int lane = 1; lane < PLAN_MAX_LANES; lane++)
             if (operation->lane_queue[lane])
-                status = comm->ops->wait(operation->lane_queue[lane]->impl,
-                                         operation->lane_ticket[lane], left_until(end));
+                ended &= wait_until(comm, operation->lane_queue[lane], operation->lane_ticket[lane],
+                                    end);
+        all &= ended;
+        if (!ended)
+            continue;
         pthread_mutex_lock(&comm->retire_lock);
         comm_free_operation(operation);
         pthread_mutex_unlock(&comm->retire_lock);
     }
+    return all;
+}
+
+/*
+ * A destroyed communicator of which a command still executes: it works on memory of the communicator's, which stays for that
+ * long, that is for ever, since nobody says when. What others could wait for goes.
+ */
+static void abandon(struct thrum_comm *comm)
+{
+    static _Atomic(struct thrum_comm *) abandoned; /* kept in sight of tools that look for lost memory */
+
+    thrum_log(LOG_WARN,
+              "%s: destroyed while a command of it still executes after %d s: its memory stays",
+              comm->name, (int)(CANCEL_WAIT_NS / 1000000000));
+    bootstrap_close(comm->bootstrap);
+    bootstrap_leave_place(comm->peers[comm->rank].place, comm->place_fd);
+    comm_drop_notices(comm);
+    for (int i = 0; i < comm->nqueues; i++)
+        queue_release(comm->queues[i]);
+    for (struct comm_link *link = comm->links; link; link = link->next)
+        link->comm = NULL;
+    thrum_device_close(comm->held_device); /* its last close ends all commands first */
+    comm->magic = 0;
+    comm->abandoned_before = atomic_exchange(&abandoned, comm);
 }
 
 void thrum_comm_destroy(thrum_comm_t comm)
 {
+    bool all_ended = true;
+
     if (!comm)
         return;
     if (!comm_is_valid(comm)) {
@@ -428,12 +470,15 @@ void thrum_comm_destroy(thrum_comm_t comm)
     }
     if (comm_drain(comm)) {
         comm_cancel_all(comm);
-        wait_cancelled(comm);
+        all_ended = wait_cancelled(comm);
     }
     control_stop(comm->control);
     comm->control = NULL;
     comm_registry_remove(comm);
-    release(comm);
+    if (all_ended)
+        release(comm);
+    else
+        abandon(comm);
 }
 
 thrum_status_t thrum_comm_abort(thrum_comm_t comm)

@@ -314,6 +314,7 @@ struct comm_notice {
 
 struct thrum_comm {
     uint32_t magic;
+    struct thrum_comm *abandoned_before; /* by thrum_comm_destroy: another that it had to leave */
     bool finalized; /* user */
     int rank, nranks; /* fixed */
     struct thrum_device *device; /* fixed */

@@ -7,6 +7,7 @@
 
 #include <poll.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -162,10 +163,70 @@ static void two_comms(struct child *child)
     say_result(status);
 }
 
+/* A reduction of rank 0 that does not end before it is let go. */
+static struct slow_fold {
+    _Atomic bool begun, may_end, ended;
+} slow_fold;
+
+static thrum_status_t fold_slowly(const void *left, const void *right, void *result, size_t count,
+                                  thrum_datatype_t dtype, void *context)
+{
+    struct slow_fold *fold = context;
+
+    (void)dtype;
+    atomic_store(&fold->begun, true);
+    while (!atomic_load(&fold->may_end))
+        poll(NULL, 0, 1);
+    for (size_t i = 0; i < count; i++)
+        ((int32_t *)result)[i] = ((const int32_t *)left)[i] + ((const int32_t *)right)[i];
+    atomic_store(&fold->ended, true);
+    return THRUM_OK;
+}
+
+/* Destroys a communicator that has failed, while one of its reductions still runs on a thread of the device. */
+static void hasty(struct child *child)
+{
+    enum { COUNT = 1 << 16 };
+    void *send, *recv;
+    thrum_redop_t op;
+    int64_t since;
+
+    child_join(child);
+    say("joined");
+    MUST(thrum_mem_alloc(child->device, COUNT * 4, &send));
+    MUST(thrum_mem_alloc(child->device, COUNT * 4, &recv));
+    MUST(thrum_redop_create(child->comm, fold_slowly, &slow_fold, true, &op));
+    atomic_store(&slow_fold.may_end, child->rank != 0);
+    MUST(thrum_allreduce(send, recv, COUNT, THRUM_INT32, op, child->comm, child->queue));
+    if (child->rank == 0) {
+        while (!atomic_load(&slow_fold.begun))
+            poll(NULL, 0, 1);
+        MUST(thrum_comm_abort(child->comm));
+        since = clock_ms();
+        thrum_comm_destroy(child->comm);
+        say("destroyed after %d ms, %s", (int)(clock_ms() - since),
+            atomic_load(&slow_fold.ended) ? "ended" : "still running");
+        atomic_store(&slow_fold.may_end, true);
+    } else {
+        say_result(thrum_queue_synchronize(child->queue));
+        thrum_comm_destroy(child->comm);
+    }
+    child->comm = NULL;
+    if (child->rank == 0 && thrum_queue_synchronize(child->queue) != THRUM_ERR_ABORTED)
+        exit(23);
+    thrum_queue_destroy(child->queue);
+    child->queue = NULL;
+    MUST(thrum_mem_free(child->device, send));
+    MUST(thrum_mem_free(child->device, recv));
+    if (child->rank == 0 && !atomic_load(&slow_fold.ended))
+        exit(24);
+}
+
 static const struct role roles[] = {
     {"obedient", obedient},
     {"busy", busy},
     {"two_comms", two_comms},
+    {"hasty", hasty},
 };
 
 /* ---- tests ---- */
@@ -605,6 +666,21 @@ static void a_rank_killed_in_finalize(void **state)
     crew_finish(&crew);
 }
 
+/* The communicator goes, and what the reduction works on stays. */
+static void a_reduction_that_does_not_end(void **state)
+{
+    struct crew crew;
+    int ms;
+
+    (void)state;
+    start(&crew, "hasty", 2, with_access);
+    assert_int_equal(sscanf(crew_expect(&crew, 0, "destroyed"), "destroyed after %d ms, still", &ms),
+                     1);
+    assert_true(ms >= 1500 && ms < 20000);
+    crew_expect_result(&crew, 1, THRUM_ERR_ABORTED, NULL);
+    crew_finish(&crew);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, leftovers_before, leftovers_after)
 
 int main(int argc, char **argv)
@@ -633,6 +709,7 @@ int main(int argc, char **argv)
         TEST(a_rank_that_leaves),
         TEST(a_rank_that_leaves_without_peer_access),
         TEST(a_rank_killed_in_finalize),
+        TEST(a_reduction_that_does_not_end),
     };
 
     child_main(argc, argv, roles, sizeof roles / sizeof *roles);
