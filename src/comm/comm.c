@@ -403,8 +403,7 @@ static bool wait_until(struct thrum_comm *comm, struct thrum_queue *queue, uint6
 {
     thrum_status_t status = comm->ops->wait(queue->impl, ticket, left_until(end));
 
-    return status != THRUM_ERR_TIMEOUT ||
-           comm->ops->poll(queue->impl, ticket) != THRUM_IN_PROGRESS;
+    return status != THRUM_ERR_TIMEOUT || comm->ops->poll(queue->impl, ticket) != THRUM_IN_PROGRESS;
 }
 
 /*
@@ -441,7 +440,8 @@ static bool wait_cancelled(struct thrum_comm *comm)
  */
 static void abandon(struct thrum_comm *comm)
 {
-    static _Atomic(struct thrum_comm *) abandoned; /* kept in sight of tools that look for lost memory */
+    static _Atomic(struct thrum_comm *)
+        abandoned; /* kept in sight of tools that look for lost memory */
 
     thrum_log(LOG_WARN,
               "%s: destroyed while a command of it still executes after %d s: its memory stays",

@@ -674,8 +674,8 @@ static void a_reduction_that_does_not_end(void **state)
 
     (void)state;
     start(&crew, "hasty", 2, with_access);
-    assert_int_equal(sscanf(crew_expect(&crew, 0, "destroyed"), "destroyed after %d ms, still", &ms),
-                     1);
+    assert_int_equal(
+        sscanf(crew_expect(&crew, 0, "destroyed"), "destroyed after %d ms, still", &ms), 1);
     assert_true(ms >= 1500 && ms < 20000);
     crew_expect_result(&crew, 1, THRUM_ERR_ABORTED, NULL);
     crew_finish(&crew);
