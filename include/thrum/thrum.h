@@ -81,6 +81,9 @@ struct thrum_comm_config {
                                characters, copied; NULL: THRUM_ALGO */
     int probes; /* 1: this rank may call thrum_probe; -1: not; 0: as the parent's, else not. Ranks choose each for
                    itself */
+    int64_t
+        survivors_least; /* of the call that is given it, where that is thrum_comm_shrink_to_survivors, alike on
+                                all ranks: fewer ranks get an error. 0: any number */
 };
 
 /*
@@ -155,12 +158,14 @@ THRUM_MUST_CHECK thrum_status_t thrum_comm_dup(thrum_comm_t comm,
  * gone on gets ABORTED, with their numbers, as long as one of them has the new communicator, or one shrunk from it in the same
  * way (of the last 8); if its own deadline has passed meanwhile, TIMEOUT, PEER_DEAD or UNREACHABLE.
  *
- * Limits: where the network is cut in two for that long, both sides get a communicator, as either may be the one that is left.
+ * Limits: where the network is cut in two for that long, both sides get a communicator, as either may be the one that is left;
+ * with more than half of the ranks as config.survivors_least one side at most.
  * Where a rank dies in the moment when the new communicator is complete, some may get it, which then fails and is to be
  * shrunk, and others ABORTED or PEER_DEAD.
  *
  * Errors: as thrum_comm_init_rank; ABORTED (see above; it will not be otherwise when called again); TIMEOUT (names ranks that
- * answered, and stopped then: call it again, and they are left out).
+ * answered, and stopped then: call it again, and they are left out); UNREACHABLE (too few are left, and which: more may be if
+ * it is called again).
  */
 THRUM_MUST_CHECK thrum_status_t thrum_comm_shrink_to_survivors(
     thrum_comm_t comm, const struct thrum_comm_config *config, thrum_comm_t *comm_out);

@@ -95,6 +95,9 @@ thrum_status_t comm_effective_config(const struct thrum_comm_config *config,
     if (out->probes < -1 || out->probes > 1)
         return thrum_fail(THRUM_ERR_INVALID_ARGUMENT, "config.probes=%d is not -1, 0 or 1",
                           out->probes);
+    if (out->survivors_least < 0)
+        return thrum_fail(THRUM_ERR_INVALID_ARGUMENT, "config.survivors_least=%lld is below 0",
+                          (long long)out->survivors_least);
     if (out->lanes && (out->lanes < lanes_row->min || out->lanes > lanes_row->max))
         return thrum_fail(THRUM_ERR_INVALID_ARGUMENT,
                           "config.lanes=%d is not between %lld and %lld", out->lanes,

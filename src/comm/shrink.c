@@ -5,6 +5,7 @@
 #include "comm/comm.h"
 
 #include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -159,6 +160,31 @@ static void post_notices(struct thrum_comm *comm, const struct survivors_call *c
     }
 }
 
+/* All that are left find the same. */
+static thrum_status_t check_number(const struct thrum_comm *comm, const uint8_t *alive,
+                                   int64_t least)
+{
+    char left[256] = "";
+    size_t length = 0;
+    int n = 0;
+
+    for (int r = 0; r < comm->nranks; r++) {
+        if (!alive[r])
+            continue;
+        n++;
+        if (length < sizeof left - 16)
+            length += (size_t)snprintf(left + length, sizeof left - length, "%s%d",
+                                       length ? ", " : "", r);
+        else if (left[length - 1] != '.')
+            length += (size_t)snprintf(left + length, sizeof left - length, " ...");
+    }
+    if (n >= least)
+        return THRUM_OK;
+    return thrum_fail(THRUM_ERR_UNREACHABLE,
+                      "%s: of %d ranks %d are left (%s), and config.survivors_least is %lld",
+                      comm->name, comm->nranks, n, left, (long long)least);
+}
+
 /* One attempt: they agree who they are, and meet. */
 static thrum_status_t meet_survivors(struct thrum_comm *comm, const struct survivors_call *call,
                                      struct purpose *purpose, uint8_t *alive,
@@ -173,6 +199,11 @@ static thrum_status_t meet_survivors(struct thrum_comm *comm, const struct survi
     *is_agreed_out = !status;
     if (status)
         return thrum_fail(status, "%s: %s", comm->name, thrum_last_error());
+    status = check_number(comm, alive, config->survivors_least);
+    if (status) {
+        *is_agreed_out = false; /* to go on */
+        return status;
+    }
     for (int r = 0; r < comm->nranks; r++)
         purpose->excluded[r] = !alive[r];
     rest.init_deadline_ms = (call->end_ns - now_ns()) / 1000000;

@@ -117,12 +117,16 @@ static void survivor(struct child *child)
             child->comm = NULL;
             say("dropped");
         } else {
+            struct thrum_comm_config config = {.size = sizeof config};
             thrum_status_t status;
 
+            if (sscanf(line, "least %d", &n) == 1)
+                config.survivors_least = n;
             say("calling");
             status = sscanf(line, "exclude %d", &rank) == 1
                          ? thrum_comm_shrink(from, &rank, 1, NULL, &next)
-                         : thrum_comm_shrink_to_survivors(from, NULL, &next);
+                         : thrum_comm_shrink_to_survivors(
+                               from, config.survivors_least ? &config : NULL, &next);
             if (!status && !strcmp(line, "passing")) {
                 thrum_comm_destroy(next);
             } else if (!status) {
@@ -244,6 +248,28 @@ static void half_of_eight(void **state)
 }
 
 /* Its child lives on, as those that load data do: that does not make it seem alive. */
+/* The larger part of a cut network may go on, the smaller may not, and neither if they are equal. */
+static void too_few_are_left(void **state)
+{
+    struct crew crew;
+
+    (void)state;
+    start(&crew, 5, with_access);
+    for (int r = 0; r < 4; r += r ? 2 : 1) { /* 0, 1, 3 */
+        assert_int_equal(kill(crew.pids[r], SIGKILL), 0);
+        crew_kill(&crew, r, SIGKILL);
+    }
+    for (int i = 0; i < 2; i++) {
+        call_all(&crew, -1, "least 3");
+        for (int r = 2; r < 5; r += 2)
+            crew_expect_result(&crew, r, THRUM_ERR_UNREACHABLE, "of 5 ranks 2 are left (2, 4)",
+                               "survivors_least is 3", NULL);
+    }
+    call_all(&crew, -1, "least 2");
+    expect_made(&crew, -1, "parents 2 4");
+    end(&crew);
+}
+
 static void its_child_lives(void **state)
 {
     struct crew crew;
@@ -822,6 +848,7 @@ int main(int argc, char **argv)
                                        TEST(the_first_two),
                                        TEST(all_but_one),
                                        TEST(half_of_eight),
+                                       TEST(too_few_are_left),
                                        TEST(its_child_lives),
                                        TEST(its_port_is_a_strangers),
                                        TEST(one_dies_before_it_comes),
