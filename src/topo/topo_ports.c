@@ -95,11 +95,11 @@ static bool has_speed(const char *own)
     bool found = false;
 
     while (folder && !found && (entry = readdir(folder)))
-        found = !strcmp(entry->d_name, "device") ||
-                (!strncmp(entry->d_name, "lower_", 6) &&
-                 (size_t)snprintf(below, sizeof below, "%s/%s", own, entry->d_name) <
-                     sizeof below &&
-                 has_speed(below));
+        found =
+            !strcmp(entry->d_name, "device") ||
+            (!strncmp(entry->d_name, "lower_", 6) &&
+             (size_t)snprintf(below, sizeof below, "%s/%s", own, entry->d_name) < sizeof below &&
+             has_speed(below));
     if (folder)
         closedir(folder);
     return found;
