@@ -88,7 +88,8 @@ struct thrum_device_ops {
                              uint64_t *ticket_out);
     /*
      * State of a submission: OK, IN_PROGRESS, or the error that it ended with (kept for the last 1024 submissions,
-     * OK for older ones unless the queue has faulted). Executes what can be executed; never blocks.
+     * OK for older ones unless the queue has faulted). Executes what can be executed, but no reductions of the
+     * caller's; never blocks.
      */
     thrum_status_t (*poll)(void *queue, uint64_t ticket);
     /* Like poll, but spins, yields, then sleeps until the ticket has ended or timeout_ns (< 0: none) has passed. */

@@ -450,13 +450,14 @@ static void abandon(struct thrum_comm *comm)
               "%s: destroyed while a command of it still executes after %d s: its memory stays",
               comm->name, (int)(CANCEL_WAIT_NS / 1000000000));
     bootstrap_close(comm->bootstrap);
+    comm_windows_free(comm);
     bootstrap_leave_place(comm->peers[comm->rank].place, comm->place_fd);
     comm_drop_notices(comm);
     for (int i = 0; i < comm->nqueues; i++)
         queue_release(comm->queues[i]);
     for (struct comm_link *link = comm->links; link; link = link->next)
         link->comm = NULL;
-    thrum_device_close(comm->held_device); /* its last close ends all commands first */
+    device_let_go(comm->held_device); /* the last close would wait */
     comm->magic = 0;
     comm->abandoned_before = atomic_exchange(&abandoned, comm);
 }

@@ -169,6 +169,14 @@ void thrum_device_close(thrum_device_t device)
     pthread_mutex_unlock(&registry.lock);
 }
 
+void device_let_go(struct thrum_device *device)
+{
+    pthread_mutex_lock(&registry.lock);
+    if (device->opens > 1)
+        device->opens--;
+    pthread_mutex_unlock(&registry.lock);
+}
+
 thrum_status_t thrum_device_get_properties(thrum_device_t device,
                                            struct thrum_device_properties *properties_out)
 {

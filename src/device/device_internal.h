@@ -144,6 +144,9 @@ static inline uint64_t device_memory_epoch(const struct thrum_device *device)
 /* After memory was given back: before, another thread could still find it good and remember that as new. */
 void device_forget_memory(struct thrum_device *device);
 
+/* As thrum_device_close, but the last open stays: for who may not wait until all commands have ended. */
+void device_let_go(struct thrum_device *device);
+
 /* THRUM_ERR_INVALID_ARGUMENT with a message unless the device is open. */
 thrum_status_t device_check(const struct thrum_device *device);
 /* INVALID_QUEUE or RESET with a message unless the queue is alive and of the device's generation. */

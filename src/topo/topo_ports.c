@@ -84,17 +84,22 @@ static thrum_status_t for_each(const char *folder, struct topo_host *host, visit
 }
 
 /*
- * Whether something stands behind an interface that has a speed: a device, or interfaces below it, as of a bond. Of others,
- * such as the ends of a veth, the kernel says a number that means nothing.
+ * Whether something stands behind an interface that has a speed: a device, at last, where interfaces lie below it, as of a bond.
+ * Of others, such as the ends of a veth and a bridge of those, the kernel says a number that means nothing.
  */
 static bool has_speed(const char *own)
 {
     DIR *folder = opendir(own);
     struct dirent *entry;
+    char below[PATH_MAX];
     bool found = false;
 
     while (folder && !found && (entry = readdir(folder)))
-        found = !strcmp(entry->d_name, "device") || !strncmp(entry->d_name, "lower_", 6);
+        found =
+            !strcmp(entry->d_name, "device") ||
+            (!strncmp(entry->d_name, "lower_", 6) &&
+             (size_t)snprintf(below, sizeof below, "%s/%s", own, entry->d_name) < sizeof below &&
+             has_speed(below));
     if (folder)
         closedir(folder);
     return found;

@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #define DEADLINE_MS 1500
 #define DEADLINE "THRUM_DEADLINE_MS=1500"
@@ -222,11 +223,42 @@ static void hasty(struct child *child)
         exit(24);
 }
 
+/* The same, where the communicator alone still holds the device, and has a window. */
+static void last_holder(struct child *child)
+{
+    enum { COUNT = 1 << 16 };
+    thrum_window_t window;
+    void *send, *recv;
+    thrum_redop_t op;
+
+    child_join(child);
+    MUST(thrum_mem_alloc(child->device, COUNT * 4, &send));
+    MUST(thrum_mem_alloc(child->device, COUNT * 4, &recv));
+    MUST(thrum_comm_register(child->comm, send, COUNT * 4, &window));
+    MUST(thrum_redop_create(child->comm, fold_slowly, &slow_fold, true, &op));
+    atomic_store(&slow_fold.may_end, child->rank != 0);
+    MUST(thrum_allreduce(send, recv, COUNT, THRUM_INT32, op, child->comm, child->queue));
+    if (child->rank) {
+        say_result(thrum_queue_synchronize(child->queue));
+        return;
+    }
+    while (!atomic_load(&slow_fold.begun))
+        poll(NULL, 0, 1);
+    MUST(thrum_comm_abort(child->comm));
+    thrum_device_close(child->device);
+    thrum_comm_destroy(child->comm);
+    say("%s", atomic_load(&slow_fold.ended) ? "ended" : "still running");
+    if (thrum_comm_deregister(window) != THRUM_ERR_INVALID_ARGUMENT)
+        exit(25);
+    atomic_store(&slow_fold.may_end, true);
+    while (!atomic_load(&slow_fold.ended))
+        poll(NULL, 0, 1);
+    _exit(0); /* the device is still open */
+}
+
 static const struct role roles[] = {
-    {"obedient", obedient},
-    {"busy", busy},
-    {"two_comms", two_comms},
-    {"hasty", hasty},
+    {"obedient", obedient},       {"busy", busy}, {"two_comms", two_comms}, {"hasty", hasty},
+    {"last_holder", last_holder},
 };
 
 /* ---- tests ---- */
@@ -681,6 +713,17 @@ static void a_reduction_that_does_not_end(void **state)
     crew_finish(&crew);
 }
 
+static void a_reduction_on_a_closed_device(void **state)
+{
+    struct crew crew;
+
+    (void)state;
+    crew_start(&crew, "last_holder", 2, with_access);
+    crew_expect(&crew, 0, "still running");
+    crew_expect_result(&crew, 1, THRUM_ERR_ABORTED, NULL);
+    crew_finish(&crew);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, leftovers_before, leftovers_after)
 
 int main(int argc, char **argv)
@@ -710,6 +753,7 @@ int main(int argc, char **argv)
         TEST(a_rank_that_leaves_without_peer_access),
         TEST(a_rank_killed_in_finalize),
         TEST(a_reduction_that_does_not_end),
+        TEST(a_reduction_on_a_closed_device),
     };
 
     child_main(argc, argv, roles, sizeof roles / sizeof *roles);

@@ -247,7 +247,6 @@ static void half_of_eight(void **state)
     without(8, (int[]){0, 1, 2, 3}, 4, with_access, "parents 4 5 6 7");
 }
 
-/* Its child lives on, as those that load data do: that does not make it seem alive. */
 /* The larger part of a cut network may go on, the smaller may not, and neither if they are equal. */
 static void too_few_are_left(void **state)
 {
@@ -270,6 +269,7 @@ static void too_few_are_left(void **state)
     end(&crew);
 }
 
+/* Its child lives on, as those that load data do: that does not make it seem alive. */
 static void its_child_lives(void **state)
 {
     struct crew crew;

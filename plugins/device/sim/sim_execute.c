@@ -24,6 +24,7 @@ struct run {
     uint64_t ticket;
     uint64_t budget;
     bool pieces;
+    bool polls; /* no reductions of the caller's, which may take long */
     bool unchecked; /* the command may be malformed */
 };
 
@@ -246,6 +247,8 @@ static thrum_status_t run_reduce(struct run *run)
 
     if (!c->bytes)
         return THRUM_OK;
+    if (c->redop == THRUM_REDOP_CALLBACK && run->polls)
+        return SIM_RUN_LARGE;
     if (!translate_elements(run, &widths, c->nsrc, cpu, &bad))
         return report(run, THRUM_RAS_PAGE_FAULT, bad);
     if (!run->queue->piece_offset &&
@@ -646,13 +649,15 @@ static inline thrum_status_t step(struct run *run)
     return THRUM_OK;
 }
 
-enum sim_state sim_execute(struct sim_queue *queue, uint64_t budget_bytes, bool pieces)
+static enum sim_state execute(struct sim_queue *queue, uint64_t budget_bytes, bool pieces,
+                              bool polls)
 {
     struct run run = {.queue = queue,
                       .device = queue->device,
                       .command = &queue->current,
                       .budget = budget_bytes,
                       .pieces = pieces,
+                      .polls = polls,
                       .unchecked = queue->flags & THRUM_QUEUE_DIRECT};
     uint64_t head = atomic_load_explicit(&queue->head, memory_order_relaxed);
 
@@ -687,6 +692,16 @@ enum sim_state sim_execute(struct sim_queue *queue, uint64_t budget_bytes, bool 
             end_submission(queue, run.ticket);
     }
     return SIM_EMPTY;
+}
+
+enum sim_state sim_execute(struct sim_queue *queue, uint64_t budget_bytes, bool pieces)
+{
+    return execute(queue, budget_bytes, pieces, false);
+}
+
+enum sim_state sim_execute_by_poll(struct sim_queue *queue)
+{
+    return execute(queue, SIM_BUDGET_SLICE, true, true);
 }
 
 /* The command waits for a peer, and is not one for the short way. */

@@ -600,6 +600,8 @@ enum sim_state {
  * budget is begun; without, it is left untouched.
  */
 enum sim_state sim_execute(struct sim_queue *queue, uint64_t budget_bytes, bool pieces);
+/* A slice, but no reductions of the caller's, which may take long: before one it ends with SIM_LARGE. */
+enum sim_state sim_execute_by_poll(struct sim_queue *queue);
 /* Executes what is in the ring, waiting for peers as a submission may. True if nothing is left. Only the owner calls it. */
 bool sim_execute_patiently(struct sim_queue *queue);
 /* See submit_meanwhile: commands from nfirst on are looked at after `meanwhile`, which is NULL once it has been called. */

@@ -515,11 +515,13 @@ thrum_status_t sim_poll(void *handle, uint64_t ticket)
         return thrum_fail(THRUM_ERR_INVALID_ARGUMENT, "ticket=%llu was never given by queue %llu",
                           (unsigned long long)ticket, (unsigned long long)queue->id);
     if (sim_queue_try_own(queue)) {
-        enum sim_state state = sim_execute(queue, SIM_BUDGET_SLICE, true);
+        enum sim_state state = sim_execute_by_poll(queue);
         sim_queue_disown(queue);
         if (state == SIM_BLOCKED) {
             (void)sim_ports_progress(queue->device);
             sim_engine_notice(queue->device);
+        } else if (state == SIM_LARGE) {
+            sim_engine_kick(queue->device);
         }
     }
     return sim_ticket_status(queue, ticket);

@@ -1,4 +1,5 @@
 /* REDUCE by hand on one sim device: partial results of small floats, scalars, functions of the host. */
+#include <pthread.h>
 #include <stdlib.h>
 
 #include "device_test.h"
@@ -249,12 +250,53 @@ static void test_reduce_by_callback(void **state)
     free(host);
 }
 
+static thrum_status_t note_thread(const void *left, const void *right, void *result, size_t count,
+                                  thrum_datatype_t dtype, void *context)
+{
+    (void)left, (void)right, (void)result, (void)count, (void)dtype;
+    *(pthread_t *)context = pthread_self();
+    return THRUM_OK;
+}
+
+/* Poll never blocks, and a reduction of the caller's may. */
+static void test_poll_leaves_callbacks(void **state)
+{
+    struct fixture *f = of(state);
+    struct thrum_operand operands[] = {{.base = at(f->a)}, {.base = at(f->a)}, {.base = at(f->b)}};
+    pthread_t by;
+    struct thrum_command command = {.opcode = THRUM_CMD_REDUCE,
+                                    .dtype = THRUM_UINT32,
+                                    .redop = THRUM_REDOP_CALLBACK,
+                                    .ndst = 1,
+                                    .nsrc = 2,
+                                    .bytes = 64,
+                                    .operands = operands,
+                                    .reduce = note_thread,
+                                    .reduce_context = &by};
+    void *gate;
+    thrum_queue_t other;
+
+    assert_ok(thrum_queue_create(f->device, THRUM_QUEUE_DEFAULT, &other));
+    assert_ok(thrum_mem_alloc(f->device, 8, &gate));
+    for (uint64_t i = 1; i <= 20; i++) {
+        (void)submit_wait(f->queue, at(gate), i);
+        assert_ok(thrum_queue_submit(f->queue, &command, 1, NULL));
+        assert_ok(submit_signal(other, at(gate), i, THRUM_CMD_FLAG_SET));
+        while (thrum_queue_query(f->queue) == THRUM_IN_PROGRESS)
+            ;
+        assert_false(pthread_equal(by, pthread_self()));
+    }
+    thrum_queue_destroy(other);
+    assert_ok(thrum_mem_free(f->device, gate));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        DEVICE_TEST(test_capabilities),  DEVICE_TEST(test_wide_partial_results),
-        DEVICE_TEST(test_wide_lengths),  DEVICE_TEST(test_scale),
-        DEVICE_TEST(test_scale_refused), DEVICE_TEST(test_reduce_by_callback),
+        DEVICE_TEST(test_capabilities),          DEVICE_TEST(test_wide_partial_results),
+        DEVICE_TEST(test_wide_lengths),          DEVICE_TEST(test_scale),
+        DEVICE_TEST(test_scale_refused),         DEVICE_TEST(test_reduce_by_callback),
+        DEVICE_TEST(test_poll_leaves_callbacks),
     };
 
     setenv("THRUM_SIM_HBM_BYTES", "64M", 1);

@@ -187,9 +187,12 @@ static void ports_are_found_in_sysfs(void **state)
     put_text("sys/class/net/eth1/device/vendor", "0x1af4\n");
     put_text("sys/class/net/team0/operstate", "up\n");
     put_text("sys/class/net/team0/speed", "50000\n");
-    put_text("sys/class/net/team0/lower_eth0/operstate", "up\n");
+    put_text("sys/class/net/team0/lower_eth0/device/numa_node", "1\n");
     put_text("sys/class/net/veth0/operstate", "up\n");
     put_text("sys/class/net/veth0/speed", "10000\n");
+    put_text("sys/class/net/virbr0/operstate", "up\n");
+    put_text("sys/class/net/virbr0/speed", "10000\n");
+    put_text("sys/class/net/virbr0/lower_veth0/operstate", "up\n");
     put_text("sys/class/infiniband/mlx5_0/ports/1/state", "4: ACTIVE\n");
     put_text("sys/class/infiniband/mlx5_0/ports/1/rate", "100 Gb/sec (4X EDR)\n");
     put_text("sys/class/infiniband/mlx5_0/ports/1/gid_attrs/ndevs/0", "eth0\n");
@@ -197,7 +200,7 @@ static void ports_are_found_in_sysfs(void **state)
     put_text("sys/class/infiniband/mlx5_0/device/numa_node", "0\n");
     snprintf(sysfs, sizeof sysfs, "%s/sys", root);
     assert_int_equal(topo_find_ports(sysfs, &host), THRUM_OK);
-    assert_int_equal(host.nports, 6);
+    assert_int_equal(host.nports, 7);
     assert_string_equal(host.ports[0].name, "eth0");
     assert_true(host.ports[0].up && !host.ports[0].rdma && host.ports[0].numa_node == 1);
     assert_float_equal(host.ports[0].gbps, 25, 1e-9);
@@ -207,16 +210,18 @@ static void ports_are_found_in_sysfs(void **state)
     assert_float_equal(host.ports[2].gbps, 50, 1e-9);
     assert_string_equal(host.ports[3].name, "veth0"); /* what its file says means nothing */
     assert_true(host.ports[3].up && host.ports[3].gbps <= 0);
-    assert_string_equal(host.ports[4].name, "mlx5_0/1");
-    assert_string_equal(host.ports[4].interface, "eth0");
-    assert_true(host.ports[4].up && host.ports[4].rdma && host.ports[4].numa_node == 0);
-    assert_float_equal(host.ports[4].gbps, 100, 1e-9);
-    assert_true(!host.ports[5].up && host.ports[5].gbps <= 0);
+    assert_string_equal(host.ports[4].name, "virbr0");
+    assert_true(host.ports[4].up && host.ports[4].gbps <= 0);
+    assert_string_equal(host.ports[5].name, "mlx5_0/1");
+    assert_string_equal(host.ports[5].interface, "eth0");
+    assert_true(host.ports[5].up && host.ports[5].rdma && host.ports[5].numa_node == 0);
+    assert_float_equal(host.ports[5].gbps, 100, 1e-9);
+    assert_true(!host.ports[6].up && host.ports[6].gbps <= 0);
     free(host.ports);
     host = (struct topo_host){.numa = &(struct topo_numa){.index = 0}, .nnuma = 1};
     assert_int_equal(topo_find_ports(sysfs, &host), THRUM_OK);
     assert_int_equal(host.ports[0].numa_node, -1); /* that one is not ours */
-    assert_int_equal(host.ports[4].numa_node, 0);
+    assert_int_equal(host.ports[5].numa_node, 0);
     free(host.ports);
 }
 
