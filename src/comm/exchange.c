@@ -15,7 +15,7 @@
 #include "select/select.h"
 #include "topo/topo.h"
 
-#define EXCHANGE_VERSION 12
+#define EXCHANGE_VERSION 13
 
 struct exchange {
     uint32_t version;
