@@ -196,7 +196,10 @@ THRUM_MUST_CHECK thrum_status_t thrum_queue_create(thrum_device_t device, unsign
 THRUM_MUST_CHECK thrum_status_t thrum_queue_import(thrum_device_t device, void *native,
                                                    thrum_queue_t *queue_out);
 
-/* Cancels what is still queued and frees the queue. Takes NULL. */
+/*
+ * Cancels what is still queued and frees the queue. Waits for the command that executes, a reduction of the caller's (see
+ * thrum_redop_create) until that returns. Takes NULL.
+ */
 void thrum_queue_destroy(thrum_queue_t queue);
 
 thrum_device_t thrum_queue_device(thrum_queue_t queue); /* borrowed; NULL for a bad handle */
