@@ -29,7 +29,7 @@ int info_fabrics(bool json);
 struct info_question {
     const char *collective, *size, *ranks, *dtype, *op, *ranks_per_core;
     const char *hosts; /* NULL: not said */
-    bool in_place;
+    bool in_place, adapters;
 };
 struct select_policy;
 int info_why(const struct info_question *question, const struct select_policy *policy, bool json);

@@ -402,6 +402,8 @@ static int lay_out(const struct info_question *q, struct plan_params *params,
         status = topo_read(path, &topo);
     if (topo)
         select_use_link(policy, topo_link_gbytes(topo));
+    if (q->adapters)
+        select_use_adapters(policy, true);
     for (size_t r = 0; r < n && q->hosts && !status; r++)
         hosts[r] = (int)(r * (size_t)given / n);
     if (topo && !q->hosts && !status)

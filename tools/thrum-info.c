@@ -127,6 +127,9 @@ static void usage(FILE *file)
           "      --hosts N        with --why: ranks on so many hosts, in order; without it on "
           "those of\n"
           "                       THRUM_TOPOLOGY_FILE, else one\n"
+          "      --adapters       with --why: between hosts adapters move the data, as with verbs; "
+          "without\n"
+          "                       it cores do, as with tcp\n"
           "      --ranks-per-core N\n"
           "                       with --why: ranks that take turns on a core (default 1)\n"
           "  -j, --json           as JSON\n"
@@ -137,7 +140,7 @@ static void usage(FILE *file)
           file);
 }
 
-enum { OPT_DTYPE = 256, OPT_OP, OPT_IN_PLACE, OPT_SHARE, OPT_HOSTS };
+enum { OPT_DTYPE = 256, OPT_OP, OPT_IN_PLACE, OPT_SHARE, OPT_HOSTS, OPT_ADAPTERS };
 
 static int run(int argc, char **argv)
 {
@@ -154,6 +157,7 @@ static int run(int argc, char **argv)
                                           {"in-place", 0, 0, OPT_IN_PLACE},
                                           {"ranks-per-core", 1, 0, OPT_SHARE},
                                           {"hosts", 1, 0, OPT_HOSTS},
+                                          {"adapters", 0, 0, OPT_ADAPTERS},
                                           {"help", 0, 0, 'h'},
                                           {"version", 0, 0, 'V'},
                                           {0, 0, 0, 0}};
@@ -198,6 +202,9 @@ static int run(int argc, char **argv)
             break;
         case OPT_HOSTS:
             question.hosts = optarg;
+            break;
+        case OPT_ADAPTERS:
+            question.adapters = true;
             break;
         case 'h':
             usage(stdout);

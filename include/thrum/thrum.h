@@ -81,9 +81,11 @@ struct thrum_comm_config {
                                characters, copied; NULL: THRUM_ALGO */
     int probes; /* 1: this rank may call thrum_probe; -1: not; 0: as the parent's, else not. Ranks choose each for
                    itself */
-    int64_t
-        survivors_least; /* of the call that is given it, where that is thrum_comm_shrink_to_survivors, alike on
-                                all ranks: fewer ranks get an error. 0: any number */
+    /*
+     * Fewer ranks of comm than that are an error of thrum_comm_shrink_to_survivors, which is told so alike on all ranks;
+     * 0: any number will do. Other calls pass it over, and nothing inherits it.
+     */
+    int64_t survivors_least;
 };
 
 /*
@@ -164,8 +166,8 @@ THRUM_MUST_CHECK thrum_status_t thrum_comm_dup(thrum_comm_t comm,
  * shrunk, and others ABORTED or PEER_DEAD.
  *
  * Errors: as thrum_comm_init_rank; ABORTED (see above; it will not be otherwise when called again); TIMEOUT (names ranks that
- * answered, and stopped then: call it again, and they are left out); UNREACHABLE (too few are left, and which: more may be if
- * it is called again).
+ * answered, and stopped then: call it again, and they are left out); UNREACHABLE (fewer than survivors_least are left, and
+ * which: more may be when it is called again); INVALID_ARGUMENT (survivors_least is below 0 or more than comm has).
  */
 THRUM_MUST_CHECK thrum_status_t thrum_comm_shrink_to_survivors(
     thrum_comm_t comm, const struct thrum_comm_config *config, thrum_comm_t *comm_out);
@@ -221,7 +223,7 @@ THRUM_MUST_CHECK thrum_status_t thrum_comm_finalize(thrum_comm_t comm);
 /*
  * Frees the communicator; without finalize it first waits for this rank's operations. The others may go on with what
  * does not need this rank; what does gets PEER_DEAD. Takes NULL. Other threads must be out of it. Of one that has failed it
- * cancels the operations, and waits up to 2 s for what executes: a reduction of the caller's that takes longer keeps the
+ * cancels the operations, and waits up to 2 s for what executes: a reduction of the caller's that takes longer on another thread keeps the
  * communicator's memory for good, with a warning.
  */
 void thrum_comm_destroy(thrum_comm_t comm);

@@ -200,6 +200,9 @@ thrum_status_t control_post_notice(const struct control *control, const struct s
                                    const uint8_t *alive);
 void bootstrap_drop_notice(const uint8_t *place, uint64_t number);
 
+/* "rank 3" or "ranks 3, 5-7" of those r with set[r]; shortened with "and N more" if it does not fit. */
+void boot_ranks_text(const bool *set, int nranks, char *text, size_t bytes);
+
 /* ---- launchers ---- */
 
 struct launch_info {

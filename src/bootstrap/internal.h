@@ -93,8 +93,6 @@ struct boot_tree {
     int child[BOOT_TREE_WIDTH], child_end[BOOT_TREE_WIDTH];
 };
 void boot_tree_make(int rank, int nranks, struct boot_tree *out);
-/* "rank 3" or "ranks 3, 5-7" of those r with missing[r]; shortened with "…" if it does not fit. */
-void boot_ranks_text(const bool *missing, int nranks, char *text, size_t bytes);
 
 /* ---- connections: conn.c, handshake.c ---- */
 

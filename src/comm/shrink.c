@@ -5,7 +5,6 @@
 #include "comm/comm.h"
 
 #include <stdatomic.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -164,25 +163,22 @@ static void post_notices(struct thrum_comm *comm, const struct survivors_call *c
 static thrum_status_t check_number(const struct thrum_comm *comm, const uint8_t *alive,
                                    int64_t least)
 {
-    char left[256] = "";
-    size_t length = 0;
+    bool *left = calloc((size_t)comm->nranks, sizeof *left);
+    char text[300] = "too few";
     int n = 0;
 
     for (int r = 0; r < comm->nranks; r++) {
-        if (!alive[r])
-            continue;
-        n++;
-        if (length < sizeof left - 16)
-            length += (size_t)snprintf(left + length, sizeof left - length, "%s%d",
-                                       length ? ", " : "", r);
-        else if (left[length - 1] != '.')
-            length += (size_t)snprintf(left + length, sizeof left - length, " ...");
+        n += alive[r] != 0;
+        if (left)
+            left[r] = alive[r];
     }
-    if (n >= least)
-        return THRUM_OK;
-    return thrum_fail(THRUM_ERR_UNREACHABLE,
-                      "%s: of %d ranks %d are left (%s), and config.survivors_least is %lld",
-                      comm->name, comm->nranks, n, left, (long long)least);
+    if (n < least && left)
+        boot_ranks_text(left, comm->nranks, text, sizeof text);
+    free(left);
+    return n >= least ? THRUM_OK
+                      : thrum_fail(THRUM_ERR_UNREACHABLE,
+                                   "%s: left of %d ranks: %s; config.survivors_least is %lld",
+                                   comm->name, comm->nranks, text, (long long)least);
 }
 
 /* One attempt: they agree who they are, and meet. */
@@ -257,6 +253,10 @@ thrum_status_t thrum_comm_shrink_to_survivors(thrum_comm_t comm,
 
     if (!status)
         status = comm_child_config(comm, config, &effective);
+    if (!status && effective.survivors_least > comm->nranks)
+        status = thrum_fail(THRUM_ERR_INVALID_ARGUMENT,
+                            "config.survivors_least=%lld is more than the %d ranks of %s",
+                            (long long)effective.survivors_least, comm->nranks, comm->name);
     if (status)
         return status;
     places = comm_places(comm, NULL, &n);

@@ -25,6 +25,7 @@ X(net_gbps, 2, 0.001, 10000, "GB/s", "what one rank sends to other hosts while i
 X(port_gbps, 2.5, 0.001, 10000, "GB/s",
   "what all ranks of a host send; the speed of its ports, where that is known")
 X(net_overlap, 0, 0, 1, "",
-  "of that, what needs none of a rank's time: 0 where the kernel copies, 1 where an adapter does")
+  "the part of such transfers that takes no time of a rank: 0 where the kernel copies, 1 where an "
+  "adapter does")
 X(put_us, 1.5, 0.001, 1000000, "us", "one exchange without peer access: a put through a fabric")
 X(put_gbps, 12, 0.001, 10000, "GB/s", "the data of puts through a fabric, read and written")

@@ -261,9 +261,12 @@ static void too_few_are_left(void **state)
     for (int i = 0; i < 2; i++) {
         call_all(&crew, -1, "least 3");
         for (int r = 2; r < 5; r += 2)
-            crew_expect_result(&crew, r, THRUM_ERR_UNREACHABLE, "of 5 ranks 2 are left (2, 4)",
+            crew_expect_result(&crew, r, THRUM_ERR_UNREACHABLE, "left of 5 ranks: ranks 2, 4;",
                                "survivors_least is 3", NULL);
     }
+    call_all(&crew, -1, "least 6");
+    for (int r = 2; r < 5; r += 2)
+        crew_expect_result(&crew, r, THRUM_ERR_INVALID_ARGUMENT, "survivors_least=6", NULL);
     call_all(&crew, -1, "least 2");
     expect_made(&crew, -1, "parents 2 4");
     end(&crew);
